@@ -1,0 +1,1 @@
+"""The types of the loop and the arithmetic on them; numpy only."""

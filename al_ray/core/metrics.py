@@ -1,0 +1,79 @@
+"""How good a round's model is, from its log-probabilities on the test split."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.core.types import FloatArray, IntArray
+
+
+def evaluate(log_probs: FloatArray, labels: IntArray) -> dict[str, float]:
+    """Return every metric of the learning curve.
+
+    Args:
+        log_probs: ``[n, n_classes]``, natural logarithm.
+        labels: class indices ``[n]``.
+
+    Returns:
+        ``accuracy``, ``macro_f1``, ``ece`` (all in [0, 1]), ``brier`` (in [0, 2]) and ``loss`` (nats).
+    """
+    values = np.asarray(log_probs, dtype=np.float64)
+    return {
+        "accuracy": float((values.argmax(axis=1) == labels).mean()),
+        "macro_f1": macro_f1(values.argmax(axis=1), labels, values.shape[1]),
+        "ece": expected_calibration_error(values, labels),
+        "brier": brier_score(values, labels),
+        "loss": float(-values[np.arange(len(labels)), labels].mean()),
+    }
+
+
+def macro_f1(predicted: IntArray, labels: IntArray, n_classes: int) -> float:
+    """Return the unweighted mean of the F1 of every class; a class neither present nor predicted counts as 0."""
+    hits = np.bincount(labels[predicted == labels], minlength=n_classes).astype(np.float64)
+    total = np.bincount(predicted, minlength=n_classes) + np.bincount(labels, minlength=n_classes)
+    return float(np.divide(2 * hits, total, out=np.zeros(n_classes), where=total > 0).mean())
+
+
+def expected_calibration_error(log_probs: FloatArray, labels: IntArray, n_bins: int = 10) -> float:
+    """Return the expected calibration error of the predicted class over equal-width bins ``(a, b]``.
+
+    Source: Guo et al. 2017 (arXiv 1706.04599, eq. 3); 10 bins as Gonsior et al. (arXiv 2210.03005).
+    """
+    confidence = np.exp(np.asarray(log_probs, dtype=np.float64).max(axis=1))
+    correct = (log_probs.argmax(axis=1) == labels).astype(np.float64)
+    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    gap = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+def brier_score(log_probs: FloatArray, labels: IntArray) -> float:
+    """Return the mean squared distance between the probabilities and the one-hot label, in [0, 2] (Brier 1950)."""
+    errors = np.exp(np.asarray(log_probs, dtype=np.float64))
+    errors[np.arange(len(labels)), labels] -= 1.0
+    return float((errors**2).sum(axis=1).mean())
+
+
+def area_under_curve(values: Sequence[float]) -> float:
+    """Return the mean of all points of a learning curve: its area up to the constant step between points.
+
+    The definition of Gonsior et al. (arXiv 2210.03005); not the trapezoid, which would weigh the two ends by half.
+    """
+    return float(np.mean(np.asarray(values, dtype=np.float64)))
+
+
+def labels_to_reach(n_labeled: Sequence[int], values: Sequence[float], level: float) -> float:
+    """Return how many labels a learning curve needs to reach ``level`` for the first time, linearly between points.
+
+    Returns:
+        labels (may be fractional), or NaN where the curve never gets there.
+    """
+    curve: npt.NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    reached = np.flatnonzero(curve >= level)
+    if not len(reached):
+        return float("nan")
+    at = int(reached[0])
+    if at == 0:
+        return float(n_labeled[0])
+    share = (level - curve[at - 1]) / (curve[at] - curve[at - 1])
+    return float(n_labeled[at - 1] + share * (n_labeled[at] - n_labeled[at - 1]))

@@ -1,0 +1,319 @@
+"""The types that one round of active learning hands on, in the order in which the data meets them.
+
+Ids are the data set's own, fixed for ever; nothing here is a position in a pool. Every type checks its own invariants when
+it is made, because most of them are made at a border: a data file, a model, an oracle, a stored record.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.errors import RoundError
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.floating[Any]]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSplit:
+    """One split of a data set.
+
+    Attributes:
+        ids: example ids ``[n_examples]``, unique.
+        texts: the texts ``[n_examples]``, none empty.
+        labels: class indices ``[n_examples]``.
+        groups: data slice of each example ``[n_examples]`` (for example its kind in ``tickets``), or None.
+    """
+
+    ids: IntArray
+    texts: Sequence[str]
+    labels: IntArray
+    groups: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.texts) == len(self.labels)
+        assert self.groups is None or len(self.groups) == len(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDataset:
+    """A text-classification data set, read and checked.
+
+    Attributes:
+        name: what the study calls it.
+        class_names: in label order ``[n_classes]``.
+        train: the pool, and the answers of the ground-truth oracle.
+        test: never queried; evaluated every round.
+        source: where the rows came from (path, generator or Hub id with revision); provenance.
+        content_sha256: hash of classes, ids, texts and labels of both splits; identity.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: TextSplit
+    test: TextSplit
+    source: str
+    content_sha256: str
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabeledSet:
+    """The examples that have an answer, in the order in which they were answered.
+
+    Attributes:
+        ids: ``[n_labeled]``, unique.
+        labels: class indices ``[n_labeled]``.
+    """
+
+    ids: IntArray
+    labels: IntArray
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.labels)
+        assert len(np.unique(self.ids)) == len(self.ids), "an example is labelled twice"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOutputs:
+    """What one pass of the model over some examples returned, rows sorted by id.
+
+    Attributes:
+        ids: ``[n]``, ascending.
+        logits: ``[n, n_draws, n_classes]`` float32; draws are dropout passes and ensemble members alike.
+        features: ``[n, n_features]`` encoder output of the first token, or None where no method asked for it.
+        dynamics: ``[n, n_epochs]`` predicted class after every epoch of fine-tuning, or None.
+    """
+
+    ids: IntArray
+    logits: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32] | None = None
+    dynamics: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        assert self.logits.ndim == 3 and len(self.logits) == len(self.ids)
+        assert np.all(np.diff(self.ids) > 0), "rows of ModelOutputs must be sorted by unique id"
+        bad = ~np.isfinite(self.logits).all(axis=(1, 2))
+        if bad.any():
+            raise RoundError(
+                f"the model gave non-finite logits for {int(bad.sum())} of {len(bad)} examples "
+                f"(ids {_some(self.ids[bad])}). Lower learning_rate, raise warmup, or use precision float32."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolView:
+    """All that a query strategy may see: arrays about the pool, never a model.
+
+    Attributes:
+        ids: unlabelled examples ``[n_pool]``, ascending.
+        log_probs: ``[n_pool, n_draws, n_classes]``, natural logarithm, each row summing to one in probability.
+        features: ``[n_pool, n_features]`` or None.
+        dynamics: ``[n_pool, n_epochs]`` or None.
+        labeled: what has been answered so far.
+    """
+
+    ids: IntArray
+    log_probs: FloatArray
+    features: FloatArray | None = None
+    dynamics: IntArray | None = None
+    labeled: LabeledSet
+
+    def __post_init__(self) -> None:
+        assert self.log_probs.ndim == 3 and len(self.log_probs) == len(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def probs(self) -> npt.NDArray[np.float64]:
+        """Return the probabilities averaged over the draws ``[n_pool, n_classes]``."""
+        return np.exp(np.asarray(self.log_probs, dtype=np.float64)).mean(axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """The candidates in total order: the first is queried first.
+
+    Attributes:
+        ids: ``[n_candidates]``, unique.
+        scores: acquisition values ``[n_candidates]``, never rising along the order; high = query first.
+    """
+
+    ids: IntArray
+    scores: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.scores)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """The examples whose labels one round asks for.
+
+    Attributes:
+        ids: ``[query_size]``, unique, a subset of the pool.
+        scores: acquisition values ``[query_size]``; zeros for an initial query.
+        probs: what the model believed when it asked ``[query_size, n_classes]``, or None for an initial query.
+    """
+
+    ids: IntArray
+    scores: npt.NDArray[np.float64]
+    probs: npt.NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.scores)
+        assert self.probs is None or len(self.probs) == len(self.ids)
+        assert len(np.unique(self.ids)) == len(self.ids), "an example is queried twice"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """What the oracle answered: the same ids as the query, in the same order.
+
+    Attributes:
+        ids: ``[query_size]``.
+        labels: class indices ``[query_size]``; -1 where abstained.
+        abstained: ``[query_size]``, true where the oracle gave no answer.
+    """
+
+    ids: IntArray
+    labels: IntArray
+    abstained: BoolArray
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.labels) == len(self.abstained)
+
+    def answered(self) -> LabeledSet:
+        """Return only the examples that got an answer."""
+        return LabeledSet(ids=self.ids[~self.abstained], labels=self.labels[~self.abstained])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """One recorded round; its JSON form is exact, and a round without a record did not happen.
+
+    Round 0 holds the initial query and no model. Every later round fine-tunes on the ``n_labeled`` answers so far,
+    evaluates, and queries; the last one evaluates only, and its query is empty.
+
+    Attributes:
+        round_index: 0 = initial query.
+        n_labeled: answers that this round's model was fine-tuned on; 0 in round 0.
+        query: what was asked at the end of the round.
+        annotation: what the oracle answered.
+        metrics: of this round's model on the test split; empty in round 0.
+        seconds: wall time by phase (``finetune``, ``evaluate``, ``score``, ``query``).
+        stop_reason: why the loop ended after this round, or None.
+        checkpoint: address of saved weights, or None: fresh pretrained weights every round need none.
+    """
+
+    round_index: int
+    n_labeled: int
+    query: Query
+    annotation: Annotation
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    stop_reason: str | None = None
+    checkpoint: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form; floats keep every bit (Python writes the shortest text that reads back equal)."""
+        return {
+            "round_index": self.round_index,
+            "n_labeled": self.n_labeled,
+            "query": {
+                "ids": self.query.ids.tolist(),
+                "scores": self.query.scores.tolist(),
+                "probs": None if self.query.probs is None else self.query.probs.tolist(),
+            },
+            "annotation": {
+                "labels": self.annotation.labels.tolist(),
+                "abstained": self.annotation.abstained.tolist(),
+            },
+            "metrics": {name: float(value) for name, value in self.metrics.items()},
+            "seconds": {name: float(value) for name, value in self.seconds.items()},
+            "stop_reason": self.stop_reason,
+            "checkpoint": self.checkpoint,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "RoundRecord":
+        """Read the JSON form back.
+
+        Raises:
+            KeyError, TypeError, ValueError: the mapping is not a round record.
+        """
+        ids = np.asarray(data["query"]["ids"], dtype=np.int64)
+        probs = data["query"]["probs"]
+        return cls(
+            round_index=int(data["round_index"]),
+            n_labeled=int(data["n_labeled"]),
+            query=Query(
+                ids=ids,
+                scores=np.asarray(data["query"]["scores"], dtype=np.float64),
+                probs=None if probs is None else np.asarray(probs, dtype=np.float64),
+            ),
+            annotation=Annotation(
+                ids=ids,
+                labels=np.asarray(data["annotation"]["labels"], dtype=np.int64),
+                abstained=np.asarray(data["annotation"]["abstained"], dtype=np.bool_),
+            ),
+            metrics=dict(data["metrics"]),
+            seconds=dict(data["seconds"]),
+            stop_reason=data["stop_reason"],
+            checkpoint=data["checkpoint"],
+        )
+
+
+def labeled_after(rounds: Sequence[RoundRecord]) -> LabeledSet:
+    """Return every answer recorded so far, in the order in which it was given."""
+    answered = [record.annotation.answered() for record in rounds]
+    return LabeledSet(
+        ids=np.concatenate([np.empty(0, np.int64), *(part.ids for part in answered)]),
+        labels=np.concatenate([np.empty(0, np.int64), *(part.labels for part in answered)]),
+    )
+
+
+def asked_ids(rounds: Sequence[RoundRecord]) -> IntArray:
+    """Return every id that was ever queried, answered or not: an abstained example is not asked again."""
+    return np.concatenate([np.empty(0, np.int64), *(record.query.ids for record in rounds)])
+
+
+def _some(ids: IntArray, n: int = 5) -> str:
+    shown = ", ".join(str(i) for i in ids[:n])
+    return shown if len(ids) <= n else f"{shown}, ... and {len(ids) - n} more"
+
+
+def check_finite(ids: IntArray, scores: FloatArray, what: str) -> None:
+    """Refuse non-finite scores, naming the examples; they are never replaced.
+
+    Raises:
+        RoundError: some score is NaN or infinite.
+    """
+    bad = ~np.isfinite(scores)
+    if bad.any():
+        first = float(scores[bad][0])
+        kind = "NaN" if math.isnan(first) else "infinite"
+        raise RoundError(f"{what} gave a {kind} score for {int(bad.sum())} examples (ids {_some(ids[bad])}).")

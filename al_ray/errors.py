@@ -1,0 +1,53 @@
+"""Every error that a user of al_ray can meet.
+
+The tree::
+
+    AlRayError(ValueError)      something outside the program is wrong; the message says what to do
+    ├── ConfigError             a study file, an option, a combination of methods
+    ├── DataError               a data set: files, columns, labels, texts, ids
+    ├── ModelError              a model that is not there, or is not what it should be
+    ├── StorageError            records: unreadable, of another study, drifted, a full disk
+    ├── RoundError              a round cannot go on: empty pool, non-finite score, bad annotation
+    └── ExecutionError          Ray, lanes, devices, tracking
+
+A message names what is wrong, the value found, what would be right, and what to do. Programmer errors are ``assert``.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AlRayError(ValueError):
+    """Base of all errors that are the user's to mend; printed without a stack trace."""
+
+
+class ConfigError(AlRayError):
+    """A study file or an option says something that cannot be run."""
+
+
+class DataError(AlRayError):
+    """A data set cannot be read or breaks the rules of its family."""
+
+
+class ModelError(AlRayError):
+    """A pretrained model is missing, unreachable or not the file that was pinned."""
+
+
+class StorageError(AlRayError):
+    """The storage folder cannot be used, or holds records that this study does not explain."""
+
+
+class RoundError(AlRayError):
+    """A round of the active-learning loop cannot be completed."""
+
+
+class ExecutionError(AlRayError):
+    """The machine, the cluster or the tracking server cannot do what the execution asks."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """Word the message for a name that no registry or schema knows, with the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {str(name)!r}.{hint} Known: {', '.join(names) if names else 'none'}."

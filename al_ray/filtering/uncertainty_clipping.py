@@ -1,0 +1,41 @@
+"""Uncertainty clipping: leave out the most uncertain few percent, which tend to be outliers."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from al_ray.core.types import Ranking
+from al_ray.errors import ConfigError
+from al_ray.filtering import filters
+
+
+@filters.register("uncertainty_clipping")
+@dataclass(frozen=True)
+class UncertaintyClipping:
+    """Ignore the top ``fraction`` of the ranking, then query on (Gonsior et al. 2022, arXiv 2210.03005, "UC").
+
+    Clipped examples come back into play in the next round, when the scores are new.
+
+    Deviation: the paper's code takes the percentile over labelled and unlabelled examples together and gives clipped
+    ones the constant 1; here it is the pool alone, on the uncertain side of every strategy, and clipped ones are out.
+    Exactly ``floor(fraction * n_candidates)`` go, ties settled as in the ranking.
+
+    Attributes:
+        fraction: share of the candidates to leave out, in [0, 1); 0 is the identity.
+    """
+
+    name: ClassVar[str]
+    fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction < 1:
+            raise ConfigError(f"fraction is {self.fraction}, it must be at least 0 and below 1. 0.05 clips 5 %.")
+
+    def apply(self, ranking: Ranking) -> Ranking:
+        """Return the ranking without its first ``floor(fraction * n_candidates)`` entries."""
+        n = self.n_removed(len(ranking))
+        return Ranking(ids=ranking.ids[n:], scores=ranking.scores[n:])
+
+    def n_removed(self, n_candidates: int) -> int:
+        """Return ``floor(fraction * n_candidates)``."""
+        return math.floor(self.fraction * n_candidates)

@@ -1,0 +1,23 @@
+"""Start from a uniform sample, as one has to when no label is known."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from al_ray.core.seeding import tie_keys
+from al_ray.core.types import IntArray, LabeledSet
+from al_ray.initial import initial_queries
+
+
+@initial_queries.register("random")
+@dataclass(frozen=True)
+class RandomInitial:
+    """Uniform without replacement; a rare class may be missing from it, as in practice."""
+
+    name: ClassVar[str]
+
+    def pick(self, truth: LabeledSet, n_classes: int, size: int, stream: np.random.Generator) -> IntArray:
+        """Return ``size`` ids drawn uniformly; labels are not looked at."""
+        order = np.argsort(tie_keys(truth.ids, int(stream.integers(2**62))))
+        return truth.ids[order[:size]]

@@ -1,0 +1,62 @@
+"""Start from a sample with the class shares of the training split, at least one example a class."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from al_ray.core.seeding import tie_keys
+from al_ray.core.types import IntArray, LabeledSet
+from al_ray.errors import ConfigError
+from al_ray.initial import initial_queries
+
+
+@initial_queries.register("stratified")
+@dataclass(frozen=True)
+class StratifiedInitial:
+    """Class proportions of the training split, each class at least once (Gonsior et al. 2022, arXiv 2210.03005).
+
+    It needs to know the labels, so it exists in simulations alone.
+    """
+
+    name: ClassVar[str]
+
+    def pick(self, truth: LabeledSet, n_classes: int, size: int, stream: np.random.Generator) -> IntArray:
+        """Return ``size`` ids, apportioned by largest remainder after one example a class.
+
+        Raises:
+            ConfigError: ``size`` is below the number of classes.
+        """
+        counts = np.bincount(truth.labels, minlength=n_classes)
+        quota = apportion(counts, size)
+        order = np.argsort(tie_keys(truth.ids, int(stream.integers(2**62))))
+        ids, labels = truth.ids[order], truth.labels[order]
+        chosen = np.concatenate([np.flatnonzero(labels == c)[: quota[c]] for c in range(n_classes)])
+        return ids[np.sort(chosen)]
+
+
+def apportion(counts: IntArray, size: int) -> IntArray:
+    """Share ``size`` seats among classes by their counts: one each first, then by largest remainder.
+
+    Args:
+        counts: examples of each class ``[n_classes]``.
+        size: seats in all; at most ``counts.sum()``.
+
+    Returns:
+        seats ``[n_classes]``, summing to ``size``, never above ``counts``.
+
+    Raises:
+        ConfigError: ``size`` is below the number of classes that occur.
+    """
+    present = (counts > 0).astype(np.int64)
+    if size < present.sum():
+        raise ConfigError(
+            f"initial_size is {size}, but a stratified initial query takes at least one example of each of the "
+            f"{int(present.sum())} classes. Raise initial_size, or use 'random'."
+        )
+    seats = present.copy()
+    while seats.sum() < size:
+        wanted = counts / counts.sum() * size - seats
+        wanted[seats >= counts] = -np.inf
+        seats[int(np.argmax(wanted))] += 1
+    return seats

@@ -1,0 +1,30 @@
+"""Oracles: who answers a query."""
+
+from typing import ClassVar, Protocol
+
+from al_ray.core.types import Annotation, IntArray, LabeledSet
+from al_ray.registry import Registry
+
+
+class Oracle(Protocol):
+    """Answers a query.
+
+    Attributes:
+        name: what a study file calls it.
+        may_abstain: whether an answer may be missing.
+    """
+
+    name: ClassVar[str]
+    may_abstain: ClassVar[bool]
+
+    def label(self, ids: IntArray, truth: LabeledSet) -> Annotation:
+        """Answer for the same ids in the same order.
+
+        Args:
+            ids: the query ``[query_size]``.
+            truth: the data set's own labels of the whole training split, ids ascending.
+        """
+        ...
+
+
+oracles: Registry[Oracle] = Registry("oracle", "al_ray.oracle")

@@ -1,0 +1,36 @@
+"""Stop when the labels that were paid for are spent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from al_ray.core.types import RoundRecord, asked_ids
+from al_ray.errors import ConfigError
+from al_ray.stopping import stopping_rules
+
+
+@stopping_rules.register("label_budget")
+@dataclass(frozen=True)
+class LabelBudget:
+    """Stop before the query that would ask for more than ``n_labels`` answers in all.
+
+    An abstained answer counts: the annotator was asked. A budget that is no multiple of the query size is not
+    overspent, so up to ``query_size - 1`` labels may be left.
+
+    Attributes:
+        n_labels: answers to ask for at most, the initial query included.
+    """
+
+    name: ClassVar[str]
+    n_labels: int
+
+    def __post_init__(self) -> None:
+        if self.n_labels < 1:
+            raise ConfigError(f"n_labels is {self.n_labels}, it must be at least 1.")
+
+    def reason(self, rounds: Sequence[RoundRecord], n_pool: int, query_size: int) -> str | None:
+        """Return the reason once the next full query would overspend."""
+        n_asked = len(asked_ids(rounds))
+        if n_asked + query_size <= self.n_labels:
+            return None
+        return f"label budget: {n_asked} of {self.n_labels} labels asked"

@@ -1,0 +1,26 @@
+"""Ask where the two likeliest classes are closest."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from al_ray.core import uncertainty
+from al_ray.core.types import FloatArray, PoolView
+from al_ray.strategy import strategies
+
+
+@strategies.register("margin")
+@dataclass(frozen=True)
+class Margin:
+    """Smallest gap between the two likeliest classes first, "breaking ties" (Scheffer et al. 2001; Luo et al. 2005)."""
+
+    name: ClassVar[str]
+    min_draws: ClassVar[int] = 1
+    needs_features: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = True
+    labels_everything: ClassVar[bool] = False
+
+    def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
+        """Return 1 - (p_1 - p_2) of the mean over draws ``[n_pool]``, in [0, 1]."""
+        return uncertainty.margin(uncertainty.mean_log_probs(pool.log_probs))

@@ -1,0 +1,29 @@
+"""Ask at random: what every other strategy has to beat."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from al_ray.core.seeding import tie_keys
+from al_ray.core.types import FloatArray, PoolView
+from al_ray.strategy import strategies
+
+
+@strategies.register("random")
+@dataclass(frozen=True)
+class Random:
+    """Uniform without replacement: passive learning at the same budget, the baseline of every comparison."""
+
+    name: ClassVar[str]
+    min_draws: ClassVar[int] = 1
+    needs_features: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = False
+    labels_everything: ClassVar[bool] = False
+
+    def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
+        """Return a uniform number in [0, 1) for every example ``[n_pool]``.
+
+        The number hangs on the example's id and the stream, not on its place, so that pool order cannot matter.
+        """
+        return tie_keys(pool.ids, int(stream.integers(2**62))) / 2.0**64
