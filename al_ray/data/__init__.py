@@ -1,0 +1,153 @@
+"""Data sets: the texts and the answers of an experiment, read and checked at the border.
+
+A study file names a data set in one of three ways: a registered name (``trec6``), a mapping with options
+(``{name: tickets, seed: 7}``), or a path (``data/mine.csv``, ``{path: data/mine, text: body, label: team}``).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from al_ray.core.types import TextDataset
+from al_ray.errors import ConfigError, unknown_name
+from al_ray.registry import Registry, fields_of, option_of
+
+if TYPE_CHECKING:
+    from al_ray.data.files import PathSource
+
+_LOOKS_LIKE_A_PATH = re.compile(r"[/\\]|\.(parquet|csv|jsonl)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What a data set says of itself before it is read.
+
+    Attributes:
+        class_names: in label order.
+        n_train: rows of the whole training split.
+        n_test: rows of the whole test split.
+        hub_id: repository on the Hugging Face Hub, or None.
+        revision: commit of that repository, or None.
+    """
+
+    class_names: tuple[str, ...]
+    n_train: int
+    n_test: int
+    hub_id: str | None = None
+    revision: str | None = None
+
+    def size_note(self, n_train: int, n_test: int) -> str | None:
+        """Say in words that other numbers of rows were found than declared, or return None."""
+        pairs = (("training", n_train, self.n_train), ("test", n_test, self.n_test))
+        notes = [
+            f"{n:,} {'of' if n < whole else 'instead of'} the declared {whole:,} {split} rows"
+            for split, n, whole in pairs
+            if n != whole
+        ]
+        return " and ".join(notes) or None
+
+
+class DatasetSource(Protocol):
+    """A place that a data set is read from.
+
+    Attributes:
+        name: what a study file calls it.
+    """
+
+    name: ClassVar[str]
+
+    def declare(self) -> Declaration:
+        """Return what is known without reading anything."""
+        ...
+
+    def load(self) -> TextDataset:
+        """Read and check all rows.
+
+        Raises:
+            DataError: the rows are missing, unreadable, or break a rule of the family.
+        """
+        ...
+
+
+datasets: Registry[DatasetSource] = Registry("data set", "al_ray.data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetDescription:
+    """One line of ``al-ray list``.
+
+    Attributes:
+        name: what a study file calls it.
+        summary: first line of its docstring.
+        declaration: classes, sizes, Hub id and revision under its default options.
+        options: field -> (type in words, default).
+    """
+
+    name: str
+    summary: str
+    declaration: Declaration
+    options: dict[str, tuple[str, Any]]
+
+
+def resolve_dataset(option: str | Mapping[str, Any]) -> TextDataset:
+    """Read the data set that a study file names.
+
+    Args:
+        option: a registered name, a path, or a mapping with ``name`` or ``path``.
+
+    Raises:
+        ConfigError: no such data set, or an option that it does not take.
+        DataError: its rows cannot be read or break a rule of the family.
+    """
+    return _source(option).load()
+
+
+def normalise_option(option: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data set's option with every field written out, for identity and records.
+
+    Two ways to write the same option give the same mapping, and the mapping builds the same source again. Its ``name``
+    is fit for a file name.
+    """
+    normal = option_of(_source(option))
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in normal.items()}
+
+
+def describe_datasets() -> list[DatasetDescription]:
+    """Return every registered data set in alphabetical order; nothing is read."""
+    return [_describe(name) for name in datasets.names()]
+
+
+def size_note(dataset: TextDataset) -> str | None:
+    """Say that a data set holds another number of rows than it declares, or return None.
+
+    A folder may hold a subset; that is allowed, and said aloud wherever results are shown.
+    """
+    if dataset.name not in datasets.names():
+        return None
+    declared = datasets.build(dataset.name).declare()
+    return declared.size_note(len(dataset.train), len(dataset.test)) if declared.hub_id else None
+
+
+def _source(option: str | Mapping[str, Any]) -> "DatasetSource | PathSource":
+    from al_ray.data.files import PathSource
+
+    if isinstance(option, str) and _LOOKS_LIKE_A_PATH.search(option):
+        option = {"path": option}
+    if isinstance(option, Mapping) and "path" in option:
+        return PathSource.from_option(option)
+    name = option.get("name") if isinstance(option, Mapping) else option
+    if isinstance(name, str) and name not in datasets.names():
+        raise ConfigError(
+            f"{unknown_name('data set', name, datasets.names())} "
+            "Name files of your own by their path: {path: ..., text: ..., label: ...}."
+        )
+    return datasets.build(option)
+
+
+def _describe(name: str) -> DatasetDescription:
+    cls = datasets.get(name)
+    summary = (cls.__doc__ or "").strip().splitlines()[0]
+    return DatasetDescription(
+        name=name, summary=summary, declaration=datasets.build(name).declare(), options=fields_of(cls)
+    )

@@ -1,0 +1,159 @@
+"""A data set of one's own: a folder of splits, or a single file, in Parquet, CSV or JSONL."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from al_ray.core.types import TextDataset
+from al_ray.data.content import content_sha256
+from al_ray.data.rows import FORMATS, Rows, read_rows
+from al_ray.data.splits import Columns, make_splits, split_off_test
+from al_ray.errors import ConfigError, DataError
+from al_ray.registry import build_dataclass
+
+_NAME = re.compile(r"[a-z0-9_-]{1,40}")
+_PART = re.compile(r"(?P<split>train|test)(-(?P<part>\d+)-of-(?P<of>\d+))?(?P<format>\.\w+)")
+
+
+@dataclass(frozen=True)
+class PathSource:
+    """Rows under a path that the study names.
+
+    A folder holds ``train.*`` and ``test.*`` (or parts such as ``train-00000-of-00002.parquet``). A single file needs
+    ``test``, the path of another file, or ``test_fraction``, which draws a stratified test split, the same every time.
+
+    Attributes:
+        path: folder or file.
+        text: column of the text.
+        label: column of the class: its name, or its index.
+        id: column of a unique integer; without it the row number is the id.
+        group: column that names the data slice of each example.
+        test: file of the test split.
+        test_fraction: share of the rows that becomes the test split, in (0, 1).
+        name: what results call the data set; lower-case letters, digits, ``_`` and ``-``. Default: from the path.
+        classes: class names in label order; without it the file's metadata or the sorted names.
+    """
+
+    path: str
+    text: str = "text"
+    label: str = "label"
+    id: str | None = None
+    group: str | None = None
+    test: str | None = None
+    test_fraction: float | None = None
+    name: str = ""
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.path.strip():
+            raise ConfigError("path is empty. Name a folder or a file.")
+        if self.name and not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name is {self.name!r}, it must be 1 to 40 lower-case letters, digits, '_' or '-'. "
+                f"Write for example {_slug(self.name)!r}."
+            )
+        if self.test == self.path:
+            raise ConfigError(
+                f"test is {self.test!r}, the training file itself. Name another file, or use test_fraction."
+            )
+        if self.test is not None and self.test_fraction is not None:
+            raise ConfigError("both test and test_fraction are given. Keep one of them.")
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+            raise ConfigError(f"test_fraction is {self.test_fraction}, it must lie in (0, 1).")
+        if self.classes is not None and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
+            raise ConfigError(f"classes is {list(self.classes)}, it must name at least two classes, each once.")
+        columns = list(Columns(text=self.text, label=self.label, id=self.id, group=self.group).wanted().values())
+        if len(set(columns)) < len(columns):
+            raise ConfigError(f"text, label, id and group name the columns {columns}; each needs a column of its own.")
+
+    @classmethod
+    def from_option(cls, option: Mapping[str, Any]) -> "PathSource":
+        """Build it from a study file's mapping; the name is filled in from the path where it is not given.
+
+        Raises:
+            ConfigError: an unknown field, a wrong type, or a value out of range.
+        """
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in option.items()}
+        source = build_dataclass(cls, values, "data set by path")
+        return source if source.name else replace(source, name=_name_from(Path(source.path)))
+
+    def load(self) -> TextDataset:
+        """Read and check all rows.
+
+        Raises:
+            DataError: the rows are missing, unreadable, or break a rule of the family.
+        """
+        columns = Columns(text=self.text, label=self.label, id=self.id, group=self.group)
+        train, test = self._read(columns)
+        parts = [train] if test is None else [train, test]
+        names, splits = make_splits(parts, columns, self.classes)
+        if test is None:
+            assert self.test_fraction is not None
+            splits = list(split_off_test(splits[0], self.test_fraction, names))
+        return TextDataset(
+            name=self.name or _name_from(Path(self.path)),
+            class_names=names,
+            train=splits[0],
+            test=splits[1],
+            source=train.where if test is None else f"{train.where}; {test.where}",
+            content_sha256=content_sha256(names, splits[0], splits[1]),
+        )
+
+    def _read(self, columns: Columns) -> tuple[Rows, Rows | None]:
+        """Return the rows of both splits, or of the one file that is to be split."""
+        path = Path(self.path).expanduser()
+        if not path.exists():
+            raise DataError(f"{path} is not there. Give a folder with train.* and test.*, or a file.")
+        train, test = split_files(path) if path.is_dir() else ([path], [])
+        rows = read_rows(train, columns.wanted())
+        if test and (self.test is not None or self.test_fraction is not None):
+            raise ConfigError(f"{path} has a test split of its own. Leave out test and test_fraction.")
+        if not test and self.test is None and self.test_fraction is None:
+            raise ConfigError(
+                f"{path} has no test split. Name one with {{test: file}}, or draw one with {{test_fraction: 0.2}}."
+            )
+        test = test if self.test is None else [Path(self.test).expanduser()]
+        return rows, read_rows(test, columns.wanted()) if test else None
+
+
+def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Find the files of the training and the test split in a folder; the test split may be missing.
+
+    Raises:
+        DataError: no training split, a split in more than one format, or a part that is not there.
+    """
+    found = [_PART.fullmatch(path.name) for path in sorted(folder.iterdir()) if path.is_file()]
+    known = [match for match in found if match and match["format"] in FORMATS]
+    train, test = ([match for match in known if match["split"] == split] for split in ("train", "test"))
+    if not train:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise DataError(
+            f"{folder} has no training split: expected train{FORMATS[0]}, train{FORMATS[1]} or train{FORMATS[2]}, "
+            f"found {there}. Rename or convert the file, or give its path."
+        )
+    return _whole(folder, train), _whole(folder, test)
+
+
+def _whole(folder: Path, matches: list[re.Match[str]]) -> list[Path]:
+    """Return the files of one split in order, after checking that they are one file or all parts of one set."""
+    names = [match.string for match in matches]
+    parts = [match for match in matches if match["part"] is not None]
+    if len(matches) > 1 and (len(parts) < len(matches) or len({(m["format"], m["of"]) for m in parts}) > 1):
+        raise DataError(f"{folder} holds one split more than once: {', '.join(names)}. Keep one of them.")
+    if parts and [int(match["part"]) for match in parts] != list(range(int(parts[0]["of"]))):
+        raise DataError(
+            f"{folder} has {len(parts)} of the {int(parts[0]['of'])} parts of its {parts[0]['split']} split "
+            f"({', '.join(names)}). Copy the missing parts."
+        )
+    return [folder / name for name in names]
+
+
+def _name_from(path: Path) -> str:
+    stem = path.stem if path.suffix in FORMATS else path.name
+    return _slug(path.parent.name if stem in ("train", "test") else stem)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "_", text.lower()).strip("_")[:40] or "data"

@@ -1,0 +1,229 @@
+"""The seven data sets of Gonsior et al. 2022 (arXiv 2210.03005), pinned.
+
+A name is read from the folder ``AL_RAY_DATA`` where that holds it, else from the Hugging Face Hub at a pinned commit.
+
+Deviation: the paper's loaders ``trec``, ``ag_news``, ``rotten_tomatoes``, ``imdb``, ``gpt3mix/sst2`` and
+``linxinyuan/cola`` are replaced by repositories that serve the same rows as plain files. CoLA's test labels are not
+public: its validation split (1,043 rows) is the test split here, where the paper's loader seems to have kept the 527
+in-domain rows of it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from al_ray.core.types import TextDataset
+from al_ray.data import Declaration, datasets
+from al_ray.data.content import content_sha256
+from al_ray.data.files import split_files
+from al_ray.data.hub import HubFiles
+from al_ray.data.rows import Rows, read_rows
+from al_ray.data.splits import Columns, make_splits
+from al_ray.errors import DataError
+
+DATA_FOLDER_VARIABLE = "AL_RAY_DATA"
+
+
+@dataclass(frozen=True)
+class PinnedDataset:
+    """A data set that is the same for everybody: classes, sizes and commit are declared."""
+
+    name: ClassVar[str]
+    class_names: ClassVar[tuple[str, ...]]
+    n_train: ClassVar[int]
+    n_test: ClassVar[int]
+    hub: ClassVar[HubFiles]
+
+    def declare(self) -> Declaration:
+        """Return classes, sizes and the pinned commit."""
+        return Declaration(
+            class_names=self.class_names,
+            n_train=self.n_train,
+            n_test=self.n_test,
+            hub_id=self.hub.hub_id,
+            revision=self.hub.revision,
+        )
+
+    def load(self) -> TextDataset:
+        """Read and check all rows, from ``AL_RAY_DATA`` or from the Hub.
+
+        Raises:
+            DataError: ``AL_RAY_DATA`` is not a folder, the Hub cannot be reached, or the rows break a rule.
+        """
+        folder = data_folder()
+        if folder is not None and (folder / self.name).is_dir():
+            return self._check(_read_folder(folder / self.name), str(folder / self.name))
+        parts = self.hub.read()
+        _check_spelled_labels(parts, self.class_names)
+        source = f"Hugging Face Hub {self.hub.hub_id}@{self.hub.revision}"
+        dataset = self._check(parts, source)
+        note = self.declare().size_note(len(dataset.train), len(dataset.test))
+        if note:
+            raise DataError(f"{source} holds {note}. It is not what was pinned; delete it from the cache.")
+        return dataset
+
+    def _check(self, parts: tuple[Rows, Rows], source: str) -> TextDataset:
+        names, (train, test) = make_splits(parts, Columns(), self.class_names)
+        note = self.declare().size_note(len(train), len(test))
+        return TextDataset(
+            name=self.name,
+            class_names=names,
+            train=train,
+            test=test,
+            source=f"{source} ({note})" if note else source,
+            content_sha256=content_sha256(names, train, test),
+        )
+
+
+def data_folder() -> Path | None:
+    """Return the folder named by ``AL_RAY_DATA``, or None where it is not set.
+
+    Raises:
+        DataError: it is set to something that is not a folder.
+    """
+    value = os.environ.get(DATA_FOLDER_VARIABLE, "")
+    if not value:
+        return None
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"{DATA_FOLDER_VARIABLE} is {value!r}, which is not a folder. Set it to one that holds NAME/train.parquet "
+            "and NAME/test.parquet, or unset it to use the Hugging Face Hub."
+        )
+    return folder
+
+
+def _read_folder(folder: Path) -> tuple[Rows, Rows]:
+    train, test = split_files(folder)
+    if not test:
+        raise DataError(f"{folder} has no test split. Copy test.parquet there, or take the folder away to use the Hub.")
+    return read_rows(train, Columns().wanted()), read_rows(test, Columns().wanted())
+
+
+def _check_spelled_labels(parts: tuple[Rows, Rows], class_names: tuple[str, ...]) -> None:
+    """Refuse files that spell a label otherwise than we do: its index would mean something else."""
+    for rows in parts:
+        pairs = set(zip(rows.columns["label"], rows.columns.get("label_text", []), strict=False))
+        wrong = sorted(pair for pair in pairs if pair not in set(enumerate(class_names)))
+        if wrong:
+            raise DataError(
+                f"{rows.where} calls label {wrong[0][0]} {wrong[0][1]!r}, but the classes in label order are declared "
+                f"as {', '.join(class_names)}. The pinned files are not as declared."
+            )
+
+
+@datasets.register("trec6")
+@dataclass(frozen=True)
+class Trec6(PinnedDataset):
+    """Questions by the coarse type of their answer (Li and Roth 2002, COLING)."""
+
+    class_names = ("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM")
+    n_train = 5452
+    n_test = 500
+    hub = HubFiles(
+        hub_id="CogComp/trec",
+        revision="65752bf53af25bc935a0dce92fb5b6c930728450",
+        train="default/train/0000.parquet",
+        test="default/test/0000.parquet",
+        label="coarse_label",
+    )
+
+
+@datasets.register("ag_news")
+@dataclass(frozen=True)
+class AgNews(PinnedDataset):
+    """News by topic (Zhang, Zhao and LeCun 2015, arXiv 1509.01626)."""
+
+    class_names = ("World", "Sports", "Business", "Sci/Tech")
+    n_train = 120_000
+    n_test = 7600
+    hub = HubFiles(
+        hub_id="fancyzhx/ag_news",
+        revision="eb185aade064a813bc0b7f42de02595523103ca4",
+        train="data/train-00000-of-00001.parquet",
+        test="data/test-00000-of-00001.parquet",
+    )
+
+
+@datasets.register("subj")
+@dataclass(frozen=True)
+class Subj(PinnedDataset):
+    """Sentences about films, plot or opinion (Pang and Lee 2004, ACL, arXiv cs/0409058)."""
+
+    class_names = ("objective", "subjective")
+    n_train = 8000
+    n_test = 2000
+    hub = HubFiles(
+        hub_id="SetFit/subj",
+        revision="f3c1162e678417f664d76b21864fdb87b0615fcf",
+        train="train.jsonl",
+        test="test.jsonl",
+        label_text="label_text",
+    )
+
+
+@datasets.register("rotten_tomatoes")
+@dataclass(frozen=True)
+class RottenTomatoes(PinnedDataset):
+    """Sentences of film reviews by sentiment (Pang and Lee 2005, ACL, arXiv cs/0506075)."""
+
+    class_names = ("neg", "pos")
+    n_train = 8530
+    n_test = 1066
+    hub = HubFiles(
+        hub_id="cornell-movie-review-data/rotten_tomatoes",
+        revision="aa13bc287fa6fcab6daf52f0dfb9994269ffea28",
+        train="train.parquet",
+        test="test.parquet",
+    )
+
+
+@datasets.register("imdb")
+@dataclass(frozen=True)
+class Imdb(PinnedDataset):
+    """Whole film reviews by sentiment (Maas et al. 2011, ACL)."""
+
+    class_names = ("neg", "pos")
+    n_train = 25_000
+    n_test = 25_000
+    hub = HubFiles(
+        hub_id="stanfordnlp/imdb",
+        revision="e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
+        train="plain_text/train-00000-of-00001.parquet",
+        test="plain_text/test-00000-of-00001.parquet",
+    )
+
+
+@datasets.register("cola")
+@dataclass(frozen=True)
+class Cola(PinnedDataset):
+    """Sentences by grammatical acceptability (Warstadt, Singh and Bowman 2019, arXiv 1805.12471)."""
+
+    class_names = ("unacceptable", "acceptable")
+    n_train = 8551
+    n_test = 1043
+    hub = HubFiles(
+        hub_id="nyu-mll/glue",
+        revision="bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
+        train="cola/train-00000-of-00001.parquet",
+        test="cola/validation-00000-of-00001.parquet",
+        text="sentence",
+    )
+
+
+@datasets.register("sst2")
+@dataclass(frozen=True)
+class Sst2(PinnedDataset):
+    """Whole sentences of film reviews by sentiment, neutral ones left out (Socher et al. 2013, EMNLP)."""
+
+    class_names = ("negative", "positive")
+    n_train = 6920
+    n_test = 1821
+    hub = HubFiles(
+        hub_id="SetFit/sst2",
+        revision="00ea8ccb7a54b4e3780a3e51aa3f80361ff849c0",
+        train="train.jsonl",
+        test="test.jsonl",
+        label_text="label_text",
+    )

@@ -1,0 +1,237 @@
+"""Turn rows into splits: every rule of the data family is checked here, and nothing is mended."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from al_ray.core.seeding import stream
+from al_ray.core.types import IntArray, TextSplit
+from al_ray.data.rows import Rows
+from al_ray.errors import DataError, unknown_name
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_INT64 = np.iinfo(np.int64)
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which column holds what.
+
+    Attributes:
+        text: the text.
+        label: the class, by name or by index.
+        id: a unique integer, or None where the row number is the id.
+        group: the data slice, or None.
+    """
+
+    text: str = "text"
+    label: str = "label"
+    id: str | None = None
+    group: str | None = None
+
+    def wanted(self) -> dict[str, str]:
+        """Return option -> column name, without the columns that are not asked for."""
+        named = {"text": self.text, "label": self.label, "id": self.id, "group": self.group}
+        return {option: name for option, name in named.items() if name is not None}
+
+
+def make_splits(
+    parts: Sequence[Rows], columns: Columns, classes: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[TextSplit]]:
+    """Check the rows of one or more splits, the training split first, and index their labels.
+
+    Args:
+        parts: the rows of each split.
+        columns: which column holds what.
+        classes: class names in label order, or None to take them from the files: from their metadata, else the sorted
+            names, else the indices 0..n-1 of the training split.
+
+    Returns:
+        class names in label order, and one split for each of ``parts``.
+
+    Raises:
+        DataError: a rule is broken; the message names file, column and rows.
+    """
+    for rows in parts:
+        if not len(rows):
+            raise DataError(f"{rows.where} has no rows. A split needs at least one example.")
+        _check_texts(rows, columns.text)
+    labels = _label_values(parts, columns.label)
+    names = _class_names(parts, columns.label, labels, classes)
+    indices = [_index_labels(rows, columns.label, values, names) for rows, values in zip(parts, labels, strict=True)]
+    _check_variety(parts[0], columns.label, indices[0], names)
+    return names, [_split(rows, columns, index) for rows, index in zip(parts, indices, strict=True)]
+
+
+def split_off_test(whole: TextSplit, test_fraction: float, class_names: tuple[str, ...]) -> tuple[TextSplit, TextSplit]:
+    """Draw a test split with the class shares of the whole; the same rows and fraction give the same split.
+
+    Raises:
+        DataError: a class has a single example.
+    """
+    is_test = np.zeros(len(whole), dtype=np.bool_)
+    for c in np.unique(whole.labels).tolist():
+        members = np.flatnonzero(whole.labels == c)
+        if len(members) < 2:
+            raise DataError(
+                f"class {class_names[c]!r} has one example (id {whole.ids[members[0]]}), and test_fraction needs one "
+                "for each split. Add examples, or name a test file with {test: ...}."
+            )
+        n_test = min(max(1, round(test_fraction * len(members))), len(members) - 1)
+        is_test[stream(_SPLIT_SEED, "data", "test_fraction", c).permutation(members)[:n_test]] = True
+    return _take(whole, np.flatnonzero(~is_test)), _take(whole, np.flatnonzero(is_test))
+
+
+def _split(rows: Rows, columns: Columns, labels: IntArray) -> TextSplit:
+    texts, groups = rows.columns[columns.text], _groups(rows, columns)
+    return TextSplit(ids=_ids(rows, columns.id), texts=texts, labels=labels, groups=groups)
+
+
+def _take(split: TextSplit, at: IntArray) -> TextSplit:
+    return TextSplit(
+        ids=split.ids[at],
+        texts=[split.texts[i] for i in at],
+        labels=split.labels[at],
+        groups=None if split.groups is None else [split.groups[i] for i in at],
+    )
+
+
+def _check_texts(rows: Rows, column: str) -> None:
+    texts = rows.columns[column]
+    _refuse(rows, column, [value is None for value in texts], "is missing", "Give every example a text")
+    _refuse(rows, column, [not isinstance(v, str) for v in texts], "is not text", "Write texts as strings", texts)
+    _refuse(rows, column, [not v.strip() for v in texts], "is empty or only white space", "Give every example a text")
+    _refuse(rows, column, [not _is_unicode(v) for v in texts], "is not valid Unicode", "Mend the lone surrogates")
+
+
+def _label_values(parts: Sequence[Rows], column: str) -> list[list[Any]]:
+    """Return the labels of each split, all integers or all strings; CSV labels that are all integers are read so."""
+    labels = [rows.columns[column] for rows in parts]
+    for rows, values in zip(parts, labels, strict=True):
+        bad = [value is None or (isinstance(value, str) and not value.strip()) for value in values]
+        _refuse(rows, column, bad, "is missing", "Label every example, or take these rows out")
+        bad = [not _is_integer(value) and not isinstance(value, str) for value in values]
+        _refuse(rows, column, bad, "is neither an integer nor a string", "Write class names or indices", values)
+    if all(_reads_as_integer(value, rows) for rows in parts for value in rows.columns[column]):
+        return [[int(value) for value in values] for values in labels]
+    for rows, values in zip(parts, labels, strict=True):
+        bad = [isinstance(value, str) is not isinstance(labels[0][0], str) for value in values]
+        _refuse(rows, column, bad, "mixes class names and indices", "Write one or the other in all files", values)
+    return labels
+
+
+def _class_names(
+    parts: Sequence[Rows], column: str, labels: list[list[Any]], classes: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    named = classes
+    for rows in parts:
+        written = rows.class_names.get(column)
+        if written and named and written != named:
+            raise DataError(
+                f"{rows.where}: its metadata names the classes of column {column!r} as {_listed(written)}, but "
+                f"{_listed(named)} was expected, so labels would mean something else. Put the names in the order of "
+                "the file's labels."
+            )
+        named = named or written
+    if named:
+        return named
+    if isinstance(labels[0][0], str):
+        return tuple(sorted(set(labels[0])))
+    found = sorted(set(labels[0]))
+    if found != list(range(len(found))):
+        raise DataError(
+            f"{parts[0].where}: column {column!r} holds the integers {_listed(found)}, but class indices run from 0 to "
+            "n - 1 without a gap. Give the names of all classes with {classes: [...]}."
+        )
+    return tuple(str(value) for value in found)
+
+
+def _index_labels(rows: Rows, column: str, values: list[Any], names: tuple[str, ...]) -> IntArray:
+    """Map names to positions; integers are positions already, unless the class names are integers themselves."""
+    if isinstance(values[0], int) and all(_INTEGER.fullmatch(name) for name in names):
+        values = [str(value) for value in values]
+    known: Sequence[Any] = names if isinstance(values[0], str) else range(len(names))
+    index = {value: i for i, value in enumerate(known)}
+    unknown = [value not in index for value in values]
+    if any(unknown):
+        message = unknown_name("class", values[unknown.index(True)], (str(value) for value in known))
+        raise DataError(
+            f"{rows.where}: column {column!r} has an {message} Found in {_listed_rows(unknown)}. "
+            "Mend the labels, or name all classes with {classes: [...]}."
+        )
+    return np.array([index[value] for value in values], dtype=np.int64)
+
+
+def _check_variety(train: Rows, column: str, index: IntArray, names: tuple[str, ...]) -> None:
+    if len(np.unique(index)) < 2:
+        raise DataError(
+            f"{train.where}: column {column!r} holds one class only, {names[index[0]]!r}. "
+            "Classification needs at least two classes in the training split."
+        )
+
+
+def _ids(rows: Rows, column: str | None) -> IntArray:
+    if column is None:
+        return np.arange(len(rows), dtype=np.int64)
+    values = rows.columns[column]
+    if not rows.is_typed:
+        values = [int(value) if _INTEGER.fullmatch(value) else value for value in values]
+    fix = "Ids are 64-bit integers; number the rows, or leave the id option out and the row number is the id"
+    bad = [not _is_integer(value) or not _INT64.min <= value <= _INT64.max for value in values]
+    _refuse(rows, column, bad, "is no integer", fix, values)
+    seen: set[int] = set()
+    again = [value in seen or bool(seen.add(value)) for value in values]  # type: ignore[func-returns-value]
+    _refuse(rows, column, again, "repeats an id", "Give every example an id of its own", values)
+    return np.array(values, dtype=np.int64)
+
+
+def _groups(rows: Rows, columns: Columns) -> list[str] | None:
+    if columns.group is None:
+        return None
+    values = rows.columns[columns.group]
+    bad = [not isinstance(value, str) or not value.strip() for value in values]
+    _refuse(rows, columns.group, bad, "is not the name of a group", "Name the group of every example", values)
+    return list(values)
+
+
+def _refuse(rows: Rows, column: str, bad: list[bool], what: str, fix: str, values: list[Any] | None = None) -> None:
+    if any(bad):
+        shown = "" if values is None else f" ({_shortened(values[bad.index(True)])})"
+        raise DataError(f"{rows.where}: column {column!r} {what} in {_listed_rows(bad)}{shown}. {fix}.")
+
+
+def _listed_rows(bad: list[bool], n: int = 5) -> str:
+    at = [str(i) for i, is_bad in enumerate(bad) if is_bad]
+    more = f" and {len(at) - n} more" if len(at) > n else ""
+    return f"row{'s' if len(at) > 1 else ''} {', '.join(at[:n])}{more} (counted from 0)"
+
+
+def _listed(values: Sequence[Any], n: int = 10) -> str:
+    return f"[{', '.join(str(value) for value in values[:n])}{', ...' if len(values) > n else ''}]"
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _reads_as_integer(value: Any, rows: Rows) -> bool:
+    if isinstance(value, str):
+        return not rows.is_typed and _INTEGER.fullmatch(value) is not None
+    return _is_integer(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

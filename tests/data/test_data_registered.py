@@ -1,0 +1,163 @@
+"""The contract of every registered data set, and where its rows come from."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from al_ray.data import Declaration, datasets, describe_datasets, normalise_option, resolve_dataset, size_note
+from al_ray.errors import ConfigError, DataError
+
+Write = Callable[..., Path]
+PINNED = [name for name in datasets.names() if datasets.build(name).declare().hub_id]
+
+
+def test_the_seven_data_sets_of_the_paper_and_the_embedded_one_are_registered() -> None:
+    paper = {"trec6", "ag_news", "subj", "rotten_tomatoes", "imdb", "cola", "sst2"}
+    assert paper == set(PINNED)
+    assert {*paper, "tickets"} == set(datasets.names())
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_a_data_set_declares_itself(name: str) -> None:
+    declared = datasets.build(name).declare()
+    assert len(declared.class_names) >= 2
+    assert len(set(declared.class_names)) == len(declared.class_names)
+    assert declared.n_train > 0
+    assert declared.n_test > 0
+    assert re.fullmatch(r"[a-z0-9_-]{1,40}", name)
+    assert (declared.hub_id is None) is (declared.revision is None)
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_a_revision_is_a_full_commit(name: str) -> None:
+    declared = datasets.build(name).declare()
+    assert re.fullmatch(r"[\w-]+/[\w-]+", declared.hub_id or "")
+    assert re.fullmatch(r"[0-9a-f]{40}", declared.revision or "")
+
+
+@pytest.fixture
+def available(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of a data set whose rows are here; a pinned one needs a folder of real rows."""
+    if name in PINNED:
+        real_data: Path = request.getfixturevalue("real_data")
+        monkeypatch.setenv("AL_RAY_DATA", str(real_data))
+        if not (real_data / name).is_dir():
+            pytest.skip(f"{name} is not among the real rows of this machine")
+    return name
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_a_data_set_whose_rows_are_here_satisfies_the_contract(name: str, available: str) -> None:
+    dataset, declared = resolve_dataset(available), datasets.build(name).declare()
+    assert (dataset.name, dataset.class_names) == (name, declared.class_names)
+    for split in (dataset.train, dataset.test):
+        assert len(np.unique(split.ids)) == len(split.ids) == len(split.texts) == len(split.labels)
+        assert all(isinstance(text, str) and text.strip() for text in split.texts)
+        assert set(np.unique(split.labels)) == set(range(dataset.n_classes))
+    note = size_note(dataset)
+    assert (note is None) is ((len(dataset.train), len(dataset.test)) == (declared.n_train, declared.n_test))
+    assert note is None or dataset.source.endswith(f"({note})")
+    assert re.fullmatch(r"[0-9a-f]{64}", dataset.content_sha256)
+
+
+def test_the_descriptions_hold_what_the_list_command_shows() -> None:
+    described = {line.name: line for line in describe_datasets()}
+    assert list(described) == datasets.names()
+    assert described["subj"].declaration == Declaration(
+        class_names=("objective", "subjective"),
+        n_train=8000,
+        n_test=2000,
+        hub_id="SetFit/subj",
+        revision="f3c1162e678417f664d76b21864fdb87b0615fcf",
+    )
+    assert described["tickets"].options["seed"] == ("int", 0)
+    assert described["subj"].options == {}
+    assert all(line.summary.endswith(".") for line in described.values())
+
+
+def rows(n: int, n_classes: int = 2) -> dict[str, list[object]]:
+    return {"text": [f"text {i}" for i in range(n)], "label": [i % n_classes for i in range(n)]}
+
+
+@pytest.fixture
+def folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder named by AL_RAY_DATA that holds a tiny ``subj``."""
+    write("subj/train.parquet", rows(6))
+    write("subj/test.parquet", rows(4))
+    monkeypatch.setenv("AL_RAY_DATA", str(tmp_path))
+    return tmp_path
+
+
+def test_the_folder_comes_before_the_hub_and_a_subset_is_said_aloud(folder: Path) -> None:
+    dataset = resolve_dataset("subj")
+    note = "6 of the declared 8,000 training rows and 4 of the declared 2,000 test rows"
+    assert size_note(dataset) == note
+    assert dataset.source == f"{folder / 'subj'} ({note})"
+    assert dataset.class_names == ("objective", "subjective")
+
+
+def test_more_rows_than_declared_are_said_aloud_too() -> None:
+    declared = Declaration(class_names=("a", "b"), n_train=1000, n_test=5)
+    assert declared.size_note(1001, 5) == "1,001 instead of the declared 1,000 training rows"
+    assert declared.size_note(1000, 5) is None
+
+
+def test_a_folder_that_orders_the_classes_otherwise_is_refused(folder: Path, write: Write) -> None:
+    write("subj/train.parquet", rows(6), {"class_names": '["subjective", "objective"]'})
+    with pytest.raises(DataError, match=r"\[subjective, objective\], but \[objective, subjective\] was expected"):
+        resolve_dataset("subj")
+
+
+def test_a_folder_with_a_label_outside_the_declared_classes_is_refused(folder: Path, write: Write) -> None:
+    write("subj/test.parquet", rows(4, n_classes=3))
+    with pytest.raises(DataError, match=r"test\.parquet: column 'label' has an unknown class '2'"):
+        resolve_dataset("subj")
+
+
+def test_a_folder_without_a_test_split_is_refused_and_the_hub_is_not_asked(folder: Path) -> None:
+    (folder / "subj" / "test.parquet").unlink()
+    with pytest.raises(DataError, match=r"subj has no test split\. Copy test\.parquet there"):
+        resolve_dataset("subj")
+
+
+def test_a_variable_that_names_no_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AL_RAY_DATA", str(tmp_path / "gone"))
+    with pytest.raises(DataError, match=r"AL_RAY_DATA is '.*gone', which is not a folder"):
+        resolve_dataset("trec6")
+
+
+def test_an_unknown_name_suggests_the_nearest_and_the_way_to_own_files() -> None:
+    with pytest.raises(ConfigError, match=r"unknown data set 'trec'\. Did you mean 'trec6'\?.*\{path: \.\.\., text: "):
+        resolve_dataset("trec")
+
+
+def test_an_option_without_name_and_path_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a data set is a name or a mapping with a 'name'"):
+        resolve_dataset({"seed": 3})
+
+
+def test_a_bare_name_means_all_defaults() -> None:
+    assert normalise_option("trec6") == {"name": "trec6"}
+    assert normalise_option("tickets") == normalise_option({"name": "tickets", "seed": 0, "n_test": 500})
+    assert normalise_option({"name": "tickets", "seed": 7})["seed"] == 7
+
+
+def test_importing_the_family_loads_nothing_heavy() -> None:
+    heavy = ["datasets", "huggingface_hub", "torch", "transformers", "ray", "pandas"]
+    script = (
+        "import sys, time, numpy, pyarrow.parquet, pydantic; start = time.process_time()\n"
+        "import al_ray.data; al_ray.data.describe_datasets()\n"
+        f"print(time.process_time() - start, *[name for name in {heavy} if name in sys.modules])"
+    )
+    path = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    )
+    seconds, *loaded = done.stdout.split()
+    assert loaded == []
+    assert float(seconds) < 0.5
