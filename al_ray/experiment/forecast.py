@@ -1,0 +1,160 @@
+"""What a study will cost, before anything starts: forward passes, fine-tuned examples, time and disk."""
+
+import json
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from al_ray.core.types import TextDataset
+from al_ray.experiment.plan import Plan, PlannedCell, dataset_key
+from al_ray.experiment.spec import CellSpec
+from al_ray.model.source import ResolvedModel
+
+# Share of a plain float32 matrix product's speed that the whole step reaches, and how much faster bf16 is where the
+# processor has bf16 instructions and where it has to emulate them. Measured with MiniLM-L6 on TREC-6, one thread.
+SCORING_EFFICIENCY = 0.65
+FINETUNE_EFFICIENCY = 0.45
+BF16_SPEEDUP = 2.6
+BF16_EMULATED = 0.3
+START_UP_S = 25.0
+TOKENS_PER_WORD = 1.35
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """The cost of the cells that are not finished.
+
+    Attributes:
+        n_finetuned: examples seen by gradient steps, epochs counted.
+        n_scored: texts through a forward pass alone, pool and test split.
+        seconds: wall time on ``lanes`` lanes, start-up included; None where a data set or model is missing.
+        disk_bytes: records to be written.
+        source: where the speed came from, in words.
+    """
+
+    n_finetuned: int
+    n_scored: int
+    seconds: float | None
+    disk_bytes: int
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    n_finetuned: int
+    n_scored: int
+    disk_bytes: int
+
+
+def forecast(plan: Plan, lanes: int, workers_speed: float | None = None) -> Forecast:
+    """Estimate the rest of a study.
+
+    Args:
+        plan: the checked study.
+        lanes: cells that run side by side.
+        workers_speed: float32 operations a second of one worker; measured here when None.
+    """
+    speed = workers_speed if workers_speed is not None else matrix_speed()
+    works, seconds, complete = [], 0.0, True
+    words = {key: _mean_words(dataset) for key, dataset in plan.datasets.items()}
+    parameters = {key: encoder_parameters(model) for key, model in plan.models.items()}
+    for cell in plan.waiting():
+        key = dataset_key(cell.spec.dataset)
+        dataset = plan.datasets.get(key)
+        weights = parameters.get((cell.spec.model.name, cell.spec.model.revision))
+        if dataset is None or weights is None:
+            complete = False
+            continue
+        work = _work(cell, dataset)
+        works.append(work)
+        tokens = min(words[key] * TOKENS_PER_WORD + 2, cell.spec.max_tokens)
+        seconds += _seconds(work, cell, tokens, weights, speed)
+    return Forecast(
+        n_finetuned=sum(work.n_finetuned for work in works),
+        n_scored=sum(work.n_scored for work in works),
+        seconds=START_UP_S + seconds / lanes if complete and works else (0.0 if complete else None),
+        disk_bytes=sum(work.disk_bytes for work in works),
+        source=f"{speed / 1e9:.0f} GFLOP/s a worker, measured with a float32 matrix product",
+    )
+
+
+def matrix_speed() -> float:
+    """Return float32 operations a second of one core: the best of 0.2 s of products of a transformer's shape."""
+    rng = np.random.default_rng(0)
+    left, right = (rng.normal(size=shape).astype(np.float32) for shape in ((512, 384), (384, 1536)))
+    best = float("inf")
+    deadline = time.perf_counter() + 0.2
+    with threadpool_limits(limits=1):
+        while time.perf_counter() < deadline:
+            start = time.perf_counter()
+            left @ right
+            best = min(best, time.perf_counter() - start)
+    return float(2 * left.shape[0] * left.shape[1] * right.shape[1] / best)
+
+
+def encoder_parameters(model: ResolvedModel) -> int:
+    """Return how many weights multiply every token: all but the embeddings, from the safetensors header."""
+    with open(Path(model.path) / "model.safetensors", "rb") as file:
+        header: Mapping[str, dict[str, list[int]]] = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    shapes = [value["shape"] for name, value in header.items() if name != "__metadata__" and "embeddings" not in name]
+    return int(sum(np.prod(shape) for shape in shapes))
+
+
+def has_fast_bf16() -> bool | None:
+    """Say whether this processor has bf16 instructions; None where it does not tell."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return any(f" {flag}" in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def round_costs(spec: CellSpec, n_train: int, n_test: int) -> list[float]:
+    """Return what each fine-tuned round costs, in texts through a forward pass of scoring ``[n_rounds]``.
+
+    A gradient step costs three forward passes, at the lower efficiency of fine-tuning.
+    """
+    step = 3 * SCORING_EFFICIENCY / FINETUNE_EFFICIENCY
+    return [step * finetuned + scored for finetuned, scored in _rounds(spec, n_train, n_test)]
+
+
+def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, float]]:
+    """Return (examples fine-tuned on, texts scored) of every round."""
+    first, rounds = (n_train, 0) if spec.strategy.labels_everything else (spec.initial_size, spec.rounds)
+    recipe, costs = spec.finetune, []
+    for index in range(rounds + 1):
+        n_labeled = first + index * spec.query_size
+        scored = n_test + n_labeled * recipe.validation_fraction * recipe.epochs
+        if spec.strategy.needs_scores and index < rounds:
+            scored += n_train - n_labeled
+        costs.append((n_labeled * (1 - recipe.validation_fraction) * recipe.epochs, scored))
+    return costs
+
+
+def _work(cell: PlannedCell, dataset: TextDataset) -> _Work:
+    n_test = len(dataset.test)
+    rounds = _rounds(cell.spec, len(dataset.train), n_test)[max(cell.n_recorded - 1, 0) :]
+    return _Work(
+        n_finetuned=round(sum(finetuned for finetuned, _ in rounds)),
+        n_scored=round(sum(scored for _, scored in rounds)),
+        disk_bytes=len(rounds) * (n_test * (4 * dataset.n_classes + 4) + cell.spec.query_size * 120 + 2000),
+    )
+
+
+def _seconds(work: _Work, cell: PlannedCell, tokens: float, weights: int, speed: float) -> float:
+    fast = 1.0
+    if cell.spec.precision == "bf16":
+        fast = BF16_EMULATED if has_fast_bf16() is False else BF16_SPEEDUP
+    scoring = 2 * weights * tokens * work.n_scored / SCORING_EFFICIENCY
+    finetuning = 6 * weights * tokens * work.n_finetuned / FINETUNE_EFFICIENCY
+    return (scoring + finetuning) / (speed * fast * cell.spec.workers)
+
+
+def _mean_words(dataset: TextDataset, n: int = 500) -> float:
+    step = max(len(dataset.train) // n, 1)
+    return float(np.mean([len(text.split()) for text in dataset.train.texts[::step]]))

@@ -1,0 +1,217 @@
+"""The records of a study on any file system that pyarrow opens. Records are the truth; MLflow is a view of them.
+
+Layout::
+
+    {storage}/{study}/study.json                       what the folder is
+    {storage}/{study}/{slug}--{fp8}/spec.json          the identity of a cell, with its full fingerprint
+                                    provenance.json    one entry a run: versions, host, data source
+                                    round-000.parquet  arrays of a round, where it has any
+                                    round-000.json     its record, written last
+                                    done.json          or failed.json
+"""
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyarrow import fs
+
+from al_ray.errors import StorageError
+from al_ray.experiment.canonical import (
+    FORMAT,
+    canonical_json,
+    changed_fields,
+    check_format,
+    fingerprint,
+    flatten,
+    parse_json,
+)
+from al_ray.experiment.cell_store import CellStore, Status, cell_key
+from al_ray.experiment.recorded_rounds import RecordedRound, now
+from al_ray.experiment.storage_path import Folder, check_name, free_space
+
+__all__ = [
+    "CellStore",
+    "RecordedRound",
+    "Status",
+    "StudyStore",
+    "canonical_json",
+    "cell_key",
+    "changed_fields",
+    "fingerprint",
+    "flatten",
+    "free_space",
+]
+
+MLFLOW_FILE, MLFLOW_FOLDER = "mlflow.db", "mlartifacts"
+_STUDY, _SPEC = "study.json", "spec.json"
+_CELL_FOLDER = re.compile(r"(.+)--([0-9a-f]{8})")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_N_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class StudyStore:
+    """The folder of one study.
+
+    Attributes:
+        storage: the folder or URI above it; opens the same records on another machine.
+        study: its name.
+        folder: where it is.
+    """
+
+    storage: str
+    study: str
+    folder: Folder
+
+    @classmethod
+    def open(cls, storage: str, study: str, *, filesystem: fs.FileSystem | None = None) -> "StudyStore":
+        """Open the records of a study; nothing is written yet.
+
+        Args:
+            storage: a folder, or a URI such as ``s3://bucket/folder``.
+            study: name of the study.
+            filesystem: an open pyarrow file system, on which ``storage`` is then a path.
+
+        Raises:
+            StorageError: the storage cannot be reached or written, is no folder, or the name cannot be a folder.
+        """
+        check_name("study", study)
+        if study in (MLFLOW_FILE, MLFLOW_FOLDER):
+            raise StorageError(f"study {study!r} has the name of MLflow's own folder. Name it otherwise.")
+        above = Folder.open(storage, filesystem)
+        return cls(above.address, study, above.child(study))
+
+    @property
+    def root(self) -> str:
+        """Return the address of the study's folder, for people."""
+        return self.folder.address
+
+    def claim(self) -> None:
+        """Make the folder this study's, or check that it is.
+
+        Raises:
+            StorageError: it belongs to another study or another version of al_ray, holds something else, or cannot be
+                written.
+        """
+        text = self.folder.read(_STUDY)
+        if text is not None:
+            self._check_study(text)
+            return
+        files, folders = self.folder.names()
+        if files or folders:
+            raise StorageError(
+                f"{self.root} is not empty and no study of al_ray: it holds {', '.join([*files, *folders][:5])}. "
+                f"Rename the study, or move the folder away."
+            )
+        content = {
+            "format": FORMAT,
+            "study": self.study,
+            "id": secrets.token_hex(8),
+            "created_at": now().isoformat(timespec="milliseconds"),
+        }
+        data = (canonical_json(content, indent=1) + "\n").encode("ascii")
+        self.folder.write(_STUDY, data, f"study {self.study}")
+
+    def id(self) -> str:
+        """Return what tells these records from those of a study of the same name elsewhere; it moves with the folder.
+
+        Raises:
+            StorageError: the folder was never claimed, or is another study's.
+        """
+        text = self.folder.read(_STUDY)
+        if text is None:
+            raise StorageError(f"{self.root} holds no study. Run the study first, or name the storage folder it is in.")
+        return self._check_study(text)
+
+    def cell(self, slug: str, fingerprint: str) -> CellStore:
+        """Return the records of one cell, which need not exist yet.
+
+        Args:
+            slug: what people call the cell.
+            fingerprint: SHA-256 of its spec.
+
+        Raises:
+            StorageError: the slug cannot be a folder.
+        """
+        check_name("cell", slug)
+        assert _FINGERPRINT.fullmatch(fingerprint), fingerprint
+        return CellStore(self.folder.child(cell_key(slug, fingerprint)), slug, fingerprint)
+
+    def cells(self) -> list[CellStore]:
+        """Return every recorded cell, in the order of the folders' names; other folders are not cells.
+
+        Raises:
+            StorageError: the study cannot be read, or a cell's ``spec.json`` is damaged or missing.
+        """
+        text = self.folder.read(_STUDY)
+        if text is not None:
+            self._check_study(text)
+        found = self.folder.each(self.find, self.folder.names()[1])
+        return [cell for cell in found if cell is not None]
+
+    def find(self, key: str) -> CellStore | None:
+        """Return the recorded cell whose folder has this name, or None where there is none or it was never begun.
+
+        Raises:
+            StorageError: its ``spec.json`` is damaged or missing beside recorded rounds.
+        """
+        match = _CELL_FOLDER.fullmatch(key)
+        if match is None:
+            return None
+        folder = self.folder.child(key)
+        text, where = folder.read(_SPEC), folder.where(_SPEC)
+        if text is None:
+            if any(name.startswith("round-") for name in folder.names()[0]):
+                raise StorageError(f"{where} is missing, but rounds are recorded. Move the folder away.")
+            return None
+        stored = check_format(where, parse_json(where, text), {"slug", "fingerprint", "created_at", "spec"})
+        if stored["slug"] != match[1] or not stored["fingerprint"].startswith(match[2]):
+            raise StorageError(
+                f"{where} belongs to the cell {cell_key(stored['slug'], stored['fingerprint'])}. "
+                f"Give the folder its name back."
+            )
+        return CellStore(folder, stored["slug"], stored["fingerprint"])
+
+    def check_drift(self, specs: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:
+        """Refuse recorded cells that a changed study no longer explains.
+
+        Args:
+            specs: slug -> (fingerprint, spec in its JSON form), as the study is now.
+
+        Raises:
+            StorageError: a cell is recorded under the same slug with another fingerprint; lists every changed field.
+        """
+        drifted = [_drift(cell, *specs[cell.slug]) for cell in self.cells() if cell.slug in specs]
+        lines = [line for line in drifted if line is not None]
+        if lines:
+            more = [f"... and {len(lines) - _N_SHOWN} more cells"] if len(lines) > _N_SHOWN else []
+            raise StorageError(
+                "\n".join(
+                    [
+                        f"{self.root} holds records that the study no longer explains (recorded -> now):",
+                        *lines[:_N_SHOWN],
+                        *more,
+                        "Rename the study, undo the change, or move the folders of these cells out of the study.",
+                    ]
+                )
+            )
+
+    def _check_study(self, text: bytes) -> str:
+        where = self.folder.where(_STUDY)
+        content = check_format(where, parse_json(where, text), {"study", "id", "created_at"})
+        if content["study"] != self.study:
+            raise StorageError(
+                f"{where} says that the folder belongs to the study {content['study']!r}, not {self.study!r}. "
+                f"Give the folder its name back, or rename the study."
+            )
+        return str(content["id"])
+
+
+def _drift(cell: CellStore, digest: str, spec: Mapping[str, Any]) -> str | None:
+    if cell.fingerprint == digest:
+        return None
+    changes = changed_fields(cell.spec(), spec) or ["no field differs: the fingerprint was made in another way"]
+    return f"  {cell.key}: {'; '.join(changes)}"

@@ -1,0 +1,179 @@
+"""Run a planned study: cells to the lanes, rounds to the listener and to MLflow, failures to the records."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+
+from al_ray import __version__
+from al_ray.core.types import RoundRecord, TextDataset, TextSplit
+from al_ray.errors import StorageError
+from al_ray.experiment.cell import run_cell
+from al_ray.experiment.forecast import Forecast
+from al_ray.experiment.plan import Plan, PlannedCell, dataset_key, require_complete
+from al_ray.experiment.store import free_space
+from al_ray.experiment.study_file import Execution
+from al_ray.experiment.tracking import Tracker, tracking_address
+from al_ray.model.tokens import tokenize_table
+from al_ray.model.warm import import_model_code
+from al_ray.runtime.cells import CellEvent, CellTask
+from al_ray.runtime.plan import LaneResources
+from al_ray.runtime.pool import PoolSource
+
+Listener = Callable[[CellEvent], None]
+VERSIONS_OF = ("ray", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy", "mlflow")
+
+
+def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listener, say: Callable[[str], None]) -> None:
+    """Run every cell of the plan that is not finished; records are written by the cells themselves.
+
+    Args:
+        plan: the checked study.
+        execution: where and how.
+        local: run here without Ray.
+        listener: told of every start, round, end and failure, in this process.
+        say: takes sentences for the person who watches.
+
+    Raises:
+        AlRayError: before anything starts, or when the lanes themselves cannot be had.
+    """
+    require_complete(plan)
+    plan.store.claim()
+    waiting = plan.waiting()
+    tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage), say=say)
+    tracker.start()
+    try:
+        events = _Events(plan, tracker, listener)
+        tasks = [_task(plan, cell, execution) for cell in waiting]
+        pools = {_pool_key(plan, cell): _pool_source(plan, cell) for cell in waiting}
+        if local:
+            _run_here(tasks, pools, execution, events)
+        else:
+            _run_on_ray(tasks, pools, execution, events)
+    finally:
+        tracker.close()
+
+
+def check_space(plan: Plan, cost: Forecast) -> None:
+    """Refuse a study whose records will not fit.
+
+    Raises:
+        StorageError: the storage has less room than the forecast.
+    """
+    free = free_space(plan.store.storage)
+    if free is not None and free < cost.disk_bytes:
+        raise StorageError(
+            f"the records of this study take about {cost.disk_bytes / 2**20:.0f} MiB, and {plan.store.root} has "
+            f"{free / 2**20:.0f} MiB free. Free some, or choose another folder with --storage."
+        )
+
+
+class _Events:
+    """Hands each event of a cell to the listener, to the tracker, and, for a failure, to the records."""
+
+    def __init__(self, plan: Plan, tracker: Tracker, listener: Listener) -> None:
+        self._cells = {cell.key: cell for cell in plan.waiting()}
+        self._store = plan.store
+        self._tracker = tracker
+        self._listener = listener
+
+    def __call__(self, event: CellEvent) -> None:
+        cell = self._cells[event.key]
+        if event.kind == "started":
+            self._tracker.cell_started(event.key, cell.spec.to_json())
+        elif event.kind == "round":
+            self._tracker.round_recorded(event.key, RoundRecord.from_json(event.data))
+        else:
+            self._ended(cell, event)
+        self._listener(event)
+
+    def _ended(self, cell: PlannedCell, event: CellEvent) -> None:
+        assert cell.fingerprint is not None
+        records = self._store.cell(cell.slug, cell.fingerprint)
+        if event.kind == "failed":
+            records.fail(event.data)
+            self._tracker.cell_finished(event.key, "failed", None)
+        else:
+            self._tracker.cell_finished(event.key, "done", records.summary())
+
+
+def _run_here(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Execution, on_event: Listener) -> None:
+    from al_ray.runtime.local import run_local
+
+    run_local(
+        cells=tasks,
+        pools=pools,
+        run_cell=run_cell,
+        threads=execution.cpus_per_worker,
+        use_gpu=execution.gpus_per_worker > 0,
+        on_event=on_event,
+    )
+
+
+def _run_on_ray(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Execution, on_event: Listener) -> None:
+    from al_ray.runtime.grid import run_grid
+
+    resources = LaneResources(
+        lanes=execution.lanes,
+        cpus_per_worker=execution.cpus_per_worker,
+        gpus_per_worker=execution.gpus_per_worker,
+        address=execution.address or os.environ.get("RAY_ADDRESS"),
+        retries=execution.retries,
+    )
+    run_grid(
+        cells=tasks, pools=pools, run_cell=run_cell, resources=resources, on_event=on_event, warm_up=import_model_code
+    )
+
+
+def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
+    dataset = plan.datasets[dataset_key(cell.spec.dataset)]
+    payload = {
+        "study": plan.study.name,
+        "storage": plan.store.storage,
+        "slug": cell.slug,
+        "fingerprint": cell.fingerprint,
+        "spec": cell.spec.to_json(),
+        "n_classes": dataset.n_classes,
+        "provenance": _provenance(dataset, execution),
+    }
+    return CellTask(key=cell.key, payload=payload, pool_key=_pool_key(plan, cell), workers=cell.spec.workers)
+
+
+def _provenance(dataset: TextDataset, execution: Execution) -> dict[str, Any]:
+    return {
+        "al_ray": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in VERSIONS_OF},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "cpus_per_worker": execution.cpus_per_worker,
+        "gpus_per_worker": execution.gpus_per_worker,
+        "data": dataset.source,
+        "class_names": list(dataset.class_names),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _pool_key(plan: Plan, cell: PlannedCell) -> str:
+    """Name what two cells share when they read the same tokens."""
+    dataset = plan.datasets[dataset_key(cell.spec.dataset)]
+    return f"{dataset.content_sha256[:16]}-{cell.spec.model.name}-{cell.spec.model.revision}-{cell.spec.max_tokens}"
+
+
+def _pool_source(plan: Plan, cell: PlannedCell) -> PoolSource:
+    dataset = plan.datasets[dataset_key(cell.spec.dataset)]
+    model = plan.models[cell.spec.model.name, cell.spec.model.revision]
+    return PoolSource(
+        tables={"pool": _text_table(dataset.train), "test": _text_table(dataset.test)},
+        tokenize=partial(tokenize_table, model=model, max_tokens=cell.spec.max_tokens),
+    )
+
+
+def _text_table(split: TextSplit) -> pa.Table:
+    table = pa.table({"id": split.ids, "label": split.labels, "text": pa.array(split.texts, pa.string())})
+    return table.sort_by("id")

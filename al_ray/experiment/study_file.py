@@ -1,0 +1,247 @@
+"""Study files: YAML in, a list of cells out.
+
+A grid is a list of blocks, a block is a product of lists, blocks are concatenated. ``defaults`` fills what a block
+leaves out. Everything is checked before anything starts, and every problem is said at once.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from al_ray.errors import ConfigError
+from al_ray.experiment.canonical import flatten
+from al_ray.experiment.spec import CellSpec, make_spec, validate
+from al_ray.registry import fields_of
+
+LIST_FIELDS = ("filters", "stopping")
+SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+
+
+class Execution(BaseModel):
+    """Where and how a study runs; changes nothing that is computed.
+
+    Attributes:
+        storage: folder or URI of the records, anything that pyarrow's file systems open.
+        lanes: cells that run side by side; None: as many as fit.
+        cpus_per_worker: cores, and torch threads, of one worker.
+        gpus_per_worker: GPUs, or a fraction of one.
+        retries: how often a cell is taken up again after a worker died.
+        address: Ray to join, ``auto`` or host:port; None starts one here, unless ``RAY_ADDRESS`` is set.
+        tracking: MLflow address, ``off``, or None: ``MLFLOW_TRACKING_URI``, else a SQLite file in the storage folder.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    storage: str = "results"
+    lanes: Annotated[int, Field(ge=1)] | None = None
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    retries: Annotated[int, Field(ge=0)] = 2
+    address: str | None = None
+    tracking: str | None = None
+
+
+class StudyFile(BaseModel):
+    """The top level of a study file.
+
+    Attributes:
+        study: name of the study, of its folder and of its MLflow experiment.
+        description: one paragraph for people.
+        defaults: values of every cell.
+        grid: blocks; a list in a block is an axis, ``{range: [42, 52]}`` counts.
+        execution: where and how to run, unless the command line says otherwise.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    study: Annotated[str, Field(max_length=80)]
+    description: str = ""
+    defaults: dict[str, Any] = {}
+    grid: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    execution: Execution = Execution()
+
+
+class Study(BaseModel):
+    """A study file with its grid laid out.
+
+    Attributes:
+        name: of the study.
+        description: one paragraph for people.
+        cells: slug -> spec, in grid order.
+        execution: as the file says.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    name: str
+    description: str
+    cells: dict[str, CellSpec]
+    execution: Execution
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and check a study file.
+
+    Raises:
+        ConfigError: no file, no YAML, or cells that cannot be; with all the problems found.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"there is no study file {str(path)!r}. Studies that come along are in pipelines/studies.")
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_StudyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file.name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file.name} holds a {type(values).__name__}, a study is a mapping with 'study' and 'grid'.")
+    return parse_study(values, file.name)
+
+
+def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
+    """Lay out the grid of a study given as a mapping.
+
+    Raises:
+        ConfigError: cells that cannot be, with all the problems found.
+    """
+    file = validate(StudyFile, values, where)
+    if not SLUG.match(file.study):
+        raise ConfigError(
+            f"{where}: study is {file.study!r}; it names a folder, so use letters, digits, '.', '_' and '-'."
+        )
+    specs: list[tuple[str, CellSpec]] = []
+    problems: list[str] = []
+    for number, block in enumerate(file.grid, start=1):
+        at = f"grid block {number}"
+        for cell in _product({**file.defaults, **block}, file.defaults, block, at):
+            try:
+                spec = make_spec(cell, at)
+                problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
+                specs.append((at, spec))
+            except ConfigError as error:
+                problems += str(error).split("\n")
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return Study(name=file.study, description=file.description, cells=_slugs(specs), execution=file.execution)
+
+
+def set_options(execution: Execution, assignments: Sequence[str]) -> Execution:
+    """Apply ``key=value`` of the command line to the execution.
+
+    Raises:
+        ConfigError: a key that is no execution option (identity cannot be set from the command line), or a bad value.
+    """
+    values = execution.model_dump()
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment!r} has no '='. Write --set lanes=2.")
+        if key in CellSpec.model_fields:
+            raise ConfigError(
+                f"--set {assignment!r} would change what is computed, and --set changes execution only "
+                f"({', '.join(Execution.model_fields)}). Write {key!r} in the study file."
+            )
+        values[key] = yaml.load(text, Loader=_StudyLoader)
+        if key == "gpus_per_worker" and isinstance(values[key], int):
+            values[key] = float(values[key])
+    result: Execution = validate(Execution, values, "--set")
+    return result
+
+
+def _product(
+    merged: Mapping[str, Any], defaults: Mapping[str, Any], block: Mapping[str, Any], where: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the cells of a block; mappings such as ``finetune`` are merged over their defaults."""
+    axes = {key: _axis(key, value, where) for key, value in merged.items()}
+    for values in itertools.product(*axes.values()):
+        cell = dict(zip(axes, values, strict=True))
+        for key in block.keys() & defaults.keys() & {"finetune"}:
+            if isinstance(cell[key], Mapping) and isinstance(defaults[key], Mapping):
+                cell[key] = {**defaults[key], **cell[key]}
+        yield cell
+
+
+def _axis(key: str, value: Any, where: str) -> list[Any]:
+    if isinstance(value, Mapping) and set(value) == {"range"}:
+        return _range(key, value["range"], where)
+    if not isinstance(value, list):
+        return [value]
+    if key in LIST_FIELDS and not (value and all(isinstance(item, list) for item in value)):
+        return [value]
+    if not value:
+        raise ConfigError(
+            f"{where}: {key} is an empty list, so the block has no cells. Give it a value or drop the key."
+        )
+    return value
+
+
+def _range(key: str, bounds: Any, where: str) -> list[int]:
+    whole = isinstance(bounds, list) and len(bounds) == 2 and all(type(bound) is int for bound in bounds)
+    if not whole or bounds[0] >= bounds[1]:
+        raise ConfigError(
+            f"{where}: {key} is {{range: {bounds}}}. "
+            "A range has two whole numbers, first and one past the last: [42, 52]."
+        )
+    return list(range(*bounds))
+
+
+def _slugs(specs: Sequence[tuple[str, CellSpec]]) -> dict[str, CellSpec]:
+    """Name every cell by what tells it apart in this study; two equal cells are refused."""
+    flat = [dict(flatten(spec.to_json())) for _, spec in specs]
+    named_in_slug = ("dataset.name", "dataset.path", "model.name", "confidence", "strategy", "filters", "seed")
+    keys = dict.fromkeys(key for values in flat for key in values if not key.startswith(named_in_slug))
+    varied = sorted(key for key in keys if len({repr(values.get(key)) for values in flat}) > 1)
+    slugs: dict[str, CellSpec] = {}
+    blocks: dict[str, str] = {}
+    for (block, spec), values in zip(specs, flat, strict=True):
+        parts = [*base_slug(spec), *(f"{key.rsplit('.', 1)[-1]}={values.get(key)}" for key in varied)]
+        slug = "-".join([*(re.sub(r"[^A-Za-z0-9._=]+", "_", part) for part in parts), f"s{spec.seed}"])
+        if slug in slugs:
+            raise ConfigError(f"{block}: the cell {slug} is in the grid already ({blocks[slug]}). Drop one of the two.")
+        slugs[slug], blocks[slug] = spec, block
+    return slugs
+
+
+def base_slug(spec: CellSpec) -> list[str]:
+    """Return the parts of a cell's name that every cell has, without the seed."""
+    model = spec.model.name.rstrip("/").rsplit("/", 1)[-1]
+    chosen = [spec.confidence, spec.strategy, *spec.filters]
+    return [spec.dataset_name(), model, *(plugin_label(plugin) for plugin in chosen)]
+
+
+def plugin_label(plugin: Any) -> str:
+    """Return a plug-in's name with the values of its options that are not the default."""
+    options = {key: default for key, (_, default) in fields_of(type(plugin)).items()}
+    changed = [f"{getattr(plugin, key)}" for key, default in options.items() if getattr(plugin, key) != default]
+    return "_".join([plugin.name, *changed])
+
+
+class _StudyLoader(yaml.SafeLoader):
+    """Safe YAML where ``2e-5`` is a number, ``off`` is a word and a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice in one mapping", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads off, on, no and yes as booleans and 2e-5 as a text; people mean the text and the number.
+_StudyLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _first in (
+    ("bool", r"(?:true|false)\Z", "tf"),
+    ("float", r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z", "-+0123456789"),
+):
+    _StudyLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first)
+    )

@@ -1,0 +1,249 @@
+"""The records of a study as MLflow runs: one parent run a study, one child run a cell, one point a round.
+
+Whatever is in MLflow already is left as it is and only what is missing is added, so that a run that was half logged is
+completed and one that is complete costs nothing. The times of points are the times of recording.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from al_ray.errors import ExecutionError
+from al_ray.experiment.canonical import canonical_json, fingerprint
+from al_ray.experiment.recorded_rounds import RecordedRound, now
+from al_ray.experiment.store import MLFLOW_FOLDER, CellStore, StudyStore
+from al_ray.experiment.tracking_content import (
+    Identity,
+    Point,
+    cut,
+    final_points,
+    query_table,
+    round_points,
+    spec_params,
+)
+
+_KIND, _STUDY_ID, _CELL, _FINGERPRINT = "al_ray.kind", "al_ray.study_id", "al_ray.cell", "al_ray.fingerprint"
+_COMPLETE, _FAILURE, _PARENT = "al_ray.complete", "al_ray.failure", "mlflow.parentRunId"
+_RUN_STATUS = {"new": "RUNNING", "running": "RUNNING", "done": "FINISHED", "failed": "FAILED"}
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_MAX_TAG, _MAX_PARAMS, _MAX_METRICS = 4000, 100, 1000
+_PAGE = 1000
+
+
+@dataclass
+class _Run:
+    """What is known of a run in MLflow; ``points`` is None until its metrics have been read."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+    params: set[str]
+    metrics: tuple[str, ...] = ()
+    points: set[Identity] | None = None
+
+
+@dataclass
+class Written:
+    """What a projection has added so far."""
+
+    runs: int = 0
+    points: int = 0
+    duplicates: list[str] = field(default_factory=list)
+
+
+class Projection:
+    """One study in MLflow. Not thread-safe; made and used by one thread.
+
+    Args:
+        store: the study's records.
+        tracking_uri: where MLflow is.
+        mlflow: the library, which only :mod:`al_ray.experiment.tracking` imports.
+
+    Raises:
+        ExecutionError: the experiment of that name was deleted in MLflow.
+        Exception: whatever MLflow raises when it cannot be reached.
+    """
+
+    def __init__(self, store: StudyStore, tracking_uri: str, mlflow: Any) -> None:
+        self.written = Written()
+        self._entities = mlflow.entities
+        self._client = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        self._store = store
+        self._experiment_id = self._experiment(_artifact_location(store, tracking_uri))
+        self._parent = self._parent_run()
+        self._runs = self._cell_runs()
+
+    def start_cell(self, key: str, spec: Mapping[str, Any]) -> None:
+        """Make the run of a cell that starts, or take up the one it has."""
+        run = self._run(key, spec)
+        self._set_status(self._parent, "RUNNING")
+        self._set_status(run, "RUNNING")
+
+    def add_round(self, key: str, entry: RecordedRound) -> None:
+        """Add the point of one round of a cell that has been started.
+
+        Raises:
+            ExecutionError: it was not.
+        """
+        if key not in self._runs:
+            raise ExecutionError(f"there is no run of cell {key} to add round {entry.record.round_index} to")
+        self._add_points(self._runs[key], round_points(entry))
+
+    def end_cell(self, key: str, status: str) -> None:
+        """Close the run of a cell that left no records."""
+        if key in self._runs:
+            self._set_status(self._runs[key], _RUN_STATUS[status])
+
+    def project_cell(self, cell: CellStore, status: str | None = None) -> bool:
+        """Bring the run of a cell up to its records.
+
+        Args:
+            cell: its records.
+            status: of the cell, where the caller knows better than the storage yet shows.
+
+        Returns:
+            whether anything had to be done.
+        """
+        status = status or cell.status()
+        ended_at = cell.ended_at()
+        complete = f"{status} with {cell.n_rounds()} rounds, {ended_at or 'not ended'}"
+        known = self._runs.get(cell.key)
+        if known is not None and known.tags.get(_COMPLETE) == complete:
+            return False
+        entries = cell.recorded_rounds()
+        run = self._run(cell.key, cell.spec(), entries[0].recorded_at if entries else None)
+        self._add_points(run, [point for entry in entries for point in round_points(entry)])
+        if status in ("done", "failed"):
+            self._add_ending(run, cell, entries, status)
+        self._set_status(run, _RUN_STATUS[status], ended_at)
+        self._set_tag(run, _COMPLETE, complete)
+        return True
+
+    def close_study(self) -> None:
+        """Give the parent run the status that its cells add up to."""
+        statuses = {run.status for run in self._runs.values()}
+        if "RUNNING" in statuses or not statuses:
+            self._set_status(self._parent, "RUNNING")
+        else:
+            self._set_status(self._parent, "FAILED" if "FAILED" in statuses else "FINISHED")
+
+    def _experiment(self, artifact_location: str | None) -> str:
+        found = self._client.get_experiment_by_name(self._store.study)
+        if found is None:
+            return str(self._client.create_experiment(self._store.study, artifact_location=artifact_location))
+        if found.lifecycle_stage != "active":
+            raise ExecutionError(
+                f"the MLflow experiment {self._store.study!r} was deleted. Restore it ('mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}'), or rename the study."
+            )
+        return str(found.experiment_id)
+
+    def _parent_run(self) -> _Run:
+        study_id = self._store.id()
+        tags = {_KIND: "study", _STUDY_ID: study_id, "al_ray.records": self._store.root}
+        found = self._search(f"tags.`{_KIND}` = 'study' and tags.`{_STUDY_ID}` = '{study_id}'")
+        return self._only(found) if found else self._create(self._store.study, tags, None)
+
+    def _cell_runs(self) -> dict[str, _Run]:
+        by_key: dict[str, list[_Run]] = {}
+        for run in self._search(f"tags.`{_PARENT}` = '{self._parent.run_id}'"):
+            if _CELL in run.tags:
+                by_key.setdefault(run.tags[_CELL], []).append(run)
+        return {key: self._only(runs) for key, runs in by_key.items()}
+
+    def _only(self, runs: Sequence[_Run]) -> _Run:
+        """Keep the oldest of several runs for the same thing; two programs that wrote at once may have made them."""
+        for extra in runs[1:]:
+            self._client.delete_run(extra.run_id)
+            self.written.duplicates.append(extra.run_id)
+        return runs[0]
+
+    def _search(self, condition: str) -> list[_Run]:
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        page = self._client.search_runs([self._experiment_id], condition, max_results=_PAGE, order_by=order)
+        found = [_known(run) for run in page]
+        while page.token:
+            page = self._client.search_runs(
+                [self._experiment_id], condition, max_results=_PAGE, order_by=order, page_token=page.token
+            )
+            found += [_known(run) for run in page]
+        return found
+
+    def _run(self, key: str, spec: Mapping[str, Any], started_at: datetime | None = None) -> _Run:
+        if key not in self._runs:
+            tags = {_KIND: "cell", _CELL: key, _FINGERPRINT: fingerprint(spec), _PARENT: self._parent.run_id}
+            self._runs[key] = self._create(key.rsplit("--", 1)[0], tags, started_at)
+        run = self._runs[key]
+        params = {name: text for name, text in spec_params(spec).items() if name not in run.params}
+        new = [self._entities.Param(name, text) for name, text in params.items()]
+        for start in range(0, len(new), _MAX_PARAMS):
+            self._client.log_batch(run.run_id, params=new[start : start + _MAX_PARAMS])
+        run.params.update(params)
+        return run
+
+    def _create(self, name: str, tags: dict[str, str], started_at: datetime | None) -> _Run:
+        created = self._client.create_run(
+            self._experiment_id, start_time=_milliseconds(started_at or now()), tags=tags, run_name=name
+        )
+        self.written.runs += 1
+        run = _known(created)
+        run.points = set()
+        return run
+
+    def _add_points(self, run: _Run, points: Sequence[Point]) -> None:
+        """Log the points that are not there yet, by name, step and value: their times may be told otherwise."""
+        if run.points is None:
+            run.points = {
+                (name, int(point.step), float(point.value))
+                for name in run.metrics
+                for point in self._client.get_metric_history(run.run_id, name)
+            }
+        missing = {point.identity: point for point in points if point.identity not in run.points}
+        batch = [self._entities.Metric(p.name, p.value, _milliseconds(p.at), p.step) for p in missing.values()]
+        for start in range(0, len(batch), _MAX_METRICS):
+            self._client.log_batch(run.run_id, metrics=batch[start : start + _MAX_METRICS])
+        run.points |= missing.keys()
+        self.written.points += len(batch)
+
+    def _add_ending(self, run: _Run, cell: CellStore, entries: Sequence[RecordedRound], status: str) -> None:
+        if status == "done":
+            self._add_points(run, final_points(entries))
+        self._client.log_text(run.run_id, canonical_json(cell.spec(), indent=1), "spec.json")
+        self._client.log_text(run.run_id, query_table(entries), "queries.csv")
+        if status == "failed":
+            self._set_tag(run, _FAILURE, cut(canonical_json(cell.failure()), _MAX_TAG))
+        elif _FAILURE in run.tags:
+            self._client.delete_tag(run.run_id, _FAILURE)
+            del run.tags[_FAILURE]
+
+    def _set_status(self, run: _Run, status: str, at: datetime | None = None) -> None:
+        if run.status == status:
+            return
+        if status == "RUNNING":
+            self._client.update_run(run.run_id, status=status)
+        else:
+            self._client.set_terminated(run.run_id, status, end_time=_milliseconds(at or now()))
+        run.status = status
+
+    def _set_tag(self, run: _Run, name: str, text: str) -> None:
+        if run.tags.get(name) != text:
+            self._client.set_tag(run.run_id, name, text)
+            run.tags[name] = text
+
+
+def _known(run: Any) -> _Run:
+    return _Run(run.info.run_id, run.info.status, dict(run.data.tags), set(run.data.params), tuple(run.data.metrics))
+
+
+def _milliseconds(time: datetime) -> int:
+    return round(time.timestamp() * 1000)
+
+
+def _artifact_location(store: StudyStore, tracking_uri: str) -> str | None:
+    """Say where artifacts go when no server decides: without this MLflow writes them below the working directory."""
+    if tracking_uri.split(":", 1)[0].split("+", 1)[0] not in _DATABASES:
+        return None
+    place = f"{store.storage}/{MLFLOW_FOLDER}/{store.study}"
+    return Path(place).as_uri() if place.startswith("/") else place

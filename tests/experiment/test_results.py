@@ -1,0 +1,53 @@
+"""The closing table, on curves small enough to compute by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from al_ray.experiment.results import Curve, summarize_methods
+
+RANDOM = Curve(
+    dataset="d", model="m", method="softmax + random", strategy="random", filtered=False, seed=1,
+    n_labeled=(25, 50, 75), accuracy=(0.5, 0.6, 0.7),
+)  # fmt: skip
+MARGIN = replace(RANDOM, method="softmax + margin", strategy="margin", accuracy=(0.5, 0.7, 0.8))
+
+
+def by_method(*curves: Curve):
+    return {result.method: result for result in summarize_methods(curves)}
+
+
+def test_labels_saved_are_read_where_the_curve_first_meets_random_s_final_accuracy() -> None:
+    results = by_method(RANDOM, MARGIN)
+    assert results["softmax + margin"].labels_saved == pytest.approx(25)
+    assert results["softmax + margin"].saved_of == pytest.approx(75)
+    assert results["softmax + random"].labels_saved == 0
+
+
+def test_a_method_that_never_gets_there_saves_nothing_that_could_be_counted() -> None:
+    worse = replace(MARGIN, accuracy=(0.5, 0.55, 0.6))
+    result = by_method(RANDOM, worse)["softmax + margin"]
+    assert math.isnan(result.labels_saved)
+    assert result.saved_of == pytest.approx(75)
+
+
+def test_without_random_there_is_nothing_to_compare_with() -> None:
+    filtered = replace(RANDOM, method="softmax + random + clip", filtered=True)
+    for result in by_method(MARGIN, filtered).values():
+        assert math.isnan(result.saved_of)
+
+
+def test_seeds_are_averaged_and_only_common_ones_compared() -> None:
+    other = replace(MARGIN, seed=2, accuracy=(0.1, 0.1, 0.1))
+    result = by_method(RANDOM, MARGIN, other)["softmax + margin"]
+    assert result.n_seeds == 2
+    assert result.final == pytest.approx(0.45)
+    assert result.final_std == pytest.approx(math.sqrt(2) * 0.35)
+    assert result.area == pytest.approx((2 / 3 + 0.1) / 2)
+    assert result.labels_saved == pytest.approx(25)
+
+
+def test_another_data_set_is_no_comparison() -> None:
+    elsewhere = replace(RANDOM, dataset="other")
+    assert math.isnan(by_method(MARGIN, elsewhere)["softmax + margin"].saved_of)

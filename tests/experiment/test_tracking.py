@@ -1,0 +1,417 @@
+"""MLflow shows what the records say: live, after an outage, after half a run, and as often as one likes."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from al_ray.errors import ConfigError, ExecutionError
+from al_ray.experiment.recorded_rounds import RecordedRound, now
+from al_ray.experiment.store import CellStore, StudyStore
+from al_ray.experiment.tracking import Tracker, connect, default_tracking_uri, sync, tracking_address
+from al_ray.experiment.tracking_content import final_points, query_table, round_points, spec_params
+from al_ray.experiment.tracking_projection import Projection
+from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell, run_cell
+
+CLOSED_PORT = "http://127.0.0.1:9"
+WAITS_S = (0.05, 0.05)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an MLflow database with its tables; making them takes seconds, copying them does not."""
+    folder = tmp_path_factory.mktemp("template")
+    store = StudyStore.open(str(folder), "template")
+    store.claim()
+    sync(store, f"sqlite:///{folder}/mlflow.db")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def storage(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a storage folder with a space in its name and a ready database; the working directory is elsewhere."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = tmp_path / "my results"
+    folder.mkdir()
+    shutil.copy(migrated, folder / "mlflow.db")
+    yield folder
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Yield the address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def uri(storage: Path) -> str:
+    address = default_tracking_uri(str(storage))
+    assert address is not None
+    return address
+
+
+def study(storage: Path) -> StudyStore:
+    return StudyStore.open(str(storage), "softmax")
+
+
+def shown(storage: Path) -> dict[str, dict[str, Any]]:
+    """Return everything that MLflow shows of the study, run name -> what a person sees."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri(storage))
+    experiment = client.get_experiment_by_name("softmax")
+    runs = client.search_runs([experiment.experiment_id])
+    found = {run.info.run_name: _view(client, run) for run in runs}
+    assert len(found) == len(runs), "two runs have the same name"
+    return found
+
+
+def _view(client: Any, run: Any) -> dict[str, Any]:
+    history = [point for name in run.data.metrics for point in client.get_metric_history(run.info.run_id, name)]
+    return {
+        "status": run.info.status,
+        "params": run.data.params,
+        "tags": {key: text for key, text in run.data.tags.items() if key.startswith("al_ray.")},
+        "parent": run.data.tags.get("mlflow.parentRunId"),
+        "points": sorted((point.key, point.step, point.value, point.timestamp) for point in history),
+        "artifacts": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
+        "id": run.info.run_id,
+    }
+
+
+def values(view: dict[str, Any]) -> list[tuple[str, int, float]]:
+    return [(key, step, value) for key, step, value, _ in view["points"]]
+
+
+def track(storage: Path, cell: CellStore, n_rounds: int = 3) -> None:
+    """Run a cell under a live tracker, as a study does."""
+    tracker = Tracker(study(storage), uri(storage))
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    for record in make_story(n_rounds):
+        cell.append(record)
+        tracker.round_recorded(cell.key, record)
+    cell.finish({})
+    tracker.cell_finished(cell.key, "done", {})
+    assert tracker.close(60)
+
+
+# ---- what is shown
+
+
+def test_a_spec_becomes_one_parameter_an_option() -> None:
+    assert spec_params({**SPEC, "stopping": [], "oracle": {"name": "noisy", "rate": 0.1}, "on": True}) == {
+        "dataset": "trec6",
+        "model": "minilm",
+        "model.revision": "null",
+        "confidence": "softmax",
+        "strategy": "margin",
+        "filters": "uncertainty_clipping(fraction=0.05)",
+        "finetune.learning_rate": "2e-05",
+        "finetune.epochs": "5",
+        "seed": "42",
+        "stopping": "none",
+        "oracle": "noisy",
+        "oracle.rate": "0.1",
+        "on": "true",
+    }
+
+
+def test_long_values_are_cut_and_stay_apart() -> None:
+    first, second = (spec_params({"path": "x" * 600 + end})["path"] for end in "ab")
+    assert len(first) == len(second) <= 500
+    assert first != second
+    assert first.startswith("xxx")
+
+
+def test_the_initial_round_has_no_point_and_the_finals_are_mean_and_last() -> None:
+    entries = [RecordedRound(record=record, recorded_at=now(), tables={}) for record in make_story(3)]
+    assert round_points(entries[0]) == []
+    assert {point.name: point.value for point in round_points(entries[2])} == {
+        "accuracy": 0.7,
+        "macro_f1": 0.6000000000000001,
+        "loss": 0.5,
+        "seconds/finetune": 0.25,
+        "seconds/query": 0.125,
+        "round_index": 2.0,
+    }
+    assert {point.step for point in round_points(entries[2])} == {6}
+    finals = {point.name: point.value for point in final_points(entries)}
+    assert finals["final/accuracy"] == 0.8
+    assert finals["alc/accuracy"] == pytest.approx((0.6 + 0.7 + 0.8) / 3)
+    assert final_points(entries[:1]) == []
+
+
+def test_the_query_table_has_one_row_an_example() -> None:
+    entries = [RecordedRound(record=make_record(0, abstain=True), recorded_at=now(), tables={})]
+    assert query_table(entries).splitlines()[:3] == [
+        "round_index,id,score,label,abstained",
+        "0,0,0.0,-1,True",
+        "0,1,0.14285714285714285,1,False",
+    ]
+
+
+def test_the_default_address_is_a_file_in_local_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_tracking_uri(str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert default_tracking_uri(f"file://{tmp_path}") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert default_tracking_uri("mock://bucket") is None
+    with pytest.raises(ConfigError, match=r"has '\?' or '%' in its name"):
+        default_tracking_uri(str(tmp_path / "50%"))
+    assert tracking_address("off", str(tmp_path)) is None
+    assert tracking_address("http://server", str(tmp_path)) == "http://server"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from-environment")
+    assert tracking_address(None, str(tmp_path)) == "http://from-environment"
+
+
+# ---- live and rebuilt
+
+
+def test_live_tracking_shows_the_whole_study_and_a_sync_adds_nothing(storage: Path) -> None:
+    cell = open_cell(storage)
+    track(storage, cell)
+    live = shown(storage)
+    parent, child = live["softmax"], live[cell.slug]
+    assert (parent["status"], child["status"]) == ("FINISHED", "FINISHED")
+    assert parent["tags"]["al_ray.kind"] == "study"
+    assert child["parent"] == parent["id"]
+    assert child["tags"]["al_ray.cell"] == cell.key
+    assert child["tags"]["al_ray.fingerprint"] == cell.fingerprint
+    assert child["params"] == spec_params(SPEC)
+    accuracies = [(step, value) for key, step, value in values(child) if key == "accuracy"]
+    assert accuracies == [(3, 0.6), (6, 0.7), (9, 0.8)]
+    assert ("final/accuracy", 9, 0.8) in values(child)
+    recorded = [round(entry.recorded_at.timestamp() * 1000) for entry in cell.recorded_rounds()]
+    assert [at for key, _, _, at in child["points"] if key == "accuracy"] == recorded[1:]
+    assert child["artifacts"] == ["queries.csv", "spec.json"]
+    assert list((storage / "mlartifacts" / "softmax").rglob("queries.csv"))
+    report = sync(study(storage), uri(storage))
+    assert (report.n_cells, report.n_complete, report.n_runs, report.n_points) == (1, 1, 0, 0)
+    assert shown(storage) == live
+
+
+def test_rebuilding_from_records_gives_what_live_tracking_gives(storage: Path, migrated: Path) -> None:
+    cell = open_cell(storage)
+    track(storage, cell)
+    live = shown(storage)
+    shutil.copy(migrated, storage / "mlflow.db")
+    first = sync(study(storage), uri(storage))
+    assert (first.n_cells, first.n_complete, first.n_runs) == (1, 0, 2)
+    rebuilt = shown(storage)
+    assert first.n_points == len(rebuilt[cell.slug]["points"])
+    for name, view in rebuilt.items():
+        assert {**view, "id": 0, "parent": 0} == {**live[name], "id": 0, "parent": 0}
+    assert sync(study(storage), uri(storage)).n_points == 0
+    assert shown(storage) == rebuilt
+
+
+def test_a_run_that_was_half_logged_is_completed_without_a_second_point(storage: Path) -> None:
+    from mlflow.entities import Metric, Param
+
+    cell = open_cell(storage)
+    run_cell(cell)
+    begun = connect(study(storage), uri(storage))  # died between create_run and the first log
+    run = begun._create(cell.slug, {"al_ray.cell": cell.key, "mlflow.parentRunId": begun._parent.run_id}, None)
+    half = [Metric("accuracy", 0.6, 1, 3), Metric("round_index", 1.0, 1, 3), Metric("accuracy", 0.7, 1, 6)]
+    begun._client.log_batch(run.run_id, metrics=half, params=[Param("seed", "42")])
+    report = sync(study(storage), uri(storage))
+    child = shown(storage)[cell.slug]
+    assert report.n_runs == 0
+    assert child["status"] == "FINISHED"
+    assert child["params"] == spec_params(SPEC)
+    assert len(values(child)) == len(set(values(child))) == 3 * 6 + 4
+    assert sync(study(storage), uri(storage)).n_complete == 1
+
+
+def test_runs_that_two_programs_made_at_once_become_one(storage: Path) -> None:
+    cell = open_cell(storage)
+    run_cell(cell)
+    one, other = connect(study(storage), uri(storage)), connect(study(storage), uri(storage))
+    one.project_cell(cell)
+    other.project_cell(cell)
+    report = sync(study(storage), uri(storage))
+    assert len(report.duplicates) == 1
+    assert shown(storage).keys() == {"softmax", cell.slug}
+    assert sync(study(storage), uri(storage)).duplicates == ()
+
+
+def test_a_cell_that_failed_and_was_taken_up_again_has_one_run(storage: Path) -> None:
+    cell = open_cell(storage)
+    cell.append(make_record(0))
+    cell.append(make_record(1))
+    cell.fail({"error": "out of memory"})
+    sync(study(storage), uri(storage))
+    failed = shown(storage)
+    assert (failed["softmax"]["status"], failed[cell.slug]["status"]) == ("FAILED", "FAILED")
+    assert "out of memory" in failed[cell.slug]["tags"]["al_ray.failure"]
+    cell.begin(SPEC, {})
+    track(storage, cell, 3)
+    done = shown(storage)
+    assert (done["softmax"]["status"], done[cell.slug]["status"]) == ("FINISHED", "FINISHED")
+    assert done[cell.slug]["id"] == failed[cell.slug]["id"]
+    assert "al_ray.failure" not in done[cell.slug]["tags"]
+    assert len(values(done[cell.slug])) == len(set(values(done[cell.slug]))) == 3 * 6 + 4
+
+
+def test_a_cell_that_still_runs_is_shown_as_running(storage: Path) -> None:
+    cell = open_cell(storage)
+    cell.append(make_record(0))
+    cell.append(make_record(1))
+    sync(study(storage), uri(storage))
+    view = shown(storage)
+    assert (view["softmax"]["status"], view[cell.slug]["status"]) == ("RUNNING", "RUNNING")
+    assert not [key for key, _, _ in values(view[cell.slug]) if key.startswith(("final", "alc"))]
+
+
+def test_studies_of_one_name_in_two_storages_stay_apart(storage: Path, tmp_path: Path) -> None:
+    first, second = open_cell(storage), open_cell(tmp_path / "other")
+    run_cell(first)
+    run_cell(second)
+    reports = [sync(StudyStore.open(str(place), "softmax"), uri(storage)) for place in (storage, tmp_path / "other")]
+    assert [report.n_runs for report in reports] == [2, 2]
+    assert reports[0].n_points == reports[1].n_points
+
+
+def test_a_run_deleted_while_the_study_runs_is_told_once_and_rebuilt_by_a_sync(storage: Path) -> None:
+    said: list[str] = []
+    cell = open_cell(storage)
+    projection = connect(study(storage), uri(storage))
+    tracker = Tracker(study(storage), uri(storage), say=said.append)
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    cell.append(make_record(0))
+    tracker._updates.put(lambda own: projection._client.delete_run(own._runs[cell.key].run_id))
+    for index in (1, 2):
+        cell.append(make_record(index))
+        tracker.round_recorded(cell.key, make_record(index))
+    assert not tracker.close(60)
+    assert len(said) == 1
+    assert "did not take an update" in said[0]
+    assert tracker.n_dropped == 2
+    sync(study(storage), uri(storage))
+    assert len(values(shown(storage)[cell.slug])) == 2 * 6
+
+
+# ---- MLflow is not there
+
+
+def test_an_outage_neither_raises_nor_delays_and_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said: list[str] = []
+    cell = open_cell(tmp_path)
+    tracker = Tracker(study(tmp_path), "http://user:secret@127.0.0.1:9", say=said.append, waits_s=WAITS_S)
+    begin = time.perf_counter()
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    for record in make_story(300):
+        tracker.round_recorded(cell.key, record)
+    tracker.cell_finished(cell.key, "done", None)
+    assert time.perf_counter() - begin < 1.0
+    assert not tracker.close(60)
+    assert tracker.n_dropped == 304
+    assert len(said) == 1
+    assert "127.0.0.1:9 cannot be used" in said[0]
+    assert "al-ray sync" in said[0]
+    assert "secret" not in said[0]
+    with pytest.raises(ExecutionError, match=r"MLflow at http://127\.0\.0\.1:9 does not do what it should"):
+        sync(study(tmp_path), CLOSED_PORT)
+
+
+def test_a_server_that_never_answers_holds_nothing_up(
+    tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    said: list[str] = []
+    cell = open_cell(tmp_path)
+    tracker = Tracker(study(tmp_path), silent_server, say=said.append, waits_s=())
+    begin = time.perf_counter()
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    tracker.round_recorded(cell.key, make_record(1))
+    assert time.perf_counter() - begin < 0.5
+    assert not tracker.close(1.0)
+    assert time.perf_counter() - begin < 2.0
+    assert len(said) == 1
+    assert "too slow: after 1 s updates are still waiting" in said[0]
+    tracker._thread.join(30)
+    assert not tracker._thread.is_alive()
+    assert len(said) == 1
+
+
+def test_a_short_outage_loses_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = open_cell(storage)
+    real, calls = Projection.add_round, iter(range(1000))
+
+    def flaky(self: Projection, key: str, entry: RecordedRound) -> None:
+        real(self, key, entry)
+        if next(calls) < 2:
+            raise ConnectionError("the answer was lost")
+
+    monkeypatch.setattr(Projection, "add_round", flaky)
+    said: list[str] = []
+    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S)
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    for record in make_story(2):
+        cell.append(record)
+        tracker.round_recorded(cell.key, record)
+    assert tracker.close(60)
+    assert said == []
+    assert len(values(shown(storage)[cell.slug])) == 2 * 6
+
+
+def test_a_listener_that_fails_does_not_stop_the_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(sentence: str) -> None:
+        raise RuntimeError(sentence)
+
+    (tmp_path / "not a folder").write_text("x")
+    open_cell(tmp_path)
+    tracker = Tracker(study(tmp_path), f"sqlite:///{tmp_path}/not a folder/mlflow.db", say=broken, waits_s=())
+    tracker.start()
+    tracker.cell_started("x--00000000", SPEC)
+    assert not tracker.close(60)
+    assert "the listener for tracking problems failed" in caplog.text
+
+
+def test_tracking_off_does_nothing(tmp_path: Path) -> None:
+    open_cell(tmp_path)
+    tracker = Tracker(study(tmp_path), None)
+    tracker.start()
+    tracker.cell_started("x--00000000", SPEC)
+    assert tracker.close(0.1)
+    assert threading.active_count() < 50
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+IN_THE_THREAD = """
+import sys, threading
+from al_ray.experiment.store import StudyStore
+from al_ray.experiment.tracking import Tracker
+store = StudyStore.open(sys.argv[1], "softmax")
+tracker = Tracker(store, f"sqlite:///{sys.argv[1]}/mlflow.db")
+assert "mlflow" not in sys.modules
+tracker.start()
+tracker.cell_started("x--00000000", {"seed": 1})
+assert tracker.close(60), "not everything was written"
+assert "mlflow" in sys.modules
+"""
+
+
+def test_a_fresh_database_is_made_in_the_thread_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    open_cell(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", IN_THE_THREAD, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
