@@ -1,7 +1,7 @@
 """The active-learning loop, against ports: no Ray, no torch, no MLflow.
 
-Run on every worker of a cell alike. Strategies are pure and every random stream is named, so each worker derives the same
-query from the same gathered outputs; only the records port knows which of them writes.
+Run on every worker of a cell alike. Strategies are pure and every random stream is named, so each worker derives the
+same query from the same gathered outputs; only the records port knows which of them writes.
 """
 
 import time
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from al_ray.confidence import ConfidenceMethod
 from al_ray.core.metrics import evaluate
@@ -182,8 +183,8 @@ def _pool_view(loop: Loop, classifier: Classifier, pool_ids: IntArray, labeled: 
     )
 
 
-def _beliefs(loop: Loop, classifier: Classifier, view: PoolView, ids: IntArray) -> FloatArray:
-    """Return what the model believed of the query, for calibration on the queried examples ``[query_size, n_classes]``."""
+def _beliefs(loop: Loop, classifier: Classifier, view: PoolView, ids: IntArray) -> npt.NDArray[np.float64]:
+    """Return what the model believed of the query, ``[query_size, n_classes]``, for calibration on what was queried."""
     by_id = np.sort(ids)
     if loop.strategy.needs_scores:
         probs = np.exp(mean_log_probs(view.log_probs[np.searchsorted(view.ids, by_id)]))
@@ -192,7 +193,9 @@ def _beliefs(loop: Loop, classifier: Classifier, view: PoolView, ids: IntArray) 
     return probs[np.searchsorted(by_id, ids)]
 
 
-def _predict(loop: Loop, classifier: Classifier, split: Literal["pool", "test"], ids: IntArray) -> FloatArray:
+def _predict(
+    loop: Loop, classifier: Classifier, split: Literal["pool", "test"], ids: IntArray
+) -> npt.NDArray[np.float64]:
     outputs = classifier.predict(split, ids, with_features=loop.confidence.needs_features)
     return mean_log_probs(loop.confidence.log_probs(outputs))
 
@@ -202,7 +205,7 @@ def _annotate(loop: Loop, query: Query) -> Annotation:
     if not np.array_equal(annotation.ids, query.ids):
         raise RoundError(f"oracle {loop.oracle.name!r} answered other examples than were asked, or in another order.")
     answered = annotation.labels[~annotation.abstained]
-    if len(answered) and not (0 <= answered.min() and answered.max() < loop.n_classes):
+    if len(answered) and not (answered.min() >= 0 and answered.max() < loop.n_classes):
         outside = answered[(answered < 0) | (answered >= loop.n_classes)][0]
         raise RoundError(
             f"oracle {loop.oracle.name!r} answered class {outside}, the classes are 0 to {loop.n_classes - 1}."

@@ -41,7 +41,7 @@ class Registry(Generic[T]):
             assert name not in self._classes, f"{self.family} {name!r} is registered twice"
             assert cls.__doc__, f"{cls.__name__} needs a docstring with its source"
             cls.name = name  # type: ignore[attr-defined]
-            self._classes[name] = cls
+            self._classes[name] = cls  # type: ignore[assignment]
             return cls
 
         return add

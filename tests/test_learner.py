@@ -32,8 +32,10 @@ def test_the_learning_curve_has_one_point_more_than_there_are_queries() -> None:
     world = make_world()
     rounds = learner.run(make_loop(world), make_classifier(world), RecordsInMemory())
     assert [r.n_labeled for r in rounds] == [0, 6, 11, 16, 21, 26]
-    assert rounds[0].metrics == {} and all(0 <= r.metrics["accuracy"] <= 1 for r in rounds[1:])
-    assert rounds[-1].stop_reason == "all 4 rounds done" and len(rounds[-1].query) == 0
+    assert rounds[0].metrics == {}
+    assert all(0 <= r.metrics["accuracy"] <= 1 for r in rounds[1:])
+    assert rounds[-1].stop_reason == "all 4 rounds done"
+    assert len(rounds[-1].query) == 0
     assert all(r.stop_reason is None for r in rounds[:-1])
 
 
@@ -58,7 +60,8 @@ def test_a_finished_cell_does_nothing() -> None:
     learner.run(make_loop(world), make_classifier(world), records)
     again = make_classifier(world)
     learner.run(make_loop(world), again, records)
-    assert again.fitted_on == [] and again.n_predicted == 0
+    assert again.fitted_on == []
+    assert again.n_predicted == 0
 
 
 def test_random_does_not_score_the_pool_but_knows_what_the_model_believed_of_its_query() -> None:
@@ -67,7 +70,8 @@ def test_random_does_not_score_the_pool_but_knows_what_the_model_believed_of_its
     rounds = learner.run(make_loop(world, strategy="random"), classifier, RecordsInMemory())
     assert classifier.n_predicted == 5 * len(world["test"]) + 4 * 5
     probs = rounds[2].query.probs
-    assert probs is not None and probs.shape == (5, 3)
+    assert probs is not None
+    assert probs.shape == (5, 3)
     np.testing.assert_allclose(probs.sum(axis=1), 1.0)
 
 
@@ -75,7 +79,8 @@ def test_passive_records_its_predictions_on_every_training_example() -> None:
     world = make_world()
     records = RecordsInMemory()
     rounds = learner.run(make_loop(world, strategy="passive"), make_classifier(world), records)
-    assert len(rounds) == 2 and rounds[-1].stop_reason == "everything is labelled"
+    assert len(rounds) == 2
+    assert rounds[-1].stop_reason == "everything is labelled"
     np.testing.assert_array_equal(records.arrays[1]["train"]["id"], world["truth"].ids)
     assert set(records.arrays[1]) == {"test", "train"}
 
@@ -102,7 +107,9 @@ def test_the_order_of_the_training_split_does_not_change_the_query() -> None:
 def test_a_query_larger_than_the_pool_stops_the_cell_with_the_numbers() -> None:
     world = make_world(n_train=20)
     loop = make_loop(world, rounds=9)
-    with pytest.raises(RoundError, match=r"pool exhausted in round 3: 4 candidates left after filters, query_size is 5"):
+    with pytest.raises(
+        RoundError, match=r"pool exhausted in round 3: 4 candidates left after filters, query_size is 5"
+    ):
         learner.run(loop, make_classifier(world), RecordsInMemory())
 
 

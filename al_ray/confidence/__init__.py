@@ -9,8 +9,8 @@ from al_ray.registry import Registry
 class ConfidenceMethod(Protocol):
     """Turns what the model returned into log-probabilities.
 
-    A method may also have ``loss(logits, targets, epoch)``, per-example losses for fine-tuning on tensors ``[n, n_classes]``
-    and ``[n]``; without it the cell fine-tunes with cross-entropy.
+    A method may also have ``loss(logits, targets, epoch)``, per-example losses for fine-tuning on tensors
+    ``[n, n_classes]`` and ``[n]``; without it the cell fine-tunes with cross-entropy.
 
     Attributes:
         name: what a study file calls it.

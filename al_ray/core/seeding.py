@@ -29,8 +29,8 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 def tie_keys(ids: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
     """Hash example ids with the seed, to settle ties without favouring a position in the pool.
 
-    SplitMix64 finaliser (Steele, Lea and Flood 2014) over ``id + hash(seed)``: a bijection for a given seed, so that two
-    ids never tie.
+    SplitMix64 finaliser (Steele, Lea and Flood 2014) over ``id + hash(seed)``: a bijection for a given seed, so that
+    two ids never tie.
 
     Args:
         ids: example ids ``[n]``.

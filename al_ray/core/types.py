@@ -1,7 +1,7 @@
 """The types that one round of active learning hands on, in the order in which the data meets them.
 
-Ids are the data set's own, fixed for ever; nothing here is a position in a pool. Every type checks its own invariants when
-it is made, because most of them are made at a border: a data file, a model, an oracle, a stored record.
+Ids are the data set's own, fixed for ever; nothing here is a position in a pool. Every type checks its own invariants
+when it is made, because most of them are made at a border: a data file, a model, an oracle, a stored record.
 """
 
 import math
@@ -65,6 +65,7 @@ class TextDataset:
 
     @property
     def n_classes(self) -> int:
+        """How many classes there are."""
         return len(self.class_names)
 
 
@@ -105,9 +106,10 @@ class ModelOutputs:
     dynamics: IntArray | None = None
 
     def __post_init__(self) -> None:
-        assert self.logits.ndim == 3 and len(self.logits) == len(self.ids)
+        assert self.logits.ndim == 3
+        assert len(self.logits) == len(self.ids)
         assert np.all(np.diff(self.ids) > 0), "rows of ModelOutputs must be sorted by unique id"
-        bad = ~np.isfinite(self.logits).all(axis=(1, 2))
+        bad = ~np.asarray(np.isfinite(self.logits).all(axis=(1, 2)))
         if bad.any():
             raise RoundError(
                 f"the model gave non-finite logits for {int(bad.sum())} of {len(bad)} examples "
@@ -137,7 +139,8 @@ class PoolView:
     labeled: LabeledSet
 
     def __post_init__(self) -> None:
-        assert self.log_probs.ndim == 3 and len(self.log_probs) == len(self.ids)
+        assert self.log_probs.ndim == 3
+        assert len(self.log_probs) == len(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)

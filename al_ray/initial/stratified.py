@@ -48,13 +48,13 @@ def apportion(counts: IntArray, size: int) -> IntArray:
     Raises:
         ConfigError: ``size`` is below the number of classes that occur.
     """
-    present = (counts > 0).astype(np.int64)
+    present: IntArray = (counts > 0).astype(np.int64)
     if size < present.sum():
         raise ConfigError(
             f"initial_size is {size}, but a stratified initial query takes at least one example of each of the "
             f"{int(present.sum())} classes. Raise initial_size, or use 'random'."
         )
-    seats = present.copy()
+    seats: IntArray = present.copy()
     while seats.sum() < size:
         wanted = counts / counts.sum() * size - seats
         wanted[seats >= counts] = -np.inf
