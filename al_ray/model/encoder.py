@@ -1,0 +1,198 @@
+"""The network: an encoder with a classification head, and where its weights come from at the start of a round."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from al_ray.errors import ConfigError, ModelError
+from al_ray.model.packed import TokenBatch, can_pack, packed_forward, padded_forward
+from al_ray.model.source import ResolvedModel
+
+
+class Network(nn.Module):
+    """A transformer encoder with a classification head over its first token.
+
+    Args:
+        model: the sequence classifier as transformers builds it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._packs = can_pack(model.config)
+        self._pad_id = model.config.pad_token_id or 0
+
+    def forward(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Return logits ``[n_texts, n_classes]`` and first-token features ``[n_texts, n_features]``."""
+        if self._packs:
+            return packed_forward(self.model, batch)
+        return padded_forward(self.model, batch, self._pad_id)
+
+    @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The vectors of the vocabulary ``[n_words, n_features]``."""
+        embeddings: nn.Embedding = self.model.get_input_embeddings()
+        return embeddings
+
+
+def build_network(model: ResolvedModel, n_classes: int, device: torch.device) -> Network:
+    """Build the network of a model without any weights; :func:`load_weights` gives it some.
+
+    Raises:
+        ModelError: the configuration cannot be read, or describes no encoder that can classify.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.initialization import no_init_weights
+
+    # Written-out attention is the faster one on a CPU; on a GPU the library's choice is.
+    attention = {"attn_implementation": "eager"} if device.type == "cpu" else {}
+    with _readable(model), _quiet(), no_init_weights():
+        config = AutoConfig.from_pretrained(model.path, num_labels=n_classes, local_files_only=True)
+        built = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **attention)
+    return Network(built).to(device)
+
+
+def longest_text(network: Network) -> int | None:
+    """Return how many tokens of a text the encoder can read, or None where its positions have no end."""
+    config = network.model.config
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    if limit is not None and hasattr(getattr(network.model.base_model, "embeddings", None), "padding_idx"):
+        limit -= int(config.pad_token_id) + 1
+    return limit
+
+
+def freeze_layers(network: Network, n_layers: int) -> None:
+    """Keep the embeddings and the lowest layers of the encoder as they are; 0 freezes nothing.
+
+    Raises:
+        ConfigError: the encoder has fewer layers.
+    """
+    if n_layers == 0:
+        return
+    layers = _encoder_layers(network)
+    if n_layers > len(layers):
+        raise ConfigError(
+            f"option 'frozen_layers' is {n_layers}, but the encoder has {len(layers)} layers. "
+            f"Use at most {len(layers)}."
+        )
+    for part in (network.model.base_model.embeddings, *layers[:n_layers]):
+        part.requires_grad_(False)
+
+
+def _encoder_layers(network: Network) -> nn.ModuleList:
+    n_layers = network.model.config.num_hidden_layers
+    stacks = (part for part in network.model.base_model.modules() if isinstance(part, nn.ModuleList))
+    return next(part for part in stacks if len(part) == n_layers)
+
+
+def load_weights(network: Network, model: ResolvedModel, init: Literal["pretrained", "random"], seed: int) -> None:
+    """Give every weight its value at the start of a fine-tune.
+
+    Pretrained weights come from memory, where they stay once read. What a checkpoint lacks, always including the head,
+    is drawn by the architecture's own initialisation; with ``init="random"`` that is everything.
+
+    Raises:
+        ModelError: the weights cannot be read or are not those of the encoder.
+    """
+    body = read_encoder(model.path, model.sha256) if init == "pretrained" else {}
+    prefix = f"{network.model.base_model_prefix}."
+    kept = {name: value for name, value in network.model.named_parameters() if name.removeprefix(prefix) in body}
+    with torch.no_grad():
+        for name, value in kept.items():
+            value.copy_(body[name.removeprefix(prefix)])
+    _draw_missing(network.model, kept, seed)
+
+
+def _draw_missing(model: Any, kept: Mapping[str, Tensor], seed: int) -> None:
+    with fork_random(torch.device("cpu"), seed), torch.no_grad():
+        for path, part in model.named_modules():
+            names = [f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)]
+            if any(name not in kept for name in names):
+                _draw(model, part)
+
+
+def _draw(model: Any, part: nn.Module) -> None:
+    # Drawn on the CPU, so that every device starts from the same values.
+    draft = copy.deepcopy(part).cpu()
+    model._init_weights(draft)
+    for value, drawn in zip(part.parameters(recurse=False), draft.parameters(recurse=False), strict=True):
+        value.copy_(drawn)
+
+
+@contextlib.contextmanager
+def fork_random(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed torch's generators within a block and put them back as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+@lru_cache(maxsize=4)
+def read_encoder(path: str, sha256: str) -> Mapping[str, Tensor]:
+    """Read the pretrained encoder of a checkpoint, float32 on the CPU; once per process.
+
+    Args:
+        path: the model's folder.
+        sha256: of its weights, so that a changed file is read again.
+
+    Raises:
+        ModelError: damaged weights, or weights of another architecture.
+    """
+    from transformers import AutoModel
+
+    model = ResolvedModel(name=path, revision=None, path=path, sha256=sha256)
+    with _readable(model), _quiet(), fork_random(torch.device("cpu"), 0):
+        encoder, info = AutoModel.from_pretrained(
+            path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    missing = set(info["missing_keys"])
+    unexplained = sorted(name for name in missing if "pooler" not in name)
+    if unexplained:
+        raise ModelError(
+            f"the weights in {path!r} lack {len(unexplained)} of the encoder's {len(encoder.state_dict())} tensors "
+            f"(such as {unexplained[0]!r}). They belong to another configuration, or are cut short; save them again."
+        )
+    return {name: value.detach() for name, value in encoder.named_parameters() if name not in missing}
+
+
+@contextlib.contextmanager
+def _readable(model: ResolvedModel) -> Iterator[None]:
+    """Say which model it was when a library cannot read it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"model {model.name!r} in {model.path!r} cannot be read: {reason} "
+            "The folder must hold a complete encoder that transformers knows; copy or save it again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from printing load reports and progress bars."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    restore: Callable[[], None] = logging.enable_progress_bar if bars else logging.disable_progress_bar
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        restore()

@@ -1,0 +1,243 @@
+"""Fine-tuning: one fit of the network to the answers so far, on one worker or several."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from al_ray.core.seeding import stream, stream_seed
+from al_ray.core.types import BoolArray, IntArray, LabeledSet
+from al_ray.errors import RoundError
+from al_ray.model.encoder import Network, fork_random
+from al_ray.model.packed import pack
+from al_ray.model.predict import score_rows
+from al_ray.model.protocol import batches_of_epoch, class_weights, learning_rate_factor, validation_rows
+from al_ray.model.recipe import FinetuneRecipe
+from al_ray.model.tokens import TokenizedSplit
+from al_ray.model.vocabulary import UsedWords, used_words
+from al_ray.model.worker import Worker
+
+Loss = Callable[[Tensor, Tensor, int], Tensor]
+Precision = Literal["float32", "bf16"]
+ADAM_EPSILON = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitReport:
+    """How a fine-tune went.
+
+    Attributes:
+        n_steps: optimiser steps done.
+        n_epochs_run: epochs done.
+        best_epoch: the epoch whose weights are kept, from 0.
+        train_loss: mean training loss during that epoch.
+        validation_loss: after that epoch; None where nothing was held out.
+        seconds: wall time.
+    """
+
+    n_steps: int
+    n_epochs_run: int
+    best_epoch: int
+    train_loss: float
+    validation_loss: float | None
+    seconds: float
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, epoch: int) -> Tensor:
+    """Return the cross entropy of every example ``[n]``, in nats; the same in every epoch."""
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """What stays the same from fit to fit of a cell.
+
+    Attributes:
+        recipe: the protocol.
+        precision: bf16 runs the matrix products of training and validation in bf16 over float32 weights.
+        n_classes: of the data set.
+        scoring_batch_size: texts in a validation batch.
+        seed: of the cell.
+        loss: ``(logits, targets, epoch) -> losses [n]``.
+    """
+
+    recipe: FinetuneRecipe
+    precision: Precision
+    n_classes: int
+    scoring_batch_size: int
+    seed: int
+    loss: Loss = cross_entropy
+
+
+def finetune(
+    network: Network,
+    split: TokenizedSplit,
+    labeled: LabeledSet,
+    settings: FitSettings,
+    *,
+    round_index: int,
+    worker: Worker,
+) -> FitReport:
+    """Fit the network to the labelled examples and leave it with the weights of the best epoch.
+
+    Raises:
+        RoundError: no labelled example, or the loss is not finite any more.
+    """
+    if len(labeled) == 0:
+        raise RoundError(f"round {round_index} has no labelled example to fine-tune on. Raise initial_size.")
+    started = time.perf_counter()
+    texts = split.take(split.rows(labeled.ids), labeled.labels)
+    dropout_seed = stream_seed(settings.seed, "round", round_index, "dropout", worker.rank)
+    with used_words(network, texts) as words, fork_random(worker.device, dropout_seed):
+        fit = _Fit(network, words, settings, round_index, worker)
+        fit.run()
+        words.decay = fit.best.decay
+    return FitReport(
+        n_steps=fit.step,
+        n_epochs_run=fit.n_epochs_run,
+        best_epoch=fit.best.epoch,
+        train_loss=fit.best.train_loss,
+        validation_loss=fit.best.validation_loss,
+        seconds=time.perf_counter() - started,
+    )
+
+
+@dataclass
+class _Epoch:
+    epoch: int = -1
+    train_loss: float = math.nan
+    validation_loss: float | None = None
+    decay: float = 1.0
+    weights: list[Tensor] = field(default_factory=list)
+
+
+class _Fit:
+    """The state of one fit; all decisions are the same on every rank."""
+
+    def __init__(
+        self, network: Network, words: UsedWords, settings: FitSettings, round_index: int, worker: Worker
+    ) -> None:
+        self.network, self.settings, self.worker = network, settings, worker
+        self.recipe = settings.recipe
+        self.texts = words.split
+        held_out = self._split(round_index)
+        self.train, self.validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        weights = class_weights(self.recipe, self.texts.labels[self.train], settings.n_classes)
+        self.weights = weights[self.texts.labels]
+        self.order = stream(settings.seed, "round", round_index, "order")
+        self.n_steps = self.recipe.epochs * math.ceil(len(self.train) / self.recipe.batch_size)
+        self.trained = [value for value in network.parameters() if value.requires_grad]
+        self.wrapped: nn.Module = worker.wrap(network)
+        self.optimizer = torch.optim.AdamW(
+            self.trained,
+            lr=self.recipe.learning_rate,
+            eps=ADAM_EPSILON,
+            weight_decay=self.recipe.weight_decay,
+            fused=True,
+        )
+        self.step, self.n_epochs_run, self.decay = 0, 0, 1.0
+        self.best = _Epoch()
+
+    def _split(self, round_index: int) -> BoolArray:
+        rng = stream(self.settings.seed, "round", round_index, "validation")
+        return validation_rows(self.texts.labels, self.recipe.validation_fraction, rng)
+
+    def run(self) -> None:
+        for epoch in range(self.recipe.epochs):
+            done = _Epoch(epoch, self._train_epoch(epoch), self._validate(epoch), self.decay)
+            self.n_epochs_run = epoch + 1
+            self._check(done)
+            if self._is_best(done):
+                self.best = done
+                if len(self.validation) and epoch + 1 < self.recipe.epochs:
+                    done.weights = [value.detach().clone() for value in self.trained]
+            elif self.recipe.patience and epoch - self.best.epoch >= self.recipe.patience:
+                break
+        if self.best.epoch < self.n_epochs_run - 1:
+            self._restore()
+
+    def _is_best(self, done: _Epoch) -> bool:
+        if self.best.validation_loss is None or done.validation_loss is None:
+            return True
+        return done.validation_loss < self.best.validation_loss
+
+    def _restore(self) -> None:
+        with torch.no_grad():
+            for value, kept in zip(self.trained, self.best.weights, strict=True):
+                value.copy_(kept)
+
+    def _check(self, done: _Epoch) -> None:
+        losses = [done.train_loss, 0.0 if done.validation_loss is None else done.validation_loss]
+        if not all(map(math.isfinite, losses)):
+            raise RoundError(
+                f"fine-tuning diverged in epoch {done.epoch}: training loss {losses[0]}, validation loss {losses[1]}. "
+                f"Lower learning_rate (now {self.recipe.learning_rate}), raise warmup_fraction, "
+                "or use precision float32."
+            )
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Do every step of an epoch; return the mean loss over all examples and ranks."""
+        self.network.train()
+        batches = batches_of_epoch(len(self.train), self.recipe.batch_size, self.order)
+        sums = torch.stack([self._train_step(self.train[batch], epoch) for batch in batches]).sum()
+        gathered = self.worker.all_gather(np.array([sums.item()]))
+        return float(np.concatenate(gathered).sum() / self.weights[self.train].sum(dtype=np.float64))
+
+    def _train_step(self, rows: IntArray, epoch: int) -> Tensor:
+        """Do one optimiser step on a global batch; return the sum of this rank's weighted losses."""
+        mine = rows[self.worker.rank :: self.worker.world]
+        weights = self.weights[mine]
+        if len(mine) == 0:
+            # A rank without rows must still take part in the exchange of gradients, with a gradient of zero.
+            mine, weights = rows[:1], np.zeros(1, dtype=np.float32)
+        total = self._weighted_loss(mine, weights, epoch)
+        # Gradients are averaged over ranks, so that each rank's share of the global mean counts world-fold.
+        (total * (self.worker.world / float(self.weights[rows].sum(dtype=np.float64)))).backward()  # type: ignore[no-untyped-call]
+        if self.recipe.gradient_clip:
+            nn.utils.clip_grad_norm_(self.trained, self.recipe.gradient_clip, foreach=True)
+        self._update()
+        return total.detach().double()
+
+    def _weighted_loss(self, rows: IntArray, weights: Any, epoch: int) -> Tensor:
+        device = self.worker.device
+        batch = pack(self.texts.gather(rows), self.texts.lengths[rows], device)
+        targets = torch.from_numpy(self.texts.labels[rows]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            logits, _ = self.wrapped(batch)
+        losses = self.settings.loss(logits.float(), targets, epoch)
+        assert losses.shape == targets.shape, "a loss must give one value per example"
+        return (losses * torch.from_numpy(weights).to(device)).sum()
+
+    def _update(self) -> None:
+        rate = self.recipe.learning_rate * learning_rate_factor(self.recipe, self.step, self.n_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.decay *= 1 - rate * self.recipe.weight_decay
+        self.step += 1
+
+    def _validate(self, epoch: int) -> float | None:
+        """Return the mean loss over the held-out examples, as rank 0 computes it."""
+        if len(self.validation) == 0:
+            return None
+        self.network.eval()
+        scores = score_rows(
+            self.network,
+            self.texts,
+            self.validation,
+            batch_size=self.settings.scoring_batch_size,
+            worker=self.worker,
+            autocast=self.settings.precision == "bf16",
+        )
+        targets = torch.from_numpy(self.texts.labels[self.validation])
+        with torch.no_grad():
+            losses = self.settings.loss(torch.from_numpy(scores.logits), targets, epoch).double().numpy()
+        mean = np.average(losses, weights=self.weights[self.validation])
+        return float(self.worker.broadcast(float(mean)))

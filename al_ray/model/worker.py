@@ -1,0 +1,91 @@
+"""What the model asks of the group of processes that shares a cell; here for one process, in ``runtime`` for many."""
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.errors import ExecutionError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Worker(Protocol):
+    """One process among those of a cell; all of them make the same calls in the same order.
+
+    Attributes:
+        rank: 0 to ``world - 1``.
+        world: how many processes the cell has.
+        device: where this process computes.
+    """
+
+    rank: int
+    world: int
+    device: "torch.device"
+
+    def wrap(self, module: "torch.nn.Module") -> "torch.nn.Module":
+        """Return a module whose backward pass averages gradients over all processes; called once per fine-tune."""
+        ...
+
+    def all_gather(self, rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Return every rank's array in rank order; first axes may differ in length."""
+        ...
+
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value on every rank."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        ...
+
+
+class SingleProcess:
+    """The only process of a cell.
+
+    Raises:
+        ExecutionError: a GPU is asked for and there is none.
+    """
+
+    def __init__(self, device: Literal["cpu", "cuda"] = "cpu") -> None:
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ExecutionError(
+                "a GPU is asked for, but torch sees none here. Run on the CPU or install torch for CUDA."
+            )
+        self.rank = 0
+        self.world = 1
+        self.device = torch.device(device)
+
+    def wrap(self, module: "torch.nn.Module") -> "torch.nn.Module":
+        """Return the module itself: its gradients are the only ones."""
+        return module
+
+    def all_gather(self, rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Return the one array there is."""
+        return [np.asarray(rows)]
+
+    def broadcast(self, value: Any) -> Any:
+        """Return the value."""
+        return value
+
+    def barrier(self) -> None:
+        """Return at once."""
+
+
+def set_threads(n: int) -> None:
+    """Set torch's threads on purpose: ``n`` within an operation, one between operations.
+
+    Sums depend in the last bit on the number of threads, so it is a part of a run's provenance.
+    """
+    import torch
+
+    assert n >= 1
+    torch.set_num_threads(n)
+    if torch.get_num_interop_threads() != 1:
+        # torch allows this only before its first parallel work; later it stays as it is and changes no result.
+        with contextlib.suppress(RuntimeError):
+            torch.set_num_interop_threads(1)

@@ -1,0 +1,119 @@
+"""Where models come from, and every way in which one is refused."""
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from al_ray.errors import ModelError
+from al_ray.model import source
+from al_ray.model.encoder import read_encoder
+from al_ray.model.source import ResolvedModel, resolve_model
+from al_ray.model.tokens import load_tokenizer
+
+
+@pytest.fixture
+def copied(bert: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bert, tmp_path / "copy"))
+
+
+def test_a_folder_is_identified_by_the_hash_of_its_weights(bert: Path) -> None:
+    found = resolve_model(str(bert), None)
+    assert found.sha256 == hashlib.sha256((bert / "model.safetensors").read_bytes()).hexdigest()
+    assert (found.name, found.revision, found.path) == (str(bert), None, str(bert.resolve()))
+
+
+def test_changed_weights_change_the_hash_within_one_process(copied: Path) -> None:
+    before = resolve_model(str(copied), None).sha256
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    assert resolve_model(str(copied), None).sha256 != before
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="model folder .*nowhere' does not exist. Give the folder that holds config"):
+        resolve_model(str(tmp_path / "nowhere"), None)
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        ("config.json", "no config.json in"),
+        ("tokenizer.json", "no tokenizer in .* looked for tokenizer.json"),
+        ("model.safetensors", "no model.safetensors in .* Save the weights with save_pretrained"),
+    ],
+)
+def test_an_incomplete_folder_is_refused_with_the_missing_file(copied: Path, removed: str, message: str) -> None:
+    (copied / removed).unlink()
+    with pytest.raises(ModelError, match=message):
+        resolve_model(str(copied), None)
+
+
+def test_pickled_weights_are_refused(copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"It holds pytorch_model.bin, which al_ray does not read; convert"):
+        resolve_model(str(copied), None)
+
+
+def test_a_folder_with_a_revision_is_refused(bert: Path) -> None:
+    with pytest.raises(ModelError, match="is a local folder, which has no revision 'main'"):
+        resolve_model(str(bert), "main")
+
+
+def test_a_truncated_checkpoint_is_refused_when_it_is_read(copied: Path) -> None:
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    found = resolve_model(str(copied), None)
+    with pytest.raises(ModelError, match=r"cannot be read: .* must hold a complete encoder"):
+        read_encoder(found.path, found.sha256)
+
+
+def test_weights_of_another_architecture_are_refused(copied: Path, distilbert: Path) -> None:
+    shutil.copy(distilbert / "model.safetensors", copied / "model.safetensors")
+    found = resolve_model(str(copied), None)
+    with pytest.raises(ModelError, match=r"lack \d+ of the encoder's \d+ tensors|cannot be read"):
+        read_encoder(found.path, found.sha256)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_refused(copied: Path) -> None:
+    (copied / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="tokenizer of model .* cannot be read"):
+        load_tokenizer(resolve_model(str(copied), None), 20)
+
+
+def test_minilm_is_taken_from_the_wheel_at_its_pinned_revision(minilm: ResolvedModel) -> None:
+    assert minilm.sha256 == source.MINILM_SHA256
+    assert minilm.revision == "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+    assert resolve_model("minilm", minilm.revision) == minilm
+
+
+def test_a_wheel_with_other_weights_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_wheel_folder", lambda: copied)
+    with pytest.raises(ModelError, match=r"SHA-256 [0-9a-f]{64}, expected 53aa5117.*The copy is damaged"):
+        resolve_model("minilm", None)
+
+
+def test_an_unknown_hub_id_needs_a_revision() -> None:
+    with pytest.raises(ModelError, match="'someone/their-model' names no revision, and al_ray pins none"):
+        resolve_model("someone/their-model", None)
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_offline_a_hub_model_is_refused_within_seconds(
+    revision: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    started = time.perf_counter()
+    with pytest.raises(ModelError, match=r"'bert-base-uncased' .* the Hub cannot be reached .* use 'minilm'"):
+        resolve_model("bert-base-uncased", revision)
+    assert time.perf_counter() - started < 5
+
+
+def test_known_models_have_a_commit_as_their_revision() -> None:
+    assert set(source.REVISIONS) == set(source.ALIASES.values())
+    assert all(len(commit) == 40 and int(commit, 16) for commit in source.REVISIONS.values())
