@@ -1,0 +1,93 @@
+"""Pools in the object store: tokenised once by Ray Data, read zero-copy by every worker."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from al_ray.errors import ExecutionError
+from al_ray.runtime.exchange import Exchange
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSource:
+    """The texts of one data set and how to tokenise them.
+
+    Attributes:
+        tables: split name (``pool``, ``test``) -> table with the columns ``id``, ``label``, ``text``.
+        tokenize: table -> table with the same rows in the same order; picklable.
+    """
+
+    tables: "Mapping[str, pa.Table]"
+    tokenize: "Callable[[pa.Table], pa.Table]"
+
+
+@dataclass(frozen=True)
+class PoolRefs:
+    """Tokenised tables in the object store: split name -> references of their Arrow blocks, in row order.
+
+    The store keeps a block as long as a reference to it lives in the process that prepared it.
+    """
+
+    blocks: Mapping[str, Sequence[Any]]
+
+    def tables(self) -> "dict[str, pa.Table]":
+        """Return the tables; their buffers are views of the object store."""
+        import pyarrow as pa
+        import ray
+
+        return {split: pa.concat_tables(ray.get(list(blocks))) for split, blocks in self.blocks.items()}
+
+
+def prepare_pools(pools: Mapping[str, PoolSource]) -> dict[str, PoolRefs]:
+    """Tokenise every pool once and leave it in the object store.
+
+    Args:
+        pools: pool key -> texts and tokenizer.
+
+    Raises:
+        ExecutionError: a tokenizer returned other rows than it was given.
+    """
+    return {key: prepare_pool(source) for key, source in pools.items()}
+
+
+def prepare_pool(source: PoolSource) -> PoolRefs:
+    """Tokenise the tables of one pool with a Ray Data task pool, in blocks of 4,096 rows."""
+    return PoolRefs({split: _tokenised_blocks(split, table, source.tokenize) for split, table in source.tables.items()})
+
+
+def _tokenised_blocks(split: str, table: "pa.Table", tokenize: "Callable[[pa.Table], pa.Table]") -> list[Any]:
+    import ray.data
+
+    n_blocks = max(1, -(-table.num_rows // BLOCK_ROWS))
+    texts = ray.data.from_arrow([table.slice(i * BLOCK_ROWS, BLOCK_ROWS) for i in range(n_blocks)])
+    texts.context.enable_progress_bars = False
+    texts.context.execution_options.preserve_order = True
+    tokens = texts.map_batches(tokenize, batch_format="pyarrow", batch_size=None, zero_copy_batch=True).materialize()
+    if tokens.count() != table.num_rows:
+        raise ExecutionError(
+            f"the table {split!r} has {tokens.count()} rows after tokenising, {table.num_rows} went in. "
+            "The tokenizer must return one row per row, in the same order."
+        )
+    return list(tokens.to_arrow_refs())
+
+
+@dataclass
+class TableCache:
+    """The tables of the pool that a worker used last."""
+
+    exchange: Exchange
+    _key: str | None = None
+    _tables: "dict[str, pa.Table]" = field(default_factory=dict)
+
+    def tables(self, pool_key: str) -> "dict[str, pa.Table]":
+        """Return the tables of a pool, from the object store when it is not the last one."""
+        if pool_key != self._key:
+            self._tables = {}
+            refs: PoolRefs = self.exchange.ask("take_pool", pool_key)
+            self._key, self._tables = pool_key, refs.tables()
+        return self._tables

@@ -1,0 +1,144 @@
+"""A Ray to run on: a private one on this machine, one that was joined by its address, or the one already here."""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from al_ray.errors import ExecutionError
+from al_ray.runtime.plan import LaneResources, NodeSize, object_store_bytes
+
+DATA_PLANE_CPUS = 1
+QUIET_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+}
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """The Ray in use.
+
+    Attributes:
+        private: whether it was started here, with a logical CPU for the data plane on top of the lanes' CPUs.
+        nodes: what the lanes may use.
+    """
+
+    private: bool
+    nodes: tuple[NodeSize, ...]
+
+
+@contextlib.contextmanager
+def ray_session(resources: LaneResources) -> Iterator[RaySession]:
+    """Give a Ray to work on and take back only what was started here.
+
+    A Ray that this process already has is used and left alone. A stranger's cluster on this machine is never joined
+    unless an address is given or ``RAY_ADDRESS`` is set, as inside a Ray job.
+
+    Raises:
+        ExecutionError: no cluster answers at the address.
+    """
+    with quiet_ray():
+        import ray
+
+        if ray.is_initialized():
+            yield RaySession(False, _nodes(0))
+            return
+        private = _connect(resources)
+        try:
+            yield RaySession(private, _nodes(DATA_PLANE_CPUS if private else 0))
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def quiet_ray() -> Iterator[None]:
+    """Keep Ray's own talk off the terminal: errors come back as exceptions, events through callbacks."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.data", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    before = {name: os.environ.get(name) for name in QUIET_ENVIRONMENT}
+    os.environ.update(QUIET_ENVIRONMENT)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        _restore(before)
+
+
+def _restore(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _connect(resources: LaneResources) -> bool:
+    """Join the named cluster, or start a private Ray; True when private."""
+    address = resources.address or os.environ.get("RAY_ADDRESS")
+    if address is None or address == "local":
+        _start(resources.cpus or os.cpu_count() or 1)
+        return True
+    _join(address)
+    return False
+
+
+def _start(cpus: int) -> None:
+    import ray
+
+    # A lane is seven processes, most of them idle; at its default Ray warns of this on the terminal.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * cpus + 4))
+    ray.init(
+        address="local",
+        num_cpus=cpus + DATA_PLANE_CPUS,
+        include_dashboard=False,
+        object_store_memory=object_store_bytes(_memory_bytes(), _shared_memory_bytes()),
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+    )
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ExecutionError(
+            f"no Ray cluster answers at {address!r}: {error}. Start one, correct the address, "
+            "or leave the address out to use a private Ray on this machine."
+        ) from error
+
+
+def _nodes(reserved_cpus: int) -> tuple[NodeSize, ...]:
+    import ray
+
+    sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return tuple(NodeSize(size.get("CPU", 0) - reserved_cpus, size.get("GPU", 0)) for size in sizes)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _shared_memory_bytes() -> int:
+    try:
+        stat = os.statvfs("/dev/shm")
+    except OSError:
+        return 0
+    return stat.f_bavail * stat.f_frsize

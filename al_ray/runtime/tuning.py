@@ -1,0 +1,63 @@
+"""Tune's hooks in the driver: results become events, and a grid that cannot go on is stopped."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray import tune
+
+from al_ray.runtime.cells import CellEvent, CellTask, Failure
+from al_ray.runtime.exchange import Exchange
+from al_ray.runtime.grid import GridWatch
+
+
+class EventForwarder(tune.Callback):  # type: ignore[misc]
+    """Takes the events out of each trial result and hands them on."""
+
+    def __init__(self, cells: Sequence[CellTask], watch: GridWatch, exchange: Exchange) -> None:
+        self._cells, self._watch, self._exchange = cells, watch, exchange
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Forward the events of one step; they leave the result, so that Tune's state stays small."""
+        for kind, key, data in result.pop("events", ()):
+            self._watch.tell(CellEvent(kind, key, data))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Report the cell of a trial that Tune gave up: its lane died more often than retries allow."""
+        self._free_workers(trial)
+        failure = Failure("LaneDied", f"the lane died more often than it may: {_cause(trial)}", "")
+        self._watch.tell(CellEvent("failed", self._cells[trial.config["cell"]].key, failure.data(0)))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Make room for the lane that Tune starts in place of a dead one."""
+        self._free_workers(trial)
+
+    def _free_workers(self, trial: Any) -> None:
+        """Remove the placement group of a dead lane: it outlives its owner where Ray runs without its dashboard."""
+        from ray.util import remove_placement_group
+
+        lane = (trial.last_result or {}).get("lane")
+        group = self._exchange.ask("channel", lane, "placement_group") if lane else None
+        if group is not None:
+            remove_placement_group(group)
+
+
+class GridStopper(tune.Stopper):  # type: ignore[misc]
+    """Stops all trials once the watch holds an error."""
+
+    def __init__(self, watch: GridWatch) -> None:
+        self._watch = watch
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stop a single trial: a cell ends by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell whether the grid has to end."""
+        return self._watch.error is not None
+
+
+def _cause(trial: Any) -> str:
+    error = trial.get_error()
+    return str(error).strip().splitlines()[-1] if error and str(error).strip() else "no reason given"

@@ -1,0 +1,3 @@
+from tests.runtime.ray_fixture import private_ray
+
+__all__ = ["private_ray"]

@@ -1,0 +1,139 @@
+"""Fake cells for lanes: they do what their payload says; and a tokenizer that can be checked by hand."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from al_ray.errors import RoundError
+from al_ray.model.worker import Worker
+
+
+def texts(n_rows: int) -> pa.Table:
+    return pa.table(
+        {"id": range(n_rows), "label": [i % 3 for i in range(n_rows)], "text": ["x" * (i % 7) for i in range(n_rows)]}
+    )
+
+
+def tokenize(table: pa.Table) -> pa.Table:
+    """One token per character, its value the row's id."""
+    rows = zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
+    return table.append_column("input_ids", pa.array([[i] * len(text) for i, text in rows], pa.list_(pa.int32())))
+
+
+def lose_a_row(table: pa.Table) -> pa.Table:
+    return table.slice(1)
+
+
+def act(
+    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run the action named by the payload for as many rounds as it says."""
+    for round_index in range(payload.get("rounds", 1)):
+        found = ACTIONS[payload["act"]](payload, tables, worker)
+        report({"round": round_index, "pid": os.getpid(), **found})
+
+
+def look(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+    import torch
+
+    pool = tables["pool"]
+    lengths = np.array([len(tokens) for tokens in pool["input_ids"].to_pylist()])
+    return {
+        "n_pool": pool.num_rows,
+        "n_test": tables["test"].num_rows,
+        "in_order": pool["id"].to_pylist() == list(range(pool.num_rows)),
+        "tokens_fit": bool(np.array_equal(lengths, np.arange(pool.num_rows) % 7)),
+        "token_sum": int(sum(map(sum, pool["input_ids"].to_pylist()))),
+        "in_object_store": all(in_object_store(column.chunk(0)) for column in pool.columns),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def in_object_store(block: pa.Array) -> bool:
+    """Tell whether all buffers of a block lie in the mapped object store; Ray sends blocks under 100 KB by message."""
+    spans = object_store_spans()
+    buffers = [buffer for buffer in block.buffers() if buffer is not None and buffer.size]
+    return all(any(low <= buffer.address < high for low, high in spans) for buffer in buffers)
+
+
+def object_store_spans() -> list[tuple[int, int]]:
+    spans = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "plasma" in line:
+            low, high = line.split()[0].split("-")
+            spans.append((int(low, 16), int(high, 16)))
+    return spans
+
+
+def fail(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+    raise ZeroDivisionError("seven by zero")
+
+
+def refuse(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+    raise RoundError("pool exhausted in round 12")
+
+
+def die_once(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+    """Kill the last rank's process at its first visit, without a word."""
+    been_here = Path(payload["been_here"])
+    if worker.rank == worker.world - 1 and not been_here.exists():
+        been_here.touch()
+        os._exit(1)
+    worker.barrier()
+    return {}
+
+
+def gather(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+    """Rank 0 holds 3 rows, rank 1 none of one array; 1 and 2 rows of the other."""
+    uneven = worker.all_gather(np.full((3 * (1 - worker.rank), 2), worker.rank + 0.5, dtype=np.float32))
+    ids = worker.all_gather(np.arange(worker.rank + 1, dtype=np.int64))
+    worker.barrier()
+    return {
+        "uneven": [part.tolist() for part in uneven],
+        "type": str(uneven[1].dtype),
+        "shape": list(uneven[1].shape),
+        "ids": [part.tolist() for part in ids],
+        "said": worker.broadcast({"rank": worker.rank}),
+        "gradient": averaged_gradient(worker),
+    }
+
+
+def averaged_gradient(worker: Worker) -> float:
+    """The gradient of w * (rank + 1) is rank + 1, so two ranks average to 1.5."""
+    import torch
+
+    module = torch.nn.Linear(1, 1, bias=False)
+    wrapped = worker.wrap(module)
+    wrapped(torch.tensor([[worker.rank + 1.0]])).sum().backward()
+    gradient = module.weight.grad
+    assert gradient is not None
+    return float(gradient)
+
+
+def cannot_warm_up() -> None:
+    raise ImportError("no module named 'weights'")
+
+
+ACTIONS: dict[str, Callable[[dict[str, Any], Mapping[str, pa.Table], Worker], dict[str, Any]]] = {
+    "look": look,
+    "fail": fail,
+    "refuse": refuse,
+    "die_once": die_once,
+    "gather": gather,
+}
+
+
+def make_doubler() -> Callable[[pa.Table], pa.Table]:
+    return double
+
+
+def double(table: pa.Table) -> pa.Table:
+    return table.append_column("twice", pa.array([2 * i for i in table["id"].to_pylist()]))
+
+
+def make_loser() -> Callable[[pa.Table], pa.Table]:
+    return lose_a_row

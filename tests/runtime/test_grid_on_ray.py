@@ -1,0 +1,245 @@
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from al_ray.errors import ConfigError, DataError, ExecutionError
+from al_ray.runtime.cells import CellEvent, CellTask
+from al_ray.runtime.grid import run_grid
+from al_ray.runtime.plan import LaneResources
+from al_ray.runtime.pool import PoolSource, prepare_pools
+from al_ray.runtime.score import score_parquet
+from tests.runtime import lane_fakes as fakes
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900), pytest.mark.usefixtures("private_ray")]
+
+N_POOL, N_TEST = 9001, 10
+OURS = ("LaneTrial", "RayTrainWorker", "TrainController", "ExchangeState", "DatasetManager", "PlacementGroupCleaner")
+
+
+def pools() -> dict[str, PoolSource]:
+    tables = {"pool": fakes.texts(N_POOL), "test": fakes.texts(N_TEST)}
+    return {"letters": PoolSource(tables=tables, tokenize=fakes.tokenize)}
+
+
+def cell(key: str, act: str, workers: int = 1, **payload: Any) -> CellTask:
+    return CellTask(key=key, payload={"act": act, **payload}, pool_key="letters", workers=workers)
+
+
+@pytest.fixture(scope="module")
+def grid(private_ray: None) -> dict[str, list[CellEvent]]:
+    """The events, by cell, of two lanes of one worker."""
+    cells = [
+        *[cell(f"looks-{i}", "look", rounds=2) for i in range(6)],
+        cell("fails", "fail"),
+        cell("looks-after", "look"),
+    ]
+    return run(cells, LaneResources(lanes=2))
+
+
+@pytest.fixture(scope="module")
+def pairs(private_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[CellEvent]]:
+    """The events, by cell, of one lane of two workers, one of which dies twice."""
+    folder = tmp_path_factory.mktemp("cells")
+    cells = [
+        cell("gathers", "gather", workers=2),
+        cell("refuses", "refuse", workers=2),
+        cell("gathers-again", "gather", workers=2),
+        cell("dies-once", "die_once", workers=2, been_here=str(folder / "first")),
+        cell("dies-beyond-the-group", "die_once", workers=2, been_here=str(folder / "second")),
+    ]
+    return run(cells, LaneResources(lanes=1, retries=1))
+
+
+def run(cells: list[CellTask], resources: LaneResources) -> dict[str, list[CellEvent]]:
+    events: dict[str, list[CellEvent]] = {task.key: [] for task in cells}
+    run_grid(
+        cells=cells,
+        pools=pools(),
+        run_cell=fakes.act,
+        resources=resources,
+        on_event=lambda event: events[event.key].append(event),
+    )
+    return events
+
+
+def kinds(events: list[CellEvent]) -> list[str]:
+    return [event.kind for event in events]
+
+
+def test_every_cell_tells_its_rounds_in_order_and_ends_once(grid: dict[str, list[CellEvent]]) -> None:
+    for i in range(6):
+        events = grid[f"looks-{i}"]
+        assert kinds(events) == ["started", "round", "round", "finished"]
+        assert [event.data["round"] for event in events[1:3]] == [0, 1]
+
+
+def test_two_worker_processes_serve_all_cells_of_two_lanes(grid: dict[str, list[CellEvent]]) -> None:
+    pids = [grid[f"looks-{i}"][1].data["pid"] for i in range(6)]
+    assert len(set(pids)) == 2
+    assert grid["looks-0"][0].data["pid"] == pids[0]
+
+
+def test_pools_arrive_tokenised_complete_in_order_and_without_a_copy(grid: dict[str, list[CellEvent]]) -> None:
+    seen = grid["looks-5"][1].data
+    assert (seen["n_pool"], seen["n_test"]) == (N_POOL, N_TEST)
+    assert seen["in_order"]
+    assert seen["tokens_fit"]
+    assert seen["token_sum"] == sum(i * (i % 7) for i in range(N_POOL))
+    assert seen["in_object_store"]
+
+
+def test_threads_of_a_worker_are_set_to_its_cpus(grid: dict[str, list[CellEvent]]) -> None:
+    assert grid["looks-0"][1].data["threads"] == 1
+
+
+def test_a_cell_that_raises_is_reported_and_its_lane_goes_on(grid: dict[str, list[CellEvent]]) -> None:
+    assert kinds(grid["fails"]) == ["started", "failed"]
+    failed = grid["fails"][1].data
+    assert (failed["error"], failed["message"], failed["attempts"]) == ("ZeroDivisionError", "seven by zero", 1)
+    assert "in fail" in failed["traceback"]
+    warm = {grid[f"looks-{i}"][1].data["pid"] for i in range(6)}
+    assert grid["looks-after"][1].data["pid"] in warm
+    assert kinds(grid["looks-after"]) == ["started", "round", "finished"]
+
+
+@pytest.mark.parametrize("key", ["dies-once", "dies-beyond-the-group"])
+def test_a_cell_whose_worker_died_is_run_again_by_a_fresh_group(pairs: dict[str, list[CellEvent]], key: str) -> None:
+    """With one retry the first death makes Ray Train restart the group, the second makes the lane open a new one."""
+    assert kinds(pairs[key]) == ["started", "started", "round", "finished"]
+    first, second = pairs[key][:2]
+    assert (first.data["attempt"], second.data["attempt"]) == (1, 2)
+    assert first.data["pid"] != second.data["pid"]
+
+
+@pytest.mark.parametrize("key", ["gathers", "gathers-again"])
+def test_two_workers_gather_rows_of_different_lengths_and_broadcast(
+    pairs: dict[str, list[CellEvent]], key: str
+) -> None:
+    found = pairs[key][1].data
+    assert found["uneven"] == [[[0.5, 0.5]] * 3, []]
+    assert (found["type"], found["shape"]) == ("float32", [0, 2])
+    assert found["ids"] == [[0], [0, 1]]
+    assert found["said"] == {"rank": 0}
+
+
+def test_two_workers_average_their_gradients(pairs: dict[str, list[CellEvent]]) -> None:
+    assert pairs["gathers"][1].data["gradient"] == pytest.approx(1.5)
+
+
+def test_an_error_on_all_ranks_alike_fails_the_cell_and_keeps_the_pair_warm(pairs: dict[str, list[CellEvent]]) -> None:
+    assert kinds(pairs["refuses"]) == ["started", "failed"]
+    assert pairs["refuses"][1].data["message"] == "pool exhausted in round 12"
+    assert pairs["gathers-again"][0].data["pid"] == pairs["gathers"][0].data["pid"]
+
+
+def test_nothing_of_a_grid_is_left_running(grid: dict[str, list[CellEvent]], pairs: dict[str, list[CellEvent]]) -> None:
+    import ray
+
+    assert wait_until(lambda: not our_processes()), our_processes()
+    assert wait_until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"])
+
+
+def test_lanes_that_cannot_start_stop_the_grid_with_the_reason() -> None:
+    events: list[CellEvent] = []
+    with pytest.raises(ExecutionError, match="no lane could start: ImportError: no module named 'weights'"):
+        run_grid(
+            cells=[cell("a", "look"), cell("b", "look")],
+            pools=pools(),
+            run_cell=fakes.act,
+            resources=LaneResources(lanes=1),
+            on_event=events.append,
+            warm_up=fakes.cannot_warm_up,
+        )
+    assert events == []
+
+
+def test_a_grid_that_does_not_fit_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ExecutionError, match=r"9 lane\(s\) of 1 worker\(s\) .* hold 4 such lane\(s\)"):
+        run_grid(
+            cells=[cell("a", "look")],
+            pools=pools(),
+            run_cell=fakes.act,
+            resources=LaneResources(lanes=9),
+            on_event=lambda event: None,
+        )
+
+
+def test_a_tokenizer_that_loses_a_row_is_refused() -> None:
+    source = PoolSource(tables={"pool": fakes.texts(20)}, tokenize=fakes.lose_a_row)
+    with pytest.raises(ExecutionError, match="'pool' has 19 rows after tokenising, 20 went in"):
+        prepare_pools({"short": source})
+
+
+def test_scoring_a_parquet_folder_keeps_every_row(tmp_path: Path) -> None:
+    source = parquet_folder(tmp_path, n_files=3, n_rows=400)
+    n_scored = score_parquet(
+        str(source), str(tmp_path / "scored"), make_scorer=fakes.make_doubler, n_actors=2, batch_size=64
+    )
+    scored = pq.read_table(tmp_path / "scored").sort_by("id")
+    assert n_scored == scored.num_rows == 1200
+    assert scored["twice"].to_pylist() == [2 * i for i in range(1200)]
+
+
+def test_a_scorer_that_loses_rows_is_refused(tmp_path: Path) -> None:
+    source = parquet_folder(tmp_path, n_files=1, n_rows=10)
+    with pytest.raises(Exception, match="the scorer returned 9 rows for a batch of 10"):
+        score_parquet(str(source), str(tmp_path / "scored"), make_scorer=fakes.make_loser, n_actors=1, batch_size=10)
+
+
+def test_scores_are_never_mixed_with_older_ones(tmp_path: Path) -> None:
+    source = parquet_folder(tmp_path, n_files=1, n_rows=10)
+    with pytest.raises(ConfigError, match=r"holds 1 file\(s\) already. Name a new or empty folder"):
+        score_parquet(str(source), str(source), make_scorer=fakes.make_doubler, n_actors=1, batch_size=10)
+
+
+def test_a_missing_pool_to_score_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no Parquet file or folder at .*nowhere"):
+        score_parquet(
+            str(tmp_path / "nowhere"), str(tmp_path / "out"), make_scorer=fakes.make_doubler, n_actors=1, batch_size=10
+        )
+
+
+def parquet_folder(folder: Path, n_files: int, n_rows: int) -> Path:
+    source = folder / "texts"
+    source.mkdir()
+    for i in range(n_files):
+        pq.write_table(pa.table({"id": range(i * n_rows, (i + 1) * n_rows)}), source / f"part-{i}.parquet")
+    return source
+
+
+def wait_until(claim: Any, timeout_s: float = 15) -> bool:
+    end = time.monotonic() + timeout_s
+    while not claim() and time.monotonic() < end:
+        time.sleep(0.1)
+    return bool(claim())
+
+
+def our_processes() -> list[str]:
+    """Actors of a grid among the descendants of this process."""
+    parents = dict(processes())
+    names = {pid: Path(f"/proc/{pid}/comm") for pid in parents if is_descendant(pid, parents)}
+    found = []
+    for pid in names:
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip())
+    return [name for name in found if any(ours in name for ours in OURS)]
+
+
+def processes() -> Iterator[tuple[int, int]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def is_descendant(pid: int, parents: dict[int, int]) -> bool:
+    while pid in parents and pid != os.getpid():
+        pid = parents[pid]
+    return pid == os.getpid()
