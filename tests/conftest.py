@@ -1,15 +1,26 @@
 """One local Ray for all tests that need one."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """Start a local Ray of four logical CPUs, which lanes then use instead of starting their own."""
+def private_ray() -> Iterator[None]:
+    """Start a Ray of four logical CPUs, which lanes then use instead of starting their own."""
     import ray
 
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    from al_ray.runtime.session import quiet_ray
+
+    with quiet_ray():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            object_store_memory=256 * 1024**2,
+        )
     yield
     ray.shutdown()

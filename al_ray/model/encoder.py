@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from al_ray.errors import ConfigError, ModelError
 from al_ray.model.packed import TokenBatch, can_pack, packed_forward, padded_forward
 from al_ray.model.source import ResolvedModel
+
+# The library switches initialisation off for the whole process; two threads at it would leave weights undrawn.
+_INITIALISING = threading.Lock()
 
 
 class Network(nn.Module):
@@ -51,7 +55,7 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
 
     # Written-out attention is the faster one on a CPU; on a GPU the library's choice is.
     attention = {"attn_implementation": "eager"} if device.type == "cpu" else {}
-    with _readable(model), _quiet(), no_init_weights():
+    with _INITIALISING, _readable(model), _quiet(), no_init_weights():
         config = AutoConfig.from_pretrained(model.path, num_labels=n_classes, local_files_only=True)
         built = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **attention)
     return Network(built).to(device)
@@ -109,7 +113,7 @@ def load_weights(network: Network, model: ResolvedModel, init: Literal["pretrain
 
 
 def _draw_missing(model: Any, kept: Mapping[str, Tensor], seed: int) -> None:
-    with fork_random(torch.device("cpu"), seed), torch.no_grad():
+    with _INITIALISING, fork_random(torch.device("cpu"), seed), torch.no_grad():
         for path, part in model.named_modules():
             names = [f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)]
             if any(name not in kept for name in names):

@@ -112,7 +112,8 @@ def _gather(worker: Worker, mine: IntArray, parts: list[torch.Tensor], n_rows: i
     positions = np.concatenate(worker.all_gather(mine))
     gathered = [part for part in worker.all_gather(values) if len(part)]
     counts = np.bincount(positions, minlength=n_rows)
-    assert len(counts) == n_rows and (counts == 1).all(), "a row was lost or doubled between the workers"
+    assert len(counts) == n_rows, "a row came from nowhere"
+    assert (counts == 1).all(), "a row was lost or doubled between the workers"
     assert sum(map(len, gathered)) == n_rows, "the workers sent other numbers of rows than they were dealt"
     result = np.empty((n_rows, n_columns), dtype=np.float32)
     if gathered:

@@ -147,8 +147,8 @@ def test_a_test_label_that_training_does_not_know_is_refused(
 def test_metadata_that_orders_the_classes_otherwise_is_refused() -> None:
     with pytest.raises(DataError, match=r"as \[yes, no\], but \[no, yes\] was expected, so labels would mean"):
         make_splits([rows(label=[0, 1], names=("yes", "no"))], Columns(), ("no", "yes"))
+    parts = [rows(label=[0, 1], names=("no", "yes")), rows("test.parquet", label=[0, 1], names=("yes", "no"))]
     with pytest.raises(DataError, match=r"test\.parquet: its metadata"):
-        parts = [rows(label=[0, 1], names=("no", "yes")), rows("test.parquet", label=[0, 1], names=("yes", "no"))]
         make_splits(parts, Columns(), None)
 
 

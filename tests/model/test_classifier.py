@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from al_ray.core.seeding import stream
+from al_ray.core.seeding import stream, stream_seed
 from al_ray.model.classifier import TransformerClassifier
 from al_ray.model.encoder import load_weights
 from al_ray.model.protocol import batches_of_epoch, class_weights, learning_rate_factor, validation_rows
@@ -21,7 +21,9 @@ from tests.model.group import ThreadGroup, ThreadWorker
 UNMOVED = FinetuneRecipe(epochs=1, learning_rate=1e-30, validation_fraction=0.0)
 
 
-def fitted(folder: Path, pool: TokenizedSplit, n: int = 40, round_index: int = 1, **changes: Any) -> TransformerClassifier:
+def fitted(
+    folder: Path, pool: TokenizedSplit, n: int = 40, round_index: int = 1, **changes: Any
+) -> TransformerClassifier:
     classifier = tiny.classifier_of(folder, pool=pool, **changes)
     classifier.finetune(tiny.labeled_of(pool, range(n)), round_index=round_index)
     return classifier
@@ -77,33 +79,46 @@ def test_equal_weights_score_bit_equal_on_any_number_of_workers(
     folder = request.getfixturevalue(architecture)
     split = tiny.split_of(tiny.toy_table(70, seed=5), resolve_model(str(folder), None))
     alone = logits(fitted(folder, split, recipe=UNMOVED), split)
+    ranks = [fitted(folder, split, recipe=UNMOVED) for _ in range(world)]
 
     def on_rank(worker: ThreadWorker) -> np.ndarray:
-        return logits(fitted(folder, split, recipe=UNMOVED, worker=worker), split)
+        ranks[worker.rank]._worker = worker
+        return logits(ranks[worker.rank], split)
 
-    torch.set_num_threads(1)
     for outputs in ThreadGroup(world).run(on_rank):
         np.testing.assert_array_equal(outputs, alone)
 
 
 def test_a_worker_that_is_dealt_no_batch_still_gathers(bert: Path, pool: TokenizedSplit) -> None:
     alone = fitted(bert, pool, recipe=UNMOVED).predict("pool", pool.ids[:1]).logits
+    ranks = [fitted(bert, pool, recipe=UNMOVED) for _ in range(2)]
 
     def on_rank(worker: ThreadWorker) -> np.ndarray:
-        return fitted(bert, pool, recipe=UNMOVED, worker=worker).predict("pool", pool.ids[:1]).logits
+        ranks[worker.rank]._worker = worker
+        return ranks[worker.rank].predict("pool", pool.ids[:1]).logits
 
     for outputs in ThreadGroup(2).run(on_rank):
         np.testing.assert_array_equal(outputs, alone)
 
 
 @pytest.mark.parametrize("balance", ["none", "balanced"])
-def test_two_workers_take_the_steps_of_one(calm_bert: Path, pool: TokenizedSplit, balance: Any) -> None:
+def test_two_workers_take_the_steps_of_one(
+    calm_bert: Path, pool: TokenizedSplit, balance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # 41 examples in batches of 8: the last batch has one, so that a rank is left without rows.
     recipe = FinetuneRecipe(epochs=3, batch_size=8, learning_rate=1e-3, class_weights=balance, validation_fraction=0.0)
     alone = logits(fitted(calm_bert, pool, n=41, recipe=recipe), pool)
 
+    # Ranks that are threads share torch's generator, so their first weights are drawn before the threads start.
+    ranks = [tiny.classifier_of(calm_bert, pool=pool, recipe=recipe) for _ in range(2)]
+    for rank in ranks:
+        load_weights(rank._network, resolve_model(str(calm_bert), None), "pretrained", _seed_of(1))
+    monkeypatch.setattr("al_ray.model.classifier.load_weights", lambda *arguments: None)
+
     def on_rank(worker: ThreadWorker) -> np.ndarray:
-        return logits(fitted(calm_bert, pool, n=41, recipe=recipe, worker=worker), pool)
+        ranks[worker.rank]._worker = worker
+        ranks[worker.rank].finetune(tiny.labeled_of(pool, range(41)), round_index=1)
+        return logits(ranks[worker.rank], pool)
 
     one, two = ThreadGroup(2).run(on_rank)
     np.testing.assert_array_equal(one, two)
@@ -121,7 +136,7 @@ def test_it_takes_the_steps_of_a_plain_pytorch_loop(calm_bert: Path, pool: Token
 
 
 def plain_loop(folder: Path, pool: TokenizedSplit, rows: range, recipe: FinetuneRecipe) -> np.ndarray:
-    """Fine-tune with the library's model, its scheduler, padding and a mask; nothing of al_ray but the first weights."""
+    """Fine-tune with the library's model, its scheduler, padding and mask; nothing of al_ray but the first weights."""
     from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
     start = tiny.classifier_of(folder, pool=pool)
@@ -130,7 +145,9 @@ def plain_loop(folder: Path, pool: TokenizedSplit, rows: range, recipe: Finetune
     load_weights(start._network, model, "pretrained", _seed_of(1))
     network = start._network.model.train()
     labels = torch.tensor(pool.labels[rows])
-    weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy()), dtype=torch.float32)
+    weights = torch.tensor(
+        compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy()), dtype=torch.float32
+    )
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     n_steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
     n_warmup = int(np.ceil(recipe.warmup_fraction * n_steps))
@@ -156,8 +173,6 @@ def plain_loop(folder: Path, pool: TokenizedSplit, rows: range, recipe: Finetune
 
 
 def _seed_of(round_index: int) -> int:
-    from al_ray.core.seeding import stream_seed
-
     return stream_seed(1, "round", round_index, "finetune")
 
 
@@ -167,7 +182,9 @@ def padded(pool: TokenizedSplit, rows: np.ndarray) -> tuple[torch.Tensor, torch.
     return ids, (torch.arange(ids.shape[1]) < torch.tensor([len(t) for t in texts])[:, None]).long()
 
 
-def test_the_epoch_of_lowest_validation_loss_is_kept_and_patience_ends_the_fit(bert: Path, pool: TokenizedSplit) -> None:
+def test_the_epoch_of_lowest_validation_loss_is_kept_and_patience_ends_the_fit(
+    bert: Path, pool: TokenizedSplit
+) -> None:
     def worse_every_epoch(outputs: torch.Tensor, targets: torch.Tensor, epoch: int) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(outputs, targets, reduction="none") + 100.0 * epoch
 

@@ -33,7 +33,7 @@ def test_changed_weights_change_the_hash_within_one_process(copied: Path) -> Non
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="model folder .*nowhere' does not exist. Give the folder that holds config"):
+    with pytest.raises(ModelError, match=r"model folder .*nowhere' does not exist. Give the folder that holds config"):
         resolve_model(str(tmp_path / "nowhere"), None)
 
 
@@ -79,7 +79,7 @@ def test_weights_of_another_architecture_are_refused(copied: Path, distilbert: P
 
 def test_a_tokenizer_that_cannot_be_read_is_refused(copied: Path) -> None:
     (copied / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match="tokenizer of model .* cannot be read"):
+    with pytest.raises(ModelError, match=r"tokenizer of model .* cannot be read"):
         load_tokenizer(resolve_model(str(copied), None), 20)
 
 

@@ -1,0 +1,57 @@
+"""The cell of the scoring benchmark: al_ray's own classifier on all workers of a lane, timed from inside."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from al_ray.core.types import LabeledSet
+from al_ray.experiment.cell import Report
+from al_ray.model.recipe import FinetuneRecipe
+from al_ray.model.source import resolve_model
+from al_ray.model.tokens import TokenizedSplit
+from al_ray.model.worker import Worker
+
+N_LABELED = 64
+
+
+def score_pool(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Report) -> None:
+    """Fine-tune a little, so that the weights are not trivial, then time passes over the whole pool.
+
+    Args:
+        payload: ``n_classes``, ``n_passes``, and ``folder``, where rank 0 leaves the model and its logits.
+        tables: the tokenised ``pool``.
+        worker: this process.
+        report: takes the wall time of each pass, and its CPU time on all workers together, in seconds.
+    """
+    from al_ray.model.classifier import TransformerClassifier
+
+    pool = TokenizedSplit.from_table(tables["pool"])
+    classifier = TransformerClassifier(
+        model=resolve_model("minilm", None),
+        init="pretrained",
+        recipe=FinetuneRecipe(learning_rate=1e-4, epochs=6, validation_fraction=0.0),
+        precision="bf16",
+        scoring_batch_size=payload["batch_size"],
+        n_classes=payload["n_classes"],
+        pool=pool,
+        test=pool,
+        seed=0,
+        worker=worker,
+    )
+    classifier.finetune(LabeledSet(ids=pool.ids[:N_LABELED], labels=pool.labels[:N_LABELED]), round_index=1)
+    seconds, cpu = [], []
+    for _ in range(payload["n_passes"] + 1):
+        worker.barrier()
+        began, cpu_began = time.perf_counter(), time.process_time()
+        outputs = classifier.predict("pool", pool.ids)
+        worker.barrier()
+        seconds.append(time.perf_counter() - began)
+        cpu.append(float(np.concatenate(worker.all_gather(np.array([time.process_time() - cpu_began]))).sum()))
+    if worker.rank == 0 and payload["folder"]:
+        classifier._network.model.save_pretrained(payload["folder"])
+        np.save(f"{payload['folder']}/logits.npy", outputs.logits[:, 0])
+    # The first pass fills caches, as the first round of a cell does; the others are what a study is made of.
+    report({"wall": seconds[1:], "cpu": cpu[1:]})

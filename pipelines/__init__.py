@@ -1,0 +1,1 @@
+"""Entry points: which work, from the command line."""

@@ -1,0 +1,5 @@
+"""``python -m pipelines``: the same as ``al-ray``."""
+
+from pipelines.cli import app
+
+app()

@@ -1,0 +1,48 @@
+"""The console script ``al-ray``: one name for every entry point."""
+
+import json
+from typing import Any
+
+import typer
+
+from al_ray.experiment.spec import CellSpec
+from al_ray.experiment.study_file import StudyFile
+from pipelines.doctor import doctor
+from pipelines.list_methods import list_methods
+from pipelines.run_study import run
+from pipelines.sync_mlflow import sync_mlflow
+
+app = typer.Typer(
+    help="Active-learning experiments on text: a study file in, records and MLflow runs out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run)
+app.command("list")(list_methods)
+app.command("doctor")(doctor)
+app.command("sync")(sync_mlflow)
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON schema of study files, for editors that complete and check YAML."""
+    typer.echo(json.dumps(study_schema(), indent=2))
+
+
+def study_schema() -> dict[str, Any]:
+    """Return the JSON schema of a study file; in a grid block every value may also be a list of values."""
+    outer = StudyFile.model_json_schema()
+    inner = CellSpec.model_json_schema()
+    definitions = {**outer.pop("$defs", {}), **inner.pop("$defs", {})}
+    axes = {
+        key: {"anyOf": [value, {"type": "array"}, {"type": "object"}, {"type": "string"}]}
+        for key, value in inner["properties"].items()
+    }
+    cell = {"type": "object", "properties": axes, "additionalProperties": False}
+    outer["properties"]["defaults"] = cell
+    outer["properties"]["grid"]["items"] = cell
+    return {**outer, "$defs": definitions}
+
+
+if __name__ == "__main__":
+    app()

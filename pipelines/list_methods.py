@@ -1,0 +1,45 @@
+"""``al-ray list``: every data set, confidence, strategy, filter, oracle and stopping rule, with its options."""
+
+from rich.console import Console
+from rich.table import Table
+
+from al_ray.confidence import confidences
+from al_ray.data import datasets
+from al_ray.filtering import filters
+from al_ray.initial import initial_queries
+from al_ray.oracle import oracles
+from al_ray.registry import Registry, fields_of
+from al_ray.stopping import stopping_rules
+from al_ray.strategy import strategies
+
+FAMILIES: tuple[Registry[object], ...] = (  # type: ignore[assignment]
+    datasets, confidences, strategies, filters, oracles, stopping_rules, initial_queries,
+)  # fmt: skip
+
+
+def list_methods() -> None:
+    """Name every method that a study file can use, with its options and their defaults."""
+    console = Console()
+    for family in FAMILIES:
+        console.print(family_table(family))
+    console.print(
+        "A data set may also be a path: {path: FOLDER or FILE, text: COLUMN, label: COLUMN}, Parquet, CSV or JSONL.",
+        highlight=False,
+    )
+
+
+def family_table(family: Registry[object]) -> Table:
+    """Lay out one family: name, options with defaults, and what it is."""
+    table = Table(title=family.family, title_justify="left", expand=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("options", overflow="fold")
+    table.add_column("what it is", overflow="fold")
+    for name in family.names():
+        cls = family.get(name)
+        options = ", ".join(_option(key, words, default) for key, (words, default) in fields_of(cls).items())
+        table.add_row(name, options or "-", (cls.__doc__ or "").strip().split("\n")[0])
+    return table
+
+
+def _option(key: str, words: str, default: object) -> str:
+    return f"{key}: {words}" + (" (needed)" if default is None and "None" not in words else f" = {default}")

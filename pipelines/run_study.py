@@ -1,0 +1,166 @@
+"""Run a study: ``python -m pipelines.run_study STUDY.yaml``, or ``al-ray run STUDY.yaml``."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from al_ray.errors import AlRayError
+from al_ray.experiment.forecast import Forecast, forecast, has_fast_bf16, round_costs
+from al_ray.experiment.plan import Plan, dataset_key, plan_study, require_complete
+from al_ray.experiment.results import read_curves, summarize_methods
+from al_ray.experiment.study import check_space, run_study
+from al_ray.experiment.study_file import Execution, load_study, set_options
+from pipelines.terminal import Progress, duration, forecast_lines, plan_table, result_tables
+
+INTERRUPTED = 130
+
+
+def run(
+    study: Annotated[Path, typer.Argument(help="Study file, YAML.", metavar="STUDY.yaml")],
+    plan: Annotated[bool, typer.Option("--plan", help="Print cells, checks and cost; start nothing.")] = False,
+    cell: Annotated[str | None, typer.Option("--cell", help="Run this one cell.", metavar="SLUG")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
+    storage: Annotated[str | None, typer.Option("--storage", help="Folder or URI of the records.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Execution option, such as lanes=2.", metavar="KEY=VALUE")
+    ] = None,
+) -> None:
+    """Run a study, or go on with it: what is recorded is not done again."""
+    console = Console()
+    with user_errors(console):
+        loaded = load_study(study)
+        execution = set_options(loaded.execution, [*(set_ or []), *([f"storage={storage}"] if storage else [])])
+        planned = plan_study(loaded, execution.storage, only=cell)
+        lanes = 1 if local else _lanes(execution, planned)
+        cost = forecast(planned, lanes)
+        if plan:
+            _print_plan(console, planned, cost, lanes)
+            return
+        require_complete(planned)
+        check_space(planned, cost)
+        _run(console, planned, execution, local, cost, lanes)
+
+
+class user_errors:  # noqa: N801 - reads as a statement
+    """Print errors that are the user's to mend as sentences, and leave with exit code 1; 130 when interrupted."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> None:
+        """Start watching."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        """Turn what was raised into a sentence and an exit code."""
+        if isinstance(error, AlRayError):
+            self._console.print("\n".join(f"error: {line}" for line in str(error).split("\n")), style="red",
+                                highlight=False, markup=False, soft_wrap=True)  # fmt: skip
+            raise typer.Exit(1) from None
+        if isinstance(error, KeyboardInterrupt):
+            self._console.print("interrupted. Every recorded round is kept; the same command goes on from there.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _lanes(execution: Execution, plan: Plan) -> int:
+    if execution.lanes is not None:
+        return execution.lanes
+    workers = max((cell.spec.workers for cell in plan.cells), default=1)
+    return max((os.cpu_count() or 1) // (execution.cpus_per_worker * workers), 1)
+
+
+def _print_plan(console: Console, plan: Plan, cost: Forecast, lanes: int) -> None:
+    console.print(plan_table(plan))
+    for dataset in plan.datasets.values():
+        sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} test examples, {dataset.n_classes} classes"
+        console.print(f"data set {dataset.name}: {sizes}, from {dataset.source}", soft_wrap=True, highlight=False)
+    for sentence in plan.missing:
+        console.print(f"missing here: {sentence}", style="yellow", markup=False, soft_wrap=True)
+    _warn_bf16(console.print, plan)
+    console.print(forecast_lines(cost, lanes), soft_wrap=True)
+    console.print("nothing was started.")
+
+
+def _warn_bf16(say: Callable[[str], None], plan: Plan) -> None:
+    if has_fast_bf16() is False and any(cell.spec.precision == "bf16" for cell in plan.cells):
+        say(
+            "this processor has no bf16 instructions, so precision bf16 is emulated and several times slower than "
+            "float32. Without a GPU, write 'precision: float32' in the study file."
+        )
+
+
+def _run(console: Console, plan: Plan, execution: Execution, local: bool, cost: Forecast, lanes: int) -> None:
+    waiting = plan.waiting()
+    _announce(console, plan, cost, lanes)
+    costs = {}
+    for cell in waiting:
+        dataset = plan.datasets[dataset_key(cell.spec.dataset)]
+        costs[cell.key] = round_costs(cell.spec, len(dataset.train), len(dataset.test))
+        n_done = max(cell.n_recorded - 1, 0)
+        costs[cell.key][:n_done] = [0.0] * n_done
+    progress = Progress(console, costs, n_before=len(plan.cells) - len(waiting))
+    if waiting:
+        with progress:
+            run_study(plan, execution, local=local, listener=progress, say=progress.say)
+    print_results(console, plan)
+    _print_addresses(console, plan, execution)
+    if failures := progress.failures():
+        console.print(
+            f"{len(failures)} cell{'s' if len(failures) > 1 else ''} failed; the reason and the log are in failed.json "
+            "of each. Run the same command to try them again.",
+            style="red",
+            soft_wrap=True,
+        )
+        raise typer.Exit(2)
+
+
+def _announce(console: Console, plan: Plan, cost: Forecast, lanes: int) -> None:
+    waiting = plan.waiting()
+    if not waiting:
+        console.print(f"study {plan.study.name}: all {len(plan.cells)} cells are finished; nothing to do.")
+        return
+    begun = sum(cell.n_recorded > 0 for cell in waiting)
+    again = f", {begun} of them go on after their last recorded round" if begun else ""
+    seconds = f", about {duration(cost.seconds)}" if cost.seconds else ""
+    console.print(
+        f"study {plan.study.name}: {len(waiting)} of {len(plan.cells)} cells to run{again}; "
+        f"{lanes} at a time{seconds}.",
+        soft_wrap=True,
+    )
+    _warn_bf16(console.print, plan)
+
+
+def print_results(console: Console, plan: Plan) -> None:
+    """Print the closing table of all cells of the plan that are finished."""
+    finished = [
+        (cell.spec, plan.store.cell(cell.slug, cell.fingerprint))
+        for cell in plan.cells
+        if cell.fingerprint and plan.store.cell(cell.slug, cell.fingerprint).status() == "done"
+    ]
+    if finished:
+        for table in result_tables(summarize_methods(read_curves(finished))):
+            console.print(table)
+
+
+def _print_addresses(console: Console, plan: Plan, execution: Execution) -> None:
+    from al_ray.experiment.tracking import tracking_address
+
+    console.print(f"records: {plan.store.root}", soft_wrap=True, highlight=False)
+    address = tracking_address(execution.tracking, execution.storage)
+    if address is None:
+        console.print("MLflow: off. 'al-ray sync' fills any MLflow server from the records.", soft_wrap=True)
+    elif address.startswith("sqlite"):
+        bin_ = Path(sys.executable).parent
+        console.print(f"MLflow UI: {bin_}/mlflow ui --backend-store-uri {address}", soft_wrap=True, highlight=False)
+    else:
+        console.print(f"MLflow UI: {address}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(run)
+    app()

@@ -1,0 +1,234 @@
+"""What a person sees: the plan, the live table of a running study, the closing table."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from al_ray.experiment.forecast import Forecast
+from al_ray.experiment.plan import Plan
+from al_ray.experiment.results import MethodResult
+from al_ray.runtime.cells import CellEvent
+
+LINE_EVERY_S = 10.0
+
+
+def duration(seconds: float) -> str:
+    """Write a duration the way people say it: ``48 s``, ``3 min 20 s``, ``7 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plan_table(plan: Plan, n_shown: int = 40) -> Table:
+    """Lay out the cells of a plan, the first ``n_shown`` of them."""
+    table = Table(title=f"study {plan.study.name}: {len(plan.cells)} cells", title_justify="left")
+    for name in ("cell", "rounds", "labels", "status"):
+        table.add_column(name, justify="left" if name in ("cell", "status") else "right", overflow="fold")
+    for cell in plan.cells[:n_shown]:
+        everything = cell.spec.strategy.labels_everything
+        labels = "all" if everything else str(cell.spec.initial_size + cell.spec.rounds * cell.spec.query_size)
+        state = cell.status if cell.status in ("new", "done") else f"{cell.status}, {cell.n_recorded} rounds recorded"
+        table.add_row(cell.key, "1" if everything else str(cell.spec.rounds + 1), labels, state)
+    if len(plan.cells) > n_shown:
+        table.add_row(f"... and {len(plan.cells) - n_shown} more", "", "", "")
+    return table
+
+
+def forecast_lines(cost: Forecast, lanes: int) -> str:
+    """Say what the rest of a study costs."""
+    seconds = (
+        "unknown until the data and models are here" if cost.seconds is None else f"about {duration(cost.seconds)}"
+    )
+    return (
+        f"forecast: {cost.n_finetuned:,} examples to fine-tune on, {cost.n_scored:,} texts to score, "
+        f"{cost.disk_bytes / 2**20:.1f} MiB of records; {seconds} on {lanes} lane{'s' if lanes > 1 else ''} "
+        f"({cost.source})."
+    )
+
+
+def result_tables(results: Sequence[MethodResult]) -> list[Table]:
+    """Lay out the closing tables, one a data set and model: accuracy, area under the curve, labels saved."""
+    tables: dict[tuple[str, str], Table] = {}
+    confidences = {r.method.split(" + ")[0] for r in results}
+    for r in sorted(results, key=lambda r: (r.dataset, r.model, -r.area)):
+        if (r.dataset, r.model) not in tables:
+            tables[r.dataset, r.model] = _empty_result_table(r)
+        numbers = (str(r.n_seeds), str(r.n_labeled), _mean(r.final, r.final_std), _mean(r.area, r.area_std), _saved(r))
+        tables[r.dataset, r.model].add_row(_method_words(r, confidences), *numbers)
+    return list(tables.values())
+
+
+def _empty_result_table(result: MethodResult) -> Table:
+    title = f"{result.dataset}, {result.model}: test accuracy, mean ± standard deviation over seeds"
+    table = Table(title=title, title_justify="left")
+    table.add_column("method", overflow="fold", min_width=24)
+    for name in ("seeds", "labels", "final", "area under\ncurve", "labels saved\nvs random"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def _method_words(result: MethodResult, confidences: set[str]) -> str:
+    """Name a method without the confidence that all of them share."""
+    confidence, _, rest = result.method.partition(" + ")
+    return rest if len(confidences) == 1 else f"{confidence} + {rest}"
+
+
+def _mean(value: float, std: float) -> str:
+    return f"{value:.3f}" if math.isnan(std) else f"{value:.3f} ± {std:.3f}"
+
+
+def _saved(result: MethodResult) -> str:
+    if math.isnan(result.saved_of):
+        return "-"
+    if math.isnan(result.labels_saved):
+        return "never there"
+    return f"{result.labels_saved:+.0f} of {result.saved_of:.0f}"
+
+
+@dataclass
+class _Running:
+    n_rounds: int
+    costs: Sequence[float]
+    round_index: int = 0
+    n_labeled: int = 0
+    accuracy: float = float("nan")
+    since: float = field(default_factory=time.monotonic)
+    done: float = 0.0
+
+    def words(self, slug: str) -> str:
+        if not self.round_index:
+            return f"{slug} has its initial labels"
+        return f"{slug} round {self.round_index}/{self.n_rounds}, {self.n_labeled} labels, accuracy {self.accuracy:.3f}"
+
+    def seconds_left(self) -> float:
+        spent = time.monotonic() - self.since
+        return spent * (sum(self.costs) - self.done) / self.done if self.done else float("nan")
+
+
+class Progress:
+    """One live table of a running study; on a terminal that cannot redraw, a line every few seconds.
+
+    Args:
+        console: where to draw.
+        costs: relative cost of each round of every cell that is to run, by cell key; 0 for rounds recorded before.
+        n_before: cells that were finished already.
+    """
+
+    def __init__(self, console: Console, costs: Mapping[str, Sequence[float]], n_before: int) -> None:
+        self._console = console
+        self._costs = dict(costs)
+        self._n_before = n_before
+        self._running: dict[str, _Running] = {}
+        self._ended: dict[str, str] = {}
+        self._cost_done = 0.0
+        self._started = time.monotonic()
+        self._first_work: float | None = None
+        self._last_line = 0.0
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live.start()
+        else:
+            self._console.print(f"starting: {len(self._costs)} cells to run")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the table."""
+        self._console.print(sentence)
+
+    def __call__(self, event: CellEvent) -> None:
+        """Take in one event of a cell."""
+        act: Callable[[CellEvent], None] = {
+            "started": self._start,
+            "round": self._round,
+            "finished": self._end,
+            "failed": self._end,
+        }[event.kind]
+        act(event)
+        if not self._console.is_terminal:
+            self._print_line(event)
+
+    def failures(self) -> dict[str, str]:
+        """Return the cells that failed, with their messages."""
+        return {key: message for key, message in self._ended.items() if message}
+
+    def _start(self, event: CellEvent) -> None:
+        self._first_work = self._first_work or time.monotonic()
+        costs = self._costs[event.key]
+        self._running.setdefault(event.key, _Running(n_rounds=len(costs), costs=costs))
+
+    def _round(self, event: CellEvent) -> None:
+        cell = self._running[event.key]
+        cell.round_index, cell.n_labeled = event.data["round_index"], event.data["n_labeled"]
+        cell.accuracy = event.data["metrics"].get("accuracy", float("nan"))
+        if cell.round_index:
+            cell.done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
+            self._cost_done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
+
+    def _end(self, event: CellEvent) -> None:
+        cell = self._running.pop(event.key, None)
+        if cell is not None:
+            self._cost_done += sum(cell.costs) - cell.done
+        message = f"{event.data.get('error')}: {event.data.get('message')}" if event.kind == "failed" else ""
+        self._ended[event.key] = message
+        if message:
+            self._console.print(Text(f"failed: {event.key}: {message}", style="red"))
+
+    def _seconds_left(self) -> float:
+        if self._first_work is None or not self._cost_done:
+            return float("nan")
+        left = sum(sum(costs) for costs in self._costs.values()) - self._cost_done
+        return (time.monotonic() - self._first_work) * left / self._cost_done
+
+    def _totals(self) -> str:
+        failed = len(self.failures())
+        left = self._seconds_left()
+        return (
+            f"{len(self._ended) - failed + self._n_before} of {len(self._costs) + self._n_before} cells done"
+            + (f", {failed} failed" if failed else "")
+            + f", {duration(time.monotonic() - self._started)} gone"
+            + (", lanes are starting" if self._first_work is None else "")
+            + (f", about {duration(left)} left" if not math.isnan(left) else "")
+        )
+
+    def _render(self) -> RenderableType:
+        table = Table(title_justify="left")
+        table.add_column("cell", overflow="fold")
+        for name in ("round", "labels", "accuracy", "time left"):
+            table.add_column(name, justify="right")
+        for key, cell in self._running.items():
+            left = cell.seconds_left()
+            table.add_row(
+                key.rsplit("--", 1)[0],
+                f"{cell.round_index}/{cell.n_rounds}",
+                str(cell.n_labeled),
+                "" if math.isnan(cell.accuracy) else f"{cell.accuracy:.3f}",
+                "" if math.isnan(left) else duration(left),
+            )
+        return Group(table, Text(self._totals()))
+
+    def _print_line(self, event: CellEvent) -> None:
+        now = time.monotonic()
+        if event.kind == "round" and now - self._last_line < LINE_EVERY_S:
+            return
+        if event.kind in ("round", "finished"):
+            self._last_line = now
+            slug = event.key.rsplit("--", 1)[0]
+            cell = self._running.get(event.key)
+            what = f"{slug} done" if cell is None else cell.words(slug)
+            self._console.print(f"{what}; {self._totals()}", soft_wrap=True)

@@ -1,0 +1,154 @@
+"""What a person gets for input that cannot run: a sentence, exit code 1, and a storage folder that was not touched."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from al_ray.experiment import study as study_module
+
+
+@pytest.fixture
+def refused(study, al_ray, tmp_path: Path) -> Callable[..., str]:
+    """Return a function that runs a study which must be refused, and gives what was printed."""
+
+    def run(**defaults: Any) -> str:
+        storage = tmp_path / "never"
+        outcome = al_ray("run", study(**defaults), "--local", "--storage", storage, "--set", "tracking=off")
+        assert outcome.code == 1, outcome.text
+        assert outcome.text.startswith("error: ")
+        assert "Traceback" not in outcome.text
+        assert not storage.exists()
+        return outcome.text
+
+    return run
+
+
+def table(n: int = 60, **columns: Any) -> pa.Table:
+    base = {"text": [f"text number {i}" for i in range(n)], "label": [i % 2 for i in range(n)]}
+    return pa.table(base | columns)
+
+
+def folder(tmp_path: Path, train: pa.Table, test: pa.Table | None = None) -> str:
+    where = tmp_path / "data"
+    where.mkdir(exist_ok=True)
+    pq.write_table(train, where / "train.parquet")
+    pq.write_table(table(20) if test is None else test, where / "test.parquet")
+    return str(where)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strategy": "margn"}, "unknown query strategy 'margn'. Did you mean 'margin'?"),
+        ({"dataset": "trek6"}, "unknown data set 'trek6'. Did you mean 'trec6'?"),
+        ({"dataset": {"name": "tickets", "n_trai": 5}}, "Did you mean 'n_train'?"),
+        ({"initial_size": 3}, "initial_size is 3, but a stratified initial query takes at least one example of each"),
+        ({"initial_size": 161}, "initial_size is 161, but 'tickets' has 160 training examples"),
+        ({"query_size": 150}, "query_size is 150, but the pool of 'tickets' has 140 examples after the initial query"),
+        ({"rounds": 15}, "15 rounds of 10 ask for more than 'tickets' has"),
+        ({"max_tokens": 5000}, "max_tokens is 5000, but"),
+        ({"finetune": {"frozen_layers": 99}}, "frozen_layers is 99, but"),
+        ({"model": "./no/such/folder"}, "no/such/folder"),
+        ({"dataset": {"path": "./no/such/data"}}, "no/such/data"),
+        ({"dataset_sha256": "0" * 64}, "dataset_sha256 is 000000000000..., but the rows found"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_cell_that_cannot_run_is_refused_before_anything_starts(
+    refused, change: dict[str, Any], message: str
+) -> None:
+    assert message in refused(**change)
+
+
+def with_column(name: str, values: list[Any], n: int = 60) -> pa.Table:
+    return table(n, **{name: values})
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (with_column("text", ["", *["fine"] * 59]), "empty"),
+        (with_column("text", [None, *["fine"] * 59]), "text"),
+        (with_column("text", list(range(60))), "text"),
+        (with_column("label", [None, *[0, 1] * 29, 0]), "label"),
+        (with_column("label", [0] * 60), "class"),
+        (table().drop_columns(["label"]), "label"),
+        (table(0), "has no rows. A split needs at least one example"),
+    ],
+    ids=["empty text", "missing text", "numbers as text", "missing label", "one class", "no label column", "no rows"],
+)
+def test_bad_rows_are_refused_by_name(refused, tmp_path: Path, train: pa.Table, message: str) -> None:
+    assert message in refused(dataset={"path": folder(tmp_path, train)})
+
+
+def test_labels_outside_the_named_classes_are_refused(refused, tmp_path: Path) -> None:
+    path = folder(tmp_path, with_column("label", [7, *[0, 1] * 29, 0]))
+    assert "7" in refused(dataset={"path": path, "classes": ["no", "yes"]})
+
+
+def test_duplicate_ids_are_refused(refused, tmp_path: Path) -> None:
+    path = folder(tmp_path, table(60, key=[*range(59), 3]), table(20, key=range(20)))
+    assert "3" in refused(dataset={"path": path, "id": "key"})
+
+
+def test_a_half_written_parquet_file_is_refused(refused, tmp_path: Path) -> None:
+    path = Path(folder(tmp_path, table()))
+    whole = (path / "train.parquet").read_bytes()
+    (path / "train.parquet").write_bytes(whole[: len(whole) // 2])
+    assert "train.parquet" in refused(dataset={"path": str(path)})
+
+
+def test_a_hub_that_cannot_be_reached_is_said_in_seconds(refused, monkeypatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("AL_RAY_DATA", raising=False)
+    text = refused(dataset="trec6")
+    assert "Hub" in text
+    assert "AL_RAY_DATA" in text
+
+
+def test_a_folder_of_another_study_is_refused(study, al_ray, tmp_path: Path) -> None:
+    claimed = tmp_path / "out" / "tiny"
+    claimed.mkdir(parents=True)
+    (claimed / "thesis.tex").write_text("my only copy", encoding="utf-8")
+    outcome = al_ray("run", study(), "--local", "--storage", tmp_path / "out", "--set", "tracking=off")
+    assert outcome.code == 1
+    assert "is not empty and no study of al_ray" in outcome.text
+    assert sorted(path.name for path in claimed.iterdir()) == ["thesis.tex"]
+
+
+def test_a_disk_without_room_is_refused_before_anything_starts(study, al_ray, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(study_module, "free_space", lambda storage: 1000)
+    outcome = al_ray("run", study(), "--local", "--storage", tmp_path / "out", "--set", "tracking=off")
+    assert outcome.code == 1
+    assert "the records of this study take about" in outcome.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_says_what_is_missing_here_and_still_plans(study, al_ray, tmp_path: Path) -> None:
+    outcome = al_ray("run", study({"model": ["./no/model", "minilm"]}), "--plan", "--storage", tmp_path / "out")
+    assert outcome.code == 0
+    assert "missing here:" in outcome.text
+    assert "unknown until the data and models are here" in outcome.text
+
+
+def test_identity_cannot_be_set_from_the_command_line(study, al_ray, tmp_path: Path) -> None:
+    outcome = al_ray("run", study(), "--storage", tmp_path / "out", "--set", "seed=3")
+    assert outcome.code == 1
+    assert "--set changes execution only" in outcome.text
+
+
+def test_a_damaged_record_is_named_and_nothing_is_overwritten(study, al_ray, tmp_path: Path) -> None:
+    run = ("run", study(), "--local", "--storage", tmp_path / "out", "--set", "tracking=off")
+    al_ray(*run)
+    (cell,) = (path.parent for path in tmp_path.rglob("done.json"))
+    (cell / "done.json").unlink()
+    (cell / "round-001.json").write_text(json.dumps({"format": 1})[:7], encoding="utf-8")
+    outcome = al_ray(*run)
+    assert outcome.code in (1, 2)
+    assert "round-001.json" in outcome.text
+    assert (cell / "round-001.json").read_text(encoding="utf-8") == json.dumps({"format": 1})[:7]
