@@ -12,12 +12,12 @@ from typing import Annotated, Literal
 from urllib.parse import urlparse
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from al_ray.errors import AlRayError
 from al_ray.experiment.forecast import has_fast_bf16
 from al_ray.model.source import resolve_model
+from pipelines.terminal import make_console
 
 Verdict = Literal["ok", "note", "missing"]
 HUB_TIMEOUT_S = 3.0
@@ -36,7 +36,7 @@ def doctor(
     storage: Annotated[str, typer.Option("--storage", help="Folder of the records, to see its free space.")] = ".",
 ) -> None:
     """Say what this machine can run (Ray, GPU, bf16, Hub, data folders, MLflow) and what is missing."""
-    console = Console()
+    console = make_console()
     table = Table(title="what this machine can run", title_justify="left")
     for name in ("part", "", "detail"):
         table.add_column(name, overflow="fold")

@@ -1,6 +1,5 @@
 """``al-ray list``: every data set, confidence, strategy, filter, oracle and stopping rule, with its options."""
 
-from rich.console import Console
 from rich.table import Table
 
 from al_ray.confidence import confidences
@@ -11,6 +10,7 @@ from al_ray.oracle import oracles
 from al_ray.registry import Registry, fields_of
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import strategies
+from pipelines.terminal import make_console
 
 FAMILIES: tuple[Registry[object], ...] = (  # type: ignore[assignment]
     datasets, confidences, strategies, filters, oracles, stopping_rules, initial_queries,
@@ -19,7 +19,7 @@ FAMILIES: tuple[Registry[object], ...] = (  # type: ignore[assignment]
 
 def list_methods() -> None:
     """Name every method that a study file can use, with its options and their defaults."""
-    console = Console()
+    console = make_console()
     for family in FAMILIES:
         console.print(family_table(family))
     console.print(

@@ -15,7 +15,7 @@ from al_ray.experiment.plan import Plan, dataset_key, plan_study, require_comple
 from al_ray.experiment.results import read_curves, summarize_methods
 from al_ray.experiment.study import check_space, run_study
 from al_ray.experiment.study_file import Execution, load_study, set_options
-from pipelines.terminal import Progress, duration, forecast_lines, plan_table, result_tables
+from pipelines.terminal import Progress, duration, forecast_lines, make_console, plan_table, result_tables
 
 INTERRUPTED = 130
 
@@ -31,7 +31,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a study, or go on with it: what is recorded is not done again."""
-    console = Console()
+    console = make_console()
     with user_errors(console):
         loaded = load_study(study)
         execution = set_options(loaded.execution, [*(set_ or []), *([f"storage={storage}"] if storage else [])])

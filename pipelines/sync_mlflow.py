@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from al_ray.errors import ExecutionError
 from al_ray.experiment.store import StudyStore
 from al_ray.experiment.study_file import Execution, load_study
 from al_ray.experiment.tracking import sync, tracking_address
 from pipelines.run_study import user_errors
+from pipelines.terminal import make_console
 
 
 def sync_mlflow(
@@ -19,7 +19,7 @@ def sync_mlflow(
     tracking: Annotated[str | None, typer.Option("--tracking", help="MLflow address to fill.")] = None,
 ) -> None:
     """Bring MLflow up to the records: what is missing is logged, what is there stays, nothing is doubled."""
-    console = Console()
+    console = make_console()
     with user_errors(console):
         name, execution = study, Execution()
         if study.endswith((".yaml", ".yml")):

@@ -1,11 +1,14 @@
 """What a person sees: the plan, the live table of a running study, the closing table."""
 
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -17,6 +20,13 @@ from al_ray.experiment.results import MethodResult
 from al_ray.runtime.cells import CellEvent
 
 LINE_EVERY_S = 10.0
+WIDTH_OF_A_LOG = 110
+
+
+def make_console() -> Console:
+    """Return a console as wide as the terminal, and wide enough for every table where there is none."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_LOG
+    return Console(width=width)
 
 
 def duration(seconds: float) -> str:
@@ -70,8 +80,8 @@ def result_tables(results: Sequence[MethodResult]) -> list[Table]:
 
 def _empty_result_table(result: MethodResult) -> Table:
     title = f"{result.dataset}, {result.model}: test accuracy, mean ± standard deviation over seeds"
-    table = Table(title=title, title_justify="left")
-    table.add_column("method", overflow="fold", min_width=24)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold", min_width=20)
     for name in ("seeds", "labels", "final", "area under\ncurve", "labels saved\nvs random"):
         table.add_column(name, justify="right")
     return table
@@ -102,7 +112,7 @@ class _Running:
     round_index: int = 0
     n_labeled: int = 0
     accuracy: float = float("nan")
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=lambda: time.monotonic())
     done: float = 0.0
 
     def words(self, slug: str) -> str:

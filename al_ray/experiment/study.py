@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from al_ray import __version__
 from al_ray.core.types import RoundRecord, TextDataset, TextSplit
-from al_ray.errors import StorageError
+from al_ray.errors import ConfigError, StorageError
 from al_ray.experiment.cell import run_cell
 from al_ray.experiment.forecast import Forecast
 from al_ray.experiment.plan import Plan, PlannedCell, dataset_key, require_complete
@@ -43,6 +43,8 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
         AlRayError: before anything starts, or when the lanes themselves cannot be had.
     """
     require_complete(plan)
+    if not local:
+        _check_shared(execution)
     plan.store.claim()
     waiting = plan.waiting()
     tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage), say=say)
@@ -70,6 +72,21 @@ def check_space(plan: Plan, cost: Forecast) -> None:
         raise StorageError(
             f"the records of this study take about {cost.disk_bytes / 2**20:.0f} MiB, and {plan.store.root} has "
             f"{free / 2**20:.0f} MiB free. Free some, or choose another folder with --storage."
+        )
+
+
+def _check_shared(execution: Execution) -> None:
+    """Refuse a relative folder on a joined cluster: every machine would take it for another place.
+
+    Raises:
+        ConfigError: the storage is neither an absolute path nor a URI.
+    """
+    address = execution.address or os.environ.get("RAY_ADDRESS")
+    if address and "://" not in execution.storage and not os.path.isabs(execution.storage):
+        raise ConfigError(
+            f"storage is {execution.storage!r}, a relative folder, and the study joins Ray at {address!r}: "
+            "each machine and each job would write somewhere else. "
+            "Give --storage a URI or an absolute path that all machines share."
         )
 
 

@@ -152,3 +152,11 @@ def test_a_damaged_record_is_named_and_nothing_is_overwritten(study, al_ray, tmp
     assert outcome.code in (1, 2)
     assert "round-001.json" in outcome.text
     assert (cell / "round-001.json").read_text(encoding="utf-8") == json.dumps({"format": 1})[:7]
+
+
+def test_a_relative_folder_on_a_joined_cluster_is_refused(study, al_ray, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = al_ray("run", study(), "--storage", "out", "--set", "address=127.0.0.1:6379", "--set", "tracking=off")
+    assert outcome.code == 1
+    assert "storage is 'out', a relative folder, and the study joins Ray at '127.0.0.1:6379'" in outcome.text
+    assert not (tmp_path / "out").exists()

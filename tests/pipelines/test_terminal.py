@@ -1,0 +1,59 @@
+"""What a person sees while a study runs."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from al_ray.runtime.cells import CellEvent
+from pipelines.terminal import Progress, duration
+
+
+def round_of(key: str, index: int, n_labeled: int, accuracy: float | None) -> CellEvent:
+    metrics = {} if accuracy is None else {"accuracy": accuracy}
+    return CellEvent("round", key, {"round_index": index, "n_labeled": n_labeled, "metrics": metrics})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (25500, "7 h 05 min")],
+)
+def test_durations_are_said_the_way_people_say_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_live_table_shows_cell_round_labels_accuracy_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    console = Console(file=io.StringIO(), width=100)
+    progress = Progress(console, {"a--1": [1.0, 3.0], "b--2": [4.0]}, n_before=1)
+    progress(CellEvent("started", "a--1"))
+    progress(round_of("a--1", 0, 0, None))
+    clock[0] = 110.0
+    progress(round_of("a--1", 1, 25, 0.5))
+    console.print(progress._render())
+    shown = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    # a tenth of a minute for one of four parts of the cell, and for one of eight of all
+    assert "a │ 1/2 │ 25 │ 0.500 │ 30 s" in shown
+    assert "1 of 3 cells done, 10 s gone, about 1 min 10 s left" in shown
+
+
+def test_failures_are_shown_at_once_and_counted() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    progress = Progress(console, {"a--1": [1.0], "b--2": [1.0]}, n_before=0)
+    progress(CellEvent("started", "a--1"))
+    progress(CellEvent("failed", "a--1", {"error": "RoundError", "message": "pool exhausted"}))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "failed: a--1: RoundError: pool exhausted" in text
+    assert progress.failures() == {"a--1": "RoundError: pool exhausted"}
+
+
+def test_rounds_recorded_before_cost_nothing_in_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = Progress(Console(file=io.StringIO()), {"a--1": [0.0, 0.0, 2.0, 2.0]}, n_before=0)
+    progress(CellEvent("started", "a--1"))
+    clock[0] = 5.0
+    progress(round_of("a--1", 3, 75, 0.7))
+    assert progress._seconds_left() == pytest.approx(5.0)
