@@ -11,6 +11,8 @@ from al_ray.registry import Registry
 class QueryStrategy(Protocol):
     """Scores the pool; high = query first. Pure: the same view and stream give the same scores, in any pool order.
 
+    A strategy inherits from this class and declares only what differs from the defaults.
+
     Attributes:
         name: what a study file calls it.
         min_draws: predictions per example that it needs.
@@ -20,10 +22,10 @@ class QueryStrategy(Protocol):
     """
 
     name: ClassVar[str]
-    min_draws: ClassVar[int]
-    needs_features: ClassVar[bool]
-    needs_scores: ClassVar[bool]
-    labels_everything: ClassVar[bool]
+    min_draws: ClassVar[int] = 1
+    needs_features: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = True
+    labels_everything: ClassVar[bool] = False
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the acquisition value of every example ``[n_pool]``."""

@@ -1,25 +1,18 @@
 """Ask where the predicted distribution is most spread out."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from al_ray.core import uncertainty
 from al_ray.core.types import FloatArray, PoolView
-from al_ray.strategy import strategies
+from al_ray.strategy import QueryStrategy, strategies
 
 
 @strategies.register("entropy")
 @dataclass(frozen=True)
-class Entropy:
+class Entropy(QueryStrategy):
     """Highest Shannon entropy first (Shannon 1948; Holub et al. 2008 for active learning)."""
-
-    name: ClassVar[str]
-    min_draws: ClassVar[int] = 1
-    needs_features: ClassVar[bool] = False
-    needs_scores: ClassVar[bool] = True
-    labels_everything: ClassVar[bool] = False
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the entropy in nats of the mean over draws ``[n_pool]``, in [0, ln n_classes]."""

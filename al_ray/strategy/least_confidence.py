@@ -1,25 +1,18 @@
 """Ask where the most likely class is least likely."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from al_ray.core import uncertainty
 from al_ray.core.types import FloatArray, PoolView
-from al_ray.strategy import strategies
+from al_ray.strategy import QueryStrategy, strategies
 
 
 @strategies.register("least_confidence")
 @dataclass(frozen=True)
-class LeastConfidence:
+class LeastConfidence(QueryStrategy):
     """Lowest probability of the predicted class first (Lewis and Gale 1994, arXiv cmp-lg/9407020)."""
-
-    name: ClassVar[str]
-    min_draws: ClassVar[int] = 1
-    needs_features: ClassVar[bool] = False
-    needs_scores: ClassVar[bool] = True
-    labels_everything: ClassVar[bool] = False
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return 1 - max p of the mean over draws ``[n_pool]``, in [0, 1 - 1/n_classes]."""

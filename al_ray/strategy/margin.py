@@ -1,25 +1,18 @@
 """Ask where the two likeliest classes are closest."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from al_ray.core import uncertainty
 from al_ray.core.types import FloatArray, PoolView
-from al_ray.strategy import strategies
+from al_ray.strategy import QueryStrategy, strategies
 
 
 @strategies.register("margin")
 @dataclass(frozen=True)
-class Margin:
+class Margin(QueryStrategy):
     """Smallest gap between the two likeliest classes first, "breaking ties" (Scheffer et al. 2001; Luo et al. 2005)."""
-
-    name: ClassVar[str]
-    min_draws: ClassVar[int] = 1
-    needs_features: ClassVar[bool] = False
-    needs_scores: ClassVar[bool] = True
-    labels_everything: ClassVar[bool] = False
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return 1 - (p_1 - p_2) of the mean over draws ``[n_pool]``, in [0, 1]."""

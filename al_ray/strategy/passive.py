@@ -6,21 +6,18 @@ from typing import ClassVar
 import numpy as np
 
 from al_ray.core.types import FloatArray, PoolView
-from al_ray.strategy import strategies
+from al_ray.strategy import QueryStrategy, strategies
 
 
 @strategies.register("passive")
 @dataclass(frozen=True)
-class Passive:
+class Passive(QueryStrategy):
     """The model fine-tuned once on the whole training split (Gonsior et al. 2022, arXiv 2210.03005, "Pass").
 
     What it gets wrong on the training split is that paper's definition of an outlier, so its cell records the
     predictions on every training example too.
     """
 
-    name: ClassVar[str]
-    min_draws: ClassVar[int] = 1
-    needs_features: ClassVar[bool] = False
     needs_scores: ClassVar[bool] = False
     labels_everything: ClassVar[bool] = True
 

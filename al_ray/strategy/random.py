@@ -7,19 +7,15 @@ import numpy as np
 
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import FloatArray, PoolView
-from al_ray.strategy import strategies
+from al_ray.strategy import QueryStrategy, strategies
 
 
 @strategies.register("random")
 @dataclass(frozen=True)
-class Random:
+class Random(QueryStrategy):
     """Uniform without replacement: passive learning at the same budget, the baseline of every comparison."""
 
-    name: ClassVar[str]
-    min_draws: ClassVar[int] = 1
-    needs_features: ClassVar[bool] = False
     needs_scores: ClassVar[bool] = False
-    labels_everything: ClassVar[bool] = False
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return a uniform number in [0, 1) for every example ``[n_pool]``.
