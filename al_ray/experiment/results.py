@@ -8,7 +8,7 @@ import numpy as np
 from al_ray.core.metrics import area_under_curve, labels_to_reach
 from al_ray.experiment.spec import CellSpec
 from al_ray.experiment.store import CellStore
-from al_ray.experiment.study_file import base_slug
+from al_ray.experiment.study_file import base_slug, variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,8 @@ class Curve:
     """The learning curve of one finished cell.
 
     Attributes:
-        method: confidence, strategy and filters as the slug names them.
+        method: confidence, strategy and filters as the slug names them, and what else tells its cells apart.
+        variant: that last part of ``method`` alone; empty where nothing else varies.
         n_labeled: ``[n_points]``.
         accuracy: test accuracy at each of them ``[n_points]``.
     """
@@ -24,6 +25,7 @@ class Curve:
     dataset: str
     model: str
     method: str
+    variant: str
     strategy: str
     filtered: bool
     seed: int
@@ -58,7 +60,9 @@ class MethodResult:
 
 def read_curves(cells: Iterable[tuple[CellSpec, CellStore]]) -> list[Curve]:
     """Read the learning curves of finished cells."""
-    return [_curve(spec, store) for spec, store in cells]
+    finished = list(cells)
+    extra = variants([spec for spec, _ in finished])
+    return [_curve(spec, variant, store) for (spec, store), variant in zip(finished, extra, strict=True)]
 
 
 def summarize_methods(curves: Sequence[Curve]) -> list[MethodResult]:
@@ -69,13 +73,14 @@ def summarize_methods(curves: Sequence[Curve]) -> list[MethodResult]:
     return [_result(group, _random_of(group[0], curves)) for group in groups.values()]
 
 
-def _curve(spec: CellSpec, store: CellStore) -> Curve:
+def _curve(spec: CellSpec, variant: Sequence[str], store: CellStore) -> Curve:
     dataset, model, *method = base_slug(spec)
     fitted = [record for record in store.rounds() if record.metrics]
     return Curve(
         dataset=dataset,
         model=model,
-        method=" + ".join(method),
+        method=" + ".join([*method, *variant]),
+        variant=" + ".join(variant),
         strategy=spec.strategy.name,
         filtered=bool(spec.filters),
         seed=spec.seed,
@@ -88,7 +93,7 @@ def _random_of(curve: Curve, curves: Sequence[Curve]) -> list[Curve]:
     return [
         other
         for other in curves
-        if (other.dataset, other.model) == (curve.dataset, curve.model)
+        if (other.dataset, other.model, other.variant) == (curve.dataset, curve.model, curve.variant)
         and other.strategy == "random"
         and not other.filtered
     ]

@@ -191,19 +191,30 @@ def _range(key: str, bounds: Any, where: str) -> list[int]:
 
 def _slugs(specs: Sequence[tuple[str, CellSpec]]) -> dict[str, CellSpec]:
     """Name every cell by what tells it apart in this study; two equal cells are refused."""
-    flat = [dict(flatten(spec.to_json())) for _, spec in specs]
-    named_in_slug = ("dataset.name", "dataset.path", "model.name", "confidence", "strategy", "filters", "seed")
-    keys = dict.fromkeys(key for values in flat for key in values if not key.startswith(named_in_slug))
-    varied = sorted(key for key in keys if len({repr(values.get(key)) for values in flat}) > 1)
     slugs: dict[str, CellSpec] = {}
     blocks: dict[str, str] = {}
-    for (block, spec), values in zip(specs, flat, strict=True):
-        parts = [*base_slug(spec), *(f"{key.rsplit('.', 1)[-1]}={values.get(key)}" for key in varied)]
-        slug = "-".join([*(re.sub(r"[^A-Za-z0-9._=]+", "_", part) for part in parts), f"s{spec.seed}"])
+    for (block, spec), variant in zip(specs, variants([spec for _, spec in specs]), strict=True):
+        parts = (re.sub(r"[^A-Za-z0-9._=]+", "_", part) for part in (*base_slug(spec), *variant))
+        slug = "-".join([*parts, f"s{spec.seed}"])
         if slug in slugs:
             raise ConfigError(f"{block}: the cell {slug} is in the grid already ({blocks[slug]}). Drop one of the two.")
         slugs[slug], blocks[slug] = spec, block
     return slugs
+
+
+def variants(specs: Sequence[CellSpec]) -> list[list[str]]:
+    """Return, for every cell, ``key=value`` of what tells cells of one base slug and seed apart; mostly nothing."""
+    flat = [dict(flatten(spec.to_json())) for spec in specs]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for spec, values in zip(specs, flat, strict=True):
+        groups.setdefault((*base_slug(spec), str(spec.seed)), []).append(values)
+    varied = {key for group in groups.values() if len(group) > 1 for key in _differing(group)}
+    return [[f"{key.rsplit('.', 1)[-1]}={values.get(key)}" for key in sorted(varied)] for values in flat]
+
+
+def _differing(group: Sequence[Mapping[str, Any]]) -> set[str]:
+    keys = {key for values in group for key in values}
+    return {key for key in keys if len({repr(values.get(key)) for values in group}) > 1}
 
 
 def base_slug(spec: CellSpec) -> list[str]:

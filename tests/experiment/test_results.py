@@ -8,7 +8,7 @@ import pytest
 from al_ray.experiment.results import Curve, summarize_methods
 
 RANDOM = Curve(
-    dataset="d", model="m", method="softmax + random", strategy="random", filtered=False, seed=1,
+    dataset="d", model="m", method="softmax + random", variant="", strategy="random", filtered=False, seed=1,
     n_labeled=(25, 50, 75), accuracy=(0.5, 0.6, 0.7),
 )  # fmt: skip
 MARGIN = replace(RANDOM, method="softmax + margin", strategy="margin", accuracy=(0.5, 0.7, 0.8))
@@ -51,3 +51,11 @@ def test_seeds_are_averaged_and_only_common_ones_compared() -> None:
 def test_another_data_set_is_no_comparison() -> None:
     elsewhere = replace(RANDOM, dataset="other")
     assert math.isnan(by_method(MARGIN, elsewhere)["softmax + margin"].saved_of)
+
+
+def test_what_else_varies_in_a_grid_is_another_method_with_a_random_of_its_own() -> None:
+    fast = replace(RANDOM, method="softmax + random + epochs=9", variant="epochs=9", accuracy=(0.1, 0.2, 0.3))
+    results = by_method(RANDOM, fast, MARGIN)
+    assert results["softmax + random + epochs=9"].final == pytest.approx(0.3)
+    assert results["softmax + random"].n_seeds == 1
+    assert results["softmax + margin"].saved_of == pytest.approx(75)
