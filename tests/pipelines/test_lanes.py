@@ -31,7 +31,11 @@ def test_two_workers_give_bit_equal_scores_and_learn(study, al_ray, tmp_path: Pa
     assert outcome.code == 0, outcome.text
     records = computed(tmp_path)
     ones = {name.split("/")[1]: value for name, value in records.items() if "workers=1" in name}
-    twos = {name.split("/")[1]: value for name, value in records.items() if "learning_rate=1e_30-workers=2" in name}
+    twos = {
+        name.split("/")[1]: value
+        for name, value in records.items()
+        if "learning_rate=1e_30" in name and "workers=2" in name
+    }
     assert ones == twos
     assert len(ones) == 7  # four rounds, three of them with arrays
     (learned,) = (json.loads(path.read_text()) for path in tmp_path.rglob("done.json") if "0.003" in str(path))
