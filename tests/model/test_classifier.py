@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from al_ray.core.seeding import stream, stream_seed
 from al_ray.model.classifier import TransformerClassifier
 from al_ray.model.encoder import load_weights
-from al_ray.model.protocol import batches_of_epoch, class_weights, learning_rate_factor, validation_rows
+from al_ray.model.protocol import batches_of_epoch
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import TokenizedSplit
@@ -219,29 +219,3 @@ def test_bf16_agrees_with_float32(minilm: ResolvedModel) -> None:
     ]
     assert (both[0].argmax(axis=1) == both[1].argmax(axis=1)).mean() > 0.95
     np.testing.assert_allclose(both[0], both[1], atol=0.1)
-
-
-def test_class_weights_agree_with_scikit_learn() -> None:
-    labels = np.array([0, 0, 0, 2, 2, 1])
-    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    np.testing.assert_allclose(class_weights(FinetuneRecipe(class_weights="balanced"), labels, 3), expected)
-    assert class_weights(FinetuneRecipe(), labels, 4).tolist() == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize("warmup", [0.0, 0.3])
-def test_the_linear_schedule_is_the_library_s(warmup: float) -> None:
-    from transformers import get_linear_schedule_with_warmup
-
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    expected = get_linear_schedule_with_warmup(optimizer, int(np.ceil(warmup * 10)), 10).lr_lambdas[0]
-    recipe = FinetuneRecipe(schedule="linear", warmup_fraction=warmup)
-    assert [learning_rate_factor(recipe, step, 10) for step in range(10)] == [expected(step) for step in range(10)]
-
-
-def test_validation_is_a_stratified_tenth_that_leaves_every_class_to_train_on() -> None:
-    labels = np.repeat([0, 1, 2], [60, 30, 10])
-    held_out = validation_rows(labels, 0.1, stream(1, "v"))
-    assert np.bincount(labels[held_out], minlength=3).tolist() == [6, 3, 1]
-    assert not np.array_equal(held_out, validation_rows(labels, 0.1, stream(2, "v")))
-    assert not validation_rows(np.arange(5), 0.1, stream(1, "v")).any()
-    assert not validation_rows(labels, 0.0, stream(1, "v")).any()
