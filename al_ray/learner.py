@@ -5,88 +5,38 @@ same query from the same gathered outputs; only the records port knows which of 
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from al_ray.confidence import ConfidenceMethod
-from al_ray.core.metrics import evaluate
+from al_ray.confidence import State
+from al_ray.core.metrics import agreement, evaluate, group_accuracy, group_shares
 from al_ray.core.ranking import rank, take
-from al_ray.core.seeding import stream
+from al_ray.core.seeding import stream, stream_seed, tie_keys
 from al_ray.core.types import (
     Annotation,
     FloatArray,
     IntArray,
     LabeledSet,
-    ModelOutputs,
     PoolView,
     Query,
+    Ranking,
     RoundRecord,
+    UnscoredPool,
     asked_ids,
     labeled_after,
 )
-from al_ray.core.uncertainty import mean_log_probs
+from al_ray.core.uncertainty import entropy, log_softmax
 from al_ray.errors import RoundError
-from al_ray.filtering import CandidateFilter
-from al_ray.initial import InitialQuery
-from al_ray.oracle import Oracle
-from al_ray.stopping import StoppingRule
-from al_ray.strategy import QueryStrategy
+from al_ray.ports import Arrays, Classifier, Loop, Records
+from al_ray.reading import Reading, needs_embeddings, trains_differently
 
-Arrays = Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
-
-
-class Classifier(Protocol):
-    """The model port: fine-tunes from fresh weights, predicts with the last fine-tune."""
-
-    def finetune(self, labeled: LabeledSet, *, round_index: int) -> object:
-        """Fit a fresh model on the answers so far."""
-        ...
-
-    def predict(self, split: Literal["pool", "test"], ids: IntArray, *, with_features: bool = False) -> ModelOutputs:
-        """Return the outputs of exactly ``ids``, sorted by id."""
-        ...
-
-
-class Records(Protocol):
-    """The records port: what has been recorded, and the place for one round more."""
-
-    def rounds(self) -> list[RoundRecord]:
-        """Return the recorded rounds, oldest first."""
-        ...
-
-    def append(self, record: RoundRecord, arrays: Arrays) -> None:
-        """Record one round for good; when this returns, the round has happened."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loop:
-    """What one cell does, with its plug-ins built.
-
-    Attributes:
-        truth: ids (ascending) and labels of the training split; read by the oracle and by stratified starts alone.
-        test: ids (ascending) and labels of the test split.
-        rounds: queries after the initial one, at most.
-    """
-
-    seed: int
-    n_classes: int
-    truth: LabeledSet
-    test: LabeledSet
-    initial: InitialQuery
-    initial_size: int
-    query_size: int
-    rounds: int
-    confidence: ConfidenceMethod
-    strategy: QueryStrategy
-    filters: Sequence[CandidateFilter]
-    oracle: Oracle
-    stopping: Sequence[StoppingRule]
+STOP_SET_SIZE = 2000
+Tables = dict[str, dict[str, npt.NDArray[Any]]]
 
 
 def run(loop: Loop, classifier: Classifier, records: Records) -> list[RoundRecord]:
@@ -98,150 +48,328 @@ def run(loop: Loop, classifier: Classifier, records: Records) -> list[RoundRecor
     Raises:
         RoundError: a round cannot be completed; what is recorded stays.
     """
-    rounds = records.rounds()
-    if not rounds:
-        rounds.append(_initial_round(loop))
-        records.append(rounds[0], {})
-    while rounds[-1].stop_reason is None:
-        record, arrays = _round(loop, classifier, rounds)
-        records.append(record, arrays)
-        rounds.append(record)
-    return rounds
+    return _Cell(loop, classifier, records).run()
 
 
-def _initial_round(loop: Loop) -> RoundRecord:
-    if loop.strategy.labels_everything:
-        ids = loop.truth.ids
-    else:
-        draws = stream(loop.seed, "initial")
-        ids = loop.initial.pick(loop.truth, loop.n_classes, loop.initial_size, draws)
-    query = Query(ids=ids, scores=np.zeros(len(ids)))
-    return RoundRecord(round_index=0, n_labeled=0, query=query, annotation=_annotate(loop, query))
+@dataclass
+class _Round:
+    """What a round gathers on its way to its record."""
 
-
-def _round(loop: Loop, classifier: Classifier, rounds: Sequence[RoundRecord]) -> tuple[RoundRecord, Arrays]:
-    clock = _Clock()
-    labeled = labeled_after(rounds)
-    round_index = len(rounds)
-    if not len(labeled):
-        raise RoundError(f"no example has a label before round {round_index}: the oracle abstained on every query.")
-    with clock.phase("finetune"):
-        classifier.finetune(labeled, round_index=round_index)
-    with clock.phase("evaluate"):
-        log_probs = _predict(loop, classifier, "test", loop.test.ids)
-        metrics = evaluate(log_probs, loop.test.labels)
-        arrays = {"test": _table(loop.test, log_probs)}
-    reason = _stop_reason(loop, rounds)
-    if reason is None:
-        query = _choose(loop, classifier, labeled, rounds, clock)
-    else:
-        query = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
-        if loop.strategy.labels_everything:
-            with clock.phase("score"):
-                arrays["train"] = _table(loop.truth, _predict(loop, classifier, "pool", loop.truth.ids))
-    record = RoundRecord(
-        round_index=round_index,
-        n_labeled=len(labeled),
-        query=query,
-        annotation=_annotate(loop, query),
-        metrics=metrics,
-        seconds=clock.seconds,
-        stop_reason=reason,
-    )
-    return record, arrays
-
-
-def _choose(
-    loop: Loop, classifier: Classifier, labeled: LabeledSet, rounds: Sequence[RoundRecord], clock: "_Clock"
-) -> Query:
-    """Score the pool, rank, filter and take the query of this round."""
-    round_index = len(rounds)
-    pool_ids = _unasked(loop, rounds)
-    with clock.phase("score"):
-        view = _pool_view(loop, classifier, pool_ids, labeled)
-    with clock.phase("query"):
-        scores = loop.strategy.score(view, stream(loop.seed, "round", round_index, "strategy"))
-        ranking = rank(view.ids, scores, loop.seed, f"query strategy {loop.strategy.name!r}")
-        for candidate_filter in loop.filters:
-            ranking = candidate_filter.apply(ranking)
-        query = take(ranking, loop.query_size, round_index, len(labeled))
-        return Query(ids=query.ids, scores=query.scores, probs=_beliefs(loop, classifier, view, query.ids))
-
-
-def _pool_view(loop: Loop, classifier: Classifier, pool_ids: IntArray, labeled: LabeledSet) -> PoolView:
-    if not loop.strategy.needs_scores:
-        no_draws = np.empty((len(pool_ids), 0, loop.n_classes))
-        return PoolView(ids=pool_ids, log_probs=no_draws, labeled=labeled)
-    with_features = loop.strategy.needs_features or loop.confidence.needs_features
-    outputs = classifier.predict("pool", pool_ids, with_features=with_features)
-    return PoolView(
-        ids=outputs.ids,
-        log_probs=loop.confidence.log_probs(outputs),
-        features=outputs.features,
-        dynamics=outputs.dynamics,
-        labeled=labeled,
-    )
-
-
-def _beliefs(loop: Loop, classifier: Classifier, view: PoolView, ids: IntArray) -> npt.NDArray[np.float64]:
-    """Return what the model believed of the query, ``[query_size, n_classes]``, for calibration on what was queried."""
-    by_id = np.sort(ids)
-    if loop.strategy.needs_scores:
-        probs = np.exp(mean_log_probs(view.log_probs[np.searchsorted(view.ids, by_id)]))
-    else:
-        probs = np.exp(_predict(loop, classifier, "pool", by_id))
-    return probs[np.searchsorted(by_id, ids)]
-
-
-def _predict(
-    loop: Loop, classifier: Classifier, split: Literal["pool", "test"], ids: IntArray
-) -> npt.NDArray[np.float64]:
-    outputs = classifier.predict(split, ids, with_features=loop.confidence.needs_features)
-    return mean_log_probs(loop.confidence.log_probs(outputs))
-
-
-def _annotate(loop: Loop, query: Query) -> Annotation:
-    annotation = loop.oracle.label(query.ids, loop.truth)
-    if not np.array_equal(annotation.ids, query.ids):
-        raise RoundError(f"oracle {loop.oracle.name!r} answered other examples than were asked, or in another order.")
-    answered = annotation.labels[~annotation.abstained]
-    if len(answered) and not (answered.min() >= 0 and answered.max() < loop.n_classes):
-        outside = answered[(answered < 0) | (answered >= loop.n_classes)][0]
-        raise RoundError(
-            f"oracle {loop.oracle.name!r} answered class {outside}, the classes are 0 to {loop.n_classes - 1}."
-        )
-    return annotation
-
-
-def _stop_reason(loop: Loop, rounds: Sequence[RoundRecord]) -> str | None:
-    """Say why no query follows the recorded rounds; a pure function of them, so that resuming asks the same."""
-    if loop.strategy.labels_everything:
-        return "everything is labelled"
-    if len(rounds) > loop.rounds:
-        return f"all {loop.rounds} rounds done"
-    n_candidates = len(loop.truth) - len(asked_ids(rounds))
-    for candidate_filter in loop.filters:
-        n_candidates -= candidate_filter.n_removed(n_candidates)
-    reasons = (rule.reason(rounds, n_candidates, loop.query_size) for rule in loop.stopping)
-    return next((reason for reason in reasons if reason is not None), None)
-
-
-def _unasked(loop: Loop, rounds: Sequence[RoundRecord]) -> IntArray:
-    return np.setdiff1d(loop.truth.ids, asked_ids(rounds), assume_unique=True)
-
-
-def _table(split: LabeledSet, log_probs: FloatArray) -> dict[str, np.ndarray[Any, Any]]:
-    return {"id": split.ids, "label": split.labels, "log_probs": log_probs.astype(np.float32)}
-
-
-class _Clock:
-    """Wall time by phase, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    index: int
+    labeled: LabeledSet
+    seconds: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    arrays: Tables = field(default_factory=dict)
+    candidates: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """Add wall time to a phase, in seconds."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class _Cell:
+    """One cell and what can be derived from its records: nothing here decides anything that a resumed cell lacks."""
+
+    def __init__(self, loop: Loop, classifier: Classifier, records: Records) -> None:
+        self.loop, self.classifier, self.records = loop, classifier, records
+        self.rounds = records.rounds()
+        self.validation, self.truth = _hold_out(loop)
+        self._embeddings: FloatArray | None = None
+        self._first_features: FloatArray | None = None
+        self._last_scores: FloatArray | None = None
+
+    def run(self) -> list[RoundRecord]:
+        if not self.rounds:
+            self._append(self._initial_round(), {})
+        while self.rounds[-1].stop_reason is None:
+            self._append(*self._next_round())
+        return self.rounds
+
+    def _append(self, record: RoundRecord, arrays: Arrays) -> None:
+        self.records.append(record, arrays)
+        self.rounds.append(record)
+        if self._last_scores is not None:
+            self._remember_scores(self._last_scores, arrays)
+
+    def _initial_round(self) -> RoundRecord:
+        loop = self.loop
+        if loop.strategy.labels_everything:
+            ids = self.truth.ids
+        else:
+            embeddings = self._embedded(self.truth.ids) if loop.initial.needs_embeddings else None
+            draws = stream(loop.seed, "initial")
+            ids = loop.initial.pick(self.truth, loop.n_classes, loop.initial_size, draws, embeddings)
+        query = Query(ids=ids, scores=np.zeros(len(ids)))
+        return RoundRecord(round_index=0, n_labeled=0, query=query, annotation=self._annotate(query))
+
+    def _next_round(self) -> tuple[RoundRecord, Arrays]:
+        now = _Round(len(self.rounds), labeled_after(self.rounds))
+        if not len(now.labeled):
+            raise RoundError(f"no example has a label before round {now.index}: the oracle abstained on every query.")
+        may_query = self._known_end() is None
+        if may_query:
+            with now.phase("select"):
+                now.candidates = self._select(now)
+        reading, dynamics = self._fit(now, may_query)
+        with now.phase("evaluate"):
+            self._evaluate(now, reading)
+        reason = self._known_end() or self._stop_reason(now)
+        if reason is None:
+            query = self._choose(now, reading, dynamics)
+            now.metrics |= self._acquired(query)
+        else:
+            query = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
+            if self.loop.strategy.labels_everything:
+                with now.phase("score"):
+                    now.arrays["train"] = _table(self.truth, reading.predict("pool", self.truth.ids))
+        return self._record(now, query, reason), now.arrays
+
+    def _record(self, now: _Round, query: Query, reason: str | None) -> RoundRecord:
+        return RoundRecord(
+            round_index=now.index,
+            n_labeled=len(now.labeled),
+            query=query,
+            annotation=self._annotate(query),
+            metrics=now.metrics,
+            seconds=now.seconds,
+            stop_reason=reason,
+        )
+
+    # ---- before the model -------------------------------------------------------------------------------------------
+
+    def _select(self, now: _Round) -> IntArray:
+        """Return the candidates that the model shall score, ascending: what the filters leave of the pool."""
+        loop = self.loop
+        pool_ids = np.setdiff1d(self.truth.ids, asked_ids(self.rounds), assume_unique=True)
+        pool = self._unscored(now, pool_ids)
+        for candidate_filter in loop.filters:
+            kept = candidate_filter.select(pool, stream(loop.seed, "round", now.index, "filter", candidate_filter.name))
+            pool = pool.take(kept)
+        n_watched = loop.strategy.n_watched
+        if 0 < n_watched < len(pool):
+            return _sample(pool.ids, n_watched, stream_seed(loop.seed, "round", now.index, "watched"))
+        return pool.ids
+
+    def _unscored(self, now: _Round, pool_ids: IntArray) -> UnscoredPool:
+        labeled = now.labeled.sorted()
+        embed = any(candidate_filter.needs_embeddings for candidate_filter in self.loop.filters)
+        past = any(candidate_filter.needs_last_scores for candidate_filter in self.loop.filters)
+        return UnscoredPool(
+            ids=pool_ids,
+            embeddings=self._embedded(pool_ids) if embed else None,
+            last_scores=self._known_scores()[np.searchsorted(self.loop.truth.ids, pool_ids)] if past else None,
+            labeled=labeled,
+            labeled_embeddings=self._embedded(labeled.ids) if embed else None,
+            n_classes=self.loop.n_classes,
+            round_index=now.index,
+            query_size=self.loop.query_size,
+        )
+
+    def _embedded(self, ids: IntArray) -> FloatArray:
+        if self._embeddings is None:
+            self._embeddings = self.classifier.embed("pool", self.loop.truth.ids)
+        return self._embeddings[np.searchsorted(self.loop.truth.ids, ids)]
+
+    def _known_scores(self) -> FloatArray:
+        """Return the last score of every example of the training split, NaN where it never had one."""
+        if self._last_scores is None:
+            self._last_scores = np.full(len(self.loop.truth), np.nan)
+            for record in self.rounds[1:]:
+                self._remember_scores(self._last_scores, self.records.arrays(record.round_index))
+        return self._last_scores
+
+    def _remember_scores(self, scores: FloatArray, arrays: Arrays) -> None:
+        if "pool" in arrays:
+            scores[np.searchsorted(self.loop.truth.ids, arrays["pool"]["id"])] = arrays["pool"]["score"]
+
+    # ---- the model --------------------------------------------------------------------------------------------------
+
+    def _fit(self, now: _Round, may_query: bool) -> tuple[Reading, FloatArray | None]:
+        loop, labeled = self.loop, now.labeled.sorted()
+        if may_query and needs_embeddings(loop) and self._embeddings is None:
+            with now.phase("select"):
+                self._embedded(labeled.ids)
+        state: State | None = None
+        if loop.confidence.n_folds:
+            with now.phase("calibrate"):
+                state = self._cross_fit(now)
+        if loop.confidence.needs_first_features and self._first_features is None and may_query:
+            with now.phase("finetune"):
+                self._first_features = self._features_of_first_model()
+        if loop.evaluation == "plain" and trains_differently(loop):
+            with now.phase("finetune"):
+                self.classifier.finetune(now.labeled, round_index=now.index, plain=True)
+            with now.phase("evaluate"):
+                now.metrics |= self._plain_metrics(now)
+        watched = now.candidates if may_query and loop.strategy.n_watched else None
+        with now.phase("finetune"):
+            fit = self.classifier.finetune(now.labeled, round_index=now.index, watched=watched)
+        with now.phase("calibrate"):
+            reading = Reading(loop, self.classifier, labeled, state, self._first_features)
+        if not (loop.confidence.n_folds or loop.confidence.needs_labeled):
+            del now.seconds["calibrate"]
+        return reading, fit.dynamics
+
+    def _cross_fit(self, now: _Round) -> State:
+        n_folds = self.loop.confidence.n_folds
+        outputs = self.classifier.cross_predict(now.labeled, n_folds=n_folds, round_index=now.index)
+        labeled = now.labeled.sorted()
+        return self.loop.confidence.calibrate(outputs, labeled.labels[np.searchsorted(labeled.ids, outputs.ids)])
+
+    def _features_of_first_model(self) -> FloatArray:
+        """Fine-tune the plain model of round 1 again; a resumed cell gets the same one."""
+        self.classifier.finetune(labeled_after(self.rounds[:1]), round_index=1, plain=True)
+        features = self.classifier.predict("pool", self.loop.truth.ids, plain=True, with_features=True).features
+        assert features is not None
+        return features
+
+    def _evaluate(self, now: _Round, reading: Reading) -> None:
+        loop = self.loop
+        log_probs = reading.predict("test", loop.test.ids)
+        own = evaluate(log_probs, loop.test.labels)
+        if loop.evaluation == "own":
+            now.metrics |= own | self._slices(log_probs)
+            now.arrays["test"] = _table(loop.test, log_probs)
+        else:
+            if "test" not in now.arrays:
+                now.metrics |= self._plain_metrics(now)
+            now.metrics |= {f"own.{name}": value for name, value in own.items()}
+            now.arrays["test"]["own_log_probs"] = log_probs.astype(np.float32)
+        now.metrics |= reading.calibration()
+        self._watch_stopping(now, reading)
+
+    def _plain_metrics(self, now: _Round) -> dict[str, float]:
+        """Evaluate the plain model, and keep its predictions as those of the round."""
+        outputs = self.classifier.predict("test", self.loop.test.ids, plain=True)
+        log_probs = log_softmax(outputs.logits[:, 0])
+        now.arrays["test"] = _table(self.loop.test, log_probs)
+        return evaluate(log_probs, self.loop.test.labels) | self._slices(log_probs)
+
+    def _slices(self, log_probs: FloatArray) -> dict[str, float]:
+        if self.loop.groups is None:
+            return {}
+        return group_accuracy(log_probs, self.loop.test.labels, self.loop.groups[1])
+
+    def _watch_stopping(self, now: _Round, reading: Reading) -> None:
+        """Measure what the stopping rules ask for."""
+        if len(self.validation):
+            predicted = reading.predict("pool", self.validation.ids).argmax(axis=1)
+            now.metrics["validation_accuracy"] = float((predicted == self.validation.labels).mean())
+        if any(rule.needs_stop_set for rule in self.loop.stopping):
+            ids = _sample(self.truth.ids, STOP_SET_SIZE, stream_seed(self.loop.seed, "stop_set"))
+            log_probs = reading.predict("pool", ids)
+            predicted = log_probs.argmax(axis=1)
+            now.metrics["stop_set_entropy"] = float(entropy(log_probs).mean())
+            if now.index > 1:
+                before = self.records.arrays(now.index - 1)["stop_set"]["predicted"]
+                changed, kappa = agreement(before, predicted, self.loop.n_classes)
+                now.metrics |= {"stop_set_changed": changed, "stop_set_kappa": kappa}
+            now.arrays["stop_set"] = {"id": ids, "predicted": predicted}
+
+    # ---- the query --------------------------------------------------------------------------------------------------
+
+    def _choose(self, now: _Round, reading: Reading, dynamics: FloatArray | None) -> Query:
+        """Score the candidates, rank, filter and pick the query of this round."""
+        loop = self.loop
+        with now.phase("score"):
+            view = reading.view(now.candidates, dynamics, self._embeddings)
+        with now.phase("query"):
+            ranking = self._ranking(now, view)
+            draws = stream(loop.seed, "round", now.index, "pick")
+            ids = loop.strategy.pick(view.take(ranking.ids), ranking, loop.query_size, draws)
+            query = _query(ranking, ids, loop.strategy.name)
+            return replace(query, probs=reading.beliefs(view, query.ids))
+
+    def _ranking(self, now: _Round, view: PoolView) -> Ranking:
+        """Rank the candidates and let the filters take theirs.
+
+        Raises:
+            RoundError: fewer than the query's size are left.
+        """
+        loop = self.loop
+        scores = loop.strategy.score(view, stream(loop.seed, "round", now.index, "strategy"))
+        ranking = rank(view.ids, scores, loop.seed, f"query strategy {loop.strategy.name!r}")
+        if any(candidate_filter.needs_last_scores for candidate_filter in loop.filters):
+            now.arrays["pool"] = {"id": view.ids, "score": np.asarray(scores, dtype=np.float64)}
+        for candidate_filter in loop.filters:
+            ranking = candidate_filter.apply(ranking, view, loop.query_size)
+        take(ranking, loop.query_size, now.index, len(now.labeled))
+        return ranking
+
+    def _acquired(self, query: Query) -> dict[str, float]:
+        """Return the share of every slice among all that was queried by strategy so far, this query included."""
+        if self.loop.groups is None:
+            return {}
+        ids = np.concatenate([*(record.query.ids for record in self.rounds[1:]), query.ids])
+        groups = np.asarray(self.loop.groups[0])
+        return group_shares(groups[np.searchsorted(self.loop.truth.ids, ids)], np.unique(groups))
+
+    def _annotate(self, query: Query) -> Annotation:
+        oracle, n_classes = self.loop.oracle, self.loop.n_classes
+        annotation = oracle.label(query.ids, self.loop.truth)
+        if not np.array_equal(annotation.ids, query.ids):
+            raise RoundError(f"oracle {oracle.name!r} answered other examples than were asked, or in another order.")
+        answered = annotation.labels[~annotation.abstained]
+        outside = answered[(answered < 0) | (answered >= n_classes)]
+        if len(outside):
+            raise RoundError(
+                f"oracle {oracle.name!r} answered class {outside[0]}, the classes are 0 to {n_classes - 1}."
+            )
+        return annotation
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def _known_end(self) -> str | None:
+        """Say why no query follows, as far as that is known before the round."""
+        if self.loop.strategy.labels_everything:
+            return "everything is labelled"
+        if len(self.rounds) > self.loop.rounds:
+            return f"all {self.loop.rounds} rounds done"
+        return None
+
+    def _stop_reason(self, now: _Round) -> str | None:
+        """Ask the stopping rules; a pure function of the records and this round's metrics."""
+        loop = self.loop
+        nothing = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
+        current = RoundRecord(
+            round_index=now.index,
+            n_labeled=len(now.labeled),
+            query=nothing,
+            annotation=Annotation(ids=nothing.ids, labels=nothing.ids, abstained=np.empty(0, np.bool_)),
+            metrics=now.metrics,
+        )
+        n_candidates = len(now.candidates)
+        for candidate_filter in loop.filters:
+            if candidate_filter.clips:
+                n_candidates -= candidate_filter.n_removed(n_candidates, loop.query_size)
+        rounds = [*self.rounds, current]
+        reasons = (rule.reason(rounds, n_candidates, loop.query_size) for rule in loop.stopping)
+        return next((reason for reason in reasons if reason is not None), None)
+
+
+def _hold_out(loop: Loop) -> tuple[LabeledSet, LabeledSet]:
+    """Divide the training split into validation examples, which a stopping rule may ask for, and the rest."""
+    n = max((rule.n_validation for rule in loop.stopping), default=0)
+    ids = _sample(loop.truth.ids, n, stream_seed(loop.seed, "validation_split"))
+    is_held = np.isin(loop.truth.ids, ids, assume_unique=True)
+    return tuple(LabeledSet(ids=loop.truth.ids[at], labels=loop.truth.labels[at]) for at in (is_held, ~is_held))  # type: ignore[return-value]
+
+
+def _sample(ids: IntArray, n: int, seed: int) -> IntArray:
+    """Draw ``n`` of some ids, all if there are fewer, by a hash of each: their order cannot matter; ascending."""
+    return np.sort(ids[np.argsort(tie_keys(ids, seed))[:n]])
+
+
+def _query(ranking: Ranking, ids: IntArray, strategy: str) -> Query:
+    """Return the picked ids with their scores."""
+    order = np.argsort(ranking.ids)
+    at = order[np.minimum(np.searchsorted(ranking.ids[order], ids), len(order) - 1)]
+    assert np.array_equal(ranking.ids[at], ids), f"strategy {strategy!r} picked an example that is no candidate"
+    return Query(ids=ids, scores=ranking.scores[at])
+
+
+def _table(split: LabeledSet, log_probs: FloatArray) -> dict[str, npt.NDArray[Any]]:
+    return {"id": split.ids, "label": split.labels, "log_probs": log_probs.astype(np.float32)}

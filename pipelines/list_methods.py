@@ -1,5 +1,8 @@
 """``al-ray list``: every data set, confidence, strategy, filter, oracle and stopping rule, with its options."""
 
+from typing import Annotated
+
+import typer
 from rich.table import Table
 
 from al_ray.confidence import confidences
@@ -10,6 +13,7 @@ from al_ray.oracle import oracles
 from al_ray.registry import Registry, fields_of
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import strategies
+from pipelines.methods_table import markdown
 from pipelines.terminal import make_console
 
 FAMILIES: tuple[Registry[object], ...] = (  # type: ignore[assignment]
@@ -17,8 +21,15 @@ FAMILIES: tuple[Registry[object], ...] = (  # type: ignore[assignment]
 )  # fmt: skip
 
 
-def list_methods() -> None:
+def list_methods(
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print sources, costs and needs, as in the README.")
+    ] = False,
+) -> None:
     """Name every method that a study file can use, with its options and their defaults."""
+    if as_markdown:
+        typer.echo(markdown())
+        return
     console = make_console()
     for family in FAMILIES:
         console.print(family_table(family))

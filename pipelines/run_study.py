@@ -12,10 +12,18 @@ from rich.console import Console
 from al_ray.errors import AlRayError
 from al_ray.experiment.forecast import Forecast, forecast, has_fast_bf16, round_costs
 from al_ray.experiment.plan import Plan, dataset_key, plan_study, require_complete
-from al_ray.experiment.results import read_curves, summarize_methods
+from al_ray.experiment.results import read_curves, slice_shares, summarize_methods
 from al_ray.experiment.study import check_space, run_study
 from al_ray.experiment.study_file import Execution, load_study, set_options
-from pipelines.terminal import Progress, duration, forecast_lines, make_console, plan_table, result_tables
+from pipelines.terminal import (
+    Progress,
+    duration,
+    forecast_lines,
+    make_console,
+    plan_table,
+    result_tables,
+    slice_tables,
+)
 
 INTERRUPTED = 130
 
@@ -142,7 +150,9 @@ def print_results(console: Console, plan: Plan) -> None:
         if cell.fingerprint and plan.store.cell(cell.slug, cell.fingerprint).status() == "done"
     ]
     if finished:
-        for table in result_tables(summarize_methods(read_curves(finished))):
+        results = summarize_methods(read_curves(finished))
+        pools = {data.name: slice_shares(data.train.groups) for data in plan.datasets.values() if data.train.groups}
+        for table in (*result_tables(results), *slice_tables(results, pools)):
             console.print(table)
 
 

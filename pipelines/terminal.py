@@ -78,6 +78,36 @@ def result_tables(results: Sequence[MethodResult]) -> list[Table]:
     return list(tables.values())
 
 
+def slice_tables(results: Sequence[MethodResult], pools: Mapping[str, Mapping[str, float]]) -> list[Table]:
+    """Lay out which share of its queries each method spent on each slice of the data, one table a data set and model.
+
+    Args:
+        results: of the methods.
+        pools: data set -> slice -> its share of the training split.
+    """
+    tables: dict[tuple[str, str], Table] = {}
+    confidences = {r.method.split(" + ")[0] for r in results}
+    for r in sorted(results, key=lambda r: (r.dataset, r.model, -r.area)):
+        if not r.acquired:
+            continue
+        if (r.dataset, r.model) not in tables:
+            tables[r.dataset, r.model] = _empty_slice_table(r, pools.get(r.dataset, {}))
+        cells = [f"{100 * share:.1f}" for share in r.acquired.values()]
+        tables[r.dataset, r.model].add_row(_method_words(r, confidences), *cells)
+    return list(tables.values())
+
+
+def _empty_slice_table(result: MethodResult, pool: Mapping[str, float]) -> Table:
+    title = f"{result.dataset}, {result.model}: % of all queries after the initial one, by slice of the data"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold", min_width=20)
+    for name in result.acquired:
+        table.add_column(name, justify="right")
+    if pool:
+        table.add_row("(the pool)", *(f"{100 * pool.get(name, 0.0):.1f}" for name in result.acquired), style="dim")
+    return table
+
+
 def _empty_result_table(result: MethodResult) -> Table:
     title = f"{result.dataset}, {result.model}: test accuracy, mean ± standard deviation over seeds"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)

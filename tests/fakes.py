@@ -1,48 +1,113 @@
 """A classifier and a records port for the loop, without torch, Ray or files."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from al_ray.confidence import confidences
-from al_ray.core.types import IntArray, LabeledSet, ModelOutputs, RoundRecord
+from al_ray.core.seeding import stream
+from al_ray.core.types import IntArray, LabeledSet, ModelOutputs, RoundRecord, Sampling
 from al_ray.filtering import filters as filter_registry
 from al_ray.initial import initial_queries
-from al_ray.learner import Arrays, Loop
 from al_ray.oracle import oracles
+from al_ray.ports import Arrays, Loop, Split
 from al_ray.stopping import stopping_rules
-from al_ray.strategy import strategies
+from al_ray.strategy import QueryStrategy, strategies
+
+N_EPOCHS = 4
+
+
+@dataclass(frozen=True)
+class FakeFit:
+    """What the fake's fine-tune leaves behind."""
+
+    dynamics: np.ndarray | None = None
 
 
 @dataclass
 class NearestCentroid:
-    """Logits are minus the distance to each class's mean: a real, deterministic classifier on 2-D points."""
+    """Logits are ten minus the distance to each class's mean: a real, deterministic classifier on 2-D points.
+
+    A draw shifts all centroids a little, the same for every example, so that draws are consistent models.
+    """
 
     pool_points: dict[int, np.ndarray]
     test_points: dict[int, np.ndarray]
     n_classes: int
+    sampling: Sampling = field(default_factory=Sampling)
     centroids: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    round_index: int = 0
     fitted_on: list[int] = field(default_factory=list)
+    plain_fits: int = 0
     n_predicted: int = 0
 
-    def finetune(self, labeled: LabeledSet, *, round_index: int) -> None:
+    def finetune(
+        self, labeled: LabeledSet, *, round_index: int, plain: bool = False, watched: IntArray | None = None
+    ) -> FakeFit:
         """Take the mean point of every class; a class never seen is far away."""
-        points = np.array([self.pool_points[i] for i in labeled.ids.tolist()])
+        self.centroids, self.round_index = self._means(labeled), round_index
+        self.plain_fits += plain
+        if not plain:
+            self.fitted_on.append(len(labeled))
+        if watched is None:
+            return FakeFit()
+        assert np.all(np.diff(watched) > 0)
+        start = self.centroids.mean(axis=0)
+        ways = [start + (self.centroids - start) * share for share in np.linspace(0.2, 1, N_EPOCHS)]
+        return FakeFit(np.stack([self._logits(self._points("pool", watched), way) for way in ways], axis=1))
+
+    def predict(
+        self,
+        split: Split,
+        ids: IntArray,
+        *,
+        plain: bool = False,
+        with_features: bool = False,
+        with_clean: bool = False,
+    ) -> ModelOutputs:
+        """Return minus the distances to the centroids as logits."""
+        points = self._points(split, ids)
+        self.n_predicted += len(ids)
+        clean = self._logits(points, self.centroids)
+        logits = clean[:, None]
+        if not plain and self.sampling.n_draws > 1:
+            shifts = [stream(self.round_index, "draw", d).normal(size=self.centroids.shape) * 0.5
+                      for d in range(self.sampling.n_draws)]  # fmt: skip
+            logits = np.stack([self._logits(points, self.centroids + shift) for shift in shifts], axis=1)
+        features = points.astype(np.float32) if with_features else None
+        return ModelOutputs(ids=ids, logits=logits, features=features, clean=clean if with_clean else None)
+
+    def cross_predict(self, labeled: LabeledSet, *, n_folds: int, round_index: int) -> ModelOutputs:
+        """Predict every labelled example from the others' means, fold by fold."""
+        labeled = labeled.sorted()
+        fold = np.arange(len(labeled)) % n_folds
+        logits = np.empty((len(labeled), 1, self.n_classes), np.float32)
+        for number in range(n_folds):
+            rest = LabeledSet(ids=labeled.ids[fold != number], labels=labeled.labels[fold != number])
+            held = labeled.ids[fold == number]
+            logits[fold == number, 0] = self._logits(self._points("pool", held), self._means(rest))
+        return ModelOutputs(ids=labeled.ids, logits=logits)
+
+    def embed(self, split: Split, ids: IntArray) -> np.ndarray:
+        """Return the points at unit length."""
+        points = self._points(split, ids)
+        return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+    def _means(self, labeled: LabeledSet) -> np.ndarray:
+        points = self._points("pool", labeled.ids)
         far = np.full(2, 1e3)
         means = [points[labeled.labels == c].mean(axis=0) if (labeled.labels == c).any() else far
                  for c in range(self.n_classes)]  # fmt: skip
-        self.centroids = np.stack(means)
-        self.fitted_on.append(len(labeled))
+        return np.stack(means)
 
-    def predict(self, split: Literal["pool", "test"], ids: IntArray, *, with_features: bool = False) -> ModelOutputs:
-        """Return minus the distances to the centroids as logits."""
+    def _points(self, split: Split, ids: IntArray) -> np.ndarray:
         known = self.pool_points if split == "pool" else self.test_points
-        points = np.array([known[i] for i in ids.tolist()]).reshape(-1, 2)
-        logits = -np.linalg.norm(points[:, None] - self.centroids[None], axis=2)
-        self.n_predicted += len(ids)
-        features = points.astype(np.float32) if with_features else None
-        return ModelOutputs(ids=ids, logits=logits[:, None].astype(np.float32), features=features)
+        return np.array([known[i] for i in ids.tolist()]).reshape(-1, 2)
+
+    def _logits(self, points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+        distances = np.linalg.norm(points[:, None] - centroids[None], axis=2)
+        return (10 - distances).astype(np.float32)
 
 
 @dataclass
@@ -50,12 +115,16 @@ class RecordsInMemory:
     """Keeps the rounds as the JSON that a store would keep; can be told to fail at one of them."""
 
     stored: list[dict[str, Any]] = field(default_factory=list)
-    arrays: list[Arrays] = field(default_factory=list)
+    tables: list[Arrays] = field(default_factory=list)
     fail_at: int | None = None
 
     def rounds(self) -> list[RoundRecord]:
         """Read everything back."""
         return [RoundRecord.from_json(data) for data in self.stored]
+
+    def arrays(self, round_index: int) -> Arrays:
+        """Return the arrays of a round."""
+        return self.tables[round_index]
 
     def append(self, record: RoundRecord, arrays: Arrays) -> None:
         """Keep one round, or die before it is kept."""
@@ -63,7 +132,7 @@ class RecordsInMemory:
             raise KeyboardInterrupt
         assert record.round_index == len(self.stored)
         self.stored.append(record.to_json())
-        self.arrays.append(arrays)
+        self.tables.append(arrays)
 
 
 def make_world(n_train: int = 120, n_test: int = 60, n_classes: int = 3, seed: int = 0) -> dict[str, Any]:
@@ -82,25 +151,37 @@ def make_world(n_train: int = 120, n_test: int = 60, n_classes: int = 3, seed: i
     return {"truth": truth, "test": test, "pool": pool_points, "test_points": test_points, "n_classes": n_classes}
 
 
+def fitting_confidence(strategy: QueryStrategy) -> str:
+    """Name a confidence method that a strategy can work with."""
+    if strategy.min_draws > 1:
+        return "ensemble"
+    if strategy.needs_uncertainty:
+        return "gonsior2022/trust_score" if strategy.name.startswith("gonsior2022/") else "evidential"
+    return "softmax"
+
+
 def make_loop(world: dict[str, Any], **changes: Any) -> Loop:
     """Build a loop from plug-in options, as a study would."""
     option = {"strategy": "margin", "filters": [], "stopping": [], "initial": "stratified", "oracle": "ground_truth"}
     option |= {key: changes.pop(key) for key in list(changes) if key in option}
-    numbers = {"seed": 1, "initial_size": 6, "query_size": 5, "rounds": 4} | changes
+    strategy = strategies.build(option["strategy"])
+    confidence = changes.pop("confidence", None) or fitting_confidence(strategy)
+    values = {"seed": 1, "initial_size": 6, "query_size": 5, "rounds": 4} | changes
     return Loop(
         n_classes=world["n_classes"],
         truth=world["truth"],
         test=world["test"],
         initial=initial_queries.build(option["initial"]),
-        confidence=confidences.build("softmax"),
-        strategy=strategies.build(option["strategy"]),
+        confidence=confidences.build(confidence),
+        strategy=strategy,
         filters=[filter_registry.build(f) for f in option["filters"]],
         oracle=oracles.build(option["oracle"]),
         stopping=[stopping_rules.build(s) for s in option["stopping"]],
-        **numbers,
+        **values,
     )
 
 
-def make_classifier(world: dict[str, Any]) -> NearestCentroid:
-    """Build the fake model of a world."""
-    return NearestCentroid(world["pool"], world["test_points"], world["n_classes"])
+def make_classifier(world: dict[str, Any], loop: Loop | None = None) -> NearestCentroid:
+    """Build the fake model of a world, predicting as the loop's confidence method asks."""
+    sampling = Sampling() if loop is None else loop.confidence.sampling
+    return NearestCentroid(world["pool"], world["test_points"], world["n_classes"], sampling)

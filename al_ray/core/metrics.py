@@ -1,5 +1,6 @@
 """How good a round's model is, from its log-probabilities on the test split."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,3 +78,35 @@ def labels_to_reach(n_labeled: Sequence[int], values: Sequence[float], level: fl
         return float(n_labeled[0])
     share = (level - curve[at - 1]) / (curve[at] - curve[at - 1])
     return float(n_labeled[at - 1] + share * (n_labeled[at] - n_labeled[at - 1]))
+
+
+def agreement(before: IntArray, after: IntArray, n_classes: int) -> tuple[float, float]:
+    """Compare the predictions of two models on the same examples.
+
+    Returns:
+        the share that changed, and Cohen's kappa (Cohen 1960); kappa is 1 where both give everything one same class.
+    """
+    table = np.bincount(before * n_classes + after, minlength=n_classes**2).reshape(n_classes, n_classes) / len(before)
+    same, by_chance = float(np.trace(table)), float(table.sum(axis=0) @ table.sum(axis=1))
+    return 1 - same, 1.0 if by_chance == 1 else (same - by_chance) / (1 - by_chance)
+
+
+def group_accuracy(log_probs: FloatArray, labels: IntArray, groups: Sequence[str]) -> dict[str, float]:
+    """Return the accuracy on every data slice as ``accuracy.SLICE``, and the least of them as ``worst_group_accuracy``.
+
+    The question of Tamkin et al. 2022 (arXiv 2204.08491): does a method serve the rare and the atypical?
+    """
+    correct = np.asarray(log_probs).argmax(axis=1) == labels
+    names = np.asarray(groups)
+    found = {metric_name("accuracy", str(name)): float(correct[names == name].mean()) for name in np.unique(names)}
+    return found | {"worst_group_accuracy": min(found.values())}
+
+
+def group_shares(groups: npt.NDArray[np.str_], names: npt.NDArray[np.str_]) -> dict[str, float]:
+    """Return the share of every data slice among some examples as ``acquired.SLICE``."""
+    return {metric_name("acquired", str(name)): float((groups == name).mean()) for name in names}
+
+
+def metric_name(metric: str, group: str) -> str:
+    """Name the metric of one data slice with characters that every tracker takes."""
+    return f"{metric}.{re.sub(r'[^A-Za-z0-9_-]+', '_', group)}"

@@ -6,8 +6,8 @@ when it is made, because most of them are made at a border: a data file, a model
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,43 @@ class LabeledSet:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def sorted(self) -> "LabeledSet":
+        """Return the same answers, ids ascending."""
+        order = np.argsort(self.ids)
+        return LabeledSet(ids=self.ids[order], labels=self.labels[order])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the model's prediction is repeated or changed, which a confidence method declares.
+
+    Attributes:
+        n_members: models fine-tuned on the same answers with other seeds.
+        n_passes: dropout passes through each of them; 1 without dropout.
+        dropout: where dropout acts at prediction: in every layer (``network``), in the classifier on top of the
+            encoder (``head``) or on the logits (``logits``). In ``head`` a pass has one mask for all examples, which
+            makes it one model; elsewhere every example has its own.
+        rate: share that is dropped, in (0, 1); None = as the model was trained.
+        adaptive_attention: sharpen the encoder's attention by adaptive temperature (arXiv 2410.01104) at prediction.
+    """
+
+    n_members: int = 1
+    n_passes: int = 1
+    dropout: Literal["off", "network", "head", "logits"] = "off"
+    rate: float | None = None
+    adaptive_attention: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.n_members >= 1
+        assert self.n_passes >= 1
+        assert self.rate is None or 0 < self.rate < 1
+        assert self.n_passes == 1 or self.dropout != "off", "several passes without dropout are all alike"
+
+    @property
+    def n_draws(self) -> int:
+        """Predictions per example."""
+        return self.n_members * self.n_passes
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutputs:
@@ -95,19 +132,22 @@ class ModelOutputs:
 
     Attributes:
         ids: ``[n]``, ascending.
-        logits: ``[n, n_draws, n_classes]`` float32; draws are dropout passes and ensemble members alike.
-        features: ``[n, n_features]`` encoder output of the first token, or None where no method asked for it.
-        dynamics: ``[n, n_epochs]`` predicted class after every epoch of fine-tuning, or None.
+        logits: ``[n, n_draws, n_classes]`` float32; draws are dropout passes and ensemble members alike, members first.
+        features: ``[n, n_features]`` encoder output of the first token, without dropout and of the first member, or
+            None where no method asked for it.
+        clean: logits without dropout, of the first member ``[n, n_classes]``, or None where nobody asked for them.
     """
 
     ids: IntArray
     logits: npt.NDArray[np.float32]
     features: npt.NDArray[np.float32] | None = None
-    dynamics: IntArray | None = None
+    clean: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         assert self.logits.ndim == 3
         assert len(self.logits) == len(self.ids)
+        assert self.features is None or len(self.features) == len(self.ids)
+        assert self.clean is None or self.clean.shape == (len(self.ids), self.logits.shape[2])
         assert np.all(np.diff(self.ids) > 0), "rows of ModelOutputs must be sorted by unique id"
         bad = ~np.asarray(np.isfinite(self.logits).all(axis=(1, 2)))
         if bad.any():
@@ -122,32 +162,110 @@ class ModelOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolView:
-    """All that a query strategy may see: arrays about the pool, never a model.
+    """All that a query strategy may see: arrays about the pool and the labelled examples, never a model.
+
+    What a strategy does not declare as needed may be None. Rows are sorted by id, so that pool order cannot matter.
 
     Attributes:
-        ids: unlabelled examples ``[n_pool]``, ascending.
-        log_probs: ``[n_pool, n_draws, n_classes]``, natural logarithm, each row summing to one in probability.
-        features: ``[n_pool, n_features]`` or None.
-        dynamics: ``[n_pool, n_epochs]`` or None.
-        labeled: what has been answered so far.
+        ids: candidates ``[n_pool]``, ascending.
+        log_probs: ``[n_pool, n_draws, n_classes]``, natural logarithm; no draw where the strategy needs no scores.
+        features: ``[n_pool, n_features]`` of the fine-tuned model.
+        embeddings: ``[n_pool, n_embedding]`` unit length, of the pretrained encoder, the same in every round.
+        predicted: class predicted without dropout ``[n_pool]``.
+        uncertainty: the confidence method's own measure, high = unsure ``[n_pool]``.
+        dynamics: log-probabilities after every epoch of fine-tuning ``[n_pool, n_epochs, n_classes]``.
+        labeled: what has been answered so far, ids ascending; the arrays below have its rows.
+        labeled_log_probs: ``[n_labeled, n_draws, n_classes]``.
+        labeled_features: ``[n_labeled, n_features]``.
+        labeled_embeddings: ``[n_labeled, n_embedding]``.
+        labeled_uncertainty: ``[n_labeled]``.
     """
 
     ids: IntArray
     log_probs: FloatArray
     features: FloatArray | None = None
-    dynamics: IntArray | None = None
+    embeddings: FloatArray | None = None
+    predicted: IntArray | None = None
+    uncertainty: FloatArray | None = None
+    dynamics: FloatArray | None = None
     labeled: LabeledSet
+    labeled_log_probs: FloatArray | None = None
+    labeled_features: FloatArray | None = None
+    labeled_embeddings: FloatArray | None = None
+    labeled_uncertainty: FloatArray | None = None
 
     def __post_init__(self) -> None:
+        assert np.all(np.diff(self.ids) > 0), "rows of a PoolView must be sorted by unique id"
+        assert np.all(np.diff(self.labeled.ids) > 0), "the labelled examples of a PoolView must be sorted by id"
         assert self.log_probs.ndim == 3
-        assert len(self.log_probs) == len(self.ids)
+        for rows, names in ((self.ids, POOL_ARRAYS), (self.labeled.ids, LABELED_ARRAYS)):
+            for name in names:
+                values = getattr(self, name)
+                assert values is None or len(values) == len(rows), f"{name} has other rows than its ids"
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are."""
+        return int(self.log_probs.shape[2])
+
     def probs(self) -> npt.NDArray[np.float64]:
         """Return the probabilities averaged over the draws ``[n_pool, n_classes]``."""
         return np.exp(np.asarray(self.log_probs, dtype=np.float64)).mean(axis=1)
+
+    def take(self, ids: IntArray) -> "PoolView":
+        """Return the view of some candidates only, given in any order."""
+        if len(ids) == len(self):
+            return self
+        rows = np.searchsorted(self.ids, np.sort(ids))
+        kept = {name: getattr(self, name) for name in POOL_ARRAYS}
+        taken: dict[str, Any] = {k: None if v is None else v[rows] for k, v in kept.items()}
+        return replace(self, ids=self.ids[rows], **taken)
+
+
+POOL_ARRAYS = ("log_probs", "features", "embeddings", "predicted", "uncertainty", "dynamics")
+LABELED_ARRAYS = ("labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnscoredPool:
+    """What a filter may see before the model of the round exists.
+
+    Attributes:
+        ids: unlabelled examples ``[n_pool]``, ascending.
+        embeddings: ``[n_pool, n_embedding]`` unit length, of the pretrained encoder; None where not asked for.
+        last_scores: the last known acquisition value of each ``[n_pool]``, NaN where it never had one; None where not
+            asked for.
+        labeled: what has been answered so far, ids ascending.
+        labeled_embeddings: ``[n_labeled, n_embedding]``; None where not asked for.
+        n_classes: of the data set.
+        round_index: of the round, from 1.
+        query_size: how many the round will ask for.
+    """
+
+    ids: IntArray
+    embeddings: FloatArray | None = None
+    last_scores: FloatArray | None = None
+    labeled: LabeledSet
+    labeled_embeddings: FloatArray | None = None
+    n_classes: int
+    round_index: int
+    query_size: int
+
+    def __post_init__(self) -> None:
+        assert np.all(np.diff(self.ids) > 0), "rows of an UnscoredPool must be sorted by unique id"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, ids: IntArray) -> "UnscoredPool":
+        """Return the pool of some examples only, given in any order."""
+        rows = np.searchsorted(self.ids, np.sort(ids))
+        kept = {name: getattr(self, name) for name in ("embeddings", "last_scores")}
+        taken: dict[str, Any] = {k: None if v is None else v[rows] for k, v in kept.items()}
+        return replace(self, ids=self.ids[rows], **taken)
 
 
 @dataclass(frozen=True, kw_only=True)

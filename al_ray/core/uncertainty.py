@@ -10,10 +10,17 @@ from al_ray.core.types import FloatArray
 
 
 def log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
-    """Return log-probabilities over the last axis, stable for any finite logits; computed in float64."""
+    """Return log-probabilities over the last axis, stable for any finite logits; computed in float64.
+
+    The likeliest class keeps its digits when it is almost certain: its log-probability is ``-log1p`` of the others'
+    share, so that very sure examples are still told apart.
+    """
     z = np.asarray(logits, dtype=np.float64)
-    z = z - z.max(axis=-1, keepdims=True)
-    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    top = z.argmax(axis=-1)[..., None]
+    z = z - np.take_along_axis(z, top, axis=-1)
+    others = np.exp(z)
+    np.put_along_axis(others, top, 0.0, axis=-1)
+    return z - np.log1p(others.sum(axis=-1, keepdims=True))
 
 
 def mean_log_probs(log_probs: FloatArray) -> npt.NDArray[np.float64]:

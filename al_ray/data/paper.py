@@ -19,21 +19,37 @@ from al_ray.data.content import content_sha256
 from al_ray.data.files import split_files
 from al_ray.data.hub import HubFiles
 from al_ray.data.rows import Rows, read_rows
-from al_ray.data.splits import Columns, make_splits
-from al_ray.errors import DataError
+from al_ray.data.splits import Columns, keep_some, make_splits
+from al_ray.errors import ConfigError, DataError
 
 DATA_FOLDER_VARIABLE = "AL_RAY_DATA"
 
 
 @dataclass(frozen=True)
 class PinnedDataset:
-    """A data set that is the same for everybody: classes, sizes and commit are declared."""
+    """A data set that is the same for everybody: classes, sizes and commit are declared.
+
+    Attributes:
+        keep_train: use only so many training examples, the same ones everywhere; None = all.
+        keep_test: use only so many test examples; None = all.
+    """
 
     name: ClassVar[str]
     class_names: ClassVar[tuple[str, ...]]
     n_train: ClassVar[int]
     n_test: ClassVar[int]
     hub: ClassVar[HubFiles]
+    keep_train: int | None = None
+    keep_test: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("keep_train", "keep_test"):
+            value = getattr(self, name)
+            if value is not None and value < len(self.class_names):
+                raise ConfigError(
+                    f"{name} is {value}, it must be at least the number of classes, {len(self.class_names)}. "
+                    "Leave it out to use all examples."
+                )
 
     def declare(self) -> Declaration:
         """Return classes, sizes and the pinned commit."""
@@ -58,14 +74,18 @@ class PinnedDataset:
         _check_spelled_labels(parts, self.class_names)
         source = f"Hugging Face Hub {self.hub.hub_id}@{self.hub.revision}"
         dataset = self._check(parts, source)
-        note = self.declare().size_note(len(dataset.train), len(dataset.test))
+        note = self.declare().size_note(len(parts[0]), len(parts[1]))
         if note:
             raise DataError(f"{source} holds {note}. It is not what was pinned; delete it from the cache.")
         return dataset
 
     def _check(self, parts: tuple[Rows, Rows], source: str) -> TextDataset:
         names, (train, test) = make_splits(parts, Columns(), self.class_names)
-        note = self.declare().size_note(len(train), len(test))
+        notes = [self.declare().size_note(len(train), len(test))]
+        if (self.keep_train or len(train)) < len(train) or (self.keep_test or len(test)) < len(test):
+            train, test = keep_some(train, self.keep_train), keep_some(test, self.keep_test)
+            notes.append(f"of these {len(train):,} training and {len(test):,} test rows are used")
+        note = ", ".join(filter(None, notes))
         return TextDataset(
             name=self.name,
             class_names=names,

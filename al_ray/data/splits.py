@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from al_ray.core.seeding import stream
+from al_ray.core.seeding import stream, tie_keys
 from al_ray.core.types import IntArray, TextSplit
 from al_ray.data.rows import Rows
 from al_ray.errors import DataError, unknown_name
@@ -84,6 +84,13 @@ def split_off_test(whole: TextSplit, test_fraction: float, class_names: tuple[st
         n_test = min(max(1, round(test_fraction * len(members))), len(members) - 1)
         is_test[stream(_SPLIT_SEED, "data", "test_fraction", c).permutation(members)[:n_test]] = True
     return _take(whole, np.flatnonzero(~is_test)), _take(whole, np.flatnonzero(is_test))
+
+
+def keep_some(split: TextSplit, n: int | None) -> TextSplit:
+    """Keep ``n`` examples, the same ones everywhere: those whose ids hash lowest; all where ``n`` is None or larger."""
+    if n is None or n >= len(split):
+        return split
+    return _take(split, np.sort(np.argsort(tie_keys(split.ids, _SPLIT_SEED))[:n]))
 
 
 def _split(rows: Rows, columns: Columns, labels: IntArray) -> TextSplit:

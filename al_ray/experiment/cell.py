@@ -17,6 +17,7 @@ from al_ray.experiment.store import CellStore, StudyStore
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
+from al_ray.ports import Arrays, Loop
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -51,19 +52,22 @@ def run_cell(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Wo
         test=test,
         seed=spec.seed,
         worker=worker,
-        loss=getattr(spec.confidence, "loss", None),
+        sampling=spec.confidence.sampling,
+        new_loss=spec.confidence.new_loss,
     )
-    rounds = learner.run(make_loop(spec, payload["n_classes"], pool, test), classifier, records)
+    rounds = learner.run(make_loop(spec, payload["n_classes"], tables), classifier, records)
     records.on_rank_zero(lambda: store.finish(summarize(rounds)))
 
 
-def make_loop(spec: CellSpec, n_classes: int, pool: TokenizedSplit, test: TokenizedSplit) -> learner.Loop:
+def make_loop(spec: CellSpec, n_classes: int, tables: Mapping[str, pa.Table]) -> Loop:
     """Return the loop that a spec describes over the data of a cell."""
-    return learner.Loop(
+    truth, test = (_answers(tables[name]) for name in ("pool", "test"))
+    return Loop(
         seed=spec.seed,
         n_classes=n_classes,
-        truth=LabeledSet(ids=pool.ids, labels=pool.labels),
-        test=LabeledSet(ids=test.ids, labels=test.labels),
+        truth=truth,
+        test=test,
+        groups=_groups(tables),
         initial=spec.initial,
         initial_size=spec.initial_size,
         query_size=spec.query_size,
@@ -73,19 +77,33 @@ def make_loop(spec: CellSpec, n_classes: int, pool: TokenizedSplit, test: Tokeni
         filters=spec.filters,
         oracle=spec.oracle,
         stopping=spec.stopping,
+        evaluation=spec.evaluation,
     )
 
 
+def _answers(table: pa.Table) -> LabeledSet:
+    return LabeledSet(ids=table["id"].to_numpy(), labels=table["label"].to_numpy())
+
+
+def _groups(tables: Mapping[str, pa.Table]) -> tuple[list[str], list[str]] | None:
+    if any("group" not in tables[name].schema.names for name in ("pool", "test")):
+        return None
+    return tables["pool"]["group"].to_pylist(), tables["test"]["group"].to_pylist()
+
+
 def summarize(rounds: list[RoundRecord]) -> dict[str, Any]:
-    """Return what a finished cell comes to: final metrics, area under each learning curve, seconds by phase."""
+    """Return what a finished cell comes to: final metrics, area under each learning curve, seconds by phase.
+
+    A metric that some rounds lack, such as the share of predictions that changed, has no area.
+    """
     fitted = [record for record in rounds if record.metrics]
-    names = fitted[-1].metrics
+    names = [name for name in fitted[-1].metrics if all(name in record.metrics for record in fitted)]
     phases = {phase for record in rounds for phase in record.seconds}
     return {
         "n_rounds": len(rounds),
         "n_labeled": fitted[-1].n_labeled,
         "stop_reason": fitted[-1].stop_reason,
-        "final": {name: fitted[-1].metrics[name] for name in names},
+        "final": dict(fitted[-1].metrics),
         "area_under_curve": {name: area_under_curve([record.metrics[name] for record in fitted]) for name in names},
         "seconds": {phase: sum(record.seconds.get(phase, 0.0) for record in rounds) for phase in sorted(phases)},
     }
@@ -107,7 +125,12 @@ class SharedRecords:
         stored = self.on_rank_zero(lambda: [record.to_json() for record in self._store.rounds()])
         return [RoundRecord.from_json(data) for data in stored]
 
-    def append(self, record: RoundRecord, arrays: learner.Arrays) -> None:
+    def arrays(self, round_index: int) -> Arrays:
+        """Return the arrays of a recorded round, the same on every rank."""
+        found: Arrays = self.on_rank_zero(lambda: self._store.arrays(round_index))
+        return found
+
+    def append(self, record: RoundRecord, arrays: Arrays) -> None:
         """Write a round on rank 0, then report it."""
         self.on_rank_zero(lambda: self._store.append(record, arrays))
         if self._worker.rank == 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from al_ray.confidence import ConfidenceMethod
 from al_ray.core.types import TextDataset
 from al_ray.experiment.plan import Plan, PlannedCell, dataset_key
 from al_ray.experiment.spec import CellSpec
@@ -84,13 +85,15 @@ def forecast(plan: Plan, lanes: int, workers_speed: float | None = None) -> Fore
 
 
 def matrix_speed() -> float:
-    """Return float32 operations a second of one core: the best of 0.2 s of products of a transformer's shape."""
+    """Return float32 operations a second of one core: the best of 0.2 s and 30 products of a transformer's shape."""
     rng = np.random.default_rng(0)
     left, right = (rng.normal(size=shape).astype(np.float32) for shape in ((512, 384), (384, 1536)))
     best = float("inf")
-    deadline = time.perf_counter() + 0.2
+    deadline, n_products = time.perf_counter() + 0.2, 0
     with threadpool_limits(limits=1):
-        while time.perf_counter() < deadline:
+        # On a busy machine a moment may hold no undisturbed product, so the number of them counts too.
+        while time.perf_counter() < deadline or n_products < 30:
+            n_products += 1
             start = time.perf_counter()
             left @ right
             best = min(best, time.perf_counter() - start)
@@ -126,14 +129,41 @@ def round_costs(spec: CellSpec, n_train: int, n_test: int) -> list[float]:
 def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, float]]:
     """Return (examples fine-tuned on, texts scored) of every round."""
     first, rounds = (n_train, 0) if spec.strategy.labels_everything else (spec.initial_size, spec.rounds)
-    recipe, costs = spec.finetune, []
+    recipe, fits, passes = spec.finetune, n_fits(spec), n_passes_of(spec.confidence)
+    costs: list[tuple[float, float]] = []
     for index in range(rounds + 1):
         n_labeled = first + index * spec.query_size
-        scored = n_test + n_labeled * recipe.validation_fraction * recipe.epochs
-        if spec.strategy.needs_scores and index < rounds:
-            scored += n_train - n_labeled
-        costs.append((n_labeled * (1 - recipe.validation_fraction) * recipe.epochs, scored))
+        scored: float = n_test * (passes + (spec.evaluation == "plain"))
+        scored += n_labeled * recipe.validation_fraction * recipe.epochs
+        if index < rounds:
+            scored += _scored_of_pool(spec, n_train - n_labeled, passes)
+        costs.append((fits * n_labeled * (1 - recipe.validation_fraction) * recipe.epochs, scored))
     return costs
+
+
+def n_fits(spec: CellSpec) -> float:
+    """Return how many whole fine-tunes a round takes, by the examples in them: folds leave some out."""
+    folds = spec.confidence.n_folds
+    beside = spec.evaluation == "plain" and spec.confidence.new_loss() is not None
+    return n_fits_of(spec.confidence) - (1 if folds else 0) + beside
+
+
+def n_fits_of(confidence: ConfidenceMethod) -> int:
+    """Return how many models a confidence method fine-tunes a round: members and folds."""
+    return confidence.sampling.n_members + confidence.n_folds
+
+
+def n_passes_of(confidence: ConfidenceMethod) -> int:
+    """Return how often a text goes through the encoder; dropout behind it costs next to nothing."""
+    sampling = confidence.sampling
+    return sampling.n_members * (sampling.n_passes if sampling.dropout == "network" else 1)
+
+
+def _scored_of_pool(spec: CellSpec, n_pool: int, passes: int) -> float:
+    sizes = [each.size for each in spec.filters if hasattr(each, "size")]
+    n_candidates = min([n_pool, *sizes])
+    watched = min(spec.strategy.n_watched, n_candidates) * spec.finetune.epochs
+    return watched + (passes * n_candidates if spec.strategy.needs_scores else 0)
 
 
 def _work(cell: PlannedCell, dataset: TextDataset) -> _Work:

@@ -57,6 +57,11 @@ class Plan:
     models: Mapping[tuple[str, str | None], ResolvedModel]
     missing: tuple[str, ...] = field(default=())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds every cell of the study, not a chosen one."""
+        return len(self.cells) == len(self.study.cells)
+
     def waiting(self) -> list[PlannedCell]:
         """Return the cells that are not finished."""
         return [cell for cell in self.cells if cell.status != "done"]
@@ -172,10 +177,10 @@ def _misfits_of_sizes(spec: CellSpec, dataset: TextDataset) -> list[str]:
             f"initial_size is {spec.initial_size}, but a stratified initial query takes at least one example of each "
             f"of the {dataset.n_classes} classes. Raise initial_size, or use 'initial: random'."
         ]
-    left = n_train - spec.initial_size - max(spec.rounds - 1, 0) * spec.query_size
-    candidates = left
-    for candidate_filter in spec.filters:
-        candidates -= candidate_filter.n_removed(max(candidates, 0))
+    n_train -= max((rule.n_validation for rule in spec.stopping), default=0)
+    candidates = n_train - spec.initial_size - max(spec.rounds - 1, 0) * spec.query_size
+    for each in spec.filters:
+        candidates -= each.n_removed(max(candidates, 0), spec.query_size)
     may_end_early = bool(spec.stopping)
     if spec.query_size > n_train - spec.initial_size and spec.rounds:
         return [

@@ -1,11 +1,12 @@
 """What the finished cells of a study come to, method by method; read from the records alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from al_ray.core.metrics import area_under_curve, labels_to_reach
+from al_ray.core.metrics import area_under_curve, group_shares, labels_to_reach
+from al_ray.core.types import RoundRecord
 from al_ray.experiment.spec import CellSpec
 from al_ray.experiment.store import CellStore
 from al_ray.experiment.study_file import base_slug, variants
@@ -20,6 +21,7 @@ class Curve:
         variant: that last part of ``method`` alone; empty where nothing else varies.
         n_labeled: ``[n_points]``.
         accuracy: test accuracy at each of them ``[n_points]``.
+        acquired: share of each data slice among all that was queried after the initial query; empty without slices.
     """
 
     dataset: str
@@ -31,6 +33,7 @@ class Curve:
     seed: int
     n_labeled: tuple[int, ...]
     accuracy: tuple[float, ...]
+    acquired: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class MethodResult:
             method needs for the same accuracy, on the mean curves; NaN where it never gets there, or where the study
             has no random cells to compare with.
         saved_of: labels that random needs; NaN likewise.
+        acquired: mean over seeds of each slice's share among the queried; empty where the data have no slices.
     """
 
     dataset: str
@@ -56,6 +60,7 @@ class MethodResult:
     area_std: float
     labels_saved: float
     saved_of: float
+    acquired: Mapping[str, float]
 
 
 def read_curves(cells: Iterable[tuple[CellSpec, CellStore]]) -> list[Curve]:
@@ -86,7 +91,24 @@ def _curve(spec: CellSpec, variant: Sequence[str], store: CellStore) -> Curve:
         seed=spec.seed,
         n_labeled=tuple(record.n_labeled for record in fitted),
         accuracy=tuple(record.metrics["accuracy"] for record in fitted),
+        acquired=_acquired(fitted),
     )
+
+
+def slice_shares(groups: Sequence[str]) -> dict[str, float]:
+    """Return the share of every data slice, by the name that metrics have for it."""
+    names = np.asarray(groups)
+    shares = group_shares(names, np.unique(names))
+    return {name.removeprefix("acquired."): share for name, share in shares.items()}
+
+
+def _acquired(fitted: Sequence[RoundRecord]) -> dict[str, float]:
+    """Return the shares that the last query left behind."""
+    for record in reversed(fitted):
+        shares = {name: value for name, value in record.metrics.items() if name.startswith("acquired.")}
+        if shares:
+            return {name.removeprefix("acquired."): value for name, value in shares.items()}
+    return {}
 
 
 def _random_of(curve: Curve, curves: Sequence[Curve]) -> list[Curve]:
@@ -115,6 +137,7 @@ def _result(group: Sequence[Curve], random: Sequence[Curve]) -> MethodResult:
         area_std=_std(area),
         labels_saved=saved,
         saved_of=saved_of,
+        acquired={name: float(np.mean([c.acquired[name] for c in group])) for name in group[0].acquired},
     )
 
 

@@ -29,7 +29,7 @@ from al_ray.registry import Registry, build_dataclass, option_of
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 
 
 class _Option:
@@ -100,6 +100,8 @@ class CellSpec(Identity):
         precision: of forward passes and gradients; master weights are always float32.
         scoring_batch_size: texts a forward pass; identity, because it decides the last bits of a logit.
         rounds: queries after the initial one, at most.
+        evaluation: whose test metrics the learning curve holds: the cell's ``own`` model's, read by its confidence
+            method, or those of a ``plain`` one with cross-entropy and softmax on the same answers, as in the paper.
         workers: processes that fine-tune one model together; identity, because dropout depends on it.
     """
 
@@ -120,6 +122,7 @@ class CellSpec(Identity):
     query_size: Annotated[int, Field(ge=1)] = 25
     rounds: Annotated[int, Field(ge=0)] = 20
     seed: Annotated[int, Field(ge=0)]
+    evaluation: Literal["own", "plain"] = "own"
     workers: Annotated[int, Field(ge=1)] = 1
 
     def to_json(self) -> dict[str, Any]:
@@ -137,8 +140,9 @@ class CellSpec(Identity):
         if draws < self.strategy.min_draws:
             found.append(
                 f"strategy {name!r} needs at least {self.strategy.min_draws} draws per example, "
-                f"but confidence {self.confidence.name!r} gives {draws}."
+                f"but confidence {self.confidence.name!r} gives {draws}. Use 'mc_dropout' or 'ensemble'."
             )
+        found += self._misfits_of_confidence() + self._misfits_of_filters()
         if self.strategy.labels_everything and self.filters:
             found.append(
                 f"strategy {name!r} labels everything, so the filter {self.filters[0].name!r} has nothing to do. "
@@ -148,6 +152,42 @@ class CellSpec(Identity):
             names = [plugin.name for plugin in getattr(self, field)]
             doubled = sorted({n for n in names if names.count(n) > 1})
             found += [f"{field} names {n!r} twice. Name it once." for n in doubled]
+        return found
+
+    def _misfits_of_confidence(self) -> list[str]:
+        found, strategy, confidence = [], self.strategy, self.confidence
+        if strategy.needs_consistent_draws and not confidence.has_consistent_draws and confidence.n_draws > 1:
+            found.append(
+                f"strategy {strategy.name!r} needs draws that are one model for all examples, but those of confidence "
+                f"{confidence.name!r} differ from example to example. Use 'ensemble', or "
+                "{name: mc_dropout, where: head}."
+            )
+        if strategy.needs_uncertainty and not confidence.has_uncertainty:
+            able = [name for name in confidences.names() if confidences.get(name).has_uncertainty]
+            found.append(
+                f"strategy {strategy.name!r} asks for the confidence method's own uncertainty, which "
+                f"{confidence.name!r} does not have. These have one: {', '.join(able)}."
+            )
+        if 0 < strategy.n_watched < self.query_size:
+            found.append(
+                f"strategy {strategy.name!r} watches {strategy.n_watched} examples, fewer than query_size "
+                f"({self.query_size}). Watch more."
+            )
+        return found
+
+    def _misfits_of_filters(self) -> list[str]:
+        found, strategy = [], self.strategy
+        for each in self.filters:
+            if each.clips and not strategy.ranks:
+                found.append(
+                    f"filter {each.name!r} removes the top of the ranking, but strategy {strategy.name!r} has none: it "
+                    "chooses the batch as a whole. Drop the filter."
+                )
+            if each.needs_last_scores and not strategy.needs_scores:
+                found.append(
+                    f"filter {each.name!r} goes by the last uncertainty, but strategy {strategy.name!r} does not score "
+                    "the pool. Use 'random_subsample'."
+                )
         return found
 
 

@@ -3,6 +3,7 @@
 Layout::
 
     {storage}/{study}/study.json                       what the folder is
+                      plan.json                        the grid as it was last run: which cells there should be
     {storage}/{study}/{slug}--{fp8}/spec.json          the identity of a cell, with its full fingerprint
                                     provenance.json    one entry a run: versions, host, data source
                                     round-000.parquet  arrays of a round, where it has any
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 MLFLOW_FILE, MLFLOW_FOLDER = "mlflow.db", "mlartifacts"
-_STUDY, _SPEC = "study.json", "spec.json"
+_STUDY, _PLAN, _SPEC = "study.json", "plan.json", "spec.json"
 _CELL_FOLDER = re.compile(r"(.+)--([0-9a-f]{8})")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _N_SHOWN = 10
@@ -114,6 +115,25 @@ class StudyStore:
         }
         data = (canonical_json(content, indent=1) + "\n").encode("ascii")
         self.folder.write(_STUDY, data, f"study {self.study}")
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Keep the grid as it is run now, in the place of an older one.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self.folder.write(_PLAN, (canonical_json(plan) + "\n").encode("ascii"), f"study {self.study}")
+
+    def plan(self) -> dict[str, Any] | None:
+        """Return the grid that was last run, or None for records that were made without one.
+
+        Raises:
+            StorageError: it is damaged, or of another version.
+        """
+        text, where = self.folder.read(_PLAN), self.folder.where(_PLAN)
+        if text is None:
+            return None
+        return check_format(where, parse_json(where, text), {"study", "cells", "datasets"})
 
     def id(self) -> str:
         """Return what tells these records from those of a study of the same name elsewhere; it moves with the folder.

@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
@@ -16,6 +17,7 @@ from al_ray.errors import ConfigError, StorageError
 from al_ray.experiment.cell import run_cell
 from al_ray.experiment.forecast import Forecast
 from al_ray.experiment.plan import Plan, PlannedCell, dataset_key, require_complete
+from al_ray.experiment.plan_record import plan_record
 from al_ray.experiment.store import free_space
 from al_ray.experiment.study_file import Execution
 from al_ray.experiment.tracking import Tracker, tracking_address
@@ -46,6 +48,8 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
     if not local:
         _check_shared(execution)
     plan.store.claim()
+    if plan.is_whole:
+        plan.store.write_plan(plan_record(plan))
     waiting = plan.waiting()
     tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage), say=say)
     tracker.start()
@@ -179,7 +183,10 @@ def _provenance(dataset: TextDataset, execution: Execution) -> dict[str, Any]:
 def _pool_key(plan: Plan, cell: PlannedCell) -> str:
     """Name what two cells share when they read the same tokens."""
     dataset = plan.datasets[dataset_key(cell.spec.dataset)]
-    return f"{dataset.content_sha256[:16]}-{cell.spec.model.name}-{cell.spec.model.revision}-{cell.spec.max_tokens}"
+    # The hash of the content leaves slices out, and two studies of one pool may slice it in two ways.
+    slices = sha256(repr([split.groups for split in (dataset.train, dataset.test)]).encode()).hexdigest()[:8]
+    model = cell.spec.model
+    return f"{dataset.content_sha256[:16]}-{slices}-{model.name}-{model.revision}-{cell.spec.max_tokens}"
 
 
 def _pool_source(plan: Plan, cell: PlannedCell) -> PoolSource:
@@ -193,4 +200,6 @@ def _pool_source(plan: Plan, cell: PlannedCell) -> PoolSource:
 
 def _text_table(split: TextSplit) -> pa.Table:
     table = pa.table({"id": split.ids, "label": split.labels, "text": pa.array(split.texts, pa.string())})
+    if split.groups is not None:
+        table = table.append_column("group", pa.array(split.groups, pa.string()))
     return table.sort_by("id")

@@ -235,7 +235,9 @@ class _StudyLoader(yaml.SafeLoader):
     """Safe YAML where ``2e-5`` is a number, ``off`` is a word and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        # A merge ("<<: *block") fills in what the mapping leaves out, so its keys may come twice.
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in own]  # type: ignore[no-untyped-call]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(

@@ -2,26 +2,53 @@
 
 from typing import ClassVar, Protocol
 
-from al_ray.core.types import Ranking
+import numpy as np
+
+from al_ray.core.types import IntArray, PoolView, Ranking, UnscoredPool
 from al_ray.registry import Registry
 
 
 class CandidateFilter(Protocol):
-    """Takes candidates out of a ranking and leaves the order of the rest.
+    """Takes examples out of the pool before it is scored, or candidates out of the ranking afterwards.
+
+    A filter inherits from this class and has a :meth:`select`, an :meth:`apply`, or both.
 
     Attributes:
         name: what a study file calls it.
+        source: authors, year and arXiv number or DOI.
+        clips: whether it removes by the order of the ranking, which needs a strategy that ranks.
+        needs_embeddings: whether it reads embeddings of pool and labelled examples.
+        needs_last_scores: whether it reads the last known acquisition values.
+        needs_probs: whether it reads ``PoolView.log_probs``.
     """
 
     name: ClassVar[str]
+    source: ClassVar[str]
+    clips: ClassVar[bool] = False
+    needs_embeddings: ClassVar[bool] = False
+    needs_last_scores: ClassVar[bool] = False
+    needs_probs: ClassVar[bool] = False
 
-    def apply(self, ranking: Ranking) -> Ranking:
-        """Return the candidates that stay, in their order."""
-        ...
+    def select(self, pool: UnscoredPool, stream: np.random.Generator) -> IntArray:
+        """Return the ids that the model shall score, a subset of the pool in any order."""
+        return pool.ids
 
-    def n_removed(self, n_candidates: int) -> int:
-        """Return how many of ``n_candidates`` it removes at most, for checking a study before it starts."""
-        ...
+    def apply(self, ranking: Ranking, pool: PoolView, query_size: int) -> Ranking:
+        """Return the candidates that stay, in their order.
+
+        Args:
+            ranking: the candidates by falling score.
+            pool: a view that holds at least these candidates.
+            query_size: how many the round will ask for.
+        """
+        return ranking
+
+    def n_removed(self, n_candidates: int, query_size: int) -> int:
+        """Return how many of ``n_candidates`` it removes at most, for checking a study before it starts.
+
+        A filter that stops removing before fewer than ``query_size`` are left counts only up to there.
+        """
+        return 0
 
 
 filters: Registry[CandidateFilter] = Registry("filter", "al_ray.filtering")

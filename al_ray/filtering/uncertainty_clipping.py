@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from al_ray.core.types import Ranking
+from al_ray.core.types import PoolView, Ranking
 from al_ray.errors import ConfigError
-from al_ray.filtering import filters
+from al_ray.filtering import CandidateFilter, filters
 
 
 @filters.register("uncertainty_clipping")
 @dataclass(frozen=True)
-class UncertaintyClipping:
+class UncertaintyClipping(CandidateFilter):
     """Ignore the top ``fraction`` of the ranking, then query on (Gonsior et al. 2022, arXiv 2210.03005, "UC").
 
     Clipped examples come back into play in the next round, when the scores are new.
@@ -24,18 +24,19 @@ class UncertaintyClipping:
         fraction: share of the candidates to leave out, in [0, 1); 0 is the identity.
     """
 
-    name: ClassVar[str]
+    source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005"
+    clips: ClassVar[bool] = True
     fraction: float = 0.05
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction < 1:
             raise ConfigError(f"fraction is {self.fraction}, it must be at least 0 and below 1. 0.05 clips 5 %.")
 
-    def apply(self, ranking: Ranking) -> Ranking:
+    def apply(self, ranking: Ranking, pool: PoolView, query_size: int) -> Ranking:
         """Return the ranking without its first ``floor(fraction * n_candidates)`` entries."""
-        n = self.n_removed(len(ranking))
+        n = self.n_removed(len(ranking), query_size)
         return Ranking(ids=ranking.ids[n:], scores=ranking.scores[n:])
 
-    def n_removed(self, n_candidates: int) -> int:
+    def n_removed(self, n_candidates: int, query_size: int) -> int:
         """Return ``floor(fraction * n_candidates)``."""
         return math.floor(self.fraction * n_candidates)

@@ -4,7 +4,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from al_ray.core.types import IntArray, LabeledSet
+from al_ray.core.types import FloatArray, IntArray, LabeledSet
 from al_ray.registry import Registry
 
 
@@ -13,11 +13,22 @@ class InitialQuery(Protocol):
 
     Attributes:
         name: what a study file calls it.
+        source: authors, year and arXiv number or DOI.
+        needs_embeddings: whether it reads the embeddings of the pretrained encoder.
     """
 
     name: ClassVar[str]
+    source: ClassVar[str]
+    needs_embeddings: ClassVar[bool] = False
 
-    def pick(self, truth: LabeledSet, n_classes: int, size: int, stream: np.random.Generator) -> IntArray:
+    def pick(
+        self,
+        truth: LabeledSet,
+        n_classes: int,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+    ) -> IntArray:
         """Return ``size`` ids of the training split.
 
         Args:
@@ -25,6 +36,7 @@ class InitialQuery(Protocol):
             n_classes: number of classes.
             size: how many to choose.
             stream: the cell's stream for the initial query.
+            embeddings: ``[n, n_embedding]`` unit length, rows as in ``truth``; None where not asked for.
         """
         ...
 

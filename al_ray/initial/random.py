@@ -6,18 +6,25 @@ from typing import ClassVar
 import numpy as np
 
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import IntArray, LabeledSet
-from al_ray.initial import initial_queries
+from al_ray.core.types import FloatArray, IntArray, LabeledSet
+from al_ray.initial import InitialQuery, initial_queries
 
 
 @initial_queries.register("random")
 @dataclass(frozen=True)
-class RandomInitial:
+class RandomInitial(InitialQuery):
     """Uniform without replacement; a rare class may be missing from it, as in practice."""
 
-    name: ClassVar[str]
+    source: ClassVar[str] = "baseline"
 
-    def pick(self, truth: LabeledSet, n_classes: int, size: int, stream: np.random.Generator) -> IntArray:
+    def pick(
+        self,
+        truth: LabeledSet,
+        n_classes: int,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+    ) -> IntArray:
         """Return ``size`` ids drawn uniformly; labels are not looked at."""
         order = np.argsort(tie_keys(truth.ids, int(stream.integers(2**62))))
         return truth.ids[order[:size]]

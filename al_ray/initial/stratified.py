@@ -6,22 +6,29 @@ from typing import ClassVar
 import numpy as np
 
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import IntArray, LabeledSet
+from al_ray.core.types import FloatArray, IntArray, LabeledSet
 from al_ray.errors import ConfigError
-from al_ray.initial import initial_queries
+from al_ray.initial import InitialQuery, initial_queries
 
 
 @initial_queries.register("stratified")
 @dataclass(frozen=True)
-class StratifiedInitial:
+class StratifiedInitial(InitialQuery):
     """Class proportions of the training split, each class at least once (Gonsior et al. 2022, arXiv 2210.03005).
 
     It needs to know the labels, so it exists in simulations alone.
     """
 
-    name: ClassVar[str]
+    source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005"
 
-    def pick(self, truth: LabeledSet, n_classes: int, size: int, stream: np.random.Generator) -> IntArray:
+    def pick(
+        self,
+        truth: LabeledSet,
+        n_classes: int,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+    ) -> IntArray:
         """Return ``size`` ids, apportioned by largest remainder after one example a class.
 
         Raises:

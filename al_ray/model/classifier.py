@@ -1,29 +1,37 @@
 """The classifier that the active-learning loop asks: fine-tuned afresh every round, then scored over pool and test."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from al_ray.core.seeding import stream_seed
-from al_ray.core.types import IntArray, LabeledSet, ModelOutputs
-from al_ray.errors import ModelError
+from al_ray.core.seeding import stream, stream_seed
+from al_ray.core.types import IntArray, LabeledSet, ModelOutputs, Sampling
+from al_ray.errors import ModelError, RoundError
 from al_ray.model.encoder import Network, build_network, freeze_layers, load_weights, longest_text
 from al_ray.model.finetune import FitReport, FitSettings, cross_entropy, finetune
-from al_ray.model.predict import score_rows
+from al_ray.model.predict import Passes, Scores, embed_rows, score_rows
+from al_ray.model.protocol import folds
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.source import ResolvedModel
 from al_ray.model.tokens import TokenizedSplit
-from al_ray.model.worker import Worker
+from al_ray.model.worker import Alone, Worker
+
+Split = Literal["pool", "test"]
+KEPT_EMBEDDINGS = 2
+_EMBEDDINGS: dict[tuple[Any, ...], npt.NDArray[np.float32]] = {}
 
 
 class TransformerClassifier:
     """A text classifier for one cell.
 
     Nothing carries over from round to round but memory: every fit starts from the pretrained weights, and every random
-    draw comes from a stream named by seed and round.
+    draw comes from a stream named by seed and round. The members of an ensemble are dealt to the workers, which
+    fine-tune and score them side by side, each on its own; so a cell's ensemble is the same on any number of workers.
 
     Args:
         model: where the pretrained encoder lies.
@@ -36,10 +44,11 @@ class TransformerClassifier:
         test: the split that is evaluated.
         seed: of the cell.
         worker: this process; every rank makes the same calls.
-        loss: ``(logits [n, n_classes], targets [n], epoch) -> losses [n]``; cross entropy where None.
+        sampling: how predictions are repeated or changed.
+        new_loss: gives the loss of one fit, see ``al_ray.confidence.Loss``; None: cross entropy.
 
     Raises:
-        ModelError: the model cannot be read, or cannot read texts this long.
+        ModelError: the model cannot be read, or cannot read texts this long, or its attention cannot be changed.
         ConfigError: more frozen layers than the encoder has.
     """
 
@@ -56,66 +65,244 @@ class TransformerClassifier:
         test: TokenizedSplit,
         seed: int,
         worker: Worker,
-        loss: Callable[[Any, Any, int], Any] | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        new_loss: Callable[[], Callable[..., Any] | None] | None = None,
     ) -> None:
-        self._model, self._init, self._worker = model, init, worker
+        self._model, self._init, self._worker, self._sampling = model, init, worker, sampling
         self._splits = {"pool": pool, "test": test}
-        self._settings = FitSettings(
+        self._plain = FitSettings(
             recipe=recipe,
             precision=precision,
             n_classes=n_classes,
             scoring_batch_size=scoring_batch_size,
             seed=seed,
-            loss=loss or cross_entropy,
         )
+        make = new_loss or (lambda: None)
+        self._own = replace(self._plain, new_loss=lambda: make() or cross_entropy)
         self._network = build_network(model, n_classes, worker.device)
         self._check_lengths()
+        self._check_attention()
         freeze_layers(self._network, recipe.frozen_layers)
         self._scorer = self._network if precision == "float32" else _low_precision(self._network)
-        self._is_fitted = False
+        self._fitted: int | None = None
+        self._n_fitted = 0
+        self._members: dict[int, list[torch.Tensor]] = {}
 
-    def finetune(self, labeled: LabeledSet, *, round_index: int) -> FitReport:
+    def finetune(
+        self, labeled: LabeledSet, *, round_index: int, plain: bool = False, watched: IntArray | None = None
+    ) -> FitReport:
         """Fit fresh weights to the answers so far; afterwards :meth:`predict` uses them.
+
+        Args:
+            labeled: the answers.
+            round_index: names the random streams.
+            plain: fit one network with cross entropy, whatever the cell's own method is.
+            watched: ids of pool examples, ascending, whose logits are recorded after every epoch.
+
+        Returns:
+            how the fit went; of an ensemble that of its first member.
 
         Raises:
             RoundError: nothing is labelled, or the loss is not finite any more.
         """
-        seed = stream_seed(self._settings.seed, "round", round_index, "finetune")
-        load_weights(self._network, self._model, self._init, seed)
-        pool = self._splits["pool"]
-        report = finetune(self._network, pool, labeled, self._settings, round_index=round_index, worker=self._worker)
-        self._network.eval()
-        if self._scorer is not self._network:
-            _copy_weights(self._network, self._scorer)
-        self._is_fitted = True
+        settings = self._plain if plain else self._own
+        self._members = {}
+        if plain or self._sampling.n_members == 1:
+            report = self._fit(labeled, settings, round_index, self._worker, (), watched)
+        else:
+            report = self._fit_members(labeled, settings, round_index, watched)
+        self._fitted = round_index
         return report
 
-    def predict(self, split: Literal["pool", "test"], ids: IntArray, *, with_features: bool = False) -> ModelOutputs:
+    def predict(
+        self,
+        split: Split,
+        ids: IntArray,
+        *,
+        plain: bool = False,
+        with_features: bool = False,
+        with_clean: bool = False,
+    ) -> ModelOutputs:
         """Score some examples with the weights of the last fit; every rank returns the same.
 
         Args:
             split: where the examples are.
             ids: which ``[n]``, unique, in any order.
-            with_features: also return the encoder's output at the first token.
+            plain: one pass through the first member, without dropout or a changed attention.
+            with_features: also return the encoder's output at the first token, of the first member.
+            with_clean: also return the logits without dropout, of the first member.
 
         Returns:
-            outputs sorted by id, one draw, float32.
+            outputs sorted by id, float32.
 
         Raises:
             RoundError: a logit is not finite.
         """
-        assert self._is_fitted, "predict before finetune"
+        assert self._fitted is not None, "predict before finetune"
         ids = np.sort(ids)
+        sampling = Sampling() if plain else replace(self._sampling, n_members=1)
+        passes = Passes(
+            sampling=sampling,
+            seed=stream_seed(self._plain.seed, "round", self._fitted, "draws"),
+            features=with_features,
+            clean=with_clean and not plain,
+        )
+        if self._n_fitted > 1:
+            scores = self._score_members(split, ids, passes, [0] if plain else range(self._sampling.n_members))
+        else:
+            scores = self._score(split, ids, passes, self._worker)
+        return ModelOutputs(ids=ids, logits=scores.logits, features=scores.features, clean=scores.clean)
+
+    def cross_predict(self, labeled: LabeledSet, *, n_folds: int, round_index: int) -> ModelOutputs:
+        """Return out-of-fold logits of the labelled examples, each from a fit that did not see it.
+
+        The only example of a class is in every fit and in no fold, so it is left out.
+
+        Raises:
+            RoundError: the loss of a fit is not finite any more.
+        """
+        names = ("round", round_index, "folds")
+        fold = folds(labeled.labels, n_folds, stream(self._plain.seed, *names))
+        found: list[tuple[IntArray, Scores]] = []
+        for number in range(n_folds):
+            held = fold == number
+            if held.any():
+                rest = LabeledSet(ids=labeled.ids[~held], labels=labeled.labels[~held])
+                self._fit(rest, self._own, round_index, self._worker, ("fold", number), None)
+                ids = np.sort(labeled.ids[held])
+                found.append((ids, self._score("pool", ids, Passes(), self._worker)))
+        self._fitted = None
+        ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in found)])
+        nothing = np.empty((0, 1, self._plain.n_classes), np.float32)
+        logits = np.concatenate([nothing, *(scores.logits for _, scores in found)])
+        order = np.argsort(ids)
+        return ModelOutputs(ids=ids[order], logits=logits[order])
+
+    def embed(self, split: Split, ids: IntArray) -> npt.NDArray[np.float32]:
+        """Return mean embeddings of the encoder as it is before a fit ``[n, n_features]``, unit length, by id.
+
+        They are kept by the process for other cells on the same pool and model.
+        """
         texts = self._splits[split]
-        scores = score_rows(
+        seed = stream_seed(self._plain.seed, "embed") if self._init == "random" else 0
+        key = (self._model.sha256, self._init, seed, self._plain.precision, texts.digest)
+        if key not in _EMBEDDINGS:
+            while len(_EMBEDDINGS) >= KEPT_EMBEDDINGS:
+                del _EMBEDDINGS[next(iter(_EMBEDDINGS))]
+            load_weights(self._network, self._model, self._init, seed)
+            self._finish()
+            self._fitted = None
+            _EMBEDDINGS[key] = embed_rows(
+                self._scorer,
+                texts,
+                np.arange(len(texts)),
+                batch_size=self._plain.scoring_batch_size,
+                worker=self._worker,
+            )
+        return _EMBEDDINGS[key][texts.rows(np.sort(ids))]
+
+    def _fit(
+        self,
+        labeled: LabeledSet,
+        settings: FitSettings,
+        round_index: int,
+        worker: Worker,
+        part: tuple[str | int, ...],
+        watched: IntArray | None,
+    ) -> FitReport:
+        seed = stream_seed(settings.seed, "round", round_index, *part, "finetune")
+        load_weights(self._network, self._model, self._init, seed)
+        report = finetune(
+            self._network,
+            self._splits["pool"],
+            labeled,
+            settings,
+            round_index=round_index,
+            worker=worker,
+            part=part,
+            watched=watched,
+        )
+        self._finish()
+        self._n_fitted = 1
+        return report
+
+    def _finish(self) -> None:
+        """Make the network, and its copy of low precision, ready to predict."""
+        self._network.eval()
+        if self._scorer is not self._network:
+            _copy_weights(self._network, self._scorer)
+
+    def _fit_members(
+        self, labeled: LabeledSet, settings: FitSettings, round_index: int, watched: IntArray | None
+    ) -> FitReport:
+        """Fit this worker's share of the members, alone; the first member has the streams of a single model."""
+        alone = Alone(self._worker.device)
+        reports: dict[int, FitReport] = {}
+        problem: str | None = None
+        try:
+            for member in self._my_members(range(self._sampling.n_members)):
+                part = ("member", member) if member else ()
+                watch = watched if member == 0 else None
+                reports[member] = self._fit(labeled, settings, round_index, alone, part, watch)
+                self._members[member] = [value.detach().clone() for value in self._scorer.parameters()]
+        except RoundError as error:
+            problem = str(error)
+        self._agree(problem)
+        self._n_fitted = self._sampling.n_members
+        report: FitReport = self._worker.broadcast(reports.get(0))
+        return report
+
+    def _agree(self, problem: str | None) -> None:
+        """Fail on every worker where one failed, so that none waits for it.
+
+        Raises:
+            RoundError: the fit of a member failed.
+        """
+        texts = [self._worker.rank, *(problem or "").encode()]
+        gathered = self._worker.all_gather(np.array(texts, dtype=np.int64))
+        for rank_and_text in gathered:
+            if len(rank_and_text) > 1:
+                raise RoundError(bytes(rank_and_text[1:].astype(np.uint8)).decode())
+
+    def _my_members(self, members: Iterable[int]) -> list[int]:
+        return [member for member in members if member % self._worker.world == self._worker.rank]
+
+    def _score(self, split: Split, ids: IntArray, passes: Passes, worker: Worker) -> Scores:
+        texts = self._splits[split]
+        return score_rows(
             self._scorer,
             texts,
             texts.rows(ids),
-            batch_size=self._settings.scoring_batch_size,
-            worker=self._worker,
-            with_features=with_features,
+            batch_size=self._plain.scoring_batch_size,
+            worker=worker,
+            passes=passes,
         )
-        return ModelOutputs(ids=ids, logits=scores.logits[:, None, :], features=scores.features)
+
+    def _score_members(self, split: Split, ids: IntArray, passes: Passes, members: Sequence[int]) -> Scores:
+        """Score with each worker's own members, whole pool each, and put the members side by side as draws."""
+        alone, mine = Alone(self._worker.device), self._my_members(members)
+        scores: list[Scores] = []
+        for member in mine:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self._scorer.parameters()), self._members[member])
+            first = replace(passes, features=passes.features and member == 0, clean=passes.clean and member == 0)
+            own_seed = stream_seed(passes.seed, "member", member)
+            scores.append(self._score(split, ids, replace(first, seed=own_seed), alone))
+        shape = (len(ids), passes.sampling.n_passes, self._plain.n_classes)
+        stacked = np.stack([score.logits for score in scores]) if scores else np.empty((0, *shape), np.float32)
+        numbers = np.concatenate(self._worker.all_gather(np.array(mine, dtype=np.int64)))
+        draws = np.concatenate(self._worker.all_gather(stacked))[np.argsort(numbers)]
+        logits = draws.transpose(1, 0, 2, 3).reshape(len(ids), -1, shape[2])
+        at_first = scores[0] if 0 in mine else None
+        features, clean = self._worker.broadcast((at_first.features, at_first.clean) if at_first else (None, None))
+        return Scores(logits=logits, features=features, clean=clean)
+
+    def _check_attention(self) -> None:
+        if self._sampling.adaptive_attention and not self._network.packs:
+            raise ModelError(
+                f"the attention of model {self._model.name!r} cannot be changed at prediction: that is written for "
+                "BERT and RoBERTa. Use 'where: logits'."
+            )
 
     def _check_lengths(self) -> None:
         limit = longest_text(self._network)

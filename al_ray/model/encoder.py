@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from al_ray.errors import ConfigError, ModelError
-from al_ray.model.packed import TokenBatch, can_pack, packed_forward, padded_forward
+from al_ray.model.packed import (
+    TokenBatch,
+    can_pack,
+    packed_features,
+    packed_head,
+    packed_mean,
+    padded_forward,
+)
 from al_ray.model.source import ResolvedModel
 
 # The library switches initialisation off for the whole process; two threads at it would leave weights undrawn.
@@ -28,20 +35,86 @@ class Network(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._packs = can_pack(model.config)
+        self.packs = can_pack(model.config)
+        self.adaptive_attention = False
         self._pad_id = model.config.pad_token_id or 0
+        self.head_dropouts = _share_head_dropouts(model)
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Return logits ``[n_texts, n_classes]`` and first-token features ``[n_texts, n_features]``."""
-        if self._packs:
-            return packed_forward(self.model, batch)
-        return padded_forward(self.model, batch, self._pad_id)
+        if self.packs:
+            features = packed_features(self.model, batch, adaptive=self.adaptive_attention)
+            return packed_head(self.model, features), features
+        logits, features, _ = padded_forward(self.model, batch, self._pad_id)
+        return logits, features
+
+    def head(self, batch: TokenBatch, features: Tensor) -> Tensor:
+        """Return the logits of texts whose features are known; encoders that cannot be packed run once more."""
+        return packed_head(self.model, features) if self.packs else self(batch)[0]
+
+    def embed(self, batch: TokenBatch) -> Tensor:
+        """Return the mean of the encoder's output over each text's tokens, at unit length ``[n_texts, n_features]``."""
+        mean = packed_mean(self.model, batch) if self.packs else padded_forward(self.model, batch, self._pad_id)[2]
+        return nn.functional.normalize(mean.float(), dim=1)
+
+    @property
+    def n_features(self) -> int:
+        """Width of the encoder's output."""
+        return int(self.model.config.hidden_size)
+
+    @contextlib.contextmanager
+    def dropping(self, where: Literal["network", "head"], rate: float | None) -> Iterator[None]:
+        """Let dropout act within a block although nothing is trained.
+
+        Args:
+            where: in all layers with independent masks, or in the head alone with one mask for all texts.
+            rate: share that is dropped; None = as trained.
+        """
+        dropouts = [part for part in self.modules() if isinstance(part, nn.Dropout)]
+        trained_with = [dropout.p for dropout in dropouts]
+        for part in (self,) if where == "network" else self.head_dropouts:
+            part.train()
+        for dropout in dropouts:
+            dropout.p = dropout.p if rate is None else rate
+        for dropout in self.head_dropouts:
+            dropout.shared = where == "head"
+        try:
+            yield
+        finally:
+            self.eval()
+            for dropout, p in zip(dropouts, trained_with, strict=True):
+                dropout.p = p
+            for dropout in self.head_dropouts:
+                dropout.shared = False
 
     @property
     def word_embeddings(self) -> nn.Embedding:
         """The vectors of the vocabulary ``[n_words, n_features]``."""
         embeddings: nn.Embedding = self.model.get_input_embeddings()
         return embeddings
+
+
+class HeadDropout(nn.Dropout):
+    """Dropout that can use one mask for all texts: then a pass is one thinned head, the same for every example."""
+
+    shared = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop features ``[..., n_features]``."""
+        if not (self.shared and self.training):
+            return super().forward(input)
+        mask = torch.bernoulli(torch.full(input.shape[-1:], 1 - self.p, device=input.device))
+        return input * (mask / (1 - self.p)).to(input.dtype)
+
+
+def _share_head_dropouts(model: Any) -> tuple[HeadDropout, ...]:
+    """Put a :class:`HeadDropout` in the place of every dropout outside the encoder."""
+    encoder = {id(part) for part in model.base_model.modules()}
+    found = [(name, part) for name, part in model.named_modules()
+             if isinstance(part, nn.Dropout) and id(part) not in encoder]  # fmt: skip
+    for name, part in found:
+        model.set_submodule(name, HeadDropout(part.p))
+    return tuple(model.get_submodule(name) for name, _ in found)
 
 
 def build_network(model: ResolvedModel, n_classes: int, device: torch.device) -> Network:

@@ -7,23 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from al_ray.core.seeding import stream, stream_seed
-from al_ray.core.types import BoolArray, IntArray, LabeledSet
+from al_ray.core.types import IntArray, LabeledSet
 from al_ray.errors import RoundError
 from al_ray.model.encoder import Network, fork_random
 from al_ray.model.packed import pack
-from al_ray.model.predict import score_rows
+from al_ray.model.predict import Scores, score_rows
 from al_ray.model.protocol import batches_of_epoch, class_weights, learning_rate_factor, validation_rows
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.vocabulary import UsedWords, used_words
 from al_ray.model.worker import Worker
 
-Loss = Callable[[Tensor, Tensor, int], Tensor]
+Loss = Callable[..., Tensor]
 Precision = Literal["float32", "bf16"]
 ADAM_EPSILON = 1e-8
 
@@ -39,6 +40,7 @@ class FitReport:
         train_loss: mean training loss during that epoch.
         validation_loss: after that epoch; None where nothing was held out.
         seconds: wall time.
+        dynamics: logits of the watched examples after every epoch done ``[n_watched, n_epochs, n_classes]``, or None.
     """
 
     n_steps: int
@@ -47,6 +49,7 @@ class FitReport:
     train_loss: float
     validation_loss: float | None
     seconds: float
+    dynamics: npt.NDArray[np.float32] | None = None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, epoch: int) -> Tensor:
@@ -64,7 +67,7 @@ class FitSettings:
         n_classes: of the data set.
         scoring_batch_size: texts in a validation batch.
         seed: of the cell.
-        loss: ``(logits, targets, epoch) -> losses [n]``.
+        new_loss: gives the loss of one fit: ``(logits, targets, epoch) -> losses [n]``, see ``al_ray.confidence.Loss``.
     """
 
     recipe: FinetuneRecipe
@@ -72,7 +75,7 @@ class FitSettings:
     n_classes: int
     scoring_batch_size: int
     seed: int
-    loss: Loss = cross_entropy
+    new_loss: Callable[[], Loss] = lambda: cross_entropy
 
 
 def finetune(
@@ -83,8 +86,20 @@ def finetune(
     *,
     round_index: int,
     worker: Worker,
+    part: tuple[str | int, ...] = (),
+    watched: IntArray | None = None,
 ) -> FitReport:
     """Fit the network to the labelled examples and leave it with the weights of the best epoch.
+
+    Args:
+        network: with the weights to start from.
+        split: holds the texts.
+        labeled: the answers.
+        settings: of the cell.
+        round_index: names the random streams.
+        worker: this process.
+        part: names them further, where a round has several fits: ``("member", 2)``.
+        watched: ids of examples whose logits are recorded after every epoch.
 
     Raises:
         RoundError: no labelled example, or the loss is not finite any more.
@@ -92,10 +107,11 @@ def finetune(
     if len(labeled) == 0:
         raise RoundError(f"round {round_index} has no labelled example to fine-tune on. Raise initial_size.")
     started = time.perf_counter()
-    texts = split.take(split.rows(labeled.ids), labeled.labels)
-    dropout_seed = stream_seed(settings.seed, "round", round_index, "dropout", worker.rank)
+    names = ("round", round_index, *part)
+    texts = _texts(split, labeled, watched)
+    dropout_seed = stream_seed(settings.seed, *names, "dropout", worker.rank)
     with used_words(network, texts) as words, fork_random(worker.device, dropout_seed):
-        fit = _Fit(network, words, settings, round_index, worker)
+        fit = _Fit(network, words, settings, names, worker, n_labeled=len(labeled))
         fit.run()
         words.decay = fit.best.decay
     return FitReport(
@@ -105,7 +121,15 @@ def finetune(
         train_loss=fit.best.train_loss,
         validation_loss=fit.best.validation_loss,
         seconds=time.perf_counter() - started,
+        dynamics=np.stack(fit.dynamics, axis=1) if fit.dynamics else None,
     )
+
+
+def _texts(split: TokenizedSplit, labeled: LabeledSet, watched: IntArray | None) -> TokenizedSplit:
+    """Return the labelled texts, and behind them the watched ones, which are never trained on."""
+    others = np.empty(0, np.int64) if watched is None else watched
+    rows = split.rows(np.concatenate([labeled.ids, others]))
+    return split.take(rows, np.concatenate([labeled.labels, np.zeros(len(others), np.int64)]))
 
 
 @dataclass
@@ -121,16 +145,27 @@ class _Fit:
     """The state of one fit; all decisions are the same on every rank."""
 
     def __init__(
-        self, network: Network, words: UsedWords, settings: FitSettings, round_index: int, worker: Worker
+        self,
+        network: Network,
+        words: UsedWords,
+        settings: FitSettings,
+        names: tuple[str | int, ...],
+        worker: Worker,
+        n_labeled: int,
     ) -> None:
         self.network, self.settings, self.worker = network, settings, worker
         self.recipe = settings.recipe
         self.texts = words.split
-        held_out = self._split(round_index)
+        self.loss = settings.new_loss()
+        labels = self.texts.labels[:n_labeled]
+        rng = stream(settings.seed, *names, "validation")
+        held_out = validation_rows(labels, self.recipe.validation_fraction, rng)
         self.train, self.validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        weights = class_weights(self.recipe, self.texts.labels[self.train], settings.n_classes)
+        self.watched = np.arange(n_labeled, len(self.texts))
+        self.dynamics: list[npt.NDArray[np.float32]] = []
+        weights = class_weights(self.recipe, labels[self.train], settings.n_classes)
         self.weights = weights[self.texts.labels]
-        self.order = stream(settings.seed, "round", round_index, "order")
+        self.order = stream(settings.seed, *names, "order")
         self.n_steps = self.recipe.epochs * math.ceil(len(self.train) / self.recipe.batch_size)
         self.trained = [value for value in network.parameters() if value.requires_grad]
         self.wrapped: nn.Module = worker.wrap(network)
@@ -144,14 +179,12 @@ class _Fit:
         self.step, self.n_epochs_run, self.decay = 0, 0, 1.0
         self.best = _Epoch()
 
-    def _split(self, round_index: int) -> BoolArray:
-        rng = stream(self.settings.seed, "round", round_index, "validation")
-        return validation_rows(self.texts.labels, self.recipe.validation_fraction, rng)
-
     def run(self) -> None:
         for epoch in range(self.recipe.epochs):
-            done = _Epoch(epoch, self._train_epoch(epoch), self._validate(epoch), self.decay)
+            done = _Epoch(epoch, self._train_epoch(epoch), self._validate(), self.decay)
             self.n_epochs_run = epoch + 1
+            if len(self.watched):
+                self.dynamics.append(self._score(self.watched).logits[:, 0])
             self._check(done)
             if self._is_best(done):
                 self.best = done
@@ -209,8 +242,9 @@ class _Fit:
         batch = pack(self.texts.gather(rows), self.texts.lengths[rows], device)
         targets = torch.from_numpy(self.texts.labels[rows]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            logits, _ = self.wrapped(batch)
-        losses = self.settings.loss(logits.float(), targets, epoch)
+            logits, features = self.wrapped(batch)
+        needed = (features.float(),) if getattr(self.loss, "needs_features", False) else ()
+        losses = self.loss(logits.float(), targets, epoch, *needed)
         assert losses.shape == targets.shape, "a loss must give one value per example"
         return (losses * torch.from_numpy(weights).to(device)).sum()
 
@@ -223,21 +257,29 @@ class _Fit:
         self.decay *= 1 - rate * self.recipe.weight_decay
         self.step += 1
 
-    def _validate(self, epoch: int) -> float | None:
+    def _validate(self) -> float | None:
         """Return the mean loss over the held-out examples, as rank 0 computes it."""
         if len(self.validation) == 0:
             return None
+        # A loss that changes with the epoch is compared as it ends, or one that grows would favour the start.
+        epoch = self.recipe.epochs - 1
+        logits = torch.from_numpy(self._score(self.validation).logits[:, 0])
+        targets = torch.from_numpy(self.texts.labels[self.validation])
+        with torch.no_grad():
+            if hasattr(self.loss, "after_epoch"):
+                self.loss.after_epoch(logits, targets)
+            missing = (None,) if getattr(self.loss, "needs_features", False) else ()
+            losses = self.loss(logits, targets, epoch, *missing).double().numpy()
+        mean = np.average(losses, weights=self.weights[self.validation])
+        return float(self.worker.broadcast(float(mean)))
+
+    def _score(self, rows: IntArray) -> Scores:
         self.network.eval()
-        scores = score_rows(
+        return score_rows(
             self.network,
             self.texts,
-            self.validation,
+            rows,
             batch_size=self.settings.scoring_batch_size,
             worker=self.worker,
             autocast=self.settings.precision == "bf16",
         )
-        targets = torch.from_numpy(self.texts.labels[self.validation])
-        with torch.no_grad():
-            losses = self.settings.loss(torch.from_numpy(scores.logits), targets, epoch).double().numpy()
-        mean = np.average(losses, weights=self.weights[self.validation])
-        return float(self.worker.broadcast(float(mean)))

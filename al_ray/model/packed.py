@@ -19,6 +19,7 @@ from al_ray.core.types import IntArray
 
 PACKED_TYPES = ("bert", "roberta")
 MASKED = -1e9
+ADAPTIVE_COEFFICIENTS = (-0.037, 0.481, -2.3, 4.917, -1.791)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,21 +108,43 @@ def can_pack(config: Any) -> bool:
     return config.model_type in PACKED_TYPES and absolute and plain
 
 
-def packed_forward(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Run a BERT or RoBERTa classifier over packed texts.
+def packed_features(model: Any, batch: TokenBatch, *, adaptive: bool = False) -> Tensor:
+    """Run a BERT or RoBERTa encoder over packed texts.
+
+    Args:
+        model: the classifier that holds the encoder.
+        batch: the texts.
+        adaptive: sharpen attention by adaptive temperature.
 
     Returns:
-        logits ``[n_texts, n_classes]`` and the encoder's output at the first token ``[n_texts, n_features]``.
+        the encoder's output at the first token ``[n_texts, n_features]``.
     """
-    encoder = model.base_model
-    hidden = _embed(encoder.embeddings, batch)
-    *lower, top = encoder.encoder.layer
+    hidden = _embed(model.base_model.embeddings, batch)
+    *lower, top = model.base_model.encoder.layer
     for layer in lower:
-        hidden = _layer(layer, hidden, batch, first_only=False)
-    first = _layer(top, hidden, batch, first_only=True)
+        hidden = _layer(layer, hidden, batch, first_only=False, adaptive=adaptive)
+    return _layer(top, hidden, batch, first_only=True, adaptive=adaptive)
+
+
+def packed_head(model: Any, features: Tensor) -> Tensor:
+    """Return the logits ``[n_texts, n_classes]`` of first-token features, dropout as the modules are set."""
+    first = features[:, None]
     if model.config.model_type == "roberta":
-        return model.classifier(first[:, None]), first
-    return model.classifier(model.dropout(encoder.pooler(first[:, None]))), first
+        logits: Tensor = model.classifier(first)
+    else:
+        logits = model.classifier(model.dropout(model.base_model.pooler(first)))
+    return logits
+
+
+def packed_mean(model: Any, batch: TokenBatch) -> Tensor:
+    """Return the mean of the encoder's output over the tokens of each text ``[n_texts, n_features]``."""
+    hidden = _embed(model.base_model.embeddings, batch)
+    for layer in model.base_model.encoder.layer:
+        hidden = _layer(layer, hidden, batch, first_only=False, adaptive=False)
+    lengths = torch.diff(batch.first, append=batch.first.new_tensor([len(batch.tokens)]))
+    texts = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
+    sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device).index_add_(0, texts, hidden.float())
+    return sums / lengths[:, None]
 
 
 def _embed(embeddings: Any, batch: TokenBatch) -> Tensor:
@@ -134,20 +157,22 @@ def _embed(embeddings: Any, batch: TokenBatch) -> Tensor:
     return hidden
 
 
-def _layer(layer: Any, hidden: Tensor, batch: TokenBatch, *, first_only: bool) -> Tensor:
+def _layer(layer: Any, hidden: Tensor, batch: TokenBatch, *, first_only: bool, adaptive: bool) -> Tensor:
     # One cast for the three projections, where autocast would make three.
     values = hidden.to(compute_dtype(hidden))
     asking = values
     if first_only:
         hidden, asking = hidden.index_select(0, batch.first), values.index_select(0, batch.first)
     attention = layer.attention
-    context = _attend(attention.self, asking, values, batch, first_only=first_only)
+    context = _attend(attention.self, asking, values, batch, first_only=first_only, adaptive=adaptive)
     hidden = attention.output(context, hidden)
     result: Tensor = layer.output(layer.intermediate(hidden), hidden)
     return result
 
 
-def _attend(attention: Any, asking: Tensor, values: Tensor, batch: TokenBatch, *, first_only: bool) -> Tensor:
+def _attend(
+    attention: Any, asking: Tensor, values: Tensor, batch: TokenBatch, *, first_only: bool, adaptive: bool
+) -> Tensor:
     n_texts, n_heads = len(batch.first), attention.num_attention_heads
 
     def heads(projected: Tensor, width: int) -> Tensor:
@@ -159,7 +184,10 @@ def _attend(attention: Any, asking: Tensor, values: Tensor, batch: TokenBatch, *
     key, value = (heads(project(values), batch.width) for project in (attention.key, attention.value))
     mask = None if batch.filled is None else _additive(batch.filled, query.dtype)
     dropout = attention.dropout.p if attention.training else 0.0
-    attended = (_attention_cpu if query.device.type == "cpu" else _attention)(query, key, value, mask, dropout)
+    if adaptive:
+        attended = _attention_adaptive(query, key, value, mask, dropout)
+    else:
+        attended = (_attention_cpu if query.device.type == "cpu" else _attention)(query, key, value, mask, dropout)
     context = attended.transpose(1, 2).reshape(n_texts * query.shape[2], -1)
     if first_only or batch.filled is None:
         return context
@@ -185,17 +213,46 @@ def _attention_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
     return torch.matmul(weights.to(value.dtype), value)
 
 
+def _attention_adaptive(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention whose rows are sharpened by their entropy (Velickovic et al. 2024, arXiv 2410.01104)."""
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).float()
+    if mask is not None:
+        scores = scores + mask.float()
+    weights = torch.softmax(scores * inverse_temperature(torch.softmax(scores, dim=-1)), dim=-1)
+    return torch.matmul(functional.dropout(weights, dropout, training=dropout > 0).to(value.dtype), value)
+
+
+def inverse_temperature(weights: Tensor) -> Tensor:
+    """Return the factor of each row of logits ``[..., 1]`` from its softmax weights ``[..., n]``.
+
+    A polynomial of the row's entropy in nats where that is above 0.5, and never below 1 (arXiv 2410.01104, section 5).
+    """
+    entropy = -(weights * torch.log(weights + 1e-9)).sum(dim=-1, keepdim=True)
+    polynomial = torch.zeros_like(entropy)
+    for coefficient in ADAPTIVE_COEFFICIENTS:
+        polynomial = polynomial * entropy + coefficient
+    return torch.where(entropy > 0.5, polynomial.clamp(min=1.0), torch.ones_like(entropy))
+
+
 def compute_dtype(values: Tensor) -> torch.dtype:
     """Return the type that matrix products run in: autocast's where it is on, else the values' own."""
     kind = values.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
-def padded_forward(model: nn.Module, batch: TokenBatch, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Run any other sequence classifier over the same batch, padded and masked; returns as :func:`packed_forward`."""
+def padded_forward(model: nn.Module, batch: TokenBatch, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Run any other sequence classifier over the same batch, padded and masked.
+
+    Returns:
+        logits ``[n_texts, n_classes]``, the encoder's output at the first token ``[n_texts, n_features]``, and its mean
+        over the tokens of each text ``[n_texts, n_features]``.
+    """
     shape = (len(batch.first), batch.width)
     token_ids = torch.full(shape, pad_id, dtype=torch.int64, device=batch.tokens.device)
     token_ids.view(-1)[batch.token_slots] = batch.tokens
     mask = None if batch.filled is None else batch.filled.to(torch.int64)
     outputs = model(input_ids=token_ids, attention_mask=mask, output_hidden_states=True)
-    return outputs.logits, outputs.hidden_states[-1][:, 0]
+    hidden = outputs.hidden_states[-1]
+    filled = torch.ones(shape, dtype=hidden.dtype, device=hidden.device) if mask is None else mask.to(hidden.dtype)
+    mean = (hidden * filled[:, :, None]).sum(dim=1) / filled.sum(dim=1, keepdim=True)
+    return outputs.logits, hidden[:, 0], mean

@@ -1,15 +1,19 @@
 """Scoring: batches formed once from the lengths alone, dealt whole to the workers, gathered and counted."""
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from al_ray.core.types import IntArray
-from al_ray.model.encoder import Network
-from al_ray.model.packed import pack
+from al_ray.core.seeding import stream_seed
+from al_ray.core.types import IntArray, Sampling
+from al_ray.model.encoder import Network, fork_random
+from al_ray.model.packed import TokenBatch, pack
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
 
@@ -17,17 +21,40 @@ from al_ray.model.worker import Worker
 ATTENTION_TOKENS = 1500
 
 
+Columns = dict[str, npt.NDArray[np.float32]]
+Forward = Callable[[TokenBatch, int], Mapping[str, Tensor]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """What the network says about some rows of a split, in the order asked.
 
     Attributes:
-        logits: ``[n, n_classes]``.
-        features: ``[n, n_features]`` or None.
+        logits: ``[n, n_passes, n_classes]``.
+        features: ``[n, n_features]`` without dropout, or None.
+        clean: logits without dropout ``[n, n_classes]``, or None.
     """
 
     logits: npt.NDArray[np.float32]
-    features: npt.NDArray[np.float32] | None
+    features: npt.NDArray[np.float32] | None = None
+    clean: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How one network is passed through.
+
+    Attributes:
+        sampling: dropout passes and attention; members are not its business.
+        seed: of the draws of this round.
+        features: whether to return features.
+        clean: whether to return logits without dropout beside those with it.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    features: bool = False
+    clean: bool = False
 
 
 def plan_batches(lengths: IntArray, batch_size: int) -> list[IntArray]:
@@ -68,12 +95,12 @@ def score_rows(
     batch_size: int,
     worker: Worker,
     autocast: bool = False,
-    with_features: bool = False,
+    passes: Passes = Passes(),
 ) -> Scores:
     """Score some rows of a split on all workers; every rank gets everything.
 
     The same weights and rows give the same bits on any number of workers of one kind and thread count, because a batch
-    is the same wherever it is computed.
+    is the same wherever it is computed, and its dropout is named by its number.
 
     Args:
         network: in evaluation mode.
@@ -82,40 +109,140 @@ def score_rows(
         batch_size: texts in a batch.
         worker: this process.
         autocast: compute a float32 network's products in bf16.
-        with_features: also return the first token's features.
+        passes: what to return.
+    """
+    network.adaptive_attention = passes.sampling.adaptive_attention
+    n_passes = passes.sampling.n_passes
+    width = int(network.model.config.num_labels)
+    widths = {"logits": n_passes * width}
+    if passes.features:
+        widths["features"] = network.n_features
+    if passes.clean:
+        widths["clean"] = width
+
+    def forward(batch: TokenBatch, index: int) -> Mapping[str, Tensor]:
+        return _passes(network, batch, index, passes, worker.device)
+
+    try:
+        with torch.autocast(worker.device.type, torch.bfloat16, enabled=autocast):
+            found = run_batches(split, rows, forward, widths, batch_size=batch_size, worker=worker)
+    finally:
+        network.adaptive_attention = False
+    logits = found["logits"].reshape(len(rows), n_passes, width)
+    return Scores(logits=logits, features=found.get("features"), clean=found.get("clean"))
+
+
+def _passes(
+    network: Network, batch: TokenBatch, index: int, passes: Passes, device: torch.device
+) -> Mapping[str, Tensor]:
+    sampling, kind = passes.sampling, passes.sampling.dropout
+    outputs: dict[str, Tensor] = {}
+    features: Tensor | None = None
+    if kind != "network" or passes.features or passes.clean:
+        outputs["clean"], features = network(batch)
+        outputs["features"] = features
+    if kind == "off":
+        outputs["logits"] = outputs["clean"]
+    elif kind == "logits":
+        with fork_random(device, stream_seed(passes.seed, "batch", index)):
+            repeated = outputs["clean"].float()[:, None].expand(-1, sampling.n_passes, -1)
+            rate = 0.1 if sampling.rate is None else sampling.rate
+            outputs["logits"] = functional.dropout(repeated, rate).flatten(1)
+    else:
+        with network.dropping(kind, sampling.rate):
+            outputs["logits"] = torch.cat(
+                [_drop(network, batch, index, number, passes, device, features) for number in range(sampling.n_passes)],
+                dim=1,
+            )
+    return outputs
+
+
+def _drop(
+    network: Network,
+    batch: TokenBatch,
+    index: int,
+    number: int,
+    passes: Passes,
+    device: torch.device,
+    features: Tensor | None,
+) -> Tensor:
+    """Return the logits of one dropout pass: a thinned head is named by the pass alone, so that all texts share it."""
+    if passes.sampling.dropout == "head":
+        assert features is not None
+        with fork_random(device, stream_seed(passes.seed, "pass", number)):
+            return network.head(batch, features)
+    with fork_random(device, stream_seed(passes.seed, "pass", number, "batch", index)):
+        return network(batch)[0]
+
+
+def embed_rows(
+    network: Network,
+    split: TokenizedSplit,
+    rows: IntArray,
+    *,
+    batch_size: int,
+    worker: Worker,
+    autocast: bool = False,
+) -> npt.NDArray[np.float32]:
+    """Return unit-length mean embeddings of some rows ``[n, n_features]``, computed by all workers."""
+
+    def forward(batch: TokenBatch, index: int) -> Mapping[str, Tensor]:
+        return {"embedding": network.embed(batch)}
+
+    with torch.autocast(worker.device.type, torch.bfloat16, enabled=autocast):
+        widths = {"embedding": network.n_features}
+        return run_batches(split, rows, forward, widths, batch_size=batch_size, worker=worker)["embedding"]
+
+
+def run_batches(
+    split: TokenizedSplit,
+    rows: IntArray,
+    forward: Forward,
+    widths: Mapping[str, int],
+    *,
+    batch_size: int,
+    worker: Worker,
+) -> Columns:
+    """Run a function over batches of some rows, dealt to the workers, and put the rows together again.
+
+    Args:
+        split: the texts.
+        rows: which of them ``[n]``.
+        forward: (batch, its number) -> name -> ``[n_texts, width]``; names beyond ``widths`` are dropped.
+        widths: the columns wanted and how wide they are.
+        batch_size: texts in a batch.
+        worker: this process.
+
+    Returns:
+        name -> ``[n, width]`` float32, on every rank.
     """
     lengths = split.lengths[rows]
     batches = plan_batches(lengths, batch_size)
-    hand = [batches[index] for index in deal_batches(batches, lengths, worker.world)[worker.rank]]
-    with torch.inference_mode(), torch.autocast(worker.device.type, torch.bfloat16, enabled=autocast):
-        parts = [_score(network, split, rows[batch], worker.device, with_features) for batch in hand]
-    mine = np.concatenate(hand) if hand else np.empty(0, np.int64)
-    logits = _gather(worker, mine, [logits for logits, _ in parts], len(rows))
-    features = _gather(worker, mine, [features for _, features in parts], len(rows)) if with_features else None
-    return Scores(logits=logits, features=features)
+    mine = deal_batches(batches, lengths, worker.world)[worker.rank]
+    parts: dict[str, list[Tensor]] = {name: [] for name in widths}
+    with torch.inference_mode():
+        for index in mine:
+            picked = rows[batches[index]]
+            outputs = forward(pack(split.gather(picked), split.lengths[picked], worker.device), index)
+            for name in widths:
+                parts[name].append(outputs[name].float())
+    positions = np.concatenate([np.empty(0, np.int64), *(batches[index] for index in mine)])
+    return _gather(worker, positions, parts, widths, len(rows))
 
 
-def _score(
-    network: Network, split: TokenizedSplit, rows: IntArray, device: torch.device, with_features: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = pack(split.gather(rows), split.lengths[rows], device)
-    logits, features = network(batch)
-    return logits.float(), features.float() if with_features else logits
-
-
-def _gather(worker: Worker, mine: IntArray, parts: list[torch.Tensor], n_rows: int) -> npt.NDArray[np.float32]:
+def _gather(
+    worker: Worker, mine: IntArray, parts: Mapping[str, list[Tensor]], widths: Mapping[str, int], n_rows: int
+) -> Columns:
     """Put every rank's rows in their places and make sure that each came exactly once."""
-    values = torch.cat(parts).cpu().numpy() if parts else np.empty((0, 0), np.float32)
-    # A rank that was dealt no batch learns the width from the others: gathered rows have one shape.
-    n_columns = max(int(width) for width in np.concatenate(worker.all_gather(np.array([values.shape[1]]))))
-    values = values.reshape(len(values), n_columns)
     positions = np.concatenate(worker.all_gather(mine))
-    gathered = [part for part in worker.all_gather(values) if len(part)]
     counts = np.bincount(positions, minlength=n_rows)
     assert len(counts) == n_rows, "a row came from nowhere"
     assert (counts == 1).all(), "a row was lost or doubled between the workers"
-    assert sum(map(len, gathered)) == n_rows, "the workers sent other numbers of rows than they were dealt"
-    result = np.empty((n_rows, n_columns), dtype=np.float32)
-    if gathered:
-        result[positions] = np.concatenate(gathered)
-    return result
+    columns: Columns = {}
+    for name, width in widths.items():
+        values = torch.cat(parts[name]).cpu().numpy() if parts[name] else np.empty((0, width), np.float32)
+        gathered = np.concatenate(worker.all_gather(values))
+        assert gathered.shape == (n_rows, width), "the workers sent other rows than they were dealt"
+        columns[name] = np.empty((n_rows, width), dtype=np.float32)
+        columns[name][positions] = gathered
+    return columns

@@ -46,6 +46,29 @@ def _shares(sizes: IntArray, n_wanted: int, rng: np.random.Generator) -> IntArra
     return shares
 
 
+def folds(labels: IntArray, n_folds: int, rng: np.random.Generator) -> IntArray:
+    """Deal the labelled examples to folds for cross-fitting, each class evenly.
+
+    Args:
+        labels: class indices ``[n_labeled]``.
+        n_folds: at least 2.
+        rng: settles who comes where.
+
+    Returns:
+        fold of every example ``[n_labeled]``; -1 for the only example of its class, which no fold can do without.
+    """
+    fold = np.full(len(labels), -1, dtype=np.int64)
+    dealt = 0
+    order = rng.permutation(len(labels))
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        if len(mine) > 1:
+            # Classes go on dealing where the last one stopped, or small ones would all meet in the first folds.
+            fold[mine] = (dealt + np.arange(len(mine))) % n_folds
+            dealt += len(mine)
+    return fold
+
+
 def batches_of_epoch(n_rows: int, batch_size: int, rng: np.random.Generator) -> list[IntArray]:
     """Shuffle the training rows and cut them into global batches; the last may be smaller."""
     order = rng.permutation(n_rows)

@@ -1,5 +1,6 @@
 """Tokenised texts: flat token arrays that come from Arrow without a copy and are gathered with numpy alone."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -48,6 +49,12 @@ class TokenizedSplit:
         """Tokens of each text ``[n]``."""
         lengths: IntArray = np.diff(self.offsets)
         return lengths
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of ids and tokens, by which results for this split are kept."""
+        parts = (self.ids, self.offsets, self.tokens)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
     def rows(self, ids: IntArray) -> IntArray:
         """Return the positions in this split of examples given by id, in the order asked."""
@@ -118,12 +125,12 @@ def tokenize_table(table: pa.Table, model: ResolvedModel, max_tokens: int) -> pa
     """Replace the column ``text`` by ``tokens``; runs in a Ray Data task as well as here.
 
     Args:
-        table: columns ``id``, ``label``, ``text``.
+        table: columns ``id``, ``label``, ``text``, and any others, which stay.
         model: whose tokenizer is used; read once per process.
         max_tokens: texts are cut to this many tokens, special tokens included.
     """
     tokens = tokenize(table["text"].to_pylist(), load_tokenizer(model, max_tokens))
-    return pa.table({"id": table["id"], "label": table["label"], "tokens": tokens})
+    return table.drop_columns("text").append_column("tokens", tokens)
 
 
 @lru_cache(maxsize=8)

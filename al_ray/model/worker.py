@@ -42,23 +42,14 @@ class Worker(Protocol):
         ...
 
 
-class SingleProcess:
-    """The only process of a cell.
+class Alone:
+    """A process that works for itself: the only one of a cell, or one of many, on members that others lack."""
 
-    Raises:
-        ExecutionError: a GPU is asked for and there is none.
-    """
+    rank = 0
+    world = 1
 
-    def __init__(self, device: Literal["cpu", "cuda"] = "cpu") -> None:
-        import torch
-
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ExecutionError(
-                "a GPU is asked for, but torch sees none here. Run on the CPU or install torch for CUDA."
-            )
-        self.rank = 0
-        self.world = 1
-        self.device = torch.device(device)
+    def __init__(self, device: "torch.device") -> None:
+        self.device = device
 
     def wrap(self, module: "torch.nn.Module") -> "torch.nn.Module":
         """Return the module itself: its gradients are the only ones."""
@@ -74,6 +65,23 @@ class SingleProcess:
 
     def barrier(self) -> None:
         """Return at once."""
+
+
+class SingleProcess(Alone):
+    """The only process of a cell.
+
+    Raises:
+        ExecutionError: a GPU is asked for and there is none.
+    """
+
+    def __init__(self, device: Literal["cpu", "cuda"] = "cpu") -> None:
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ExecutionError(
+                "a GPU is asked for, but torch sees none here. Run on the CPU or install torch for CUDA."
+            )
+        super().__init__(torch.device(device))
 
 
 def set_threads(n: int) -> None:

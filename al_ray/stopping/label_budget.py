@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from al_ray.core.types import RoundRecord, asked_ids
 from al_ray.errors import ConfigError
-from al_ray.stopping import stopping_rules
+from al_ray.stopping import StoppingRule, stopping_rules
 
 
 @stopping_rules.register("label_budget")
 @dataclass(frozen=True)
-class LabelBudget:
+class LabelBudget(StoppingRule):
     """Stop before the query that would ask for more than ``n_labels`` answers in all.
 
     An abstained answer counts: the annotator was asked. A budget that is no multiple of the query size is not
@@ -21,7 +21,7 @@ class LabelBudget:
         n_labels: answers to ask for at most, the initial query included.
     """
 
-    name: ClassVar[str]
+    source: ClassVar[str] = "baseline"
     n_labels: int
 
     def __post_init__(self) -> None:

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from al_ray.core.types import RoundRecord
-from al_ray.stopping import stopping_rules
+from al_ray.stopping import StoppingRule, stopping_rules
 
 
 @stopping_rules.register("pool_exhausted")
 @dataclass(frozen=True)
-class PoolExhausted:
+class PoolExhausted(StoppingRule):
     """Stop quietly when fewer examples are left than one query asks for; without this rule that is an error."""
 
-    name: ClassVar[str]
+    source: ClassVar[str] = "baseline"
 
     def reason(self, rounds: Sequence[RoundRecord], n_pool: int, query_size: int) -> str | None:
         """Return the reason once fewer than ``query_size`` unlabelled examples are left."""

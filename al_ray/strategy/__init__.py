@@ -4,32 +4,67 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from al_ray.core.types import FloatArray, PoolView
+from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
 from al_ray.registry import Registry
 
 
 class QueryStrategy(Protocol):
-    """Scores the pool; high = query first. Pure: the same view and stream give the same scores, in any pool order.
+    """Scores the pool, high = query first, and picks from the ranking. Pure: the same view and stream, the same query.
 
-    A strategy inherits from this class and declares only what differs from the defaults.
+    A strategy inherits from this class and declares only what differs from the defaults. One that looks at single
+    examples has a :meth:`score`; one that looks at the batch as a whole has a :meth:`pick` too.
 
     Attributes:
         name: what a study file calls it.
+        source: authors, year and arXiv number or DOI.
         min_draws: predictions per example that it needs.
-        needs_features: whether it reads ``PoolView.features``.
+        needs_consistent_draws: whether a draw has to be one model for all examples.
         needs_scores: whether the pool has to be scored by the model at all.
+        needs_features: whether it reads ``features`` of the pool.
+        needs_embeddings: whether it reads ``embeddings`` of pool and labelled examples.
+        needs_labeled: whether it reads ``labeled_log_probs`` (with ``needs_features`` also ``labeled_features``, with
+            ``needs_uncertainty`` also ``labeled_uncertainty``).
+        needs_predicted: whether it reads ``predicted``.
+        needs_uncertainty: whether it reads ``uncertainty``, which not every confidence method has.
+        ranks: whether its score orders single examples, so that clipping the top of the ranking means something.
         labels_everything: whether the initial query is the whole pool, so that nothing is left to choose.
     """
 
     name: ClassVar[str]
+    source: ClassVar[str]
     min_draws: ClassVar[int] = 1
-    needs_features: ClassVar[bool] = False
+    needs_consistent_draws: ClassVar[bool] = False
     needs_scores: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = False
+    needs_embeddings: ClassVar[bool] = False
+    needs_labeled: ClassVar[bool] = False
+    needs_predicted: ClassVar[bool] = False
+    needs_uncertainty: ClassVar[bool] = False
+    ranks: ClassVar[bool] = True
     labels_everything: ClassVar[bool] = False
 
+    @property
+    def n_watched(self) -> int:
+        """Pool examples whose predictions are recorded after every epoch of fine-tuning; 0 = none.
+
+        A larger pool is subsampled to so many at random, and only they are candidates.
+        """
+        return 0
+
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
-        """Return the acquisition value of every example ``[n_pool]``."""
-        ...
+        """Return the acquisition value of every example ``[n_pool]``; zeros where only the batch as a whole counts."""
+        return np.zeros(len(pool))
+
+    def pick(self, pool: PoolView, ranking: Ranking, n: int, stream: np.random.Generator) -> IntArray:
+        """Return the ids of the query ``[n]``, in the order of choice.
+
+        Args:
+            pool: the candidates that the filters left, at least ``n``; ids ascending.
+            ranking: the same candidates by falling score.
+            n: how many to pick.
+            stream: the round's stream for picking.
+        """
+        return ranking.ids[:n]
 
 
 strategies: Registry[QueryStrategy] = Registry("query strategy", "al_ray.strategy")

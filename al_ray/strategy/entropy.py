@@ -1,6 +1,7 @@
 """Ask where the predicted distribution is most spread out."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from al_ray.strategy import QueryStrategy, strategies
 @dataclass(frozen=True)
 class Entropy(QueryStrategy):
     """Highest Shannon entropy first (Shannon 1948; Holub et al. 2008 for active learning)."""
+
+    source: ClassVar[str] = "Shannon 1948; Settles 2009, section 2.3"
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the entropy in nats of the mean over draws ``[n_pool]``, in [0, ln n_classes]."""

@@ -1,6 +1,7 @@
 """Ask where the most likely class is least likely."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from al_ray.strategy import QueryStrategy, strategies
 @dataclass(frozen=True)
 class LeastConfidence(QueryStrategy):
     """Lowest probability of the predicted class first (Lewis and Gale 1994, arXiv cmp-lg/9407020)."""
+
+    source: ClassVar[str] = "Lewis and Gale 1994, arXiv cmp-lg/9407020"
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return 1 - max p of the mean over draws ``[n_pool]``, in [0, 1 - 1/n_classes]."""

@@ -1,6 +1,7 @@
 """Ask where the two likeliest classes are closest."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from al_ray.strategy import QueryStrategy, strategies
 @dataclass(frozen=True)
 class Margin(QueryStrategy):
     """Smallest gap between the two likeliest classes first, "breaking ties" (Scheffer et al. 2001; Luo et al. 2005)."""
+
+    source: ClassVar[str] = "Scheffer et al. 2001, doi 10.1007/3-540-44816-0_31"
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return 1 - (p_1 - p_2) of the mean over draws ``[n_pool]``, in [0, 1]."""

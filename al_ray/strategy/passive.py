@@ -18,6 +18,7 @@ class Passive(QueryStrategy):
     predictions on every training example too.
     """
 
+    source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005"
     needs_scores: ClassVar[bool] = False
     labels_everything: ClassVar[bool] = True
 

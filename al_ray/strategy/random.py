@@ -15,6 +15,7 @@ from al_ray.strategy import QueryStrategy, strategies
 class Random(QueryStrategy):
     """Uniform without replacement: passive learning at the same budget, the baseline of every comparison."""
 
+    source: ClassVar[str] = "baseline"
     needs_scores: ClassVar[bool] = False
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:

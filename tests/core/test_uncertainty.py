@@ -65,6 +65,12 @@ def test_draws_are_averaged_as_probabilities() -> None:
     np.testing.assert_allclose(uncertainty.mean_log_probs(np.log(probs)), np.log([[0.5, 0.5]]))
 
 
+def test_almost_certain_examples_are_still_told_apart() -> None:
+    logits = np.array([[0.0, -40.0], [0.0, -50.0], [0.0, -60.0]])
+    expected = np.exp([-40.0, -50.0, -60.0])
+    np.testing.assert_allclose(uncertainty.least_confidence(uncertainty.log_softmax(logits)), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_low_precision_logits_are_computed_in_float64(dtype) -> None:
     assert uncertainty.log_softmax(np.zeros((2, 3), dtype)).dtype == np.float64

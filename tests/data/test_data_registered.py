@@ -33,6 +33,29 @@ def test_a_data_set_declares_itself(name: str) -> None:
     assert (declared.hub_id is None) is (declared.revision is None)
 
 
+def test_a_pinned_data_set_can_be_cut_and_is_then_other_data(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = [i % 2 for i in range(60)]
+    for split, n in (("train", 60), ("test", 20)):
+        rows = {"text": [f"{split} {i}" for i in range(n)], "label": labels[:n]}
+        write(f"subj/{split}.parquet", rows)
+    monkeypatch.setenv("AL_RAY_DATA", str(tmp_path))
+    whole, cut, larger = (
+        resolve_dataset({"name": "subj", **size})
+        for size in ({}, {"keep_train": 10, "keep_test": 5}, {"keep_train": 11})
+    )
+    assert (len(whole.train), len(cut.train), len(cut.test)) == (60, 10, 5)
+    assert set(cut.train.ids.tolist()) < set(larger.train.ids.tolist()) < set(whole.train.ids.tolist())
+    at = cut.train.ids.tolist()
+    assert list(cut.train.texts) == [f"train {i}" for i in at]
+    assert cut.train.labels.tolist() == [labels[i] for i in at]
+    assert cut.content_sha256 != whole.content_sha256
+    assert "of these 10 training and 5 test rows are used" in cut.source
+    with pytest.raises(ConfigError, match=r"keep_train is 1, it must be at least the number of classes, 2"):
+        resolve_dataset({"name": "subj", "keep_train": 1})
+
+
 @pytest.mark.parametrize("name", PINNED)
 def test_a_revision_is_a_full_commit(name: str) -> None:
     declared = datasets.build(name).declare()
@@ -76,7 +99,7 @@ def test_the_descriptions_hold_what_the_list_command_shows() -> None:
         revision="f3c1162e678417f664d76b21864fdb87b0615fcf",
     )
     assert described["tickets"].options["seed"] == ("int", 0)
-    assert described["subj"].options == {}
+    assert set(described["subj"].options) == {"keep_train", "keep_test"}
     assert all(line.summary.endswith(".") for line in described.values())
 
 
@@ -142,7 +165,7 @@ def test_an_option_without_name_and_path_is_refused() -> None:
 
 
 def test_a_bare_name_means_all_defaults() -> None:
-    assert normalise_option("trec6") == {"name": "trec6"}
+    assert normalise_option("trec6") == {"name": "trec6", "keep_train": None, "keep_test": None}
     assert normalise_option("tickets") == normalise_option({"name": "tickets", "seed": 0, "n_test": 500})
     assert normalise_option({"name": "tickets", "seed": 7})["seed"] == 7
 

@@ -3,13 +3,16 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from al_ray.experiment.results import Curve, summarize_methods
+from al_ray.core.types import Annotation, Query, RoundRecord
+from al_ray.experiment.cell import summarize
+from al_ray.experiment.results import Curve, slice_shares, summarize_methods
 
 RANDOM = Curve(
     dataset="d", model="m", method="softmax + random", variant="", strategy="random", filtered=False, seed=1,
-    n_labeled=(25, 50, 75), accuracy=(0.5, 0.6, 0.7),
+    n_labeled=(25, 50, 75), accuracy=(0.5, 0.6, 0.7), acquired={"junk": 0.1},
 )  # fmt: skip
 MARGIN = replace(RANDOM, method="softmax + margin", strategy="margin", accuracy=(0.5, 0.7, 0.8))
 
@@ -59,3 +62,24 @@ def test_what_else_varies_in_a_grid_is_another_method_with_a_random_of_its_own()
     assert results["softmax + random + epochs=9"].final == pytest.approx(0.3)
     assert results["softmax + random"].n_seeds == 1
     assert results["softmax + margin"].saved_of == pytest.approx(75)
+
+
+def test_the_shares_of_the_slices_are_averaged_over_seeds() -> None:
+    other = replace(RANDOM, seed=2, acquired={"junk": 0.3})
+    assert by_method(RANDOM, other)["softmax + random"].acquired == {"junk": pytest.approx(0.2)}
+
+
+def test_the_pool_s_shares_go_by_the_names_of_the_metrics() -> None:
+    assert slice_shares(["a b", "c", "c", "a b", "c"]) == {"a_b": pytest.approx(0.4), "c": pytest.approx(0.6)}
+
+
+def test_a_metric_that_the_first_rounds_lack_has_a_last_value_and_no_area() -> None:
+    nothing = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
+    annotation = Annotation(ids=nothing.ids, labels=nothing.ids, abstained=np.empty(0, np.bool_))
+
+    def record(index: int, **metrics: float) -> RoundRecord:
+        return RoundRecord(round_index=index, n_labeled=index, query=nothing, annotation=annotation, metrics=metrics)
+
+    summary = summarize([record(0), record(1, accuracy=0.5), record(2, accuracy=0.7, stop_set_changed=0.2)])
+    assert summary["final"] == {"accuracy": 0.7, "stop_set_changed": 0.2}
+    assert summary["area_under_curve"] == {"accuracy": pytest.approx(0.6)}

@@ -40,7 +40,7 @@ def settings_of(loss: Any = cross_entropy, precision: Any = "float32", **recipe:
         n_classes=3,
         scoring_batch_size=16,
         seed=1,
-        loss=loss,
+        new_loss=lambda: loss,
     )
 
 
@@ -55,11 +55,12 @@ def weights_of(network: Network) -> dict[str, Tensor]:
 
 def scripted(losses: list[float]) -> Any:
     """Train as usual, but let validation see these losses, one an epoch."""
+    remaining = iter(losses)
 
     def loss(logits: Tensor, targets: Tensor, epoch: int) -> Tensor:
         if logits.requires_grad:
             return cross_entropy(logits, targets, epoch)
-        return torch.full(targets.shape, losses[epoch])
+        return torch.full(targets.shape, next(remaining))
 
     return loss
 

@@ -38,7 +38,7 @@ def test_packed_outputs_are_those_of_the_padded_model(
     assert can_pack(network.model.config)
     with torch.no_grad():
         logits, first = network(batch)
-        expected_logits, expected_first = padded_forward(network.model, batch, network.model.config.pad_token_id)
+        expected_logits, expected_first, _ = padded_forward(network.model, batch, network.model.config.pad_token_id)
     torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(first, expected_first, rtol=1e-4, atol=1e-5)
     assert logits.std() > 1e-3

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from al_ray.model.encoder import Network, build_network, load_weights
-from al_ray.model.predict import Scores, deal_batches, plan_batches, score_rows
+from al_ray.model.predict import Passes, Scores, deal_batches, plan_batches, score_rows
 from al_ray.model.source import resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import SingleProcess
@@ -27,7 +27,7 @@ def network(bert: Path) -> Network:
 
 
 def score(network: Network, pool: TokenizedSplit, worker: Any) -> Scores:
-    return score_rows(network, pool, np.arange(len(pool)), batch_size=8, worker=worker, with_features=True)
+    return score_rows(network, pool, np.arange(len(pool)), batch_size=8, worker=worker, passes=Passes(features=True))
 
 
 @given(lengths=st.lists(st.integers(1, 60), max_size=200), batch_size=st.integers(1, 40), world=st.integers(1, 5))

@@ -20,6 +20,44 @@ def test_a_one_worker_lane_and_local_give_the_same_records(study, al_ray, tmp_pa
     assert computed(tmp_path / "lanes") == computed(tmp_path / "here")
 
 
+METHODS = [
+    {"confidence": {"name": "ensemble", "n_members": 2}, "strategy": "bald"},
+    {"confidence": "temperature_scaling", "strategy": "entropy"},
+    {"confidence": {"name": "mc_dropout", "n_passes": 3}, "strategy": "stochastic_power"},
+    {"confidence": {"name": "mc_dropout", "where": "head"}, "strategy": "batch_bald"},
+    {"confidence": {"name": "adaptive_temperature", "where": "both"}, "strategy": "margin"},
+    {"confidence": "evidential", "strategy": "own_uncertainty"},
+    {"confidence": "gonsior2022/trust_score", "strategy": "gonsior2022/trust_score", "evaluation": "plain"},
+    {"strategy": {"name": "label_dispersion", "n_watched": 40}},
+    {"strategy": "typiclust", "initial": "kmeans", "filters": ["near_duplicates"]},
+    {"strategy": "least_confidence", "filters": ["unsure_subsample"], "stopping": ["kappa_agreement"]},
+    {"strategy": "badge", "filters": [{"name": "anchor_subpool", "size": 60}]},
+]
+
+
+def test_every_way_of_predicting_gives_the_same_records_in_a_lane(study, al_ray, tmp_path: Path) -> None:
+    path = study(*METHODS)
+    run = ("run", path, "--set", "tracking=off", "--storage")
+    assert al_ray(*run, tmp_path / "here", "--local").code == 0
+    outcome = al_ray(*run, tmp_path / "lanes", "--set", "lanes=2")
+    assert outcome.code == 0, outcome.text
+    here, lanes = (computed(tmp_path / place) for place in ("here", "lanes"))
+    assert len(here) >= len(METHODS) * 7
+    assert lanes == here
+
+
+def test_the_members_of_an_ensemble_are_the_same_on_one_worker_and_on_two(study, al_ray, tmp_path: Path) -> None:
+    path = study({"workers": [1, 2]}, confidence={"name": "ensemble", "n_members": 3}, strategy="consensus_kl")
+    outcome = al_ray("run", path, "--set", "tracking=off", "--storage", tmp_path)
+    assert outcome.code == 0, outcome.text
+    records = computed(tmp_path)
+    one, two = (
+        {name.split("/")[1]: value for name, value in records.items() if f"workers={n}" in name} for n in (1, 2)
+    )
+    assert len(one) == 7
+    assert one == two
+
+
 def test_two_workers_give_bit_equal_scores_and_learn(study, al_ray, tmp_path: Path) -> None:
     # A step of 1e-30 leaves every float32 weight as it is, so both cells score with the same weights.
     frozen = {"epochs": 1, "learning_rate": 1e-30, "validation_fraction": 0.0}

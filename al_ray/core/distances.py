@@ -1,0 +1,119 @@
+"""Euclidean distances between many points, in blocks: float32 products, float64 sums, no copy of the points."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.core.types import FloatArray, IntArray
+
+Floats = npt.NDArray[np.float64]
+
+BLOCK_VALUES = 4_000_000
+"""Distances held at once: 16 MB in float32."""
+
+ROUNDING = 2e-6
+"""A squared distance below this share of ||x||^2 + ||y||^2 is zero but for float32 products, and counts as zero."""
+
+
+def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Cut ``n_rows`` into blocks of rows whose product with ``n_columns`` points stays small in memory."""
+    step = max(1, min(8192, BLOCK_VALUES // max(1, n_columns)))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def single(points: FloatArray) -> npt.NDArray[np.float32]:
+    """Return the points in float32; no copy is made where they already are."""
+    return np.ascontiguousarray(points, dtype=np.float32)
+
+
+def squared_norms(points: FloatArray) -> Floats:
+    """Return ||x||^2 of every row ``[n]``."""
+    norms = np.empty(len(points))
+    for rows in row_blocks(len(points), points.shape[1]):
+        norms[rows] = np.square(points[rows], dtype=np.float64).sum(axis=1)
+    return norms
+
+
+def unit_rows(points: FloatArray) -> npt.NDArray[np.float32]:
+    """Return a float32 copy with rows scaled to length 1; a row of zeros stays one."""
+    length = np.sqrt(squared_norms(points))
+    scale = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0).astype(np.float32)
+    return single(points) * scale[:, None]
+
+
+def settle(squared: Floats, scale: Floats) -> Floats:
+    """Set to zero, in place, what is zero but for rounding.
+
+    Args:
+        squared: squared distances, computed as ||x||^2 + ||y||^2 - 2 <x, y>.
+        scale: ||x||^2 + ||y||^2, of the same shape.
+    """
+    squared[squared < ROUNDING * scale] = 0.0
+    return squared
+
+
+def squared_distances_to(points: npt.NDArray[np.float32], norms: Floats, row: int) -> Floats:
+    """Return the squared distance of every point to one of them ``[n]``.
+
+    Args:
+        points: ``[n, n_features]``.
+        norms: their squared norms ``[n]``.
+        row: the one.
+    """
+    scale = norms + norms[row]
+    return settle(scale - 2.0 * (points @ points[row]), scale)
+
+
+def squared_distance_blocks(points: npt.NDArray[np.float32]) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """Yield blocks of rows, each with its squared distances to all points ``[n_rows, n_points]``, to be overwritten."""
+    norms = squared_norms(points).astype(np.float32)
+    for rows in row_blocks(len(points), len(points)):
+        squared = points[rows] @ points.T
+        squared *= -2.0
+        scale = norms[rows, None] + norms
+        squared += scale
+        scale *= np.float32(ROUNDING)
+        squared[squared < scale] = 0.0
+        yield rows, squared
+
+
+def nearest(points: FloatArray, centres: FloatArray) -> tuple[IntArray, Floats]:
+    """Return which centre is nearest to each point, and how far its square is.
+
+    Args:
+        points: ``[n, n_features]``.
+        centres: ``[n_centres, n_features]``, at least one.
+
+    Returns:
+        rows of ``centres`` ``[n]`` (the lower one where two are as near), and squared distances ``[n]``.
+    """
+    assert len(centres) > 0, "the nearest of no centres"
+    x, c = single(points), single(centres)
+    x_norms, c_norms = squared_norms(x), squared_norms(c)
+    at = np.empty(len(x), dtype=np.int64)
+    squared = np.empty(len(x))
+    for rows in row_blocks(len(x), len(c)):
+        products = x[rows] @ c.T
+        products *= -2.0
+        products += c_norms.astype(np.float32)
+        at[rows] = products.argmin(axis=1)
+        squared[rows] = products[np.arange(len(products)), at[rows]]
+    return at, settle(squared + x_norms, x_norms + c_norms[at])
+
+
+def mean_distance_to_neighbors(points: FloatArray, k: int) -> Floats:
+    """Return the mean distance of each point to its ``k`` nearest others ``[n]``; work grows with n^2.
+
+    Args:
+        points: ``[n, n_features]``.
+        k: below n.
+    """
+    assert 0 < k < len(points)
+    means = np.empty(len(points))
+    for rows, squared in squared_distance_blocks(single(points)):
+        squared[np.arange(len(squared)), np.arange(rows.start, rows.stop)] = np.inf
+        near = np.partition(squared, k - 1, axis=1)[:, :k]
+        means[rows] = np.sqrt(near, dtype=np.float64).mean(axis=1)
+    return means

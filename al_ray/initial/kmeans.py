@@ -1,0 +1,35 @@
+"""Start from one example of every kind that the pretrained encoder tells apart."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from al_ray.core.clustering import representatives
+from al_ray.core.types import FloatArray, IntArray, LabeledSet
+from al_ray.initial import InitialQuery, initial_queries
+
+
+@initial_queries.register("kmeans")
+@dataclass(frozen=True)
+class KMeansInitial(InitialQuery):
+    """The example nearest to each centre of as many k-means clusters of pretrained embeddings as are asked for.
+
+    Cluster-based cold start (Hu et al. 2010, "Off to a good start"; Yuan et al. 2020, arXiv 2010.09535, whose baseline
+    clusters BERT embeddings); the largest cluster first.
+    """
+
+    source: ClassVar[str] = "Yuan et al. 2020, arXiv 2010.09535"
+    needs_embeddings: ClassVar[bool] = True
+
+    def pick(
+        self,
+        truth: LabeledSet,
+        n_classes: int,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+    ) -> IntArray:
+        """Return ``size`` ids, one a cluster; labels are not looked at."""
+        assert embeddings is not None, "the initial query 'kmeans' needs embeddings"
+        return truth.ids[representatives(embeddings, size, stream)]

@@ -1,0 +1,120 @@
+"""What the active-learning loop asks of the world: a classifier, a place for records, and a cell's plan."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.confidence import ConfidenceMethod
+from al_ray.core.types import FloatArray, IntArray, LabeledSet, ModelOutputs, RoundRecord
+from al_ray.filtering import CandidateFilter
+from al_ray.initial import InitialQuery
+from al_ray.oracle import Oracle
+from al_ray.stopping import StoppingRule
+from al_ray.strategy import QueryStrategy
+
+Arrays = Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
+Split = Literal["pool", "test"]
+
+
+class Fit(Protocol):
+    """What a fine-tune leaves behind, apart from the weights."""
+
+    @property
+    def dynamics(self) -> FloatArray | None:
+        """Logits of the watched examples after every epoch ``[n_watched, n_epochs, n_classes]``, by id."""
+        ...
+
+
+class Classifier(Protocol):
+    """The model port: fine-tunes from fresh weights, predicts with the last fine-tune.
+
+    It was built with the loss and the :class:`~al_ray.core.types.Sampling` (members, dropout passes, attention) of the
+    cell's confidence method. ``plain`` asks for the ordinary model instead: cross-entropy, one member, no dropout.
+    """
+
+    def finetune(
+        self, labeled: LabeledSet, *, round_index: int, plain: bool = False, watched: IntArray | None = None
+    ) -> Fit:
+        """Fit fresh models on the answers so far.
+
+        Args:
+            labeled: the answers.
+            round_index: names the random streams.
+            plain: fit the ordinary model with the streams of the first member.
+            watched: pool examples, ids ascending, whose logits are recorded after every epoch of the first member.
+        """
+        ...
+
+    def predict(
+        self,
+        split: Split,
+        ids: IntArray,
+        *,
+        plain: bool = False,
+        with_features: bool = False,
+        with_clean: bool = False,
+    ) -> ModelOutputs:
+        """Return the outputs of exactly ``ids``, sorted by id."""
+        ...
+
+    def cross_predict(self, labeled: LabeledSet, *, n_folds: int, round_index: int) -> ModelOutputs:
+        """Return out-of-fold outputs of labelled examples; one whose class would vanish with it is left out.
+
+        It leaves the weights of the last fold behind, so it comes before :meth:`finetune`.
+        """
+        ...
+
+    def embed(self, split: Split, ids: IntArray) -> npt.NDArray[np.float32]:
+        """Return embeddings of the encoder before any fine-tune ``[n, n_embedding]``, unit length, by ascending id.
+
+        It may leave the fine-tuned weights lost, so it comes before :meth:`finetune`.
+        """
+        ...
+
+
+class Records(Protocol):
+    """The records port: what has been recorded, and the place for one round more."""
+
+    def rounds(self) -> list[RoundRecord]:
+        """Return the recorded rounds, oldest first."""
+        ...
+
+    def arrays(self, round_index: int) -> Arrays:
+        """Return the arrays of a recorded round."""
+        ...
+
+    def append(self, record: RoundRecord, arrays: Arrays) -> None:
+        """Record one round for good; when this returns, the round has happened."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What one cell does, with its plug-ins built.
+
+    Attributes:
+        truth: ids (ascending) and labels of the training split; read by the oracle and by stratified starts alone.
+        test: ids (ascending) and labels of the test split.
+        groups: data slice of every example of ``truth`` and of ``test``, or None; metrics are given by slice.
+        rounds: queries after the initial one, at most.
+        evaluation: which model the learning curve measures: the cell's ``own``, or a ``plain`` one on the same answers.
+    """
+
+    seed: int
+    n_classes: int
+    truth: LabeledSet
+    test: LabeledSet
+    groups: tuple[Sequence[str], Sequence[str]] | None = None
+    initial: InitialQuery
+    initial_size: int
+    query_size: int
+    rounds: int
+    confidence: ConfidenceMethod
+    strategy: QueryStrategy
+    filters: Sequence[CandidateFilter]
+    oracle: Oracle
+    stopping: Sequence[StoppingRule]
+    evaluation: Literal["own", "plain"] = "own"

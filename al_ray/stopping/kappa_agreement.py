@@ -1,0 +1,48 @@
+"""Stop when successive models agree, beyond chance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from al_ray.core.types import RoundRecord
+from al_ray.errors import ConfigError
+from al_ray.stopping import StoppingRule, stopping_rules
+from al_ray.stopping.recent import recent
+
+
+@stopping_rules.register("kappa_agreement")
+@dataclass(frozen=True)
+class KappaAgreement(StoppingRule):
+    """Stop when successive models agree on a stop set (Bloodgood and Vijay-Shanker 2009, arXiv 1409.5165).
+
+    The mean of Cohen's kappa over the last ``window`` pairs of successive models reaches ``threshold``; "stabilizing
+    predictions". A lower threshold stops earlier.
+
+    Attributes:
+        threshold: mean kappa, above 0 and at most 1.
+        window: pairs of successive models.
+    """
+
+    source: ClassVar[str] = "Bloodgood and Vijay-Shanker 2009, arXiv 1409.5165"
+    needs_stop_set: ClassVar[bool] = True
+    threshold: float = 0.99
+    window: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(
+                f"threshold is {self.threshold}, it must be above 0 and at most 1. 0.99 is the paper's; a lower one "
+                "stops earlier."
+            )
+        if self.window < 1:
+            raise ConfigError(f"window is {self.window}, it must be at least 1.")
+
+    def reason(self, rounds: Sequence[RoundRecord], n_pool: int, query_size: int) -> str | None:
+        """Return the reason once the mean kappa of the last ``window`` pairs reaches the threshold."""
+        kappas = recent(rounds, "stop_set_kappa", self.window)
+        if kappas is None or not sum(kappas) / len(kappas) >= self.threshold:
+            return None
+        return (
+            f"kappa agreement: the last {self.window} pair(s) of successive models agree with a mean kappa of "
+            f"{sum(kappas) / len(kappas):.4f}, the threshold is {self.threshold}"
+        )

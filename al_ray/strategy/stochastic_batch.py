@@ -1,0 +1,178 @@
+"""Ask at random, but the more likely the higher the score: a batch that is diverse at no extra cost."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.core.seeding import tie_keys
+from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
+from al_ray.errors import ConfigError
+from al_ray.strategy import QueryStrategy, strategies
+
+PAPER = "Kirsch et al. 2023, arXiv 2106.12059"
+
+
+@dataclass(frozen=True)
+class _StochasticBatch(QueryStrategy):
+    """Sampling without replacement by weights that rise with another strategy's score (Gumbel top-k).
+
+    Attributes:
+        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
+        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
+    """
+
+    over: str = "bald"
+    coldness: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.coldness > 0 and math.isfinite(self.coldness)):
+            raise ConfigError(
+                f"coldness is {self.coldness}, it must be above 0 and finite. 1.0 is the paper's default; "
+                f"near 0 asks at random, 1e6 asks the plain top."
+            )
+        cls = strategies.get(self.over)
+        if cls.labels_everything or not cls.ranks or cls.pick is not QueryStrategy.pick:
+            raise ConfigError(
+                f"over is {self.over!r}, which picks in its own way. It must be a strategy that only scores single "
+                f"examples, such as 'bald', 'entropy' or 'margin'."
+            )
+        strategies.build(self.over)
+
+    @property
+    def base(self) -> QueryStrategy:
+        """The strategy whose score is perturbed."""
+        return strategies.build(self.over)
+
+    @property
+    def min_draws(self) -> int:  # type: ignore[override]
+        """As the perturbed strategy; so are all needs below."""
+        return self.base.min_draws
+
+    @property
+    def needs_consistent_draws(self) -> bool:  # type: ignore[override]
+        """As the perturbed strategy."""
+        return self.base.needs_consistent_draws
+
+    @property
+    def needs_scores(self) -> bool:  # type: ignore[override]
+        """As the perturbed strategy."""
+        return self.base.needs_scores
+
+    @property
+    def needs_features(self) -> bool:  # type: ignore[override]
+        """As the perturbed strategy."""
+        return self.base.needs_features
+
+    @property
+    def needs_embeddings(self) -> bool:  # type: ignore[override]
+        """As the perturbed strategy."""
+        return self.base.needs_embeddings
+
+    @property
+    def needs_labeled(self) -> bool:  # type: ignore[override]
+        """As the perturbed strategy."""
+        return self.base.needs_labeled
+
+    @property
+    def needs_predicted(self) -> bool:  # type: ignore[override]
+        """As the perturbed strategy."""
+        return self.base.needs_predicted
+
+    @property
+    def needs_uncertainty(self) -> bool:  # type: ignore[override]
+        """As the perturbed strategy."""
+        return self.base.needs_uncertainty
+
+    @property
+    def n_watched(self) -> int:
+        """As the perturbed strategy."""
+        return self.base.n_watched
+
+    def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
+        """Return the unperturbed scores ``[n_pool]``, so that filters clip what they mean to clip."""
+        return self.base.score(pool, stream)
+
+    def pick(self, pool: PoolView, ranking: Ranking, n: int, stream: np.random.Generator) -> IntArray:
+        """Return the ids of the ``n`` highest perturbed scores, highest first; ties keep the order of the ranking."""
+        # coldness * s + Gumbel(0, 1) orders as s + Gumbel(0, 1 / coldness) does, and cannot divide to infinity.
+        with np.errstate(over="ignore"):
+            perturbed = self.coldness * self.log_weights(ranking.scores)
+        perturbed += _gumbel(ranking.ids, stream)
+        return ranking.ids[np.argsort(-perturbed, kind="stable")[:n]]
+
+    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the logarithm of the sampling weights at coldness 1, from scores in falling order."""
+        raise NotImplementedError
+
+
+@strategies.register("stochastic_softmax")
+@dataclass(frozen=True)
+class StochasticSoftmax(_StochasticBatch):
+    """A sample without replacement by exp(coldness x score) of another strategy.
+
+    Perturbed score s + Gumbel(0, 1 / coldness) (Kirsch et al. 2023, arXiv 2106.12059, section 3). Hangs on the unit of
+    the score: with BALD, whose values are small, coldness 1 is close to random.
+
+    Attributes:
+        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
+        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
+    """
+
+    source: ClassVar[str] = PAPER
+
+    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the scores."""
+        return scores
+
+
+@strategies.register("stochastic_power")
+@dataclass(frozen=True)
+class StochasticPower(_StochasticBatch):
+    """A sample without replacement by score ^ coldness of another strategy.
+
+    Perturbed score ln s + Gumbel(0, 1 / coldness) (Kirsch et al. 2023, arXiv 2106.12059, section 3). Weights are for
+    scores above 0: an example with a score of 0 or less has weight 0, so that it is asked only once no positive one is
+    left, and then in the order of the ranking. For a score that may be negative, such as ``own_uncertainty`` of
+    ``energy``, use ``stochastic_softmax`` or ``stochastic_softrank``.
+
+    Attributes:
+        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
+        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
+    """
+
+    source: ClassVar[str] = PAPER
+
+    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return ln s, -inf where s is 0 or less."""
+        positive = scores > 0
+        return np.where(positive, np.log(np.where(positive, scores, 1.0)), -np.inf)
+
+
+@strategies.register("stochastic_softrank")
+@dataclass(frozen=True)
+class StochasticSoftrank(_StochasticBatch):
+    """A sample without replacement by rank ^ -coldness in another strategy's order.
+
+    Perturbed score -ln r + Gumbel(0, 1 / coldness), r = 1 for the highest score among the candidates that filters left
+    (Kirsch et al. 2023, arXiv 2106.12059, section 3). Only the order of the scores counts.
+
+    Attributes:
+        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
+        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
+    """
+
+    source: ClassVar[str] = PAPER
+
+    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return -ln r for ranks from 1."""
+        return -np.log(np.arange(1.0, len(scores) + 1.0))
+
+
+def _gumbel(ids: IntArray, stream: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return standard Gumbel noise ``[n]`` that hangs on each id and the stream, not on the place in the pool."""
+    # 52 of the 64 bits and a half: strictly between 0 and 1 in float64, so that both logarithms are finite.
+    uniform = ((tie_keys(ids, int(stream.integers(2**62))) >> np.uint64(12)) + 0.5) * 2.0**-52
+    return -np.log(-np.log(uniform))

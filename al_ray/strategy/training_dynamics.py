@@ -1,0 +1,85 @@
+"""Ask by how the probability of the final prediction went while the model was fine-tuned: low, or to and fro."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.core.types import FloatArray, PoolView
+from al_ray.errors import ConfigError
+from al_ray.strategy import QueryStrategy, strategies
+
+CARTOGRAPHY = "Swayamdipta et al. 2020, arXiv 2009.10795"
+
+
+@strategies.register("prediction_confidence")
+@dataclass(frozen=True)
+class PredictionConfidence(QueryStrategy):
+    """Lowest mean probability, over the epochs of one fine-tune, of the class that it ended with first.
+
+    The confidence axis of a dataset map (Swayamdipta et al. 2020, arXiv 2009.10795, section 2).
+
+    Deviation: the paper follows the true class, which is unknown in a pool; here the class predicted after the last
+    epoch stands for it. A pool larger than ``n_watched`` is subsampled.
+
+    Attributes:
+        n_watched: pool examples predicted after every epoch, and so the candidates of a round, at most.
+    """
+
+    source: ClassVar[str] = CARTOGRAPHY
+    needs_scores: ClassVar[bool] = False
+    n_watched: int = 2000
+
+    def __post_init__(self) -> None:
+        check_n_watched(self.n_watched)
+
+    def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
+        """Return minus the mean probability ``[n_pool]``, in [-1, 0]."""
+        return -_final_class_probs(pool).mean(axis=1)
+
+
+@strategies.register("prediction_variability")
+@dataclass(frozen=True)
+class PredictionVariability(QueryStrategy):
+    """Largest spread, over the epochs of one fine-tune, of the probability of the class that it ended with first.
+
+    The variability axis of a dataset map, a population standard deviation (Swayamdipta et al. 2020, arXiv 2009.10795,
+    section 2).
+
+    Deviation: the paper follows the true class, which is unknown in a pool; here the class predicted after the last
+    epoch stands for it. A pool larger than ``n_watched`` is subsampled.
+
+    Attributes:
+        n_watched: pool examples predicted after every epoch, and so the candidates of a round, at most.
+    """
+
+    source: ClassVar[str] = CARTOGRAPHY
+    needs_scores: ClassVar[bool] = False
+    n_watched: int = 2000
+
+    def __post_init__(self) -> None:
+        check_n_watched(self.n_watched)
+
+    def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
+        """Return the standard deviation ``[n_pool]``, in [0, 1/2]."""
+        return _final_class_probs(pool).std(axis=1)
+
+
+def check_n_watched(n_watched: int) -> None:
+    """Refuse a number of watched examples below 1.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if n_watched < 1:
+        raise ConfigError(
+            f"n_watched is {n_watched}, it must be at least 1. 2000 predicts 2,000 of the pool after every epoch."
+        )
+
+
+def _final_class_probs(pool: PoolView) -> npt.NDArray[np.float64]:
+    """Return the probability of the class predicted last, after every epoch ``[n_pool, n_epochs]``."""
+    assert pool.dynamics is not None, "training dynamics need PoolView.dynamics"
+    final = pool.dynamics[:, -1].argmax(axis=1)
+    return np.exp(np.take_along_axis(pool.dynamics, final[:, None, None], axis=2)[..., 0], dtype=np.float64)
