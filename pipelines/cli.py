@@ -9,8 +9,10 @@ from al_ray.experiment.spec import CellSpec
 from al_ray.experiment.study_file import StudyFile
 from pipelines.doctor import doctor
 from pipelines.list_methods import list_methods
+from pipelines.report import report
 from pipelines.run_study import run
 from pipelines.sync_mlflow import sync_mlflow
+from pipelines.watch import watch
 
 app = typer.Typer(
     help="Active-learning experiments on text: a study file in, records and MLflow runs out.",
@@ -18,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run)
+app.command("watch")(watch)
+app.command("report")(report)
 app.command("list")(list_methods)
 app.command("doctor")(doctor)
 app.command("sync")(sync_mlflow)

@@ -1,9 +1,14 @@
-"""One local Ray for all tests that need one."""
+"""One local Ray for all tests that need one, and no test that is timed."""
 
 import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# Speed is measured in benchmarks; a deadline here would fail on a busy machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -145,6 +145,31 @@ def sync(store: StudyStore, tracking_uri: str) -> SyncReport:
     )
 
 
+def log_report(store: StudyStore, tracking_uri: str, files: Sequence[str]) -> None:
+    """Log a report's files to the study's parent run, in the place of older ones.
+
+    Args:
+        store: the study's records.
+        tracking_uri: where MLflow is.
+        files: addresses of the files, all in one folder.
+
+    Raises:
+        StorageError: a file cannot be read.
+        ExecutionError: MLflow cannot be reached or refuses.
+    """
+    folder = Folder.open(files[0].rpartition("/")[0])
+    contents = {name: folder.read(name) for name in (address.rpartition("/")[2] for address in files)}
+    try:
+        connect(store, tracking_uri).add_report({name: data for name, data in contents.items() if data is not None})
+    except AlRayError:
+        raise
+    except Exception as error:
+        raise ExecutionError(
+            f"MLflow at {_shown(tracking_uri)} does not take the report: {_brief(error)}. Its files are written; "
+            "mend the address or the server and make the report again, or use --tracking off."
+        ) from error
+
+
 class Tracker:
     """Shows a study in MLflow while it runs: one queue, one thread, and no way to hold the study up.
 

@@ -4,6 +4,7 @@ Whatever is in MLflow already is left as it is and only what is missing is added
 completed and one that is complete costs nothing. The times of points are the times of recording.
 """
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -120,6 +121,13 @@ class Projection:
         self._set_status(run, _RUN_STATUS[status], ended_at)
         self._set_tag(run, _COMPLETE, complete)
         return True
+
+    def add_report(self, files: Mapping[str, bytes]) -> None:
+        """Log files below ``report`` in the parent run's artifacts."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in files.items():
+                (Path(folder) / name).write_bytes(data)
+            self._client.log_artifacts(self._parent.run_id, folder, "report")
 
     def close_study(self) -> None:
         """Give the parent run the status that its cells add up to."""

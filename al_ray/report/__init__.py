@@ -1,0 +1,1 @@
+"""What a study says: statistics over its records, one HTML page, and the same numbers as tables."""

@@ -1,0 +1,138 @@
+"""From a study's folder to its report: the content of the page, the tables beside it, and the files of both."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from al_ray.experiment.storage_path import Folder
+from al_ray.report.analysis import Analysis, analyze
+from al_ray.report.content import ReportContent
+from al_ray.report.content_parts import (
+    absences,
+    calibrations,
+    cell_states,
+    costs,
+    curves,
+    methods,
+    queries,
+    settings,
+    unequal_budgets,
+)
+from al_ray.report.how import notes_on_method
+from al_ray.report.page import render_page
+from al_ray.report.records import read_study
+from al_ray.report.tables import TABLES, report_tables
+
+PAGE = "report.html"
+FOLDER = "report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A report that is not written yet.
+
+    Attributes:
+        content: everything that the page shows.
+        tables: the numbers behind it, name -> one row a fact.
+        study_folder: of the study.
+    """
+
+    content: ReportContent
+    tables: Mapping[str, pd.DataFrame]
+    study_folder: Folder
+
+
+def build_report(
+    address: str,
+    *,
+    description: str = "",
+    skip_damaged: bool = False,
+    filesystem: fs.FileSystem | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Report:
+    """Read a study and work out everything that its report says.
+
+    Args:
+        address: the study's own folder or URI; finished, half finished, or a copy.
+        description: one paragraph for people, which the records do not hold.
+        skip_damaged: leave cells out whose records cannot be read, and say so on the page, instead of refusing.
+        filesystem: an open pyarrow file system, on which ``address`` is then a path.
+        now: tells the time.
+
+    Raises:
+        StorageError: no study, no cell, or records that cannot be read; the message names the files.
+    """
+    records = read_study(address, skip_damaged=skip_damaged, filesystem=filesystem)
+    return make_report(analyze(records), description=description, now=now)
+
+
+def make_report(
+    analysis: Analysis, *, description: str = "", now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> Report:
+    """Return the report of a study that was analysed."""
+    made_at = f"{now().astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return Report(
+        content=make_content(analysis, description=description, made_at=made_at),
+        tables=report_tables(analysis),
+        study_folder=analysis.records.store.folder,
+    )
+
+
+def write_report(report: Report, out: str | None = None) -> list[str]:
+    """Write the page and its tables, each file whole or not at all; older ones of the same name are replaced.
+
+    Args:
+        report: what to write.
+        out: folder or URI; None = ``report`` inside the study's folder, beside its cells.
+
+    Returns:
+        the addresses of the files, the page first: what is to be logged to MLflow.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    folder = report.study_folder.child(FOLDER) if out is None else Folder.open(out)
+    files = {PAGE: render_page(report.content).encode("utf-8")}
+    for name, table in report.tables.items():
+        files[f"{name}.csv"] = table.to_csv(index=False).encode("utf-8")
+        files[f"{name}.parquet"] = _parquet(table)
+    for name, data in files.items():
+        folder.write(name, data, f"the report of study {report.content.study}")
+    return [folder.where(name) for name in files]
+
+
+def make_content(analysis: Analysis, *, description: str, made_at: str) -> ReportContent:
+    """Return what the page shows."""
+    records = analysis.records
+    return ReportContent(
+        study=records.study,
+        description=description,
+        made_at=made_at,
+        settings=settings(analysis),
+        methods=methods(analysis),
+        cells=cell_states(analysis),
+        plan_known=records.plan_known,
+        curves=curves(analysis),
+        rankings=tuple(analysis.rankings),
+        clipping=tuple(analysis.clipping),
+        calibration=calibrations(analysis),
+        queries=queries(analysis),
+        costs=costs(analysis),
+        notes=notes_on_method(analysis.reference, analysis.unit_note),
+        versions=records.versions,
+        notices=(*records.notices, *unequal_budgets(analysis)),
+        absences=absences(analysis),
+        tables={f"{name}.csv": f"{text} (also {name}.parquet)" for name, text in TABLES.items()},
+    )
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    sink = BytesIO()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink, compression="zstd")
+    return sink.getvalue()

@@ -1,0 +1,184 @@
+"""The whole report: its content, its files, and what it says where there is little to say."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from al_ray.errors import StorageError
+from al_ray.report.build import build_report, write_report
+from al_ray.report.records import read_study
+from al_ray.report.tables import TABLES
+from al_ray.report.verdict import make_verdict
+from tests.report.study_samples import CLIPPED, CLIPPING, MARGIN, RANDOM, TEST, SampleStudy
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> SampleStudy:
+    return SampleStudy(tmp_path)
+
+
+def whole(study: SampleStudy) -> SampleStudy:
+    """Record a study in which every section has something to show."""
+    kinds = {"acquired.junk": 0.5, "acquired.typical": 0.5}
+    for seed in range(6):
+        study.cell((0.5, 0.6 + seed / 100, 0.7), strategy="random", seed=seed, test=TEST, metrics=kinds)
+        study.cell((0.5, 0.7 + seed / 50, 0.8), seed=seed, test=TEST, metrics=kinds)
+        study.cell((0.5, 0.75 + seed / 50, 0.85), seed=seed, filters=CLIPPING, test=TEST, metrics=kinds)
+    study.passive(0.9, wrong=[2])
+    return study
+
+
+def test_a_whole_study_fills_every_section(study: SampleStudy) -> None:
+    content = build_report(whole(study).path).content
+    assert [setting.name for setting in content.settings] == ["subj · minilm"]
+    assert content.settings[0].passive is not None
+    assert content.settings[0].passive.mean == 0.9
+    assert {method.name: method.role for method in content.methods} == {
+        RANDOM: "random", MARGIN: "query", CLIPPED: "query", "softmax + passive": "passive"
+    }  # fmt: skip
+    assert next(method for method in content.methods if method.name == CLIPPED).unclipped == MARGIN
+    assert content.rankings[0].rows[0].method == CLIPPED
+    assert content.rankings[0].rows[0].levels[0].saved is not None
+    assert content.clipping
+    assert {entry.on for entry in content.calibration} == {"test", "queried"}
+    assert content.queries[0].acquired[0].method == "pool"
+    assert content.queries[0].jaccard[0][0] == 1
+    assert {cost.method for cost in content.costs} >= {RANDOM, MARGIN}
+    assert content.versions == {"al_ray": "0.1.0"}
+    assert not content.absences
+
+
+def test_the_page_and_every_table_are_written_inside_the_study_and_hinder_no_later_reading(study: SampleStudy) -> None:
+    report = build_report(whole(study).path, now=lambda: datetime(2026, 1, 2, 3, 4, tzinfo=UTC))
+    files = [Path(name) for name in write_report(report)]
+    assert files[0] == Path(study.path) / "report" / "report.html"
+    assert {file.name for file in files[1:]} == {f"{name}.{end}" for name in TABLES for end in ("csv", "parquet")}
+    assert "2026-01-02 03:04 UTC" in files[0].read_text(encoding="utf-8")
+    assert MARGIN in files[0].read_text(encoding="utf-8")
+    assert len(read_study(study.path).cells) == 19
+
+
+def test_both_forms_of_a_table_hold_the_numbers_of_the_page(study: SampleStudy, tmp_path: Path) -> None:
+    report = build_report(whole(study).path)
+    write_report(report, str(tmp_path / "out"))
+    for end, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
+        ranking = read(tmp_path / "out" / f"ranking.{end}")
+        overall = ranking[ranking["setting"] == "all settings"]
+        assert overall["method"].tolist() == [row.method for row in report.content.rankings[0].rows]
+        assert overall["aulc"].tolist() == pytest.approx([row.aulc.mean for row in report.content.rankings[0].rows])
+        assert len(read(tmp_path / "out" / f"cells.{end}")) == 19
+
+
+def test_a_report_that_is_made_again_says_the_same(study: SampleStudy, tmp_path: Path) -> None:
+    whole(study)
+    for name in ("one", "two"):
+        write_report(build_report(study.path, now=lambda: datetime(2026, 1, 1, tzinfo=UTC)), str(tmp_path / name))
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
+
+
+def test_a_folder_that_is_a_file_is_refused(study: SampleStudy, tmp_path: Path) -> None:
+    study.cell()
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StorageError, match=r"is a file. Name a folder"):
+        write_report(build_report(study.path), str(tmp_path / "taken"))
+
+
+def page(study: SampleStudy, tmp_path: Path) -> str:
+    return Path(write_report(build_report(study.path), str(tmp_path / "out"))[0]).read_text(encoding="utf-8")
+
+
+def test_one_cell_makes_a_page_that_compares_nothing(study: SampleStudy, tmp_path: Path) -> None:
+    study.cell(test=TEST)
+    content = build_report(study.path).content
+    assert [row.method for row in content.rankings[0].rows] == [MARGIN]
+    assert "compares at least 3" in content.rankings[0].refusal
+    assert content.absence("clipping") == (
+        "No method of this study clips. Add a filter such as uncertainty_clipping to its grid to compare."
+    )
+    assert MARGIN in page(study, tmp_path)
+
+
+def test_one_seed_has_no_p_value_and_says_why(study: SampleStudy, tmp_path: Path) -> None:
+    study.cell((0.5,), strategy="random")
+    study.cell((0.6,))
+    study.cell((0.7,), strategy="entropy")
+    versus = build_report(study.path).content.rankings[0].rows[0].versus_random
+    assert versus is not None
+    assert versus.p_value is None
+    assert "1 of 1 pairs differ" in str(versus.refusal)
+    assert "Run more seeds" in page(study, tmp_path)
+
+
+def test_one_method_has_nobody_to_be_compared_with(study: SampleStudy, tmp_path: Path) -> None:
+    for seed in range(6):
+        study.cell(seed=seed)
+    row = build_report(study.path).content.rankings[0].rows[0]
+    assert row.versus_random is None
+    assert row.versus_best is None
+    assert row.n_cells == 6
+    assert MARGIN in page(study, tmp_path)
+
+
+def test_a_study_whose_cells_all_failed_says_so_with_the_first_reason(study: SampleStudy, tmp_path: Path) -> None:
+    study.cell((0.5, 0.6), end="failed")
+    study.cell((0.5, 0.6), end="failed", seed=43)
+    content = build_report(study.path).content
+    assert content.absence("ranking") == (
+        "All 2 cells of this study failed, so there is nothing to report. The first says: the pool is empty. "
+        "Mend that and run the study again."
+    )
+    assert not content.rankings
+    assert make_verdict(content).tone == "nothing"
+    assert "the pool is empty" in page(study, tmp_path)
+
+
+def test_a_study_that_has_not_finished_a_cell_yet_says_how_far_it_is(study: SampleStudy, tmp_path: Path) -> None:
+    study.plan()
+    study.plan(seed=43)
+    study.write_plan()
+    study.cell((0.5, 0.6, 0.7), end="running")
+    content = build_report(study.path).content
+    assert content.absence("ranking") == (
+        "No cell is finished yet (1 running, 1 waiting). Report again when the first ones are."
+    )
+    assert content.curves
+    assert content.absence("curves") is None
+    assert page(study, tmp_path)
+
+
+def test_a_study_of_which_nothing_is_recorded_but_its_plan_waits(study: SampleStudy, tmp_path: Path) -> None:
+    study.plan()
+    study.write_plan()
+    content = build_report(study.path).content
+    assert [cell.status for cell in content.cells] == ["waiting"]
+    assert "1 waiting" in str(content.absence("curves"))
+    assert page(study, tmp_path)
+
+
+def test_unequal_budgets_are_said_aloud(study: SampleStudy) -> None:
+    study.cell((0.5, 0.6))
+    study.cell((0.5, 0.6, 0.7), seed=43)
+    assert build_report(study.path).content.notices == (
+        "Finished cells of subj · minilm end at 4 to 6 labels, so their final accuracies and areas are not made with "
+        "equal budgets.",
+    )
+
+
+def test_only_passive_cells_make_a_page_without_a_ranking(study: SampleStudy, tmp_path: Path) -> None:
+    study.passive(0.9)
+    content = build_report(study.path).content
+    assert not content.rankings
+    assert content.settings[0].passive is not None
+    assert page(study, tmp_path)
+
+
+def test_missing_cells_are_counted_against_the_plan(study: SampleStudy) -> None:
+    for seed in range(3):
+        study.plan(seed=seed)
+    study.write_plan()
+    study.cell(seed=0)
+    row = build_report(study.path).content.rankings[0].rows[0]
+    assert (row.n_cells, row.n_cells_planned) == (1, 3)
