@@ -216,7 +216,8 @@ class Tracker:
             key: name of the cell's folder.
             spec: its identity, in JSON form.
         """
-        self._put(lambda projection: projection.start_cell(key, spec))
+        started_at = now()  # not when the thread gets there: it may be importing MLflow for half a minute
+        self._put(lambda projection: projection.start_cell(key, spec, started_at))
 
     def round_recorded(self, key: str, record: RoundRecord) -> None:
         """Show a round that has been recorded."""

@@ -76,9 +76,9 @@ class Projection:
         self._parent = self._parent_run()
         self._runs = self._cell_runs()
 
-    def start_cell(self, key: str, spec: Mapping[str, Any]) -> None:
+    def start_cell(self, key: str, spec: Mapping[str, Any], started_at: datetime | None = None) -> None:
         """Make the run of a cell that starts, or take up the one it has."""
-        run = self._run(key, spec)
+        run = self._run(key, spec, started_at)
         self._set_status(self._parent, "RUNNING")
         self._set_status(run, "RUNNING")
 
@@ -128,6 +128,9 @@ class Projection:
             for name, data in files.items():
                 (Path(folder) / name).write_bytes(data)
             self._client.log_artifacts(self._parent.run_id, folder, "report")
+        if not self._runs:
+            # A study that is not tracked gets its report alone, and nothing of it runs here.
+            self._set_status(self._parent, "FINISHED")
 
     def close_study(self) -> None:
         """Give the parent run the status that its cells add up to."""

@@ -34,7 +34,7 @@ def _overall(compared: Compared, settings: Sequence[str]) -> tuple[Ranking, str]
     left_methods = [str(method) for method in has.columns if method not in methods]
     parts = []
     if left_methods:
-        parts.append(f"without a finished cell on each of its settings: {', '.join(left_methods)}")
+        parts.append(f"methods without a finished cell on each of its settings: {', '.join(left_methods)}")
     if left_settings:
         parts.append(f"settings that too few methods have finished: {', '.join(left_settings)}")
     note = f"The ranking over all settings leaves out {'; '.join(parts)}." if parts else ""

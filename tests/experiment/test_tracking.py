@@ -200,6 +200,23 @@ def test_live_tracking_shows_the_whole_study_and_a_sync_adds_nothing(storage: Pa
     assert shown(storage) == live
 
 
+def test_a_run_starts_when_its_cell_does_however_late_mlflow_is(storage: Path) -> None:
+    from mlflow import MlflowClient
+
+    cell = open_cell(storage)
+    tracker = Tracker(study(storage), uri(storage))
+    told_ms = time.time() * 1000
+    tracker.cell_started(cell.key, SPEC)
+    time.sleep(0.3)
+    tracker.start()
+    tracker.cell_finished(cell.key, "done", None)
+    assert tracker.close(60)
+    client = MlflowClient(tracking_uri=uri(storage))
+    experiment = client.get_experiment_by_name("softmax")
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{cell.slug}'")
+    assert abs(run.info.start_time - told_ms) < 250
+
+
 def test_rebuilding_from_records_gives_what_live_tracking_gives(storage: Path, migrated: Path) -> None:
     cell = open_cell(storage)
     track(storage, cell)
