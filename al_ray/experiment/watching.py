@@ -67,7 +67,7 @@ class Watcher:
         if plan is None:
             raise StorageError(
                 f"{self.store.root} holds no plan.json, so nobody knows which cells there should be. "
-                "'al-ray run' writes it when it starts."
+                "'al-ray run' writes it when it starts the whole study, not for '--cell'."
             )
         return [self._view(cell) for cell in plan["cells"]]
 

@@ -227,7 +227,7 @@ def _check_problems(store: StudyStore, problems: Mapping[str, str], n_read: int,
     n = len(problems)
     shown = [f"  {problem}" for problem in list(problems.values())[:_N_SHOWN]]
     more = [f"  ... and {n - _N_SHOWN} more"] if n > _N_SHOWN else []
-    leave = ", or let the report leave these cells out" if n_read else ""
+    leave = ", or leave these cells out with --skip-damaged" if n_read else ""
     raise StorageError(
         "\n".join(
             [
