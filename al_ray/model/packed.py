@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from al_ray.confidence.adaptive_temperature import COEFFICIENTS, SHARP_ENTROPY
 from al_ray.core.types import IntArray
 
 PACKED_TYPES = ("bert", "roberta")
 MASKED = -1e9
-ADAPTIVE_COEFFICIENTS = (-0.037, 0.481, -2.3, 4.917, -1.791)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,9 +229,9 @@ def inverse_temperature(weights: Tensor) -> Tensor:
     """
     entropy = -(weights * torch.log(weights + 1e-9)).sum(dim=-1, keepdim=True)
     polynomial = torch.zeros_like(entropy)
-    for coefficient in ADAPTIVE_COEFFICIENTS:
+    for coefficient in COEFFICIENTS:
         polynomial = polynomial * entropy + coefficient
-    return torch.where(entropy > 0.5, polynomial.clamp(min=1.0), torch.ones_like(entropy))
+    return torch.where(entropy > SHARP_ENTROPY, polynomial.clamp(min=1.0), torch.ones_like(entropy))
 
 
 def compute_dtype(values: Tensor) -> torch.dtype:
