@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import sha256
 from importlib import metadata
@@ -55,8 +55,11 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
     tracker.start()
     try:
         events = _Events(plan, tracker, listener)
-        tasks = [_task(plan, cell, execution) for cell in waiting]
-        pools = {_pool_key(plan, cell): _pool_source(plan, cell) for cell in waiting}
+        slices = {key: _slices_digest(dataset) for key, dataset in plan.datasets.items()}
+        keys = [_pool_key(plan, cell, slices) for cell in waiting]
+        tasks = [_task(plan, cell, execution, key) for cell, key in zip(waiting, keys, strict=True)]
+        # One table a pool, however many cells share it.
+        pools = {key: _pool_source(plan, cell) for key, cell in dict(zip(keys, waiting, strict=True)).items()}
         if local:
             _run_here(tasks, pools, execution, events)
         else:
@@ -151,7 +154,7 @@ def _run_on_ray(tasks: list[CellTask], pools: dict[str, PoolSource], execution: 
     )
 
 
-def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
+def _task(plan: Plan, cell: PlannedCell, execution: Execution, pool_key: str) -> CellTask:
     dataset = plan.datasets[dataset_key(cell.spec.dataset)]
     payload = {
         "study": plan.study.name,
@@ -162,7 +165,7 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
         "n_classes": dataset.n_classes,
         "provenance": _provenance(dataset, execution),
     }
-    return CellTask(key=cell.key, payload=payload, pool_key=_pool_key(plan, cell), workers=cell.spec.workers)
+    return CellTask(key=cell.key, payload=payload, pool_key=pool_key, workers=cell.spec.workers)
 
 
 def _provenance(dataset: TextDataset, execution: Execution) -> dict[str, Any]:
@@ -180,13 +183,16 @@ def _provenance(dataset: TextDataset, execution: Execution) -> dict[str, Any]:
     }
 
 
-def _pool_key(plan: Plan, cell: PlannedCell) -> str:
+def _pool_key(plan: Plan, cell: PlannedCell, slices: Mapping[str, str]) -> str:
     """Name what two cells share when they read the same tokens."""
-    dataset = plan.datasets[dataset_key(cell.spec.dataset)]
-    # The hash of the content leaves slices out, and two studies of one pool may slice it in two ways.
-    slices = sha256(repr([split.groups for split in (dataset.train, dataset.test)]).encode()).hexdigest()[:8]
-    model = cell.spec.model
-    return f"{dataset.content_sha256[:16]}-{slices}-{model.name}-{model.revision}-{cell.spec.max_tokens}"
+    key, model = dataset_key(cell.spec.dataset), cell.spec.model
+    content = plan.datasets[key].content_sha256[:16]
+    return f"{content}-{slices[key]}-{model.name}-{model.revision}-{cell.spec.max_tokens}"
+
+
+def _slices_digest(dataset: TextDataset) -> str:
+    """Hash the slices, which the hash of the content leaves out: one pool may be sliced in two ways."""
+    return sha256(repr([split.groups for split in (dataset.train, dataset.test)]).encode()).hexdigest()[:8]
 
 
 def _pool_source(plan: Plan, cell: PlannedCell) -> PoolSource:
