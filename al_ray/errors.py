@@ -14,7 +14,13 @@ A message names what is wrong, the value found, what would be right, and what to
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LOGIN = re.compile(r"//[^/@\s]+@")
+_SECRET_PARAMETER = re.compile(
+    r"(?i)([?&;][^=&\s]*(?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s'\"]+"
+)
 
 
 class AlRayError(ValueError):
@@ -51,3 +57,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {str(name)!r}.{hint} Known: {', '.join(names) if names else 'none'}."
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose addresses hold no user name, password, key or token, so that it may be shown and kept."""
+    return _SECRET_PARAMETER.sub(r"\1...", _LOGIN.sub("//", text))

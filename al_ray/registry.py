@@ -5,6 +5,7 @@ dataclass registered under that name, and :func:`option_of` gives the same mappi
 """
 
 import dataclasses
+import functools
 import importlib
 import pkgutil
 import typing
@@ -101,13 +102,13 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     for key in values:
         if key not in fields:
             raise ConfigError(unknown_name(f"option of {where}:", key, fields))
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, list) and typing.get_origin(hints[key]) is tuple:
             value = tuple(value)
         try:
-            checked[key] = TypeAdapter(hints[key]).validate_python(value, strict=True)
+            checked[key] = _checker(cls, key).validate_python(value, strict=True)  # type: ignore[arg-type]
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ConfigError(
@@ -131,12 +132,23 @@ def option_of(plugin: Any) -> dict[str, Any]:
 
 def fields_of(cls: type) -> dict[str, tuple[str, Any]]:
     """Return the options of a plug-in class: field name -> (type in words, default or None when required)."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     described: dict[str, tuple[str, Any]] = {}
     for field in dataclasses.fields(cls):
         default = None if field.default is dataclasses.MISSING else field.default
         described[field.name] = (_type_words(hints[field.name]), default)
     return described
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a class's fields; worked out once, not once a cell."""
+    return typing.get_type_hints(cls)
+
+
+@functools.cache
+def _checker(cls: type, key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_hints(cls)[key])
 
 
 def _type_words(hint: Any) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from al_ray.errors import AlRayError
 from al_ray.experiment.forecast import has_fast_bf16
@@ -41,9 +42,9 @@ def doctor(
     for name in ("part", "", "detail"):
         table.add_column(name, overflow="fold")
     findings = list(examine(storage))
-    style = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
+    style = {"ok": "green", "note": "yellow", "missing": "red"}
     for finding in findings:
-        table.add_row(finding.what, style[finding.verdict], finding.detail)
+        table.add_row(finding.what, Text(finding.verdict, style=style[finding.verdict]), finding.detail)
     console.print(table)
     if any(finding.verdict == "missing" and finding.what in NEEDED for finding in findings):
         raise typer.Exit(1)

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
+from al_ray.errors import without_secrets
 from al_ray.experiment.tracking import log_report, tracking_address
 from pipelines.recorded_study import RecordedStudy, find_study
-from pipelines.run_study import user_errors
+from pipelines.run_study import print_mlflow, user_errors
 from pipelines.terminal import make_console
 
 
@@ -37,12 +38,14 @@ def report(
             *found_out.missing,
         ):  # fmt: skip
             console.print(sentence, soft_wrap=True, highlight=False, markup=False)
-        console.print(f"page: {written[0]}", soft_wrap=True, highlight=False)
+        console.print(f"page: {without_secrets(written[0])}", soft_wrap=True, highlight=False)
         console.print(f"tables: {len(written) - 1} files beside it", soft_wrap=True, highlight=False)
         address = _address(found, tracking)
         if address is not None:
-            log_report(open_study(found.address), address, written)
-            console.print(f"logged to MLflow: {address}", soft_wrap=True, highlight=False)
+            store = open_study(found.address)
+            log_report(store, address, written)
+            console.print(f"logged to MLflow: {without_secrets(address)}", soft_wrap=True, highlight=False)
+            print_mlflow(console, store, address)
 
 
 def _address(found: RecordedStudy, tracking: str | None) -> str | None:

@@ -1,18 +1,22 @@
 """Run a study: ``python -m pipelines.run_study STUDY.yaml``, or ``al-ray run STUDY.yaml``."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from al_ray.errors import AlRayError
+from al_ray.errors import AlRayError, ConfigError, without_secrets
 from al_ray.experiment.forecast import Forecast, forecast, has_fast_bf16, round_costs
 from al_ray.experiment.plan import Plan, dataset_key, plan_study, require_complete
 from al_ray.experiment.results import read_curves, slice_shares, summarize_methods
+from al_ray.experiment.store import StudyStore
 from al_ray.experiment.study import check_space, run_study
 from al_ray.experiment.study_file import Execution, load_study, set_options
 from pipelines.terminal import (
@@ -25,7 +29,9 @@ from pipelines.terminal import (
     slice_tables,
 )
 
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+_HERE = frozenset({"auto", "local", "localhost", "127.0.0.1", "[::1]"})
 
 
 def run(
@@ -45,43 +51,85 @@ def run(
         execution = set_options(loaded.execution, [*(set_ or []), *([f"storage={storage}"] if storage else [])])
         planned = plan_study(loaded, execution.storage, only=cell)
         lanes = 1 if local else _lanes(execution, planned)
-        cost = forecast(planned, lanes)
+        cost = forecast(planned, lanes or 1)
         if plan:
             _print_plan(console, planned, cost, lanes)
             return
         require_complete(planned)
+        if not local and not any(assignment.startswith("address=") for assignment in set_ or []):
+            check_cluster(execution)
         check_space(planned, cost)
         _run(console, planned, execution, local, cost, lanes)
 
 
+def check_cluster(execution: Execution) -> None:
+    """Refuse a Ray on other machines that the study file alone names.
+
+    Whoever runs a cluster runs code in every program that joins it, and a study file must not run code. So the person
+    at the terminal names it, with ``--set address=`` or with ``RAY_ADDRESS``.
+
+    Raises:
+        ConfigError: the address is another machine's.
+    """
+    address = execution.address
+    host = (address or "auto").rpartition("://")[2].rsplit(":", 1)[0]
+    if host in _HERE or address == os.environ.get("RAY_ADDRESS"):
+        return
+    raise ConfigError(
+        f"the study file names a Ray cluster on another machine, {address!r}, and joining it lets that cluster run "
+        f"code here. If it is yours, name it yourself: --set address={address}, or RAY_ADDRESS={address}."
+    )
+
+
 class user_errors:  # noqa: N801 - reads as a statement
-    """Print errors that are the user's to mend as sentences, and leave with exit code 1; 130 when interrupted."""
+    """Print errors that are the user's to mend as sentences, and leave with exit code 1; 130 or 143 when interrupted.
+
+    SIGTERM, which ``ray job stop`` and batch systems send, is taken like Ctrl-C: the command leaves in order.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._code = INTERRUPTED
+        self._before: Any = None
 
     def __enter__(self) -> None:
         """Start watching."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        """Do what Ctrl-C would do now; not by raising that signal, since Ray blocks it in its jobs."""
+        self._code = TERMINATED
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(on_interrupt):
+            raise KeyboardInterrupt
+        on_interrupt(signal.SIGINT, frame)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
         """Turn what was raised into a sentence and an exit code."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
         if isinstance(error, AlRayError):
-            self._console.print("\n".join(f"error: {line}" for line in str(error).split("\n")), style="red",
-                                highlight=False, markup=False, soft_wrap=True)  # fmt: skip
+            lines = without_secrets(str(error)).split("\n")
+            self._console.print("\n".join(f"error: {line}" for line in lines), style="red", highlight=False,
+                                markup=False, soft_wrap=True)  # fmt: skip
             raise typer.Exit(1) from None
         if isinstance(error, KeyboardInterrupt):
             self._console.print("interrupted. Every recorded round is kept; the same command goes on from there.")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(self._code) from None
 
 
-def _lanes(execution: Execution, plan: Plan) -> int:
+def _lanes(execution: Execution, plan: Plan) -> int | None:
+    """Return how many cells will run side by side; None where only the cluster knows."""
     if execution.lanes is not None:
         return execution.lanes
+    if (execution.address or os.environ.get("RAY_ADDRESS", "local")) != "local":
+        return None
     workers = max((cell.spec.workers for cell in plan.cells), default=1)
     return max((os.cpu_count() or 1) // (execution.cpus_per_worker * workers), 1)
 
 
-def _print_plan(console: Console, plan: Plan, cost: Forecast, lanes: int) -> None:
+def _print_plan(console: Console, plan: Plan, cost: Forecast, lanes: int | None) -> None:
     console.print(plan_table(plan))
     for dataset in plan.datasets.values():
         sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} test examples, {dataset.n_classes} classes"
@@ -101,7 +149,7 @@ def _warn_bf16(say: Callable[[str], None], plan: Plan) -> None:
         )
 
 
-def _run(console: Console, plan: Plan, execution: Execution, local: bool, cost: Forecast, lanes: int) -> None:
+def _run(console: Console, plan: Plan, execution: Execution, local: bool, cost: Forecast, lanes: int | None) -> None:
     waiting = plan.waiting()
     _announce(console, plan, cost, lanes)
     costs = {}
@@ -126,17 +174,17 @@ def _run(console: Console, plan: Plan, execution: Execution, local: bool, cost: 
         raise typer.Exit(2)
 
 
-def _announce(console: Console, plan: Plan, cost: Forecast, lanes: int) -> None:
+def _announce(console: Console, plan: Plan, cost: Forecast, lanes: int | None) -> None:
     waiting = plan.waiting()
     if not waiting:
         console.print(f"study {plan.study.name}: all {len(plan.cells)} cells are finished; nothing to do.")
         return
     begun = sum(cell.n_recorded > 0 for cell in waiting)
     again = f", {begun} of them go on after their last recorded round" if begun else ""
-    seconds = f", about {duration(cost.seconds)}" if cost.seconds else ""
+    seconds = f", about {duration(cost.seconds)}" if cost.seconds and lanes else ""
+    at_a_time = f"{lanes} at a time" if lanes else "as many at a time as fit on the cluster"
     console.print(
-        f"study {plan.study.name}: {len(waiting)} of {len(plan.cells)} cells to run{again}; "
-        f"{lanes} at a time{seconds}.",
+        f"study {plan.study.name}: {len(waiting)} of {len(plan.cells)} cells to run{again}; {at_a_time}{seconds}.",
         soft_wrap=True,
     )
     _warn_bf16(console.print, plan)
@@ -159,15 +207,31 @@ def print_results(console: Console, plan: Plan) -> None:
 def _print_addresses(console: Console, plan: Plan, execution: Execution) -> None:
     from al_ray.experiment.tracking import tracking_address
 
-    console.print(f"records: {plan.store.root}", soft_wrap=True, highlight=False)
+    console.print(f"records: {without_secrets(plan.store.root)}", soft_wrap=True, highlight=False)
     address = tracking_address(execution.tracking, execution.storage)
     if address is None:
         console.print("MLflow: off. 'al-ray sync' fills any MLflow server from the records.", soft_wrap=True)
-    elif address.startswith("sqlite"):
-        bin_ = Path(sys.executable).parent
-        console.print(f"MLflow UI: {bin_}/mlflow ui --backend-store-uri {address}", soft_wrap=True, highlight=False)
     else:
-        console.print(f"MLflow UI: {address}", soft_wrap=True, highlight=False)
+        print_mlflow(console, plan.store, address)
+
+
+def print_mlflow(console: Console, store: StudyStore, address: str) -> None:
+    """Print where the table of a study's cells is, as a link where MLflow is a server.
+
+    MLflow's own page of an experiment shows the parent run and hides its cells behind a small arrow. The link is known
+    only where this process has been in touch with MLflow; no login is printed.
+    """
+    from al_ray.experiment.tracking import cells_path
+
+    path, shown = cells_path(store, address) or "", without_secrets(address)
+    if not address.startswith(("http://", "https://")):
+        command = f"{Path(sys.executable).parent}/mlflow ui --backend-store-uri {shown}"
+        console.print(f"MLflow UI: {command}", soft_wrap=True, highlight=False, markup=False)
+        shown = "http://127.0.0.1:5000"
+        if not path:
+            return
+    page = "table of cells" if path else "MLflow UI"
+    console.print(f"{page}: {shown.rstrip('/')}{path}", soft_wrap=True, highlight=False, markup=False)
 
 
 if __name__ == "__main__":

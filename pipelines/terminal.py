@@ -2,15 +2,17 @@
 
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -21,12 +23,32 @@ from al_ray.runtime.cells import CellEvent
 
 LINE_EVERY_S = 10.0
 WIDTH_OF_A_LOG = 110
+_ACTIVE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class PlainConsole(Console):
+    """A console on which text from files stays text: names and messages may come from somebody else's study.
+
+    Brackets are no markup, colons no emoji, and what a terminal would act on (control sequences, direction overrides)
+    or could not write (lone surrogates) is shown as a replacement character.
+    """
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__(width=width, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Lay something out, with every text in it made harmless."""
+        for segment in super().render(renderable, options):
+            if segment.control or not _ACTIVE.search(segment.text):
+                yield segment
+            else:
+                yield Segment(_ACTIVE.sub("\ufffd", segment.text), segment.style)
 
 
 def make_console() -> Console:
     """Return a console as wide as the terminal, and wide enough for every table where there is none."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_LOG
-    return Console(width=width)
+    return PlainConsole(width)
 
 
 def duration(seconds: float) -> str:
@@ -54,16 +76,21 @@ def plan_table(plan: Plan, n_shown: int = 40) -> Table:
     return table
 
 
-def forecast_lines(cost: Forecast, lanes: int) -> str:
-    """Say what the rest of a study costs."""
+def forecast_lines(cost: Forecast, lanes: int | None) -> str:
+    """Say what the rest of a study costs, on one lane where it is not known how many there will be."""
     seconds = (
         "unknown until the data and models are here" if cost.seconds is None else f"about {duration(cost.seconds)}"
     )
     return (
         f"forecast: {cost.n_finetuned:,} examples to fine-tune on, {cost.n_scored:,} texts to score, "
-        f"{cost.disk_bytes / 2**20:.1f} MiB of records; {seconds} on {lanes} lane{'s' if lanes > 1 else ''} "
-        f"({cost.source})."
+        f"{cost.disk_bytes / 2**20:.1f} MiB of records; {seconds} on {_lanes(lanes)} ({cost.source})."
     )
+
+
+def _lanes(lanes: int | None) -> str:
+    if lanes is None:
+        return "1 lane, with as many lanes as fit on the cluster"
+    return f"{lanes} lane{'s' if lanes > 1 else ''}"
 
 
 def result_tables(results: Sequence[MethodResult]) -> list[Table]:
@@ -167,6 +194,7 @@ class Progress:
     def __init__(self, console: Console, costs: Mapping[str, Sequence[float]], n_before: int) -> None:
         self._console = console
         self._costs = dict(costs)
+        self._cost_of_all = sum(sum(each) for each in costs.values())
         self._n_before = n_before
         self._running: dict[str, _Running] = {}
         self._ended: dict[str, str] = {}
@@ -232,7 +260,7 @@ class Progress:
     def _seconds_left(self) -> float:
         if self._first_work is None or not self._cost_done:
             return float("nan")
-        left = sum(sum(costs) for costs in self._costs.values()) - self._cost_done
+        left = self._cost_of_all - self._cost_done
         return (time.monotonic() - self._first_work) * left / self._cost_done
 
     def _totals(self) -> str:

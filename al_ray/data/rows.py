@@ -92,9 +92,15 @@ def _class_names(file: Path, schema: pa.Schema, label: str) -> dict[str, tuple[s
         plain = json.loads(metadata.get(b"class_names", b"null"))
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         names = features.get(label, {}).get("names") or plain
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{file}: its schema metadata is not readable ({error}). Write the file again.") from None
-    return {label: tuple(names)} if names else {}
+    if not names:
+        return {}
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(
+            f"{file}: its schema metadata names the classes {str(names)[:100]}; they must be a list of texts."
+        )
+    return {label: tuple(names)}
 
 
 def _read_csv(file: Path, wanted: Mapping[str, str]) -> Rows:
@@ -135,7 +141,7 @@ def _read_jsonl(file: Path, wanted: Mapping[str, str]) -> Rows:
 def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a whole number of thousands of digits
         raise DataError(f"{file}, line {number} is not JSON: {error}. Write one object per line.") from None
     if not isinstance(row, dict):
         raise DataError(f"{file}, line {number} is {line[:40]!r}, not an object. Write one {{...}} per line.")

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from al_ray.errors import StorageError
+from al_ray.experiment.stored_shapes import check_shapes
 
 FORMAT = 1
+_LEAVES = frozenset({str, int, float, bool, type(None)})
 
 
 def canonical_json(value: Any, *, indent: int | None = None) -> str:
@@ -87,7 +89,8 @@ def _check_leaf(path: str, leaf: Any) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        # Records are mostly long lists of numbers, which need no second look, one by one, at what they are.
+        return value if _LEAVES.issuperset(map(type, value)) else [_plain(inner) for inner in value]
     if not isinstance(value, Mapping):
         return value
     if not all(isinstance(key, str) for key in value):
@@ -124,6 +127,7 @@ def check_format(where: str, content: Any, keys: set[str]) -> dict[str, Any]:
         raise StorageError(
             f"{where} has the keys {sorted(content)}, it should have {sorted({'format', *keys})}. Move it away."
         )
+    check_shapes(where, content)
     return content
 
 

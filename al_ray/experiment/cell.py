@@ -26,7 +26,8 @@ def run_cell(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Wo
     """Run one cell to its end, from wherever its records stop.
 
     Args:
-        payload: ``study``, ``storage``, ``slug``, ``fingerprint``, ``spec``, ``provenance``, ``n_classes``.
+        payload: ``study``, ``storage``, ``storage_patience_s``, ``slug``, ``fingerprint``, ``spec``, ``provenance``,
+            ``n_classes``.
         tables: the tokenised ``pool`` and ``test`` splits (columns id, label, tokens).
         worker: this process among those of the cell.
         report: takes the JSON of each round once it is recorded; called on rank 0 alone.
@@ -37,9 +38,12 @@ def run_cell(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Wo
     from al_ray.model.classifier import TransformerClassifier
 
     spec = read_spec(payload["spec"])
-    store = StudyStore.open(payload["storage"], payload["study"]).cell(payload["slug"], payload["fingerprint"])
+    study = StudyStore.open(
+        payload["storage"], payload["study"], claimed=True, patience_s=payload["storage_patience_s"]
+    )
+    store = study.cell(payload["slug"], payload["fingerprint"])
     records = SharedRecords(store, worker, report)
-    records.on_rank_zero(lambda: store.begin(payload["spec"], payload["provenance"]))
+    records.on_rank_zero(lambda: store.begin(payload["spec"], {**payload["provenance"], **worker.place}))
     pool, test = (TokenizedSplit.from_table(tables[name]) for name in ("pool", "test"))
     classifier = TransformerClassifier(
         model=_pinned_model(spec),

@@ -8,13 +8,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 
 from al_ray.core.types import RoundRecord
 from al_ray.errors import StorageError
 from al_ray.experiment.canonical import FORMAT, canonical_json, changed_fields, check_format, parse_json
+from al_ray.experiment.cell_files import DONE, FAILED, SPEC, Status, cell_key, indices_without_gap, status_of
 from al_ray.experiment.recorded_rounds import (
     RecordedRound,
     check_same,
@@ -23,14 +24,14 @@ from al_ray.experiment.recorded_rounds import (
     encode_round,
     now,
     round_file,
-    round_indices,
 )
 from al_ray.experiment.round_arrays import Tables, decode_tables, encode_tables, n_rows
 from al_ray.experiment.storage_path import Folder
+from al_ray.experiment.stored_shapes import is_provenance
 
-Status = Literal["new", "running", "done", "failed"]
+__all__ = ["CellStore", "Status", "cell_key"]
 
-_SPEC, _PROVENANCE, _DONE, _FAILED = "spec.json", "provenance.json", "done.json", "failed.json"
+_PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,11 @@ class CellStore:
         self.folder.remove_leftovers()
         self._begin_spec(spec)
         entry: dict[str, Any] = {"time": _now_text(), **provenance}
-        failure = self._read(_FAILED)
+        failure = self._read(FAILED)
         if failure is not None:
             entry["after_failure"] = failure
         self._write(_PROVENANCE, [*self.provenance(), entry], "the provenance")
-        self.folder.remove(_FAILED)
+        self.folder.remove(FAILED)
 
     def spec(self) -> dict[str, Any]:
         """Return the spec that the records belong to.
@@ -84,7 +85,7 @@ class CellStore:
         Raises:
             StorageError: the cell was never begun, or the file is damaged or another cell's.
         """
-        where, stored = self.folder.where(_SPEC), self._read(_SPEC)
+        where, stored = self.folder.where(SPEC), self._read(SPEC)
         if stored is None:
             raise StorageError(f"{where} is missing: nothing says what the records are. Move the folder away.")
         check_format(where, stored, {"slug", "fingerprint", "created_at", "spec"})
@@ -98,7 +99,7 @@ class CellStore:
     def provenance(self) -> list[dict[str, Any]]:
         """Return one entry for every run of this cell so far, oldest first."""
         entries = self._read(_PROVENANCE)
-        if not isinstance(entries, list | None):
+        if entries is not None and not is_provenance(entries):
             raise StorageError(
                 f"{self.folder.where(_PROVENANCE)} is no list of runs. Put the file back or move it away."
             )
@@ -136,7 +137,7 @@ class CellStore:
 
     def n_rounds(self) -> int:
         """Return how many rounds are recorded, without reading them."""
-        return len(self._indices())
+        return self.progress()[1]
 
     def rounds(self) -> list[RoundRecord]:
         """Return all recorded rounds, checked: in order, without a gap, and no example asked twice.
@@ -148,7 +149,7 @@ class CellStore:
 
     def recorded_rounds(self) -> list[RecordedRound]:
         """Return all recorded rounds with the time at which each was recorded; checked as in :meth:`rounds`."""
-        names = [round_file(index) for index in self._indices()]
+        names = [round_file(index) for index in range(self.n_rounds())]
         texts = self.folder.read_all(names)
         entries = [
             decode_round(self.folder.where(name), index, self._still_there(name, text))
@@ -197,10 +198,10 @@ class CellStore:
         Raises:
             StorageError: it cannot be written.
         """
-        if self._read(_DONE) is None:
+        if self._read(DONE) is None:
             content = {"format": FORMAT, "finished_at": _now_text(), "summary": summary}
-            self._write(_DONE, content, "the summary")
-        self.folder.remove(_FAILED)
+            self._write(DONE, content, "the summary")
+        self.folder.remove(FAILED)
 
     def fail(self, reason: Mapping[str, Any]) -> None:
         """Mark the cell as failed; the next :meth:`begin` takes it up after its last recorded round.
@@ -208,43 +209,43 @@ class CellStore:
         Args:
             reason: what happened, in JSON form.
         """
-        self._write(_FAILED, {"format": FORMAT, "failed_at": _now_text(), "reason": reason}, "the failure")
+        self._write(FAILED, {"format": FORMAT, "failed_at": _now_text(), "reason": reason}, "the failure")
 
     def status(self) -> Status:
         """Tell how far the cell is; ``running`` is also a cell whose run was killed."""
+        return status_of(self.folder.names()[0])
+
+    def progress(self) -> tuple[Status, int]:
+        """Return the status and how many rounds are recorded, from one listing of the folder."""
         files = self.folder.names()[0]
-        if _DONE in files:
-            return "done"
-        if _FAILED in files:
-            return "failed"
-        return "running" if _SPEC in files else "new"
+        return status_of(files), len(indices_without_gap(files, self.folder.where))
 
     def summary(self) -> dict[str, Any] | None:
         """Return the final figures of a cell that is done, or None."""
-        done = self._read_marker(_DONE, {"finished_at", "summary"})
+        done = self._read_marker(DONE, {"finished_at", "summary"})
         return None if done is None else dict(done["summary"])
 
     def failure(self) -> dict[str, Any] | None:
         """Return why the cell failed, or None."""
-        failed = self._read_marker(_FAILED, {"failed_at", "reason"})
+        failed = self._read_marker(FAILED, {"failed_at", "reason"})
         return None if failed is None else dict(failed["reason"])
 
     def ended_at(self) -> datetime | None:
         """Return when the cell was done or failed, or None while it is neither."""
-        if done := self._read_marker(_DONE, {"finished_at", "summary"}):
+        if done := self._read_marker(DONE, {"finished_at", "summary"}):
             return datetime.fromisoformat(done["finished_at"])
-        if failed := self._read_marker(_FAILED, {"failed_at", "reason"}):
+        if failed := self._read_marker(FAILED, {"failed_at", "reason"}):
             return datetime.fromisoformat(failed["failed_at"])
         return None
 
     def _begin_spec(self, spec: Mapping[str, Any]) -> None:
-        if self._read(_SPEC) is not None:
+        if self._read(SPEC) is not None:
             changes = changed_fields(self.spec(), json.loads(canonical_json(spec)))
             if changes:
                 raise StorageError(f"{self.address} holds the records of another spec: {'; '.join(changes)}.")
             return
         if self.n_rounds():
-            raise StorageError(f"{self.folder.where(_SPEC)} is missing, but rounds are recorded. Move the folder away.")
+            raise StorageError(f"{self.folder.where(SPEC)} is missing, but rounds are recorded. Move the folder away.")
         content = {
             "format": FORMAT,
             "slug": self.slug,
@@ -252,17 +253,7 @@ class CellStore:
             "created_at": _now_text(),
             "spec": spec,
         }
-        self._write(_SPEC, content, "the spec")
-
-    def _indices(self) -> list[int]:
-        indices = round_indices(self.folder.names()[0])
-        for expected, index in enumerate(indices):
-            if index != expected:
-                raise StorageError(
-                    f"{self.folder.where(round_file(expected))} is missing, but round {index} is recorded. "
-                    f"Put the file back, or move the folder away: the cell is then run anew."
-                )
-        return indices
+        self._write(SPEC, content, "the spec")
 
     def _still_there(self, name: str, data: bytes | None) -> bytes:
         if data is None:
@@ -280,11 +271,6 @@ class CellStore:
     def _write(self, name: str, content: Any, what: str) -> None:
         text = canonical_json(content, indent=1) + "\n"
         self.folder.write(name, text.encode("ascii"), f"{what} of cell {self.key}")
-
-
-def cell_key(slug: str, digest: str) -> str:
-    """Return the name of a cell's folder."""
-    return f"{slug}--{digest[:8]}"
 
 
 def _now_text() -> str:

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -62,6 +62,11 @@ class Plan:
         """Whether it holds every cell of the study, not a chosen one."""
         return len(self.cells) == len(self.study.cells)
 
+    @property
+    def only(self) -> str | None:
+        """The folder name of the one cell that was chosen, or None for the whole study."""
+        return None if self.is_whole else self.cells[0].key
+
     def waiting(self) -> list[PlannedCell]:
         """Return the cells that are not finished."""
         return [cell for cell in self.cells if cell.status != "done"]
@@ -93,13 +98,16 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     for name, revision in dict.fromkeys((spec.model.name, spec.model.revision) for spec in specs.values()):
         _collect(models, (name, revision), functools.partial(resolve_model, name, revision), missing)
     models |= {(model.name, model.revision): model for model in models.values()}
-    problems = [problem for slug, spec in specs.items() for problem in _misfits(slug, spec, datasets, models)]
+    configs = {key: _config(model) for key, model in models.items()}
+    problems = [problem for slug, spec in specs.items() for problem in _misfits(slug, spec, datasets, models, configs)]
     if problems:
         raise ConfigError(_several(problems))
     store = StudyStore.open(storage, study.name)
-    recorded = {cell.fingerprint: cell for cell in store.cells()}
-    cells = [_with_status(_resolve(slug, spec, datasets, models), recorded) for slug, spec in specs.items()]
-    store.check_drift({cell.slug: (cell.fingerprint, cell.spec.to_json()) for cell in cells if cell.fingerprint})
+    found = store.cells()
+    recorded = {cell.fingerprint: cell for cell in found}
+    resolved = {slug: _resolve(slug, spec, datasets, models) for slug, spec in specs.items()}
+    cells = store.folder.each(lambda slug: _with_status(resolved[slug], recorded), list(resolved))
+    _check_drift(store, cells, found)
     return Plan(
         study=study,
         store=store,
@@ -146,8 +154,28 @@ def _with_status(cell: PlannedCell, recorded: Mapping[str, CellStore]) -> Planne
     return replace(cell, slug=found.slug, status=found.status(), n_recorded=found.n_rounds())
 
 
+def _check_drift(store: StudyStore, cells: Iterable[PlannedCell], recorded: Iterable[CellStore]) -> None:
+    """Refuse recorded cells that the study no longer explains; specs are compared only where fingerprints differ.
+
+    Raises:
+        StorageError: listing every changed field.
+    """
+    planned = {cell.slug: cell for cell in cells if cell.fingerprint}
+    drifted = {
+        found.slug: planned[found.slug]
+        for found in recorded
+        if found.slug in planned and planned[found.slug].fingerprint != found.fingerprint
+    }
+    if drifted:
+        store.check_drift({slug: (str(cell.fingerprint), cell.spec.to_json()) for slug, cell in drifted.items()})
+
+
 def _misfits(
-    slug: str, spec: CellSpec, datasets: Mapping[str, TextDataset], models: Mapping[Any, ResolvedModel]
+    slug: str,
+    spec: CellSpec,
+    datasets: Mapping[str, TextDataset],
+    models: Mapping[Any, ResolvedModel],
+    configs: Mapping[Any, Mapping[str, Any]],
 ) -> list[str]:
     """Say why a cell cannot run on its data set and model."""
     found = []
@@ -159,9 +187,9 @@ def _misfits(
         )
     if dataset is not None and not spec.strategy.labels_everything:
         found += _misfits_of_sizes(spec, dataset)
-    model = models.get((spec.model.name, spec.model.revision))
-    if model is not None:
-        found += _misfits_of_model(spec, model)
+    key = spec.model.name, spec.model.revision
+    if key in models:
+        found += _misfits_of_model(spec, models[key], configs[key])
     return [f"cell {slug}: {problem}" for problem in found]
 
 
@@ -195,9 +223,12 @@ def _misfits_of_sizes(spec: CellSpec, dataset: TextDataset) -> list[str]:
     return []
 
 
-def _misfits_of_model(spec: CellSpec, model: ResolvedModel) -> list[str]:
+def _config(model: ResolvedModel) -> dict[str, Any]:
     with open(f"{model.path}/config.json", encoding="utf-8") as file:
-        config = json.load(file)
+        return dict(json.load(file))
+
+
+def _misfits_of_model(spec: CellSpec, model: ResolvedModel, config: Mapping[str, Any]) -> list[str]:
     found = []
     if spec.model.sha256 not in (None, model.sha256):
         found.append(

@@ -71,9 +71,10 @@ def decode_round(where: str, index: int, text: bytes) -> RecordedRound:
     try:
         record = RoundRecord.from_json(content["record"])
         recorded_at = datetime.fromisoformat(content["recorded_at"])
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        text_again = canonical_json(record.to_json())
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
         raise StorageError(f"{where} is not a round record: {error!r}. Move the folder of its cell away.") from error
-    if record.round_index != index or canonical_json(record.to_json()) != text_of_record:
+    if record.round_index != index or text_again != text_of_record:
         raise StorageError(f"{where} is not the record of round {index}. Move the folder of its cell away.")
     return RecordedRound(record=record, recorded_at=recorded_at, tables=content["tables"])
 

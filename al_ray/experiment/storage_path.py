@@ -1,32 +1,31 @@
-"""A folder on any file system that pyarrow opens, whose files are whole or absent.
+"""A folder on any file system that pyarrow opens, whose files are whole or absent, and which may be away for a while.
 
-On a local disk a file is written beside its place, flushed to the disk and renamed into it. An object store shows an
-object only when its upload is complete, so one upload is enough. Other file systems write beside and move.
+Files are written in :mod:`local_files` and :mod:`remote_files`; :mod:`patience` says what is waited for.
 """
 
 import contextlib
-import errno
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-import pyarrow as pa
 from pyarrow import fs
 
 from al_ray.errors import StorageError
+from al_ray.experiment.address import below, is_uri, shown
+from al_ray.experiment.local_files import LocalFiles
+from al_ray.experiment.patience import patiently
+from al_ray.experiment.remote_files import RemoteFiles, bounded
+from al_ray.experiment.storage_failures import is_full, no_space, unopened, unread, unwritten
 
-_OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})
 _N_READERS = 16
 _NAME = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9._=-]{0,199}")
-_TEMPORARY = ".tmp"
 
 T = TypeVar("T")
 
@@ -52,35 +51,55 @@ class Folder:
     Attributes:
         filesystem: where it is.
         path: its path there, without a trailing slash.
-        address: what a person types to open it again.
+        location: what opens it again, here and on another machine. It may hold a key: never shown, never recorded.
+        patience_s: how long an operation is repeated while the storage is away; 0: it fails at once.
+        anchor: on a disk, the path of a file that is there as long as the storage is; None: nothing need be there yet.
     """
 
     filesystem: fs.FileSystem
     path: str
-    address: str
+    location: str = field(repr=False)
+    patience_s: float = 0.0
+    anchor: str | None = None
 
     @classmethod
-    def open(cls, storage: str, filesystem: fs.FileSystem | None = None) -> "Folder":
-        """Open the folder that a path or URI names; nothing is written.
+    def open(cls, storage: str, filesystem: fs.FileSystem | None = None, *, patience_s: float = 0.0) -> "Folder":
+        """Open the folder that a path or URI names, and look whether it can be used; nothing is written.
 
         Args:
-            storage: a local path (relative ones are made absolute), ``file://``, ``s3://bucket/folder``, ``gs://...``.
+            storage: a local path (relative ones are made absolute), ``file://``, ``gs://bucket/folder``, or
+                ``s3://KEY:SECRET@bucket/folder?endpoint_override=host:port&scheme=http&region=...``; login and query
+                may be left out, the key is then looked for where AWS keeps it.
             filesystem: an open pyarrow file system, on which ``storage`` is then a plain path.
+            patience_s: how long storage that is away is waited for, now and later.
 
         Raises:
-            StorageError: no such scheme, it cannot be reached, or it is not a folder that can be written.
+            StorageError: no such scheme or bucket, no permission, it cannot be reached, or is not a folder that can be
+                written.
         """
+        folder = cls.at(storage, filesystem, patience_s=patience_s)
+        folder._check_usable()
+        return folder
+
+    @classmethod
+    def at(cls, storage: str, filesystem: fs.FileSystem | None = None, *, patience_s: float = 0.0) -> "Folder":
+        """Return the folder that a path or URI names, as in :meth:`open`, without a look at it."""
         if not isinstance(storage, str) or not storage.strip():
             raise StorageError(f"storage is {storage!r}. Name a folder or a URI such as s3://bucket/folder.")
         if filesystem is not None:
-            folder = cls(*_unwrap(filesystem, storage.strip("/")), storage)
-        elif "://" in storage:
-            folder = cls(*_from_uri(storage), storage.rstrip("/"))
-        else:
-            local = os.path.abspath(os.path.expanduser(storage))
-            folder = cls(fs.LocalFileSystem(), local, local)
-        folder._check_usable()
-        return folder
+            return cls(*_unwrap(filesystem, storage.strip("/")), storage, patience_s)
+        if is_uri(storage):
+            sentence = partial(unopened, storage)
+            found, path = _unwrap(*patiently(lambda: fs.FileSystem.from_uri(storage), patience_s, sentence))
+            path = path.rstrip("/")
+            return cls(bounded(found), path, path if isinstance(found, fs.LocalFileSystem) else storage, patience_s)
+        local = os.path.abspath(os.path.expanduser(storage))
+        return cls(fs.LocalFileSystem(), local, local, patience_s)
+
+    @property
+    def address(self) -> str:
+        """What people see; without login and keys."""
+        return shown(self.location)
 
     @property
     def is_local(self) -> bool:
@@ -90,24 +109,29 @@ class Folder:
     def child(self, name: str) -> "Folder":
         """Return the folder inside this one; ``name`` has been checked by its caller."""
         assert _NAME.fullmatch(name), name
-        return Folder(self.filesystem, f"{self.path}/{name}" if self.path else name, f"{self.address}/{name}")
+        self._refuse_link(name)
+        path = f"{self.path}/{name}" if self.path else name
+        return replace(self, path=path, location=below(self.location, name))
+
+    def claimed(self, name: str, patience_s: float) -> "Folder":
+        """Return the same folder, known to exist by a file in it: where that is gone the storage is away.
+
+        Nothing is then believed to be absent, and no folder is made, on what may be the disk beneath a mount point.
+        """
+        return replace(self, patience_s=patience_s, anchor=f"{self.path}/{name}" if self.is_local else None)
 
     def where(self, name: str) -> str:
         """Return the address of a file, for messages."""
-        return f"{self.address}/{name}"
+        return shown(below(self.location, name))
 
     def exists(self, name: str) -> bool:
         """Tell whether a file of that name is there."""
-        with self._reading(name):
-            return bool(self.filesystem.get_file_info(f"{self.path}/{name}").is_file)
+        return self._look(name, lambda files: files.exists(name))
 
     def names(self) -> tuple[list[str], list[str]]:
         """Return the files and the folders inside, sorted; hidden and unfinished ones (leading dot) are left out."""
-        with self._reading(""):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        shown = sorted((info for info in found if not info.base_name.startswith(".")), key=lambda info: info.base_name)
-        files = [info.base_name for info in shown if info.type == fs.FileType.File]
-        return files, [info.base_name for info in shown if info.type == fs.FileType.Directory]
+        files, folders = self._look("", lambda found: tuple(map(_shown_names, found.entries())))
+        return files, folders
 
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes, or None where there is no such file.
@@ -115,11 +139,7 @@ class Folder:
         Raises:
             StorageError: it is there and cannot be read.
         """
-        try:
-            with self._reading(name), self._open(name) as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            return None
+        return self._look(name, lambda files: files.read(name))
 
     def read_all(self, names: list[str]) -> list[bytes | None]:
         """Return many files' bytes in the order of ``names``."""
@@ -143,65 +163,94 @@ class Folder:
         Raises:
             StorageError: the disk is full, or the place cannot be written.
         """
-        try:
-            if self.is_local:
-                _write_local(self.path, name, data)
-            else:
-                _write_remote(self.filesystem, self.path, name, data)
-        except (OSError, pa.ArrowException) as error:
-            raise StorageError(self._unwritten(name, len(data), what, error)) from error
+        self._patiently(lambda: self._files.write(name, data), partial(self._unwritten, name, len(data), what))
+
+    def create(self, name: str, data: bytes, what: str) -> bool:
+        """Write a whole file, unless one of that name is there: then it stays as it is.
+
+        On a disk this is one step: of many processes that start at once, one is told True. An object store is looked
+        at and then written, and the later of two writers stays: read the file back to see whose it is.
+
+        Args:
+            name: of the file.
+            data: its bytes, which nobody else would write.
+            what: as for :meth:`write`.
+
+        Returns:
+            whether it was written.
+
+        Raises:
+            StorageError: as for :meth:`write`.
+        """
+        tries = count()
+
+        def make() -> bool:
+            repeated = next(tries) > 0
+            # A try that failed may have reached the storage all the same: what is found is then one's own.
+            return self._files.create(name, data) or (repeated and self._files.read(name) == data)
+
+        return self._patiently(make, partial(self._unwritten, name, len(data), what))
 
     def remove(self, name: str) -> None:
         """Delete a file; one that is not there is fine."""
-        with contextlib.suppress(FileNotFoundError), self._reading(name):
-            self.filesystem.delete_file(f"{self.path}/{name}")
+        self._patiently(lambda: self._files.remove(name), partial(self._unread, name))
 
-    def remove_leftovers(self) -> None:
-        """Delete what a killed writer left half written beside its place."""
-        if self.is_local and os.path.isdir(self.path):
-            for name in os.listdir(self.path):
-                if name.startswith(".") and name.endswith(_TEMPORARY):
-                    self.remove(name)
+    def remove_leftovers(self, older_than_s: float = 0.0) -> None:
+        """Delete what a killed writer left half written beside its place; on an object store there is no such thing."""
+        files = self._files
+        if isinstance(files, LocalFiles):
+            self._patiently(lambda: files.remove_leftovers(older_than_s), partial(self._unread, ""))
 
     def free_bytes(self) -> int | None:
         """Return the bytes free on the disk, or None where that has no meaning (object stores)."""
         return shutil.disk_usage(_nearest_existing(self.path)).free if self.is_local else None
 
-    def _open(self, name: str) -> pa.NativeFile:
-        return self.filesystem.open_input_stream(f"{self.path}/{name}", compression=None)
+    @property
+    def _files(self) -> LocalFiles | RemoteFiles:
+        return LocalFiles(self.path, self.anchor) if self.is_local else RemoteFiles(self.filesystem, self.path)
+
+    def _refuse_link(self, name: str) -> None:
+        """Follow no link inside a storage folder, since it may leave it; the storage folder itself may be one.
+
+        Raises:
+            StorageError: a file or folder inside is a link.
+        """
+        if self.is_local and name and os.path.islink(f"{self.path}/{name}"):
+            raise StorageError(
+                f"{self.where(name)} is a link, and links inside a storage folder are not followed: they may leave it. "
+                f"Put the real one there; the storage folder itself may be a link."
+            )
+
+    def _look(self, name: str, look: Callable[[LocalFiles | RemoteFiles], T]) -> T:
+        self._refuse_link(name)
+        return self._patiently(lambda: _believed(self._files, look), partial(self._unread, name))
+
+    def _patiently(self, action: Callable[[], T], sentence: Callable[[Exception], str]) -> T:
+        return patiently(action, self.patience_s, sentence, claimed=self.anchor is not None)
 
     def _check_usable(self) -> None:
-        with self._reading(""):
-            found = self.filesystem.get_file_info(self.path) if self.path else None
-        if found is not None and found.type == fs.FileType.File:
-            raise StorageError(f"storage {self.address} is a file. Name a folder.")
         if not self.is_local:
+            files = RemoteFiles(self.filesystem, self.path)
+            self._patiently(lambda: files.check_usable(self.address), partial(unopened, self.location))
             return
         existing = _nearest_existing(self.path)
+        if os.path.isfile(self.path):
+            raise StorageError(f"storage {self.address} is a file. Name a folder.")
         if not existing.is_dir():
             raise StorageError(f"storage {self.address} cannot be made: {existing} is a file. Name another folder.")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise StorageError(f"storage {self.address}: {existing} cannot be written. Name another folder.")
 
-    @contextlib.contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except (OSError, pa.ArrowException) as error:
-            raise StorageError(f"cannot read {self.where(name).rstrip('/')}: {error}") from error
+    def _unread(self, name: str, error: Exception) -> str:
+        return unread(self.where(name) if name else self.address, self.location, self.anchor, error)
 
     def _unwritten(self, name: str, n_bytes: int, what: str, error: Exception) -> str:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return (
-                f"{what} was not recorded: no space left for {self.where(name)} ({_size(n_bytes)} needed, "
-                f"{_free_words(self)}). Nothing was lost: free space and run again."
-            )
-        return (
-            f"{what} was not recorded: cannot write {self.where(name)}: {error}. "
-            f"Nothing was lost: mend the storage and run again."
-        )
+        if is_full(error):
+            free_bytes = None
+            with contextlib.suppress(OSError):
+                free_bytes = self.free_bytes()
+            return no_space(self.where(name), what, n_bytes, free_bytes)
+        return unwritten(self.where(name), self.location, self.anchor, what, error)
 
 
 def free_space(storage: str) -> int | None:
@@ -213,14 +262,14 @@ def free_space(storage: str) -> int | None:
     return Folder.open(storage).free_bytes()
 
 
-def _from_uri(storage: str) -> tuple[fs.FileSystem, str]:
-    try:
-        filesystem, path = fs.FileSystem.from_uri(storage)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise StorageError(
-            f"storage {storage!r} cannot be opened: {error}. Use a folder, file://, s3://bucket/folder or gs://bucket/folder."
-        ) from error
-    return _unwrap(filesystem, path.rstrip("/"))
+def _believed(files: LocalFiles | RemoteFiles, look: Callable[[LocalFiles | RemoteFiles], T]) -> T:
+    """Look, and where nothing is found look again once it is sure that the storage is there."""
+    found = look(files)
+    nothing = found in (None, False, ([], []))
+    if not nothing or not isinstance(files, LocalFiles) or files.anchor is None:
+        return found
+    files.check_anchor()
+    return look(files)
 
 
 def _unwrap(filesystem: fs.FileSystem, path: str) -> tuple[fs.FileSystem, str]:
@@ -232,66 +281,10 @@ def _unwrap(filesystem: fs.FileSystem, path: str) -> tuple[fs.FileSystem, str]:
     return filesystem, path
 
 
+def _shown_names(names: list[str]) -> list[str]:
+    return sorted(name for name in names if not name.startswith("."))
+
+
 def _nearest_existing(path: str) -> Path:
     place = Path(path)
-    return next(parent for parent in (place, *place.parents) if parent.exists())
-
-
-def _write_local(folder: str, name: str, data: bytes) -> None:
-    if not os.path.isdir(folder):
-        os.makedirs(folder, exist_ok=True)
-        _sync_folder(os.path.dirname(folder))
-    beside = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_TEMPORARY}")
-    try:
-        with open(beside, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, os.path.join(folder, name))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        raise
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _write_remote(filesystem: fs.FileSystem, folder: str, name: str, data: bytes) -> None:
-    path = f"{folder}/{name}"
-    if filesystem.type_name in _OBJECT_STORES:
-        _upload(filesystem, path, data)
-        return
-    beside = f"{folder}/.{name}.{secrets.token_hex(4)}{_TEMPORARY}"
-    filesystem.create_dir(folder, recursive=True)
-    try:
-        _upload(filesystem, beside, data)
-        filesystem.move(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError, pa.ArrowException):
-            filesystem.delete_file(beside)
-        raise
-
-
-def _upload(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
-    with filesystem.open_output_stream(path, compression=None) as file:
-        file.write(data)
-
-
-def _free_words(folder: Folder) -> str:
-    free = folder.free_bytes()
-    return "free space unknown" if free is None else f"{_size(free)} free"
-
-
-def _size(n_bytes: int) -> str:
-    scale, unit = (2**10, "KiB") if n_bytes < 2**20 else (2**20, "MiB") if n_bytes < 2**30 else (2**30, "GiB")
-    return f"{n_bytes / scale:.1f} {unit}"
+    return next(parent for parent in (place, *place.parents) if os.path.exists(parent))  # a stale one is not there

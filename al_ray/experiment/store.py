@@ -13,8 +13,8 @@ Layout::
 
 import re
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyarrow import fs
@@ -29,7 +29,8 @@ from al_ray.experiment.canonical import (
     flatten,
     parse_json,
 )
-from al_ray.experiment.cell_store import CellStore, Status, cell_key
+from al_ray.experiment.cell_files import SPEC, Status, cell_key
+from al_ray.experiment.cell_store import CellStore
 from al_ray.experiment.recorded_rounds import RecordedRound, now
 from al_ray.experiment.storage_path import Folder, check_name, free_space
 
@@ -47,10 +48,11 @@ __all__ = [
 ]
 
 MLFLOW_FILE, MLFLOW_FOLDER = "mlflow.db", "mlartifacts"
-_STUDY, _PLAN, _SPEC = "study.json", "plan.json", "spec.json"
+_STUDY, _PLAN = "study.json", "plan.json"
 _CELL_FOLDER = re.compile(r"(.+)--([0-9a-f]{8})")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _N_SHOWN = 10
+_ABANDONED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,34 @@ class StudyStore:
     """The folder of one study.
 
     Attributes:
-        storage: the folder or URI above it; opens the same records on another machine.
+        storage: the folder or URI above it; opens the same records on another machine. It may hold a key: it goes to
+            workers, and is never shown or recorded.
         study: its name.
         folder: where it is.
     """
 
-    storage: str
+    storage: str = field(repr=False)
     study: str
     folder: Folder
 
     @classmethod
-    def open(cls, storage: str, study: str, *, filesystem: fs.FileSystem | None = None) -> "StudyStore":
+    def open(
+        cls,
+        storage: str,
+        study: str,
+        *,
+        filesystem: fs.FileSystem | None = None,
+        claimed: bool = False,
+        patience_s: float = 0.0,
+    ) -> "StudyStore":
         """Open the records of a study; nothing is written yet.
 
         Args:
             storage: a folder, or a URI such as ``s3://bucket/folder``.
             study: name of the study.
             filesystem: an open pyarrow file system, on which ``storage`` is then a path.
+            claimed: take it that the study is there, as a worker may: see :meth:`claimed`. Nothing is looked at.
+            patience_s: how long storage that does not answer is waited for, in every operation; 0: not at all.
 
         Raises:
             StorageError: the storage cannot be reached or written, is no folder, or the name cannot be a folder.
@@ -82,8 +95,11 @@ class StudyStore:
         check_name("study", study)
         if study in (MLFLOW_FILE, MLFLOW_FOLDER):
             raise StorageError(f"study {study!r} has the name of MLflow's own folder. Name it otherwise.")
-        above = Folder.open(storage, filesystem)
-        return cls(above.address, study, above.child(study))
+        if claimed:
+            above = Folder.at(storage, filesystem, patience_s=patience_s)
+            return cls(above.location, study, above.child(study)).claimed(patience_s)
+        above = Folder.open(storage, filesystem, patience_s=patience_s)
+        return cls(above.location, study, above.child(study))
 
     @property
     def root(self) -> str:
@@ -91,18 +107,33 @@ class StudyStore:
         return self.folder.address
 
     def claim(self) -> None:
-        """Make the folder this study's, or check that it is.
+        """Make the folder this study's, or check that it is. Of two that start at once, both end with one id.
+
+        On an object store the later one's id may replace the other's within the first seconds.
 
         Raises:
             StorageError: it belongs to another study or another version of al_ray, holds something else, or cannot be
                 written.
         """
-        text = self.folder.read(_STUDY)
-        if text is not None:
-            self._check_study(text)
-            return
+        if self.folder.read(_STUDY) is None:
+            self._make_study()
+        self.id()
+        self.folder.remove_leftovers(_ABANDONED_S)
+
+    def claimed(self, patience_s: float = 0.0) -> "StudyStore":
+        """Return the same records, for work after :meth:`claim`: where ``study.json`` is gone, the storage is away.
+
+        A network disk that is not mounted shows an empty folder. Nothing is then taken for new or absent, and nothing
+        is written beneath the mount point.
+
+        Args:
+            patience_s: how long each operation waits for the storage; 0: it fails at once.
+        """
+        return replace(self, folder=self.folder.claimed(_STUDY, patience_s))
+
+    def _make_study(self) -> None:
         files, folders = self.folder.names()
-        if files or folders:
+        if _STUDY not in files and (files or folders):
             raise StorageError(
                 f"{self.root} is not empty and no study of al_ray: it holds {', '.join([*files, *folders][:5])}. "
                 f"Rename the study, or move the folder away."
@@ -114,7 +145,7 @@ class StudyStore:
             "created_at": now().isoformat(timespec="milliseconds"),
         }
         data = (canonical_json(content, indent=1) + "\n").encode("ascii")
-        self.folder.write(_STUDY, data, f"study {self.study}")
+        self.folder.create(_STUDY, data, f"study {self.study}")
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Keep the grid as it is run now, in the place of an older one.
@@ -172,6 +203,11 @@ class StudyStore:
         found = self.folder.each(self.find, self.folder.names()[1])
         return [cell for cell in found if cell is not None]
 
+    def progress(self, cells: Sequence[CellStore]) -> list[tuple[Status, int]]:
+        """Return the status of each cell and how many rounds it has recorded, at the cost of one listing a cell."""
+        by_key = {cell.key: cell for cell in cells}
+        return self.folder.each(lambda key: by_key[key].progress(), list(by_key))
+
     def find(self, key: str) -> CellStore | None:
         """Return the recorded cell whose folder has this name, or None where there is none or it was never begun.
 
@@ -182,7 +218,7 @@ class StudyStore:
         if match is None:
             return None
         folder = self.folder.child(key)
-        text, where = folder.read(_SPEC), folder.where(_SPEC)
+        text, where = folder.read(SPEC), folder.where(SPEC)
         if text is None:
             if any(name.startswith("round-") for name in folder.names()[0]):
                 raise StorageError(f"{where} is missing, but rounds are recorded. Move the folder away.")

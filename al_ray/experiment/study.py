@@ -4,7 +4,8 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from hashlib import sha256
 from importlib import metadata
 from typing import Any
@@ -16,11 +17,14 @@ from al_ray.core.types import RoundRecord, TextDataset, TextSplit
 from al_ray.errors import ConfigError, StorageError
 from al_ray.experiment.cell import run_cell
 from al_ray.experiment.forecast import Forecast
+from al_ray.experiment.lease import Lease
 from al_ray.experiment.plan import Plan, PlannedCell, dataset_key, require_complete
 from al_ray.experiment.plan_record import plan_record
+from al_ray.experiment.recorded_rounds import now
 from al_ray.experiment.store import free_space
 from al_ray.experiment.study_file import Execution
-from al_ray.experiment.tracking import Tracker, tracking_address
+from al_ray.experiment.tracker import Tracker
+from al_ray.experiment.tracking import tracking_address
 from al_ray.model.tokens import tokenize_table
 from al_ray.model.warm import import_model_code
 from al_ray.runtime.cells import CellEvent, CellTask
@@ -48,13 +52,22 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
     if not local:
         _check_shared(execution)
     plan.store.claim()
-    if plan.is_whole:
-        plan.store.write_plan(plan_record(plan))
+    plan = replace(plan, store=plan.store.claimed(execution.storage_patience_s))
+    # The lease has no patience: it tells an outage at once, while all else waits.
+    with Lease(plan.store.claimed().folder, plan.study.name, say, cell=plan.only).held() as lease:
+        if plan.is_whole:
+            plan.store.write_plan(plan_record(plan))
+        _run(plan, execution, lease, local=local, listener=listener, say=say)
+
+
+def _run(
+    plan: Plan, execution: Execution, lease: Lease, *, local: bool, listener: Listener, say: Callable[[str], None]
+) -> None:
     waiting = plan.waiting()
     tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage), say=say)
     tracker.start()
     try:
-        events = _Events(plan, tracker, listener)
+        events = _Events(plan, tracker, lease, listener)
         slices = {key: _slices_digest(dataset) for key, dataset in plan.datasets.items()}
         keys = [_pool_key(plan, cell, slices) for cell in waiting]
         tasks = [_task(plan, cell, execution, key) for cell, key in zip(waiting, keys, strict=True)]
@@ -100,15 +113,19 @@ def _check_shared(execution: Execution) -> None:
 class _Events:
     """Hands each event of a cell to the listener, to the tracker, and, for a failure, to the records."""
 
-    def __init__(self, plan: Plan, tracker: Tracker, listener: Listener) -> None:
+    def __init__(self, plan: Plan, tracker: Tracker, lease: Lease, listener: Listener) -> None:
         self._cells = {cell.key: cell for cell in plan.waiting()}
         self._store = plan.store
         self._tracker = tracker
+        self._lease = lease
+        self._starts: dict[str, list[dict[str, Any]]] = {}
         self._listener = listener
 
     def __call__(self, event: CellEvent) -> None:
+        self._lease.check()
         cell = self._cells[event.key]
         if event.kind == "started":
+            self._starts.setdefault(event.key, []).append({"time": now().isoformat(timespec="seconds"), **event.data})
             self._tracker.cell_started(event.key, cell.spec.to_json())
         elif event.kind == "round":
             self._tracker.round_recorded(event.key, RoundRecord.from_json(event.data))
@@ -119,8 +136,9 @@ class _Events:
     def _ended(self, cell: PlannedCell, event: CellEvent) -> None:
         assert cell.fingerprint is not None
         records = self._store.cell(cell.slug, cell.fingerprint)
+        starts = self._starts.pop(event.key, [])
         if event.kind == "failed":
-            records.fail(event.data)
+            records.fail({**event.data, "starts": starts})
             self._tracker.cell_finished(event.key, "failed", None)
         else:
             self._tracker.cell_finished(event.key, "done", records.summary())
@@ -148,6 +166,8 @@ def _run_on_ray(tasks: list[CellTask], pools: dict[str, PoolSource], execution: 
         gpus_per_worker=execution.gpus_per_worker,
         address=execution.address or os.environ.get("RAY_ADDRESS"),
         retries=execution.retries,
+        wait_for_nodes=execution.wait_for_nodes,
+        accelerator_type=execution.accelerator_type,
     )
     run_grid(
         cells=tasks, pools=pools, run_cell=run_cell, resources=resources, on_event=on_event, warm_up=import_model_code
@@ -159,6 +179,7 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution, pool_key: str) ->
     payload = {
         "study": plan.study.name,
         "storage": plan.store.storage,
+        "storage_patience_s": execution.storage_patience_s,
         "slug": cell.slug,
         "fingerprint": cell.fingerprint,
         "spec": cell.spec.to_json(),
@@ -172,15 +193,19 @@ def _provenance(dataset: TextDataset, execution: Execution) -> dict[str, Any]:
     return {
         "al_ray": __version__,
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in VERSIONS_OF},
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
+        **_versions(),
         "cpus_per_worker": execution.cpus_per_worker,
         "gpus_per_worker": execution.gpus_per_worker,
         "data": dataset.source,
         "class_names": list(dataset.class_names),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions installed here; each takes half a millisecond to find, so once is enough."""
+    return {name: metadata.version(name) for name in VERSIONS_OF}
 
 
 def _pool_key(plan: Plan, cell: PlannedCell, slices: Mapping[str, str]) -> str:

@@ -2,23 +2,28 @@
 
 A grid is a list of blocks, a block is a product of lists, blocks are concatenated. ``defaults`` fills what a block
 leaves out. Everything is checked before anything starts, and every problem is said at once.
+
+A study file is data: safe YAML of bounded size, names from the registries, and no expression, template or import.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from al_ray.errors import ConfigError
 from al_ray.experiment.canonical import flatten
 from al_ray.experiment.spec import CellSpec, make_spec, validate
+from al_ray.experiment.study_yaml import read_yaml
 from al_ray.registry import fields_of
 
 LIST_FIELDS = ("filters", "stopping")
+MAX_FILE_BYTES = 2**20
+MAX_CELLS = 100_000
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
@@ -30,6 +35,9 @@ class Execution(BaseModel):
         lanes: cells that run side by side; None: as many as fit.
         cpus_per_worker: cores, and torch threads, of one worker.
         gpus_per_worker: GPUs, or a fraction of one.
+        accelerator_type: Ray's name of a GPU, such as ``A10G``; cells run only on nodes that have it.
+        wait_for_nodes: accept more lanes than fit today, on a cluster that grows; needs ``lanes``.
+        storage_patience_s: how long a cell waits for storage that is away, or full, before it fails; 0: not at all.
         retries: how often a cell is taken up again after a worker died.
         address: Ray to join, ``auto`` or host:port; None starts one here, unless ``RAY_ADDRESS`` is set.
         tracking: MLflow address, ``off``, or None: ``MLFLOW_TRACKING_URI``, else a SQLite file in the storage folder.
@@ -41,6 +49,10 @@ class Execution(BaseModel):
     lanes: Annotated[int, Field(ge=1)] | None = None
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    accelerator_type: str | None = None
+    wait_for_nodes: bool = False
+    # The other workers of a cell wait for its first one for 10 minutes: longer than this, and than one slow try.
+    storage_patience_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
     retries: Annotated[int, Field(ge=0)] = 2
     address: str | None = None
     tracking: str | None = None
@@ -93,10 +105,13 @@ def load_study(path: str | Path) -> Study:
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"there is no study file {str(path)!r}. Studies that come along are in pipelines/studies.")
+    size = file.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ConfigError(f"{file.name} has {size:,} bytes, a study file has at most {MAX_FILE_BYTES:,}.")
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_StudyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file.name} is not YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(file.name, file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file.name} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file.name} holds a {type(values).__name__}, a study is a mapping with 'study' and 'grid'.")
     return parse_study(values, file.name)
@@ -115,6 +130,7 @@ def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
         )
     specs: list[tuple[str, CellSpec]] = []
     problems: list[str] = []
+    _check_n_cells(file)
     for number, block in enumerate(file.grid, start=1):
         at = f"grid block {number}"
         for cell in _product({**file.defaults, **block}, file.defaults, block, at):
@@ -145,7 +161,7 @@ def set_options(execution: Execution, assignments: Sequence[str]) -> Execution:
                 f"--set {assignment!r} would change what is computed, and --set changes execution only "
                 f"({', '.join(Execution.model_fields)}). Write {key!r} in the study file."
             )
-        values[key] = yaml.load(text, Loader=_StudyLoader)
+        values[key] = read_yaml(f"--set {assignment!r}", text)
         if key == "gpus_per_worker" and isinstance(values[key], int):
             values[key] = float(values[key])
     result: Execution = validate(Execution, values, "--set")
@@ -165,7 +181,24 @@ def _product(
         yield cell
 
 
-def _axis(key: str, value: Any, where: str) -> list[Any]:
+def _check_n_cells(file: StudyFile) -> None:
+    """Count the cells before any is made.
+
+    Raises:
+        ConfigError: there are too many.
+    """
+    n_cells = 0
+    for number, block in enumerate(file.grid, start=1):
+        at = f"grid block {number}"
+        n_cells += math.prod(len(_axis(key, value, at)) for key, value in {**file.defaults, **block}.items())
+        if n_cells > MAX_CELLS:
+            raise ConfigError(
+                f"{at}: the grid has {n_cells:,} cells by here, a study has at most {MAX_CELLS:,}. "
+                "Shorten an axis, or make several studies of it."
+            )
+
+
+def _axis(key: str, value: Any, where: str) -> Sequence[Any]:
     if isinstance(value, Mapping) and set(value) == {"range"}:
         return _range(key, value["range"], where)
     if not isinstance(value, list):
@@ -179,14 +212,19 @@ def _axis(key: str, value: Any, where: str) -> list[Any]:
     return value
 
 
-def _range(key: str, bounds: Any, where: str) -> list[int]:
+def _range(key: str, bounds: Any, where: str) -> Sequence[int]:
     whole = isinstance(bounds, list) and len(bounds) == 2 and all(type(bound) is int for bound in bounds)
     if not whole or bounds[0] >= bounds[1]:
         raise ConfigError(
             f"{where}: {key} is {{range: {bounds}}}. "
             "A range has two whole numbers, first and one past the last: [42, 52]."
         )
-    return list(range(*bounds))
+    if bounds[1] - bounds[0] > MAX_CELLS:
+        raise ConfigError(
+            f"{where}: the range of {key} counts more than {MAX_CELLS:,} values, which is the most cells that a study "
+            "may have. Shorten it."
+        )
+    return range(*bounds)
 
 
 def _slugs(specs: Sequence[tuple[str, CellSpec]]) -> dict[str, CellSpec]:
@@ -204,17 +242,20 @@ def _slugs(specs: Sequence[tuple[str, CellSpec]]) -> dict[str, CellSpec]:
 
 def variants(specs: Sequence[CellSpec]) -> list[list[str]]:
     """Return, for every cell, ``key=value`` of what tells cells of one base slug and seed apart; mostly nothing."""
-    flat = [dict(flatten(spec.to_json())) for spec in specs]
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for spec, values in zip(specs, flat, strict=True):
-        groups.setdefault((*base_slug(spec), str(spec.seed)), []).append(values)
+    groups: dict[tuple[str, ...], list[CellSpec]] = {}
+    for spec in specs:
+        groups.setdefault((*base_slug(spec), str(spec.seed)), []).append(spec)
     varied = {key for group in groups.values() if len(group) > 1 for key in _differing(group)}
+    if not varied:
+        return [[] for _ in specs]
+    flat = (dict(flatten(spec.to_json())) for spec in specs)
     return [[f"{key.rsplit('.', 1)[-1]}={values.get(key)}" for key in sorted(varied)] for values in flat]
 
 
-def _differing(group: Sequence[Mapping[str, Any]]) -> set[str]:
-    keys = {key for values in group for key in values}
-    return {key for key in keys if len({repr(values.get(key)) for values in group}) > 1}
+def _differing(group: Sequence[CellSpec]) -> set[str]:
+    flat = [dict(flatten(spec.to_json())) for spec in group]
+    keys = {key for values in flat for key in values}
+    return {key for key in keys if len({repr(values.get(key)) for values in flat}) > 1}
 
 
 def base_slug(spec: CellSpec) -> list[str]:
@@ -229,32 +270,3 @@ def plugin_label(plugin: Any) -> str:
     options = {key: default for key, (_, default) in fields_of(type(plugin)).items()}
     changed = [f"{getattr(plugin, key)}" for key, default in options.items() if getattr(plugin, key) != default]
     return "_".join([plugin.name, *changed])
-
-
-class _StudyLoader(yaml.SafeLoader):
-    """Safe YAML where ``2e-5`` is a number, ``off`` is a word and a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # A merge ("<<: *block") fills in what the mapping leaves out, so its keys may come twice.
-        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key, deep=True) for key in own]  # type: ignore[no-untyped-call]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice in one mapping", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 reads off, on, no and yes as booleans and 2e-5 as a text; people mean the text and the number.
-_StudyLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern, _first in (
-    ("bool", r"(?:true|false)\Z", "tf"),
-    ("float", r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z", "-+0123456789"),
-):
-    _StudyLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first)
-    )

@@ -4,17 +4,20 @@ Whatever is in MLflow already is left as it is and only what is missing is added
 completed and one that is complete costs nothing. The times of points are the times of recording.
 """
 
+import os
 import tempfile
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from al_ray.errors import ExecutionError
+from al_ray.errors import ExecutionError, without_secrets
+from al_ray.experiment.address import without_query
 from al_ray.experiment.canonical import canonical_json, fingerprint
 from al_ray.experiment.recorded_rounds import RecordedRound, now
-from al_ray.experiment.store import MLFLOW_FOLDER, CellStore, StudyStore
+from al_ray.experiment.store import MLFLOW_FILE, MLFLOW_FOLDER, CellStore, StudyStore
 from al_ray.experiment.tracking_content import (
     Identity,
     Point,
@@ -41,8 +44,14 @@ class _Run:
     status: str
     tags: dict[str, str]
     params: set[str]
+    artifacts: str = ""
     metrics: tuple[str, ...] = ()
     points: set[Identity] | None = None
+
+    def forget_points(self) -> None:
+        """Free the memory of a run that has ended; its metrics are read again should it go on."""
+        self.metrics = tuple({*self.metrics, *(name for name, _, _ in self.points or ())})
+        self.points = None
 
 
 @dataclass
@@ -65,11 +74,17 @@ class Projection:
     Raises:
         ExecutionError: the experiment of that name was deleted in MLflow.
         Exception: whatever MLflow raises when it cannot be reached.
+
+    Attributes:
+        written: what it has added.
+        doubled: keys of cells that had two runs, of which the one that was kept may lack something.
     """
 
     def __init__(self, store: StudyStore, tracking_uri: str, mlflow: Any) -> None:
         self.written = Written()
+        self.doubled: set[str] = set()
         self._entities = mlflow.entities
+        self._own_folder = _own_folder(store, tracking_uri)
         self._client = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         self._store = store
         self._experiment_id = self._experiment(_artifact_location(store, tracking_uri))
@@ -82,15 +97,24 @@ class Projection:
         self._set_status(self._parent, "RUNNING")
         self._set_status(run, "RUNNING")
 
-    def add_round(self, key: str, entry: RecordedRound) -> None:
-        """Add the point of one round of a cell that has been started.
+    @property
+    def cells_path(self) -> str:
+        """Return what follows a server's address to show the table of this study's cells, the best one first."""
+        shown = {
+            "searchFilter": f"tags.`{_PARENT}` = '{self._parent.run_id}'",
+            "orderByKey": "metrics.`final/accuracy`",
+            "orderByAsc": "false",
+        }
+        query = urllib.parse.urlencode(shown, quote_via=urllib.parse.quote)
+        return f"/#/experiments/{self._experiment_id}/runs?{query}"
 
-        Raises:
-            ExecutionError: it was not.
-        """
-        if key not in self._runs:
-            raise ExecutionError(f"there is no run of cell {key} to add round {entry.record.round_index} to")
-        self._add_points(self._runs[key], round_points(entry))
+    def has(self, key: str) -> bool:
+        """Tell whether a cell has a run."""
+        return key in self._runs
+
+    def add_rounds(self, key: str, entries: Sequence[RecordedRound]) -> None:
+        """Add the points of rounds of a cell that has a run, in one call."""
+        self._add_points(self._runs[key], [point for entry in entries for point in round_points(entry)])
 
     def end_cell(self, key: str, status: str) -> None:
         """Close the run of a cell that left no records."""
@@ -120,10 +144,13 @@ class Projection:
             self._add_ending(run, cell, entries, status)
         self._set_status(run, _RUN_STATUS[status], ended_at)
         self._set_tag(run, _COMPLETE, complete)
+        if status in ("done", "failed"):
+            run.forget_points()
         return True
 
     def add_report(self, files: Mapping[str, bytes]) -> None:
         """Log files below ``report`` in the parent run's artifacts."""
+        self._check_place(self._parent)
         with tempfile.TemporaryDirectory() as folder:
             for name, data in files.items():
                 (Path(folder) / name).write_bytes(data)
@@ -153,15 +180,25 @@ class Projection:
 
     def _parent_run(self) -> _Run:
         study_id = self._store.id()
-        tags = {_KIND: "study", _STUDY_ID: study_id, "al_ray.records": self._store.root}
+        tags = {_KIND: "study", _STUDY_ID: study_id, "al_ray.records": without_secrets(self._store.root)}
         found = self._search(f"tags.`{_KIND}` = 'study' and tags.`{_STUDY_ID}` = '{study_id}'")
+        for extra in found[1:]:
+            self._adopt(extra, found[0])
         return self._only(found) if found else self._create(self._store.study, tags, None)
+
+    def _adopt(self, extra: _Run, parent: _Run) -> None:
+        for child in self._children(extra):
+            self._set_tag(child, _PARENT, parent.run_id)
+
+    def _children(self, parent: _Run) -> list[_Run]:
+        return self._search(f"tags.`{_PARENT}` = '{parent.run_id}'")
 
     def _cell_runs(self) -> dict[str, _Run]:
         by_key: dict[str, list[_Run]] = {}
-        for run in self._search(f"tags.`{_PARENT}` = '{self._parent.run_id}'"):
+        for run in self._children(self._parent):
             if _CELL in run.tags:
                 by_key.setdefault(run.tags[_CELL], []).append(run)
+        self.doubled = {key for key, runs in by_key.items() if len(runs) > 1}
         return {key: self._only(runs) for key, runs in by_key.items()}
 
     def _only(self, runs: Sequence[_Run]) -> _Run:
@@ -221,13 +258,27 @@ class Projection:
     def _add_ending(self, run: _Run, cell: CellStore, entries: Sequence[RecordedRound], status: str) -> None:
         if status == "done":
             self._add_points(run, final_points(entries))
+        self._check_place(run)
         self._client.log_text(run.run_id, canonical_json(cell.spec(), indent=1), "spec.json")
         self._client.log_text(run.run_id, query_table(entries), "queries.csv")
         if status == "failed":
-            self._set_tag(run, _FAILURE, cut(canonical_json(cell.failure()), _MAX_TAG))
+            self._set_tag(run, _FAILURE, cut(without_secrets(canonical_json(cell.failure())), _MAX_TAG))
         elif _FAILURE in run.tags:
             self._client.delete_tag(run.run_id, _FAILURE)
             del run.tags[_FAILURE]
+
+    def _check_place(self, run: _Run) -> None:
+        """Refuse to write files where a database says that came with somebody's records, unless that is beside them.
+
+        Raises:
+            ExecutionError: the artifacts of a run would land outside the storage folder.
+        """
+        if self._own_folder is not None and not _is_below(run.artifacts, self._own_folder):
+            raise ExecutionError(
+                f"{MLFLOW_FILE} in {self._own_folder} keeps artifacts in {run.artifacts}, outside that folder: it was "
+                f"copied or moved. Move {MLFLOW_FILE} away and run 'al-ray sync', which makes it anew from the "
+                "records, or name an MLflow server."
+            )
 
     def _set_status(self, run: _Run, status: str, at: datetime | None = None) -> None:
         if run.status == status:
@@ -245,7 +296,27 @@ class Projection:
 
 
 def _known(run: Any) -> _Run:
-    return _Run(run.info.run_id, run.info.status, dict(run.data.tags), set(run.data.params), tuple(run.data.metrics))
+    info, data = run.info, run.data
+    return _Run(info.run_id, info.status, dict(data.tags), set(data.params), info.artifact_uri, tuple(data.metrics))
+
+
+def _own_folder(store: StudyStore, tracking_uri: str) -> str | None:
+    """Return the storage folder where MLflow is the file in it, and None where it is a server or a chosen database."""
+    above = os.path.dirname(store.folder.path)
+    if not store.folder.is_local or tracking_uri != f"sqlite:///{above}/{MLFLOW_FILE}":
+        return None
+    if os.path.islink(f"{above}/{MLFLOW_FILE}"):
+        raise ExecutionError(f"{above}/{MLFLOW_FILE} is a link, which may leave the storage folder. Move it away.")
+    return above
+
+
+def _is_below(address: str, folder: str) -> bool:
+    """Tell whether an artifact address is a place on this disk inside a folder, links resolved."""
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        return False
+    path = os.path.realpath(urllib.parse.unquote(parts.path) if parts.scheme else address)
+    return path.startswith(f"{os.path.realpath(folder)}/")
 
 
 def _milliseconds(time: datetime) -> int:
@@ -256,5 +327,9 @@ def _artifact_location(store: StudyStore, tracking_uri: str) -> str | None:
     """Say where artifacts go when no server decides: without this MLflow writes them below the working directory."""
     if tracking_uri.split(":", 1)[0].split("+", 1)[0] not in _DATABASES:
         return None
-    place = f"{store.storage}/{MLFLOW_FOLDER}/{store.study}"
+    file = tracking_uri.partition("sqlite:///")[2].partition("?")[0]
+    if not store.folder.is_local and file:
+        # Beside the file: MLflow would need its own login to the records' object store.
+        return (Path(file).absolute().parent / MLFLOW_FOLDER / store.study).as_uri()
+    place = f"{without_query(store.storage)}/{MLFLOW_FOLDER}/{store.study}"
     return Path(place).as_uri() if place.startswith("/") else place

@@ -7,6 +7,7 @@ from typing import Any
 
 from al_ray.errors import StorageError
 from al_ray.experiment.cell_store import CellStore
+from al_ray.experiment.failed_cells import failure_words
 from al_ray.experiment.recorded_rounds import now
 from al_ray.experiment.store import StudyStore
 
@@ -99,8 +100,7 @@ class Watcher:
         if status == "running" and last is not None:
             state["idle_s"] = (self.clock() - last.recorded_at).total_seconds()
         if status == "failed":
-            reason = cell.failure() or {}
-            state["reason"] = f"{reason.get('error', 'failed')}: {reason.get('message', '')}"
+            state["reason"] = failure_words(cell.failure() or {})
         return state
 
 

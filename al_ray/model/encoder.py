@@ -129,8 +129,13 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
     # Written-out attention is the faster one on a CPU; on a GPU the library's choice is.
     attention = {"attn_implementation": "eager"} if device.type == "cpu" else {}
     with _INITIALISING, _readable(model), _quiet(), no_init_weights():
-        config = AutoConfig.from_pretrained(model.path, num_labels=n_classes, local_files_only=True)
-        built = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **attention)
+        # Left open, the library asks on the terminal whether it may run code of the model's own.
+        config = AutoConfig.from_pretrained(
+            model.path, num_labels=n_classes, local_files_only=True, trust_remote_code=False
+        )
+        built = AutoModelForSequenceClassification.from_config(
+            config, dtype=torch.float32, trust_remote_code=False, **attention
+        )
     return Network(built).to(device)
 
 
@@ -246,12 +251,12 @@ def read_encoder(path: str, sha256: str) -> Mapping[str, Tensor]:
 
 @contextlib.contextmanager
 def _readable(model: ResolvedModel) -> Iterator[None]:
-    """Say which model it was when a library cannot read it."""
-    from safetensors import SafetensorError
-
+    """Say which model it was when a library cannot read it; a file from a stranger may raise anything there."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"model {model.name!r} in {model.path!r} cannot be read: {reason} "

@@ -1,6 +1,6 @@
 """Where a model comes from: an alias, a local folder or the Hub, always ending in a folder whose weights are known.
 
-Only safetensors are read, and no code of a model repository is ever run.
+Only safetensors are read, and no code of a model repository is ever run: see :mod:`al_ray.model.model_files`.
 """
 
 import hashlib
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from al_ray.errors import ModelError
+from al_ray.errors import ModelError, without_secrets
+from al_ray.model.model_files import TOKENIZER_FILES, WEIGHTS, check_model_files
 
-WEIGHTS = "model.safetensors"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 HUB_FILES = ("config.json", WEIGHTS, "tokenizer*", "special_tokens_map.json", "merges.txt", *TOKENIZER_FILES)
 HUB_TIMEOUT_S = 5.0
 
@@ -116,26 +115,11 @@ def _wheel_folder() -> Path | None:
 
 
 def _checked_folder(name: str, folder: Path) -> str:
-    """Make sure that a folder holds all that is needed, and return the SHA-256 of its weights."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"model {name!r}: no config.json in {str(folder)!r}. Save the model with save_pretrained().")
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        raise ModelError(
-            f"model {name!r}: no tokenizer in {str(folder)!r}, looked for {', '.join(TOKENIZER_FILES)}. "
-            "Save the tokenizer into the same folder with save_pretrained()."
-        )
+    """Make sure that a folder holds all that is needed and nothing that runs, and return the SHA-256 of its weights."""
+    check_model_files(name, folder)
     weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise ModelError(f"model {name!r}: no {WEIGHTS} in {str(folder)!r}. {_weights_advice(folder)}")
     stat = weights.stat()
     return _sha256(str(weights), stat.st_size, stat.st_mtime_ns)
-
-
-def _weights_advice(folder: Path) -> str:
-    others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.h5", "*.index.json") for path in folder.glob(pattern))
-    if others:
-        return f"It holds {', '.join(others)}, which al_ray does not read; convert the weights to one safetensors file."
-    return "Save the weights with save_pretrained(), which writes safetensors."
 
 
 @lru_cache(maxsize=64)
@@ -173,7 +157,7 @@ def _hub_error(name: str, hub_id: str, revision: str, error: Exception) -> Model
         return ModelError(f"model {name!r} is neither a folder that exists nor a possible Hub id. Check the spelling.")
     if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
         return ModelError(f"{wanted} is not on the Hub, or needs a login. Check name and revision.")
-    reason = (str(error).strip().splitlines() or [""])[0]
+    reason = without_secrets((str(error).strip().splitlines() or [""])[0])
     return ModelError(
         f"{wanted} is not in the local cache, and the Hub cannot be reached ({type(error).__name__}: {reason}). "
         "Download it where there is a connection and give the folder, or use 'minilm', which comes as a wheel."

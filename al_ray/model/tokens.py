@@ -145,9 +145,12 @@ def load_tokenizer(model: ResolvedModel, max_tokens: int) -> "Tokenizer":
     try:
         loaded: Any = AutoTokenizer.from_pretrained(model.path, local_files_only=True, trust_remote_code=False)
         tokenizer: Tokenizer = loaded.backend_tokenizer
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a file from a stranger may raise anything in there
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"the tokenizer of model {model.name!r} in {model.path!r} cannot be read: {str(error).splitlines()[0]} "
+            f"the tokenizer of model {model.name!r} in {model.path!r} cannot be read: {reason} "
             "It must be a fast tokenizer; save it again with save_pretrained()."
         ) from error
     # The files may ask for padding and truncation of their own, as those of all-MiniLM-L6-v2 do.

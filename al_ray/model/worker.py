@@ -1,6 +1,9 @@
 """What the model asks of the group of processes that shares a cell; here for one process, in ``runtime`` for many."""
 
 import contextlib
+import os
+import platform
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -24,6 +27,11 @@ class Worker(Protocol):
     rank: int
     world: int
     device: "torch.device"
+
+    @property
+    def place(self) -> Mapping[str, Any]:
+        """The machine and what it computes on, for the provenance."""
+        ...
 
     def wrap(self, module: "torch.nn.Module") -> "torch.nn.Module":
         """Return a module whose backward pass averages gradients over all processes; called once per fine-tune."""
@@ -50,6 +58,11 @@ class Alone:
 
     def __init__(self, device: "torch.device") -> None:
         self.device = device
+
+    @property
+    def place(self) -> Mapping[str, Any]:
+        """The machine and what it computes on."""
+        return place_of(self.device)
 
     def wrap(self, module: "torch.nn.Module") -> "torch.nn.Module":
         """Return the module itself: its gradients are the only ones."""
@@ -97,3 +110,11 @@ def set_threads(n: int) -> None:
         # torch allows this only before its first parallel work; later it stays as it is and changes no result.
         with contextlib.suppress(RuntimeError):
             torch.set_num_interop_threads(1)
+
+
+def place_of(device: "torch.device") -> dict[str, Any]:
+    """Return what a record says of the machine that a round was computed on."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"host": platform.node(), "platform": platform.platform(), "cpus": os.cpu_count(), "gpu": gpu}

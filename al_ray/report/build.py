@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from al_ray.experiment.address import below
 from al_ray.experiment.storage_path import Folder
 from al_ray.report.analysis import Analysis, analyze
 from al_ray.report.content import ReportContent
@@ -92,7 +93,8 @@ def write_report(report: Report, out: str | None = None) -> list[str]:
         out: folder or URI; None = ``report`` inside the study's folder, beside its cells.
 
     Returns:
-        the addresses of the files, the page first: what is to be logged to MLflow.
+        the locations of the files, the page first: what is to be logged to MLflow. They open the files again and may
+        hold a key, so show them through :func:`al_ray.errors.without_secrets`.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -104,7 +106,7 @@ def write_report(report: Report, out: str | None = None) -> list[str]:
         files[f"{name}.parquet"] = _parquet(table)
     for name, data in files.items():
         folder.write(name, data, f"the report of study {report.content.study}")
-    return [folder.where(name) for name in files]
+    return [below(folder.location, name) for name in files]
 
 
 def make_content(analysis: Analysis, *, description: str, made_at: str) -> ReportContent:

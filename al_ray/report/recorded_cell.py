@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from al_ray.errors import StorageError
 from al_ray.experiment.canonical import FORMAT
 from al_ray.experiment.cell_store import CellStore, Status
+from al_ray.experiment.failed_cells import failure_words
 from al_ray.experiment.recorded_rounds import decode_round, round_file, round_indices
+from al_ray.experiment.stored_shapes import check_shapes
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -96,7 +99,10 @@ def read_round(where: str, index: int, text: bytes) -> dict[str, Any]:
         content = json.loads(text)
         digest = hashlib.sha256(text[start:end]).hexdigest()
         if content["format"] == FORMAT and content["sha256"] == digest and content["record"]["round_index"] == index:
+            check_shapes(where, content)
             return dict(content)
+    except StorageError:
+        raise
     except (ValueError, KeyError, TypeError):
         pass
     entry = decode_round(where, index, text)
@@ -153,5 +159,4 @@ def _add_beliefs(found: Columns, probs: npt.NDArray[np.float64], at: npt.NDArray
 
 def _reason(store: CellStore) -> str:
     reason = store.failure() or {}
-    said = str(reason.get("message") or reason.get("error") or "no reason was recorded")
-    return said.strip().splitlines()[0] if said.strip() else "no reason was recorded"
+    return failure_words(reason).strip().splitlines()[0] if reason else "no reason was recorded"

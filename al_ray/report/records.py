@@ -190,6 +190,9 @@ def _read_each(store: StudyStore, keys: Sequence[str]) -> Iterable[ReadCell | Al
             return _read_one(store, key, specs)
         except AlRayError as error:
             return error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+            # Rounds are read quickly here, without the checks that building each record would make.
+            return StorageError(f"{store.folder.where(key)} holds a record that is none of al_ray's: {error!r}.")
 
     if store.folder.is_local:
         yield from map(read, keys)

@@ -5,6 +5,7 @@ import os
 from pyarrow import fs
 
 from al_ray.errors import StorageError
+from al_ray.experiment.address import above
 from al_ray.experiment.canonical import check_format, parse_json
 from al_ray.experiment.storage_path import Folder, check_name
 from al_ray.experiment.store import StudyStore
@@ -29,7 +30,7 @@ def open_study(address: str, *, filesystem: fs.FileSystem | None = None) -> Stud
     if text is None:
         raise StorageError(_no_study(folder))
     content = check_format(where, parse_json(where, text), {"study", "id", "created_at"})
-    return StudyStore(os.path.dirname(folder.address), content["study"], folder)
+    return StudyStore(above(folder.location)[0], content["study"], folder)
 
 
 def _open_folder(address: str, filesystem: fs.FileSystem | None) -> Folder:

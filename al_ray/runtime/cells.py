@@ -1,11 +1,12 @@
 """What the runtime is asked to run and what it tells back, and the rules of failing; no ray here."""
 
+import errno
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from al_ray.errors import AlRayError, ConfigError
+from al_ray.errors import AlRayError, ConfigError, StorageError, without_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -13,10 +14,14 @@ if TYPE_CHECKING:
     from al_ray.model.worker import Worker
 
 EventKind = Literal["started", "round", "finished", "failed"]
+FailureKind = Literal["input", "storage", "memory", "device", "lost", "error"]
 Report = Callable[[dict[str, Any]], None]
 
-POISON_TYPES = frozenset({"OutOfMemoryError", "AcceleratorError", "MemoryError", "DistBackendError"})
-POISON_WORDS = ("CUDA error", "cuBLAS", "CUBLAS_STATUS", "CUDNN_STATUS", "NCCL", "device-side assert")
+MEMORY_TYPES = frozenset({"OutOfMemoryError", "MemoryError"})
+MEMORY_WORDS = ("can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+DEVICE_TYPES = frozenset({"AcceleratorError", "DistBackendError"})
+DEVICE_WORDS = ("CUDA error", "cuBLAS", "CUBLAS_STATUS", "CUDNN_STATUS", "NCCL", "device-side assert")
+LOG_BYTES = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class CellEvent:
     """Something that happened to a cell, told to the driver in order.
 
     ``data`` holds: for ``started`` the attempt, host and pid of rank 0; for ``round`` what the cell reported; for
-    ``finished`` the seconds of the last attempt; for ``failed`` error, message, traceback and attempts.
+    ``finished`` the seconds of the last attempt; for ``failed`` the fields of :class:`Failure` and the attempts.
     """
 
     kind: EventKind
@@ -68,20 +73,58 @@ class CellEvent:
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception in words, so that it can travel without its class."""
+    """An exception in words, so that it can travel without its class; addresses in it have no logins.
+
+    Attributes:
+        error: name of its class.
+        message: what it says.
+        traceback: where it came from.
+        kind: what failed, and so whether trying again can help.
+        log: the last lines that the worker wrote to its standard error.
+    """
 
     error: str
     message: str
-    traceback: str
+    traceback: str = ""
+    kind: FailureKind = "error"
+    log: str = ""
 
     @classmethod
-    def of(cls, error: BaseException) -> "Failure":
+    def of(cls, error: BaseException, log: str = "") -> "Failure":
         """Word an exception with its stack trace."""
-        return cls(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+        trace = without_secrets("".join(traceback.format_exception(error)))
+        return cls(type(error).__name__, without_secrets(str(error)), trace, kind_of(error), without_secrets(log))
 
     def data(self, attempts: int) -> dict[str, Any]:
         """Return the data of the ``failed`` event."""
-        return {"error": self.error, "message": self.message, "traceback": self.traceback, "attempts": attempts}
+        return {**asdict(self), "attempts": attempts}
+
+
+def brief(error: object, limit: int = 400) -> str:
+    """Return what an exception says in one line: Ray tells pages of advice with some."""
+    text = " ".join(without_secrets(str(error)).split())
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def kind_of(error: BaseException) -> FailureKind:
+    """Tell what failed.
+
+    Returns:
+        ``memory`` and ``device`` leave a process unfit for further work; ``storage`` and ``input`` are other errors
+        that al_ray words itself; ``error`` is any other exception. What has no exception at all is ``lost``.
+    """
+    if _looks_like(error, MEMORY_TYPES, MEMORY_WORDS) or getattr(error, "errno", None) == errno.ENOMEM:
+        return "memory"
+    if _looks_like(error, DEVICE_TYPES, DEVICE_WORDS):
+        return "device"
+    if isinstance(error, AlRayError):
+        return "storage" if isinstance(error, StorageError) else "input"
+    return "error"
+
+
+def _looks_like(error: BaseException, types: frozenset[str], words: tuple[str, ...]) -> bool:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return bool(names & types) or any(word in str(error) for word in words)
 
 
 def lane_survives(error: Exception, world: int) -> bool:
@@ -94,15 +137,9 @@ def lane_survives(error: Exception, world: int) -> bool:
         error: what the cell raised.
         world: number of ranks in the group.
     """
-    if poisons_process(error):
+    if kind_of(error) in ("memory", "device"):
         return False
     return world == 1 or isinstance(error, AlRayError)
-
-
-def poisons_process(error: BaseException) -> bool:
-    """Tell whether an exception leaves the process unfit for further work: CUDA, NCCL and memory errors."""
-    names = {cls.__name__ for cls in type(error).__mro__}
-    return bool(names & POISON_TYPES) or any(word in str(error) for word in POISON_WORDS)
 
 
 def check_cells(cells: "list[CellTask]", pools: "Mapping[str, object]") -> None:

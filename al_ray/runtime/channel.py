@@ -20,8 +20,11 @@ class Assignment:
 
 @dataclass
 class _Hand:
+    """The cell in hand: all its attempts, and those since it last got on."""
+
     task: CellTask
     attempts: int = 0
+    in_vain: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,11 @@ class ChannelNews:
 class Channel:
     """Holds the cell in hand of one lane and counts its attempts.
 
+    A recorded round starts the count anew: on machines that come and go a long cell may lose its workers many times,
+    and only one that no longer gets on is given up.
+
     Args:
-        attempts_allowed: attempts of a cell before it is reported failed.
+        attempts_allowed: attempts of a cell without a recorded round before it is reported failed.
     """
 
     def __init__(self, attempts_allowed: int) -> None:
@@ -86,7 +92,7 @@ class Channel:
         A group that ended before it took any cell could not start; another try would end alike.
         """
         async with self._changed:
-            if self._hand is not None and (self._hand.attempts >= self._allowed or not self._group_served):
+            if self._hand is not None and (self._hand.in_vain >= self._allowed or not self._group_served):
                 self._give_up(self._trouble or failure)
             self._group_lost, self._group_served = True, False
             self._changed.notify_all()
@@ -115,7 +121,7 @@ class Channel:
                 await self._changed.wait_for(lambda: self._closed or seat != self._seat or self._hand is not None)
                 if self._closed or seat != self._seat or self._hand is None:
                     return None
-                if self._hand.attempts < self._allowed:
+                if self._hand.in_vain < self._allowed:
                     return self._hand_out(self._hand, where)
                 self._give_up(self._trouble or WORKERS_DIED)
 
@@ -124,12 +130,19 @@ class Channel:
         async with self._changed:
             if self._hand is None or self._closed:
                 return False
+            if kind == "round":
+                self._hand.in_vain, self._trouble = 0, None
             self._tell(kind, data)
             return True
 
     async def note(self, failure: Failure) -> None:
         """Keep the reason why a worker is about to leave, for the event of a last attempt (worker)."""
         self._trouble = failure
+
+    async def note_loss(self, failure: Failure) -> None:
+        """Keep what Ray says of a worker that left without a word (controller of the group)."""
+        if self._trouble is None or self._trouble.kind == "lost":
+            self._trouble = failure
 
     async def refuse(self, failure: Failure) -> None:
         """Report that a worker cannot start at all, which no retry mends (worker)."""
@@ -139,6 +152,7 @@ class Channel:
 
     def _hand_out(self, hand: _Hand, where: dict[str, Any]) -> Assignment:
         hand.attempts += 1
+        hand.in_vain += 1
         self._group_served = True
         self._tell("started", {"attempt": hand.attempts, **where})
         return Assignment(hand.task, hand.attempts)
@@ -156,4 +170,4 @@ class Channel:
         self._changed.notify_all()
 
 
-WORKERS_DIED = Failure("WorkersDied", "the cell's workers died at every attempt, without an exception", "")
+WORKERS_DIED = Failure("WorkersDied", "the cell's workers died at every attempt, without an exception", kind="lost")

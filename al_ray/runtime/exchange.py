@@ -1,15 +1,21 @@
 """The one small actor of a grid: the channels of all its lanes and the pools that are ready.
 
-One process for all lanes, on the driver's node: it adds no failure of its own, since nothing outlives the driver.
+One process for all lanes, on the driver's node. Where it dies and the driver lives, the grid is started again.
 """
 
 import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from al_ray.errors import ExecutionError
+from al_ray.runtime.cells import brief
 from al_ray.runtime.channel import Channel
 
 CALLS_AT_ONCE = 10_000
+
+
+class ExchangeLostError(ExecutionError):
+    """The exchange died, and with it what was under way; what is recorded is not lost."""
 
 
 class ExchangeState:
@@ -59,10 +65,21 @@ class Exchange:
         return cls(ray.remote(ExchangeState).options(**options).remote())
 
     def ask(self, method: str, *args: Any) -> Any:
-        """Call a method of the actor."""
-        import ray
+        """Call a method of the actor.
 
-        return ray.get(getattr(self.actor, method).remote(*args))
+        Raises:
+            ExchangeLostError: it is dead.
+        """
+        import ray
+        from ray.exceptions import RayActorError
+
+        try:
+            return ray.get(getattr(self.actor, method).remote(*args))
+        except RayActorError as error:
+            raise ExchangeLostError(
+                f"the process between the driver and its lanes died: {brief(error)} Every recorded round is kept; "
+                "the same command goes on from there."
+            ) from error
 
     def close(self) -> None:
         """End the actor."""

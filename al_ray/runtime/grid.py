@@ -1,15 +1,16 @@
 """The grid: Ray Tune hands cells to as many lanes as fit, and their events come back to the driver in order."""
 
 import contextlib
-import shutil
-import tempfile
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from al_ray.errors import ExecutionError
 from al_ray.runtime.cells import CellEvent, CellTask, RunCell, by_workers, check_cells
-from al_ray.runtime.exchange import Exchange
+from al_ray.runtime.exchange import Exchange, ExchangeLostError
 from al_ray.runtime.plan import LaneResources, lanes_that_fit
 from al_ray.runtime.pool import PoolRefs, PoolSource, prepare_pool
 from al_ray.runtime.session import RaySession, ray_session
@@ -36,6 +37,7 @@ def run_grid(
 
     A cell that fails is reported and frees its lane; the others go on. Cells with different ``workers`` run one class
     after the other, small groups first. An exception of ``on_event`` stops the grid and is raised here; so does Ctrl-C.
+    Where the exchange dies, the grid is started again for the cells that have not ended.
 
     Args:
         cells: what to run, in the order to start.
@@ -53,20 +55,54 @@ def run_grid(
     if not cells:
         return
     with ray_session(resources) as session:
+        functions, watch = _pickled(run_cell, warm_up), GridWatch(on_event)
+        left, in_vain = list(cells), 0
+        for number in itertools.count():
+            n_rounds = watch.n_rounds
+            grid = Grid(session, resources, functions, watch, session.scratch / f"grid_{number}")
+            try:
+                grid.run(left, pools)
+                return
+            except ExchangeLostError:
+                # As for a cell: what gets on may lose it many times, what does not is given up.
+                in_vain = 1 if watch.n_rounds > n_rounds else in_vain + 1
+                if in_vain > resources.retries:
+                    raise
+                left = watch.go_on(left)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One start of the grid: an exchange, its pools, its lanes."""
+
+    session: RaySession
+    resources: LaneResources
+    functions: bytes
+    watch: "GridWatch"
+    folder: Path
+
+    def run(self, cells: Sequence[CellTask], pools: Mapping[str, PoolSource]) -> None:
+        """Run cells until all have ended.
+
+        Raises:
+            ExchangeLostError: the exchange died.
+            ExecutionError: lanes that do not fit, or cannot start.
+        """
         from al_ray.runtime.trial import LanePlan
 
         classes = by_workers(list(cells))
-        lanes = {workers: _lanes(session, workers, len(tasks), resources) for workers, tasks in classes.items()}
-        watch = GridWatch(on_event)
+        lanes = {
+            workers: _lanes(self.session, workers, len(tasks), self.resources) for workers, tasks in classes.items()
+        }
         with (
             contextlib.closing(Exchange.open()) as exchange,
-            PoolFilling(exchange, _in_order_of_use(cells, pools), watch) as filling,
+            PoolFilling(exchange, _in_order_of_use(cells, pools), self.watch) as filling,
         ):
-            if not session.private:
+            if not self.session.private:
                 filling.wait()
-            functions = _pickled(run_cell, warm_up)
             for workers, tasks in classes.items():
-                _run_class(LanePlan(tuple(tasks), workers, resources, functions, exchange), lanes[workers], watch)
+                plan = LanePlan(tuple(tasks), workers, self.resources, self.functions, exchange)
+                _run_class(plan, lanes[workers], self.watch, self.folder / f"workers_{workers}")
 
 
 class GridWatch:
@@ -76,6 +112,7 @@ class GridWatch:
         self._on_event = on_event
         self._any_started = False
         self._ended: set[str] = set()
+        self.n_rounds = 0
         self.error: BaseException | None = None
 
     def __reduce__(self) -> Any:
@@ -87,6 +124,7 @@ class GridWatch:
         if self.error is not None:
             return
         self._any_started |= event.kind == "started"
+        self.n_rounds += event.kind == "round"
         if event.is_last:
             self._ended.add(event.key)
         if event.kind == "failed" and not self._any_started:
@@ -105,6 +143,11 @@ class GridWatch:
         """Raise the error that stopped the grid, if any."""
         if self.error is not None:
             raise self.error
+
+    def go_on(self, cells: Sequence[CellTask]) -> list[CellTask]:
+        """Forget the error, and return the cells that have not ended."""
+        self.error = None
+        return [cell for cell in cells if cell.key not in self._ended]
 
     def missing(self, cells: Sequence[CellTask]) -> list[str]:
         """Return the keys that have not ended."""
@@ -145,14 +188,14 @@ class PoolFilling:
             self._watch.stop(error)
 
 
-def _run_class(plan: "LanePlan", lanes: int, watch: GridWatch) -> None:
+def _run_class(plan: "LanePlan", lanes: int, watch: GridWatch, folder: Path) -> None:
     from ray import tune
 
     from al_ray.runtime.trial import LaneTrial
     from al_ray.runtime.tuning import EventForwarder, GridStopper
 
-    scratch = tempfile.mkdtemp(prefix="al_ray_grid_")
     trainable = tune.with_resources(tune.with_parameters(LaneTrial, plan=plan), {"node:__internal_head__": HEAD_SHARE})
+    forwarder = EventForwarder(plan.cells, watch, plan.exchange)
     tuner = tune.Tuner(
         trainable,
         param_space={"cell": tune.grid_search(list(range(len(plan.cells))))},
@@ -164,18 +207,17 @@ def _run_class(plan: "LanePlan", lanes: int, watch: GridWatch) -> None:
         ),
         run_config=tune.RunConfig(
             name="grid",
-            storage_path=scratch,
+            storage_path=str(folder),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=plan.resources.retries),
-            callbacks=[EventForwarder(plan.cells, watch, plan.exchange)],
+            callbacks=[forwarder],
             stop=GridStopper(watch),
         ),
     )
-    try:
-        tuner.fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    tuner.fit()
+    if isinstance(watch.error, ExchangeLostError):
+        forwarder.free_all()
     watch.check()
     if watch.missing(plan.cells):
         raise KeyboardInterrupt
@@ -190,14 +232,9 @@ def _pickled(run_cell: RunCell, warm_up: Callable[[], None] | None) -> bytes:
 
 
 def _lanes(session: RaySession, workers: int, n_cells: int, resources: LaneResources) -> int:
-    fitting = lanes_that_fit(
-        session.nodes,
-        workers,
-        resources.cpus_per_worker,
-        resources.gpus_per_worker,
-        resources.lanes,
-        resources.wait_for_nodes,
-    )
+    if session.private:
+        resources = replace(resources, wait_for_nodes=False)
+    fitting = lanes_that_fit(session.nodes, workers, resources)
     return min(fitting, n_cells)
 
 

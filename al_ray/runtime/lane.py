@@ -8,9 +8,9 @@ import contextlib
 import ctypes
 import gc
 import os
-import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.errors import ExecutionError
-from al_ray.model.worker import set_threads
-from al_ray.runtime.cells import Failure, Report, RunCell, lane_survives
+from al_ray.model.worker import place_of, set_threads
+from al_ray.runtime.cells import LOG_BYTES, Failure, Report, RunCell, lane_survives
 from al_ray.runtime.channel import Assignment
 from al_ray.runtime.exchange import ChannelLine
 from al_ray.runtime.pool import TableCache
@@ -93,6 +93,13 @@ class TrainWorker:
             torch.cuda.set_per_process_memory_fraction(gpus, device)
         context = train.get_context()
         return cls(context.get_world_rank(), context.get_world_size(), device)
+
+    @property
+    def place(self) -> Mapping[str, Any]:
+        """The machine, what it computes on, and its Ray node."""
+        import ray
+
+        return {**place_of(self.device), "node": ray.get_runtime_context().get_node_id()}
 
     def wrap(self, module: "torch.nn.Module") -> "torch.nn.Module":
         """Return the module on this worker's device, its gradients averaged over the group when there are others."""
@@ -178,7 +185,7 @@ class _ChannelDesk:
         self._seat = self._ask("enter", _placement_group()) if rank == 0 else 0
 
     def next_cell(self, worker: TrainWorker) -> Assignment | None:
-        where = {"host": socket.gethostname(), "pid": os.getpid()}
+        where = {"pid": os.getpid(), **worker.place}
         mine = self._ask("take", self._seat, where) if self._rank == 0 else None
         assignment: Assignment | None = worker.hand_round(mine)
         return assignment
@@ -191,16 +198,25 @@ class _ChannelDesk:
             raise CellAbandonedError("the lane was closed")
 
     def note(self, error: Exception) -> None:
-        self._ask("note", Failure.of(error))
+        self._ask("note", Failure.of(error, _log_tail()))
 
     def refuse(self, error: Exception) -> None:
-        self._ask("refuse", Failure.of(error))
+        self._ask("refuse", Failure.of(error, _log_tail()))
 
 
 def _placement_group() -> Any:
     from ray.util import get_current_placement_group
 
     return get_current_placement_group()
+
+
+def _log_tail() -> str:
+    """Return the end of what this process wrote to its standard error, which Ray keeps in a file."""
+    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/self/fd/{sys.stderr.fileno()}", "rb") as log:
+        log.seek(max(log.seek(0, os.SEEK_END) - LOG_BYTES, 0))
+        return log.read().decode("utf-8", errors="replace")
+    return ""
 
 
 def serve(kit: LaneKit) -> None:
@@ -265,7 +281,7 @@ def _attempt(
         if not lane_survives(error, worker.world):
             desk.note(error)
             raise
-        return Failure.of(error)
+        return Failure.of(error, _log_tail())
     return None
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from al_ray.errors import ExecutionError
 
 GPU_ROUNDING = 1e-6
+LEAST_GPU_SHARE = 0.0001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class LaneResources:
         retries: how often a cell is tried again after its workers died.
         cpus: CPUs of a private Ray; None for those of the machine.
         wait_for_nodes: accept more lanes than fit today, for a cluster that grows.
+        accelerator_type: Ray's name of a GPU, such as ``A10G``; only nodes that have it are used.
     """
 
     lanes: int | None = None
@@ -29,6 +31,7 @@ class LaneResources:
     retries: int = 2
     cpus: int | None = None
     wait_for_nodes: bool = False
+    accelerator_type: str | None = None
 
     def __post_init__(self) -> None:
         """Check each field on its own."""
@@ -36,59 +39,54 @@ class LaneResources:
         _at_least("cpus_per_worker", self.cpus_per_worker, 1)
         _at_least("retries", self.retries, 0)
         _at_least("cpus", self.cpus, 1)
-        gpus = self.gpus_per_worker
-        if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+        _check_gpus(self.gpus_per_worker)
+        if self.wait_for_nodes and self.lanes is None:
             raise ExecutionError(
-                f"gpus_per_worker is {gpus}. It takes 0, a fraction below 1 (workers share a GPU) or a whole number."
+                "wait_for_nodes is on and lanes is not set, but how many lanes a growing cluster will hold cannot be "
+                "seen from here. Set lanes to what its largest size holds."
             )
 
 
 @dataclass(frozen=True)
 class NodeSize:
-    """What one machine offers."""
+    """What one machine offers, with Ray's names of its GPUs."""
 
     cpus: float
     gpus: float = 0
+    accelerator_types: frozenset[str] = frozenset()
 
-    def slots(self, cpus_per_worker: int, gpus_per_worker: float) -> int:
+    def slots(self, resources: LaneResources) -> int:
         """Return how many workers fit; a fraction of a GPU never spans two GPUs."""
-        by_cpu = int(self.cpus // cpus_per_worker)
-        if gpus_per_worker == 0:
+        if resources.accelerator_type is not None and resources.accelerator_type not in self.accelerator_types:
+            return 0
+        by_cpu, share = int(self.cpus // resources.cpus_per_worker), resources.gpus_per_worker
+        if share == 0:
             return by_cpu
-        if gpus_per_worker < 1:
-            return min(by_cpu, int(self.gpus) * int(1 / gpus_per_worker + GPU_ROUNDING))
-        return min(by_cpu, int(self.gpus // gpus_per_worker))
+        if share < 1:
+            return min(by_cpu, int(self.gpus) * int(1 / share + GPU_ROUNDING))
+        return min(by_cpu, int(self.gpus // share))
 
 
-def lanes_that_fit(
-    nodes: Sequence[NodeSize],
-    workers: int,
-    cpus_per_worker: int,
-    gpus_per_worker: float,
-    requested: int | None,
-    wait_for_nodes: bool = False,
-) -> int:
+def lanes_that_fit(nodes: Sequence[NodeSize], workers: int, resources: LaneResources) -> int:
     """Return how many lanes to run side by side; a lane's workers may sit on several nodes.
 
     Args:
-        nodes: the machines.
+        nodes: the machines that are there now.
         workers: workers of one lane.
-        cpus_per_worker: CPUs of one worker.
-        gpus_per_worker: GPUs of one worker, whole or a fraction.
-        requested: lanes asked for, or None for as many as fit.
-        wait_for_nodes: accept a request beyond what fits today.
+        resources: size of a worker, lanes asked for, and whether lanes may wait for machines to come.
 
     Raises:
-        ExecutionError: not one lane fits, or fewer than requested.
+        ExecutionError: not one lane fits, or fewer than requested, or no node has the GPUs named.
     """
-    slots = sum(node.slots(cpus_per_worker, gpus_per_worker) for node in nodes)
-    fitting = slots // workers
-    if requested is not None and (requested <= fitting or wait_for_nodes):
+    fitting = sum(node.slots(resources) for node in nodes) // workers
+    requested = resources.lanes
+    if requested is not None and (requested <= fitting or resources.wait_for_nodes):
         return requested
+    _check_accelerator(nodes, resources.accelerator_type)
     if requested is None and fitting > 0:
         return fitting
     raise ExecutionError(
-        f"{requested or 1} lane(s) of {workers} worker(s) with {cpus_per_worker} CPU and {gpus_per_worker:g} GPU each "
+        f"{requested or 1} lane(s) of {workers} worker(s) with {_demand(resources)} each "
         f"do not fit: {_offer(nodes)} hold {fitting} such lane(s). "
         "Ask for fewer lanes, smaller workers, or join a larger cluster."
     )
@@ -109,6 +107,21 @@ def object_store_bytes(memory_bytes: int, shared_bytes: int) -> int:
     return min(wanted, usable) if usable >= 256 * 1024**2 else wanted
 
 
+def _check_accelerator(nodes: Sequence[NodeSize], wanted: str | None) -> None:
+    types = sorted(set().union(*(node.accelerator_types for node in nodes)))
+    if wanted is not None and wanted not in types:
+        raise ExecutionError(
+            f"accelerator_type is {wanted!r}, and none of the {len(nodes)} node(s) has it; "
+            f"they have: {', '.join(types) or 'none'}. Name one of these, leave accelerator_type out, "
+            "or set wait_for_nodes where such nodes are still to come."
+        )
+
+
+def _demand(resources: LaneResources) -> str:
+    of_type = f" of type {resources.accelerator_type}" if resources.accelerator_type else ""
+    return f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU{of_type}"
+
+
 def _offer(nodes: Sequence[NodeSize]) -> str:
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     return f"{len(nodes)} node(s) with {cpus:g} CPU and {gpus:g} GPU"
@@ -117,3 +130,12 @@ def _offer(nodes: Sequence[NodeSize]) -> str:
 def _at_least(name: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
         raise ExecutionError(f"{name} is {value}. It takes a whole number from {least}.")
+
+
+def _check_gpus(share: float) -> None:
+    if 0 < share < LEAST_GPU_SHARE:
+        raise ExecutionError(f"gpus_per_worker is {share}. Ray's smallest share of a GPU is {LEAST_GPU_SHARE}.")
+    if share < 0 or (share > 1 and share != int(share)):
+        raise ExecutionError(
+            f"gpus_per_worker is {share}. It takes 0, a fraction below 1 (workers share a GPU) or a whole number."
+        )

@@ -9,12 +9,13 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import tune
+from ray.train import UserCallback
 
-from al_ray.runtime.cells import CellTask, Failure
+from al_ray.runtime.cells import CellTask, Failure, brief
 from al_ray.runtime.channel import ChannelNews
 from al_ray.runtime.exchange import ChannelLine, Exchange
 from al_ray.runtime.lane import LaneKit, serve
@@ -98,11 +99,11 @@ class WorkerGroup:
         self._thread.join(CLOSING_TIMEOUT_S)
 
     def _fit(self) -> None:
-        failure = Failure("WorkersDied", "the worker group ended", "")
+        failure = Failure("WorkersDied", "the worker group ended", kind="lost")
         try:
             self._trainer().fit()
         except Exception as error:
-            failure = Failure.of(error)
+            failure = replace(Failure.of(error), kind="lost")
         self._line.ask("group_ended", failure)
 
     def _trainer(self) -> Any:
@@ -116,13 +117,29 @@ class WorkerGroup:
             torch_config=TorchConfig(backend=process_group_backend(resources.gpus_per_worker)),
             scaling_config=scaling(self._plan.workers, resources),
             run_config=RunConfig(
-                name="lane", storage_path=self._scratch, failure_config=FailureConfig(max_failures=resources.retries)
+                name="lane",
+                storage_path=self._scratch,
+                failure_config=FailureConfig(max_failures=resources.retries),
+                callbacks=[LossListener(self._line)],
             ),
         )
 
     def _kit(self) -> LaneKit:
         resources = self._plan.resources
         return LaneKit(self._line, self._plan.functions, resources.cpus_per_worker, resources.gpus_per_worker)
+
+
+class LossListener(UserCallback):  # type: ignore[misc]
+    """Notes what Ray knows of workers that died without a word; runs in the controller of the group."""
+
+    def __init__(self, line: ChannelLine) -> None:
+        self._line = line
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Tell the channel why each rank is gone."""
+        causes = {rank: getattr(e, "health_check_failure", e) for rank, e in sorted(worker_exceptions.items())}
+        words = "; ".join(f"rank {rank}: {brief(cause)}" for rank, cause in causes.items())
+        self._line.ask("note_loss", Failure("WorkersDied", words, kind="lost"))
 
 
 def scaling(workers: int, resources: LaneResources) -> Any:
@@ -132,4 +149,9 @@ def scaling(workers: int, resources: LaneResources) -> Any:
     per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker > 0:
         per_worker["GPU"] = resources.gpus_per_worker
-    return ScalingConfig(num_workers=workers, use_gpu="GPU" in per_worker, resources_per_worker=per_worker)
+    return ScalingConfig(
+        num_workers=workers,
+        use_gpu="GPU" in per_worker,
+        resources_per_worker=per_worker,
+        accelerator_type=resources.accelerator_type,
+    )

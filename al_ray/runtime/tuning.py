@@ -6,8 +6,11 @@ from typing import Any
 from ray import tune
 
 from al_ray.runtime.cells import CellEvent, CellTask, Failure
-from al_ray.runtime.exchange import Exchange
+from al_ray.runtime.exchange import Exchange, ExchangeLostError
 from al_ray.runtime.grid import GridWatch
+
+# Tune keeps statistics of every number of every trial, 2 KB each, which nobody reads here.
+CLOCKS = ("time_this_iter_s", "time_total_s", "time_since_restore", "iterations_since_restore")
 
 
 class EventForwarder(tune.Callback):  # type: ignore[misc]
@@ -15,32 +18,55 @@ class EventForwarder(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, cells: Sequence[CellTask], watch: GridWatch, exchange: Exchange) -> None:
         self._cells, self._watch, self._exchange = cells, watch, exchange
+        self._groups: dict[str, Any] = {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Forward the events of one step; they leave the result, so that Tune's state stays small."""
+        for name in CLOCKS:
+            result.pop(name, None)
         for kind, key, data in result.pop("events", ()):
+            if kind == "started":
+                self._groups[result["lane"]] = self._placement_group(result["lane"])
             self._watch.tell(CellEvent(kind, key, data))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Report the cell of a trial that Tune gave up: its lane died more often than retries allow."""
         self._free_workers(trial)
-        failure = Failure("LaneDied", f"the lane died more often than it may: {_cause(trial)}", "")
+        failure = Failure("LaneDied", f"the lane died more often than it may: {_cause(trial)}", kind="lost")
         self._watch.tell(CellEvent("failed", self._cells[trial.config["cell"]].key, failure.data(0)))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Make room for the lane that Tune starts in place of a dead one."""
         self._free_workers(trial)
 
+    def free_all(self) -> None:
+        """Remove what all lanes hold, where the exchange died and nobody else will."""
+        for lane in list(self._groups):
+            self._free(lane)
+
     def _free_workers(self, trial: Any) -> None:
         """Remove the placement group of a dead lane: it outlives its owner where Ray runs without its dashboard."""
+        lane = (trial.last_result or {}).get("lane")
+        if lane:
+            self._groups[lane] = self._placement_group(lane)
+            self._free(lane)
+
+    def _free(self, lane: str) -> None:
         from ray.util import remove_placement_group
 
-        lane = (trial.last_result or {}).get("lane")
-        group = self._exchange.ask("channel", lane, "placement_group") if lane else None
+        group = self._groups.pop(lane)
         if group is not None:
             remove_placement_group(group)
+
+    def _placement_group(self, lane: str) -> Any:
+        """Return what the lane's group holds now, or what it held when the exchange could still be asked."""
+        try:
+            return self._exchange.ask("channel", lane, "placement_group")
+        except ExchangeLostError as error:
+            self._watch.stop(error)
+            return self._groups.get(lane)
 
 
 class GridStopper(tune.Stopper):  # type: ignore[misc]

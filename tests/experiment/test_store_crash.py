@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.experiment import storage_path
+from al_ray.experiment import local_files
 from al_ray.experiment.store import StudyStore
 from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell
 
@@ -52,7 +52,7 @@ def test_arrays_without_a_record_are_a_round_that_did_not_happen(tmp_path: Path)
     cell = open_cell(tmp_path)
     cell.append(make_record(0))
     with pytest.MonkeyPatch.context() as crash:
-        crash.setattr(storage_path.os, "replace", failing(os.replace, errno.EIO, when=lambda call: call == 2))
+        crash.setattr(local_files.os, "replace", failing(os.replace, errno.EIO, when=lambda call: call == 2))
         with pytest.raises(StorageError, match=r"round 1 of cell .* was not recorded: cannot write .*round-001\.json"):
             cell.append(make_record(1), {"pool": {"id": np.arange(3)}})
     assert "round-001.parquet" in files(tmp_path / "softmax" / cell.key)
@@ -71,7 +71,7 @@ def test_a_full_disk_says_how_much_is_free_and_leaves_nothing_behind(
     cell = open_cell(tmp_path)
     cell.append(make_record(0))
     with pytest.MonkeyPatch.context() as full:
-        full.setattr(storage_path.os, call, failing(getattr(os, call), code, when=lambda count: count >= at))
+        full.setattr(local_files.os, call, failing(getattr(os, call), code, when=lambda count: count >= at))
         with pytest.raises(StorageError, match=r"round 1 of cell .* no space left .* [GM]iB free\).*Nothing was lost"):
             cell.append(make_record(1), ARRAYS)
     assert not [name for name in files(tmp_path / "softmax" / cell.key) if name.endswith(".tmp")]
@@ -83,7 +83,7 @@ def test_a_full_disk_says_how_much_is_free_and_leaves_nothing_behind(
 def test_a_disk_that_is_full_while_a_folder_is_made_is_told_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_path.os, "makedirs", failing(os.makedirs, errno.ENOSPC))
+    monkeypatch.setattr(local_files.os, "makedirs", failing(os.makedirs, errno.ENOSPC))
     with pytest.raises(StorageError, match="study softmax was not recorded: no space left"):
         StudyStore.open(str(tmp_path), "softmax").claim()
 
@@ -96,7 +96,7 @@ def test_a_file_system_that_cannot_flush_folders_still_records(tmp_path: Path, m
             raise OSError(errno.EINVAL, "not supported")
         real(descriptor)
 
-    monkeypatch.setattr(storage_path.os, "fsync", only_files)
+    monkeypatch.setattr(local_files.os, "fsync", only_files)
     open_cell(tmp_path).append(make_record(0))
     assert [cell.n_rounds() for cell in StudyStore.open(str(tmp_path), "softmax").cells()] == [1]
 

@@ -1,37 +1,37 @@
 """MLflow shows what the records say: live, after an outage, after half a run, and as often as one likes."""
 
+import io
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from al_ray.errors import ConfigError, ExecutionError
+from al_ray.experiment import tracking
 from al_ray.experiment.recorded_rounds import RecordedRound, now
 from al_ray.experiment.store import CellStore, StudyStore
-from al_ray.experiment.tracking import Tracker, connect, default_tracking_uri, sync, tracking_address
+from al_ray.experiment.tracker import Tracker
+from al_ray.experiment.tracking import cells_path, connect, default_tracking_uri, sync, tracking_address
+from al_ray.experiment.tracking_backlog import Backlog
 from al_ray.experiment.tracking_content import final_points, query_table, round_points, spec_params
+from al_ray.experiment.tracking_outage import Outage
 from al_ray.experiment.tracking_projection import Projection
+from pipelines.run_study import print_mlflow
+from tests.experiment import mlflow_view
+from tests.experiment.mlflow_view import values
 from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 
 CLOSED_PORT = "http://127.0.0.1:9"
-WAITS_S = (0.05, 0.05)
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an MLflow database with its tables; making them takes seconds, copying them does not."""
-    folder = tmp_path_factory.mktemp("template")
-    store = StudyStore.open(str(folder), "template")
-    store.claim()
-    sync(store, f"sqlite:///{folder}/mlflow.db")
-    return folder / "mlflow.db"
+WAITS_S, LOOKS_S = (0.05, 0.05), (0.05, 0.2)
 
 
 @pytest.fixture
@@ -65,32 +65,7 @@ def study(storage: Path) -> StudyStore:
 
 
 def shown(storage: Path) -> dict[str, dict[str, Any]]:
-    """Return everything that MLflow shows of the study, run name -> what a person sees."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri(storage))
-    experiment = client.get_experiment_by_name("softmax")
-    runs = client.search_runs([experiment.experiment_id])
-    found = {run.info.run_name: _view(client, run) for run in runs}
-    assert len(found) == len(runs), "two runs have the same name"
-    return found
-
-
-def _view(client: Any, run: Any) -> dict[str, Any]:
-    history = [point for name in run.data.metrics for point in client.get_metric_history(run.info.run_id, name)]
-    return {
-        "status": run.info.status,
-        "params": run.data.params,
-        "tags": {key: text for key, text in run.data.tags.items() if key.startswith("al_ray.")},
-        "parent": run.data.tags.get("mlflow.parentRunId"),
-        "points": sorted((point.key, point.step, point.value, point.timestamp) for point in history),
-        "artifacts": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
-        "id": run.info.run_id,
-    }
-
-
-def values(view: dict[str, Any]) -> list[tuple[str, int, float]]:
-    return [(key, step, value) for key, step, value, _ in view["points"]]
+    return mlflow_view.shown(uri(storage))
 
 
 def track(storage: Path, cell: CellStore, n_rounds: int = 3) -> None:
@@ -104,6 +79,13 @@ def track(storage: Path, cell: CellStore, n_rounds: int = 3) -> None:
     cell.finish({})
     tracker.cell_finished(cell.key, "done", {})
     assert tracker.close(60)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
 
 
 # ---- what is shown
@@ -299,24 +281,57 @@ def test_studies_of_one_name_in_two_storages_stay_apart(storage: Path, tmp_path:
     assert reports[0].n_points == reports[1].n_points
 
 
-def test_a_run_deleted_while_the_study_runs_is_told_once_and_rebuilt_by_a_sync(storage: Path) -> None:
+def test_a_run_deleted_while_the_study_runs_is_told_once_and_made_again(storage: Path) -> None:
     said: list[str] = []
     cell = open_cell(storage)
-    projection = connect(study(storage), uri(storage))
+    other = connect(study(storage), uri(storage))
     tracker = Tracker(study(storage), uri(storage), say=said.append)
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     cell.append(make_record(0))
-    tracker._updates.put(lambda own: projection._client.delete_run(own._runs[cell.key].run_id))
+    wait_until(lambda: tracker._projection is not None and tracker._projection.has(cell.key))
+    wait_until(lambda: not tracker._backlog.behind())
+    (run,) = (run for run in other._children(other._parent) if run.tags["al_ray.cell"] == cell.key)
+    other._client.delete_run(run.run_id)
     for index in (1, 2):
         cell.append(make_record(index))
         tracker.round_recorded(cell.key, make_record(index))
-    assert not tracker.close(60)
+    assert tracker.close(60)
     assert len(said) == 1
-    assert "did not take an update" in said[0]
-    assert tracker.n_dropped == 2
-    sync(study(storage), uri(storage))
-    assert len(values(shown(storage)[cell.slug])) == 2 * 6
+    assert f"did not take an update of cell {cell.key}" in said[0]
+    view = shown(storage)[cell.slug]
+    assert view["id"] != run.run_id
+    assert len(values(view)) == len(set(values(view))) == 2 * 6
+
+
+def test_the_path_of_the_table_of_cells_is_known_once_mlflow_was_reached(storage: Path) -> None:
+    cell = open_cell(storage)
+    assert cells_path(study(storage), uri(storage)) is None
+    track(storage, cell)
+    path = cells_path(study(storage), uri(storage))
+    assert path is not None
+    wanted = urllib.parse.quote(f"tags.`mlflow.parentRunId` = '{shown(storage)['softmax']['id']}'")
+    assert path.startswith("/#/experiments/")
+    assert f"/runs?searchFilter={wanted}&" in path
+
+
+def test_a_printed_address_opens_the_table_of_cells_and_holds_no_login(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_cell(storage)
+    server, file = "https://user:secret@mlflow.example/", uri(storage)
+    assert printed(storage, server) == "MLflow UI: https://mlflow.example\n"
+    assert printed(storage, file).endswith(f"mlflow ui --backend-store-uri {file}\n")
+    for address in (server, file):
+        monkeypatch.setitem(tracking._cells_paths, (address, study(storage).root), "/#/experiments/1/runs?x")
+    assert printed(storage, server) == "table of cells: https://mlflow.example/#/experiments/1/runs?x\n"
+    assert printed(storage, file).endswith("\ntable of cells: http://127.0.0.1:5000/#/experiments/1/runs?x\n")
+
+
+def printed(storage: Path, address: str) -> str:
+    text = io.StringIO()
+    print_mlflow(Console(file=text, width=80), study(storage), address)
+    return text.getvalue()
 
 
 # ---- MLflow is not there
@@ -334,12 +349,12 @@ def test_an_outage_neither_raises_nor_delays_and_is_said_once(tmp_path: Path, mo
         tracker.round_recorded(cell.key, record)
     tracker.cell_finished(cell.key, "done", None)
     assert time.perf_counter() - begin < 1.0
+    wait_until(lambda: bool(said))
     assert not tracker.close(60)
-    assert tracker.n_dropped == 304
-    assert len(said) == 1
+    assert len(said) == 2
     assert "127.0.0.1:9 cannot be used" in said[0]
-    assert "al-ray sync" in said[0]
-    assert "secret" not in said[0]
+    assert f"127.0.0.1:9 lacks the last news of 1 cell ({cell.key}). It cannot be used" in said[1]
+    assert all("al-ray sync" in sentence and "secret" not in sentence for sentence in said)
     with pytest.raises(ExecutionError, match=r"MLflow at http://127\.0\.0\.1:9 does not do what it should"):
         sync(study(tmp_path), CLOSED_PORT)
 
@@ -368,14 +383,14 @@ def test_a_server_that_never_answers_holds_nothing_up(
 
 def test_a_short_outage_loses_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = open_cell(storage)
-    real, calls = Projection.add_round, iter(range(1000))
+    real, calls = Projection._add_points, iter(range(1000))
 
-    def flaky(self: Projection, key: str, entry: RecordedRound) -> None:
-        real(self, key, entry)
+    def flaky(self: Projection, run: Any, points: Any) -> None:
+        real(self, run, points)
         if next(calls) < 2:
             raise ConnectionError("the answer was lost")
 
-    monkeypatch.setattr(Projection, "add_round", flaky)
+    monkeypatch.setattr(Projection, "_add_points", flaky)
     said: list[str] = []
     tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S)
     tracker.start()
@@ -401,6 +416,123 @@ def test_a_listener_that_fails_does_not_stop_the_thread(tmp_path: Path, caplog: 
     assert "the listener for tracking problems failed" in caplog.text
 
 
+def test_an_update_that_cannot_be_taken_does_not_stop_those_of_other_cells(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned, healthy = open_cell(storage), open_cell(storage, slug="other", seed=1)
+    real = Projection.project_cell
+
+    def project(self: Projection, cell: CellStore, status: Any = None) -> bool:
+        if cell.key == poisoned.key:
+            raise KeyError("no sense in this cell")
+        return real(self, cell, status)
+
+    monkeypatch.setattr(Projection, "project_cell", project)
+    said: list[str] = []
+    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=(), looks_s=LOOKS_S)
+    tracker.start()
+    tracker.cell_finished(poisoned.key, "failed")
+    wait_until(lambda: len(said) == 1)
+    run_cell(healthy)
+    tracker.cell_finished(healthy.key, "done")
+    wait_until(lambda: len(said) == 3)
+    assert not tracker.close(60)
+    assert len(said) == 4
+    assert "cannot be used" in said[0]
+    assert f"did not take an update of cell {poisoned.key}" in said[1]
+    assert "is back: 1 cell was brought up" in said[2]
+    assert f"lacks the last news of 1 cell ({poisoned.key})" in said[-1]
+    assert "no sense in this cell" in said[-1]
+    assert shown(storage)["other"]["status"] == "FINISHED"
+
+
+def test_records_that_cannot_be_read_for_a_while_are_shown_later(storage: Path) -> None:
+    cell, other = open_cell(storage), open_cell(storage, slug="other", seed=1)
+    spec = storage / "softmax" / cell.key / "spec.json"
+    whole = spec.read_text()
+    said: list[str] = []
+    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S, looks_s=LOOKS_S)
+    tracker.start()
+    for started in (cell, other):
+        tracker.cell_started(started.key, SPEC)
+        run_cell(started)
+    spec.write_text(whole[:100])
+    tracker.cell_finished(cell.key, "done")
+    tracker.cell_finished(other.key, "done")
+    wait_until(lambda: bool(said) and tracker._backlog.behind() == [cell.key])
+    spec.write_text(whole)
+    assert tracker.close(60)
+    assert len(said) == 1
+    assert f"did not take an update of cell {cell.key}" in said[0]
+    assert {view["status"] for view in shown(storage).values()} == {"FINISHED"}
+    assert sync(study(storage), uri(storage)).n_complete == 2
+
+
+def test_a_storage_that_is_away_when_mlflow_is_first_needed_is_an_outage(storage: Path) -> None:
+    cell = open_cell(storage)
+    claim = storage / "softmax" / "study.json"
+    whole = claim.read_text()
+    claim.write_text("")
+    said: list[str] = []
+    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S, looks_s=LOOKS_S)
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    wait_until(lambda: bool(said))
+    claim.write_text(whole)
+    wait_until(lambda: len(said) == 2)
+    run_cell(cell)
+    tracker.cell_finished(cell.key, "done")
+    assert tracker.close(60)
+    assert "cannot be used" in said[0]
+    assert "is back: 1 cell was brought up" in said[1]
+    assert sync(study(storage), uri(storage)).n_complete == 1
+
+
+# ---- how long, how much
+
+
+def test_a_look_comes_after_30_seconds_and_then_at_intervals_that_double_up_to_5_minutes() -> None:
+    outage = Outage(waits_s=(1.0, 4.0, 15.0), looks_s=(30.0, 300.0))
+    assert [outage.failed() for _ in range(9)] == [1, 4, 15, 30, 60, 120, 240, 300, 300]
+    assert outage.look_s(10**6) == 300
+
+
+def test_a_week_of_rounds_takes_no_more_memory_than_an_hour() -> None:
+    backlog = Backlog(max_rounds=50)
+    entry = RecordedRound(record=make_record(1), recorded_at=now(), tables={})
+    for key in ("a", "b", "c") * 5000:
+        backlog.round_recorded(key, entry)
+        assert sum(len(news.rounds) for news in backlog._waiting.values()) == backlog._n_rounds <= 50
+    assert backlog.overflowed
+    assert backlog.behind() == ["a", "b", "c"]
+    backlog.keep_rounds(False)
+    backlog.round_recorded("d", entry)
+    assert backlog._n_rounds == 0
+    assert all(news.is_whole and not news.rounds for news in backlog._waiting.values())
+
+
+def test_news_that_are_put_back_join_newer_ones_and_wait_behind_other_cells() -> None:
+    backlog = Backlog(max_rounds=50)
+    entry = RecordedRound(record=make_record(1), recorded_at=now(), tables={})
+    backlog.cell_started("a", SPEC, now())
+    backlog.round_recorded("a", entry)
+    taken = backlog.take()
+    assert taken is not None
+    backlog.round_recorded("b", entry)
+    backlog.cell_ended("a", "done")
+    assert backlog.behind() == ["a", "b"]
+    backlog.put_back(*taken)
+    backlog.close()
+    (first, second) = (backlog.take(), backlog.take())
+    assert first is not None
+    assert second is not None
+    assert (first[0], len(first[1].rounds)) == ("b", 1)
+    assert (second[0], second[1].status, second[1].is_whole, second[1].spec) == ("a", "done", True, SPEC)
+    backlog.done()
+    assert backlog.take() is None
+    assert backlog.behind() == []
+
+
 def test_tracking_off_does_nothing(tmp_path: Path) -> None:
     open_cell(tmp_path)
     tracker = Tracker(study(tmp_path), None)
@@ -414,7 +546,7 @@ def test_tracking_off_does_nothing(tmp_path: Path) -> None:
 IN_THE_THREAD = """
 import sys, threading
 from al_ray.experiment.store import StudyStore
-from al_ray.experiment.tracking import Tracker
+from al_ray.experiment.tracker import Tracker
 store = StudyStore.open(sys.argv[1], "softmax")
 tracker = Tracker(store, f"sqlite:///{sys.argv[1]}/mlflow.db")
 assert "mlflow" not in sys.modules

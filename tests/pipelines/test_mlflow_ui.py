@@ -8,12 +8,7 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
@@ -29,13 +24,14 @@ import yaml
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from tests.mlflow_server import mlflow_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(CHROMIUM is None, reason="no browser: neither chromium nor google-chrome is on the PATH"),
 ]
-_START_S, _STOP_S, _PAGE_S, _TRIES = 120.0, 20.0, 90.0, 3
+_PAGE_S, _TRIES = 90.0, 3
 # No sandbox, since tests may run as root; WebGL in software, which the parallel coordinates are drawn with.
 _FLAGS = [
     "--headless",
@@ -175,55 +171,15 @@ def storage(tmp_path_factory: pytest.TempPathFactory, bert: Path) -> Path:
     where = ["--storage", str(folder), "--set", f"tracking=sqlite:///{folder}/mlflow.db"]
     result = CliRunner().invoke(app, ["run", str(path), "--local", *where])
     assert result.exit_code == 0, result.output
+    (folder / "printed.txt").write_text(result.output, encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="module")
 def site(storage: Path) -> Iterator[Site]:
     """Serve the study with MLflow's own server and stop it in the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # fmt: off
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{storage}/mlflow.db",
-    ]
-    # fmt: on
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = storage / "server.log"
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            command, cwd=storage, env=os.environ | quiet, stdout=out, stderr=out, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_healthy(address, server, log)
-        yield _site(address, storage)
-    finally:
-        _stop(server)
-
-
-def _wait_until_healthy(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + _START_S
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise AssertionError(f"the MLflow server did not start within {_START_S:g} s: {log.read_text()[-2000:]}")
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    """End the server with its workers: the session that was started for it."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(server.pid, sent)
-            server.wait(_STOP_S)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+    with mlflow_server(storage) as port:
+        yield _site(f"http://127.0.0.1:{port}", storage)
 
 
 def _post(address: str, call: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -270,6 +226,18 @@ def _query(**values: Any) -> str:
 
 def test_the_list_of_experiments_names_the_study(site: Site, browser: Browser) -> None:
     browser.open(f"{site.address}/#/experiments", "experiments", ["Experiments", "two-methods"])
+
+
+def test_the_printed_link_opens_the_table_of_cells_without_the_run_above_them(
+    site: Site, storage: Path, browser: Browser
+) -> None:
+    (path,) = re.findall(r"table of cells: http://127\.0\.0\.1:5000(\S+)", (storage / "printed.txt").read_text())
+    page = browser.open(f"{site.address}{path}", "printed-link", [*(cell.name for cell in site.cells), "Training runs"])
+    links = [element.attributes.get("href", "") for element in page.elements if element.tag == "a"]
+    opened = [found[1] for link in links if (found := re.search(r"/runs/([0-9a-f]{32})$", link))]
+    accuracy = {cell.run_id: cell.accuracy for cell in site.cells}
+    assert sorted(opened) == sorted(accuracy)
+    assert [accuracy[run_id] for run_id in opened] == sorted(accuracy.values(), reverse=True)
 
 
 def test_strategy_confidence_data_set_seed_and_accuracy_are_plain_columns(site: Site, browser: Browser) -> None:
@@ -338,11 +306,12 @@ def test_the_chart_view_of_the_study_draws_a_line_for_every_cell(site: Site, bro
 def _lines(page: Page) -> list[np.ndarray]:
     """Return the lines of the only chart in units of its axes, ``[n_points, 2]`` each, read off the tick marks."""
     (origin,) = {_shift(e) for e in page.having("g", "xy") if "transform" in e.attributes}
-    # A line and its unsmoothed shadow have the same colour and, without smoothing, the same points.
-    paths = {_colour(e): e.attributes["d"] for e in page.having("path", "js-line")}
+    # A line and its unsmoothed shadow have the same colour and, without smoothing, the same points. A colour is made
+    # from a run's random id, so that two runs may share one.
+    paths = {(_colour(e), e.attributes["d"]) for e in page.having("path", "js-line")}
     along, up = _axis(page, "xtick", 0), _axis(page, "ytick", 1)
     lines = []
-    for path in paths.values():
+    for _, path in sorted(paths):
         points = np.array([[float(n) for n in pair.split(",")] for pair in re.split("[ML]", path) if pair])
         lines.append(np.column_stack([along(points[:, 0] + origin[0]), up(points[:, 1] + origin[1])]))
     return lines

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from al_ray.errors import StorageError
 from al_ray.experiment.cell_store import CellStore
+from al_ray.experiment.lease import Lease
 from al_ray.experiment.store import StudyStore
 from al_ray.experiment.watching import CellView, Watcher, seconds_left
 from al_ray.report.build import PAGE, build_report
@@ -462,3 +464,10 @@ def test_a_flood_of_failures_is_counted_and_not_printed_in_full(records: Path, a
     assert outcome.code == 0, outcome.text
     assert outcome.text.count("failed: twin: E: m") == N_SHOWN
     assert "... and 3 more failed" in outcome.text
+
+
+def test_watching_an_unfinished_study_says_who_runs_it_or_that_nobody_does(records: Path, al_ray: AlRay) -> None:
+    _cut_short(records, 0)
+    assert "driver: none; the same al-ray run goes on with what is not done" in al_ray("watch", records / STUDY).text
+    with Lease(_store(records).folder, STUDY, print).held():
+        assert f"driver: process {os.getpid()} on " in al_ray("watch", records / STUDY, "--once").text

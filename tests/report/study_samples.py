@@ -155,7 +155,7 @@ def _ended(cell: CellStore, end: str) -> CellStore:
     if end == "done":
         cell.finish({"n_rounds": cell.n_rounds()})
     elif end == "failed":
-        cell.fail({"error": "RoundError", "message": "the pool is empty\nsecond line", "traceback": "", "attempts": 1})
+        cell.fail({"kind": "input", "error": "RoundError", "message": "the pool is empty\nsecond line", "attempts": 1})
     return cell
 
 

@@ -127,7 +127,8 @@ def test_a_study_whose_cells_all_failed_says_so_with_the_first_reason(study: Sam
     study.cell((0.5, 0.6), end="failed", seed=43)
     content = build_report(study.path).content
     assert content.absence("ranking") == (
-        "All 2 cells of this study failed, so there is nothing to report. The first says: the pool is empty. "
+        "All 2 cells of this study failed, so there is nothing to report. "
+        "The first says: input: RoundError: the pool is empty. "
         "Mend that and run the study again."
     )
     assert not content.rankings

@@ -79,7 +79,7 @@ def test_a_cell_that_runs_or_failed_is_shown_with_its_reason(study: SampleStudy)
     study.cell(seed=43, end="failed")
     cells = read_study(study.path).cells.set_index("seed")
     assert cells["status"].to_dict() == {42: "running", 43: "failed"}
-    assert cells["reason"].to_dict() == {42: "", 43: "the pool is empty"}
+    assert cells["reason"].to_dict() == {42: "", 43: "input: RoundError: the pool is empty"}
 
 
 def test_planned_cells_without_records_wait(study: SampleStudy) -> None:

@@ -1,6 +1,9 @@
 """Fake cells for lanes: they do what their payload says; and a tokenizer that can be checked by hand."""
 
 import os
+import resource
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,27 @@ def die_once(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Wo
     return {}
 
 
+def run_out_of_memory(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+    """Ask for more memory than this process may have: at its first visit, or always."""
+    been_here = Path(payload["been_here"])
+    if payload.get("always") or not been_here.exists():
+        been_here.touch()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
+        np.ones(2**30)
+    return {}
+
+
+def die(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def complain(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+    print("the coffee machine is empty", file=sys.stderr)
+    raise ZeroDivisionError("seven by zero")
+
+
 def gather(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     """Rank 0 holds 3 rows, rank 1 none of one array; 1 and 2 rows of the other."""
     uneven = worker.all_gather(np.full((3 * (1 - worker.rank), 2), worker.rank + 0.5, dtype=np.float32))
@@ -123,6 +147,9 @@ ACTIONS: dict[str, Callable[[dict[str, Any], Mapping[str, pa.Table], Worker], di
     "fail": fail,
     "refuse": refuse,
     "die_once": die_once,
+    "die": die,
+    "complain": complain,
+    "run_out_of_memory": run_out_of_memory,
     "gather": gather,
 }
 

@@ -1,15 +1,16 @@
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from al_ray.errors import ConfigError, RoundError
+from al_ray.errors import ConfigError, RoundError, StorageError
 from al_ray.runtime.cells import CellEvent, CellTask, Failure, by_workers, check_cells, lane_survives
 from al_ray.runtime.channel import Assignment, Channel
 from al_ray.runtime.grid import GridWatch
 
-DIED = Failure("WorkersDied", "gone", "")
+DIED = Failure("WorkersDied", "gone", kind="lost")
 
 
 class OutOfMemoryError(RuntimeError):
@@ -101,6 +102,65 @@ def test_the_last_attempt_fails_the_cell_with_what_the_worker_said() -> None:
     assert [event.kind for event in events] == ["started", "started", "failed"]
     assert events[-1].data["message"] == "CUDA error"
     assert events[-1].data["attempts"] == 2
+
+
+def test_a_recorded_round_starts_the_count_of_attempts_anew() -> None:
+    async def script(channel: Channel) -> list[CellEvent]:
+        await channel.assign(task())
+        for round_index in range(3):
+            await channel.take(await channel.enter(), {})
+            await channel.take(await channel.enter(), {})
+            await channel.push("round", {"n": round_index})
+        return list((await channel.news(1)).events)
+
+    events = play(script, attempts_allowed=2)
+    assert [event.kind for event in events] == ["started", "started", "round"] * 3
+    assert events[-2].data["attempt"] == 6
+
+
+def test_what_ray_says_of_a_loss_is_told_unless_the_worker_gave_a_reason_itself() -> None:
+    async def script(channel: Channel, said: Failure | None) -> CellEvent:
+        await channel.assign(task())
+        await channel.take(await channel.enter(), {})
+        if said is not None:
+            await channel.note(said)
+        await channel.note_loss(Failure("WorkersDied", "rank 0: killed by signal 9", kind="lost"))
+        last = asyncio.create_task(channel.take(await channel.enter(), {}))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        last.cancel()
+        return list((await channel.news(1)).events)[-1]
+
+    lost = play(lambda channel: script(channel, None), attempts_allowed=1)
+    assert (lost.data["kind"], lost.data["message"]) == ("lost", "rank 0: killed by signal 9")
+    full = Failure.of(MemoryError("no room"))
+    assert play(lambda channel: script(channel, full), attempts_allowed=1).data["message"] == "no room"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "device"),
+        (StorageError("no space left"), "storage"),
+        (RoundError("pool exhausted"), "input"),
+        (ZeroDivisionError(), "error"),
+    ],
+)
+def test_a_failure_knows_its_kind(error: Exception, kind: str) -> None:
+    assert Failure.of(error).kind == kind
+
+
+def test_a_failure_tells_no_secrets() -> None:
+    try:
+        raise OSError("cannot reach s3://AKIA:hush@bucket/x?secret_key=hush2")
+    except OSError as error:
+        failure = Failure.of(error, log="login at http://me:hush3@host/")
+    assert "hush" not in str(failure)
+    assert "s3://bucket/x" in failure.message
 
 
 def test_a_seat_of_a_dead_group_takes_no_cell_from_the_new_one() -> None:

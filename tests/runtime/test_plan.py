@@ -1,9 +1,19 @@
+from typing import Any
+
 import pytest
 
 from al_ray.errors import ExecutionError
 from al_ray.runtime.plan import LaneResources, NodeSize, lanes_that_fit, object_store_bytes, process_group_backend
 
 GIB = 1024**3
+
+
+T4, A10G = frozenset({"T4"}), frozenset({"A10G"})
+MIXED = [NodeSize(8, 2, T4), NodeSize(16, 4, A10G), NodeSize(64)]
+
+
+def fitting(nodes: list[NodeSize], workers: int, cpus: int, gpus: float, **more: Any) -> int:
+    return lanes_that_fit(nodes, workers, LaneResources(cpus_per_worker=cpus, gpus_per_worker=gpus, **more))
 
 
 @pytest.mark.parametrize(
@@ -20,8 +30,18 @@ GIB = 1024**3
         ([NodeSize(16, 1)], 1, 1, 0.25, 4),
         ([NodeSize(16, 1)], 1, 1, 0.1, 10),  # 1 / 0.1 must not round down to 9
         ([NodeSize(16, 2)], 1, 1, 0.4, 4),  # two a GPU: 0.2 left on each cannot be joined
+        ([NodeSize(16, 2)], 1, 1, 0.3, 6),  # three a GPU
+        ([NodeSize(16, 1)], 1, 1, 0.6, 1),  # more than half a GPU is shared with nobody
         ([NodeSize(2, 4)], 1, 1, 0.5, 2),  # CPUs are the limit
         ([NodeSize(16, 0), NodeSize(4, 2)], 1, 1, 1, 2),
+        ([NodeSize(0), NodeSize(8, 1), NodeSize(32, 8)], 1, 4, 1, 9),  # a head of no CPU; 1 + 8 by GPU
+        ([NodeSize(0), NodeSize(8, 1), NodeSize(32, 8)], 1, 8, 1, 5),  # 1 + 4 by CPU
+        ([NodeSize(16, 3), NodeSize(16, 3)], 1, 1, 2, 2),  # the third GPUs of two nodes cannot be joined
+        ([NodeSize(16, 1), NodeSize(16, 3)], 2, 1, 1, 2),  # a group of two takes a GPU here and one there
+        ([NodeSize(4, 1), NodeSize(4, 1), NodeSize(4, 1)], 2, 1, 0.25, 6),  # 12 quarters, CPUs suffice
+        ([NodeSize(3, 1), NodeSize(3, 1)], 4, 1, 0.25, 1),  # six workers, and a group of four spans nodes
+        ([NodeSize(8)], 1, 1, 0.25, 0),
+        ([NodeSize(0)], 1, 1, 0, 0),
     ],
 )
 def test_as_many_lanes_run_as_the_nodes_hold(
@@ -29,13 +49,13 @@ def test_as_many_lanes_run_as_the_nodes_hold(
 ) -> None:
     if lanes == 0:
         with pytest.raises(ExecutionError, match=r"hold 0 such lane\(s\)"):
-            lanes_that_fit(nodes, workers, cpus, gpus, None)
+            fitting(nodes, workers, cpus, gpus)
     else:
-        assert lanes_that_fit(nodes, workers, cpus, gpus, None) == lanes
+        assert fitting(nodes, workers, cpus, gpus) == lanes
 
 
 def test_fewer_lanes_than_fit_may_be_requested() -> None:
-    assert lanes_that_fit([NodeSize(8)], 1, 1, 0, 3) == 3
+    assert fitting([NodeSize(8)], 1, 1, 0, lanes=3) == 3
 
 
 def test_more_lanes_than_fit_are_refused_with_the_numbers() -> None:
@@ -44,11 +64,41 @@ def test_more_lanes_than_fit_are_refused_with_the_numbers() -> None:
         r"hold 2 such lane\(s\). Ask for fewer lanes"
     )
     with pytest.raises(ExecutionError, match=message):
-        lanes_that_fit([NodeSize(8, 2)], 2, 1, 0.5, 5)
+        fitting([NodeSize(8, 2)], 2, 1, 0.5, lanes=5)
 
 
 def test_more_lanes_than_fit_are_accepted_where_the_cluster_grows() -> None:
-    assert lanes_that_fit([NodeSize(2)], 1, 1, 0, 40, wait_for_nodes=True) == 40
+    assert fitting([NodeSize(2)], 1, 1, 0, lanes=40, wait_for_nodes=True) == 40
+    assert fitting([NodeSize(0)], 2, 8, 1, lanes=1, wait_for_nodes=True) == 1
+    assert fitting([NodeSize(0)], 1, 8, 1, lanes=4, wait_for_nodes=True, accelerator_type="A10G") == 4
+
+
+def test_a_growing_cluster_has_to_be_told_how_many_lanes() -> None:
+    with pytest.raises(ExecutionError, match=r"wait_for_nodes is on and lanes is not set.* Set lanes to what"):
+        LaneResources(wait_for_nodes=True)
+
+
+@pytest.mark.parametrize(("gpus", "accelerator", "lanes"), [(1, "T4", 2), (1, "A10G", 4), (1, None, 6), (0.5, "T4", 4)])
+def test_a_lane_goes_only_to_nodes_with_the_gpus_named(gpus: float, accelerator: str | None, lanes: int) -> None:
+    assert fitting(MIXED, 1, 1, gpus, accelerator_type=accelerator) == lanes
+
+
+def test_nodes_with_other_gpus_are_not_counted_for_lanes_on_cpus_either() -> None:
+    assert fitting(MIXED, 1, 8, 0, accelerator_type="A10G") == 2
+
+
+def test_gpus_that_no_node_has_are_refused_with_those_that_there_are() -> None:
+    message = r"accelerator_type is 'H100', and none of the 3 node\(s\) has it; they have: A10G, T4. Name one of these"
+    for lanes in (None, 2):
+        with pytest.raises(ExecutionError, match=message):
+            fitting(MIXED, 1, 1, 1, lanes=lanes, accelerator_type="H100")
+    with pytest.raises(ExecutionError, match="they have: none"):
+        fitting([NodeSize(4)], 1, 1, 0, accelerator_type="T4")
+
+
+def test_too_many_lanes_on_the_gpus_named_are_refused_with_their_name() -> None:
+    with pytest.raises(ExecutionError, match=r"with 1 CPU and 1 GPU of type T4 each do not fit: .*hold 2 such lane"):
+        fitting(MIXED, 1, 1, 1, lanes=3, accelerator_type="T4")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +110,7 @@ def test_more_lanes_than_fit_are_accepted_where_the_cluster_grows() -> None:
         ("cpus", 0, "cpus is 0"),
         ("gpus_per_worker", 1.5, "gpus_per_worker is 1.5. It takes 0, a fraction below 1"),
         ("gpus_per_worker", -0.5, "gpus_per_worker is -0.5"),
+        ("gpus_per_worker", 0.00001, "Ray's smallest share of a GPU is 0.0001"),
     ],
 )
 def test_resources_that_make_no_sense_are_refused(field: str, value: float, message: str) -> None:

@@ -1,0 +1,113 @@
+"""Kills processes of a running study, for real, at moments drawn from a seed."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+
+from al_ray.experiment.study_file import load_study, set_options
+from al_ray.runtime.cells import CellEvent
+
+
+@dataclass
+class Saboteur:
+    """Listens to a study and kills one process after chosen events; remembers what it did.
+
+    Attributes:
+        strikes: what to kill, in order: a function from the event to a pid. Each strikes once, after a recorded round,
+            a random moment later.
+        seed: of those moments.
+    """
+
+    strikes: list[Callable[[CellEvent], int | None]]
+    seed: int = 0
+    longest_s: float = 0.4
+    events: list[CellEvent] = field(default_factory=list)
+    killed: list[int] = field(default_factory=list)
+    _pids: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._moments = random.Random(self.seed)
+
+    def __call__(self, event: CellEvent) -> None:
+        self.events.append(event)
+        if event.kind == "started":
+            self._pids[event.key] = event.data["pid"]
+        if event.kind == "round" and event.data["round_index"] and self.strikes:
+            pid = self.strikes[0](event)
+            if pid is not None:
+                self.strikes.pop(0)
+                threading.Timer(self._moments.uniform(0, self.longest_s), self._kill, (pid,)).start()
+
+    def of(self, kind: str) -> list[CellEvent]:
+        return [event for event in self.events if event.kind == kind]
+
+    def worker_of(self, event: CellEvent) -> int | None:
+        """The Train worker that told of this round, unless it is dead already."""
+        pid = self._pids[event.key]
+        return None if pid in self.killed else pid
+
+    def _kill(self, pid: int) -> None:
+        self.killed.append(pid)
+        os.kill(pid, signal.SIGKILL)
+
+
+def ray_processes(title: str) -> list[int]:
+    """Return the processes of this test session's own Ray with that title."""
+    return [child.pid for child in _descendants() if title in _title(child)]
+
+
+def _descendants() -> Iterator[psutil.Process]:
+    yield from psutil.Process().children(recursive=True)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
+
+
+def a_trial(event: CellEvent) -> int | None:
+    """The Tune trial actor of a lane."""
+    return next(iter(ray_processes("ray::LaneTrial")), None)
+
+
+def the_exchange(event: CellEvent) -> int | None:
+    """The actor between trials and workers."""
+    return next(iter(ray_processes("ray::ExchangeState")), None)
+
+
+def dies_once(table: pa.Table, tokenize: Callable[[pa.Table], pa.Table], been_here: Path) -> pa.Table:
+    """Tokenise, but kill this process the first time."""
+    if not been_here.exists():
+        been_here.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tokenize(table)
+
+
+def run_with(path: Path, storage: Path, listener: Callable[[CellEvent], None], *options: str) -> list[str]:
+    """Run a study on Ray in this process and return what it said."""
+    from al_ray.experiment.plan import plan_study
+    from al_ray.experiment.study import run_study
+
+    said: list[str] = []
+    study = load_study(path)
+    execution = set_options(study.execution, ["tracking=off", f"storage={storage}", *options])
+    run_study(plan_study(study, str(storage)), execution, local=False, listener=listener, say=said.append)
+    return said
+
+
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.05)

@@ -1,0 +1,120 @@
+"""Addresses: what is typed opens the records everywhere, and the key in it is seen nowhere."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from al_ray.errors import ConfigError, StorageError
+from al_ray.experiment.address import above, below, hidden, shown, without_query
+from al_ray.experiment.storage_path import Folder
+from al_ray.experiment.store import StudyStore
+from al_ray.report.study_folder import open_study
+from pipelines.recorded_study import find_study
+from tests.experiment.record_samples import open_cell, run_cell
+from tests.storage.conftest import SECRET, Bucket
+
+URI = f"s3://KEY:{SECRET}@bucket/a/b?endpoint_override=127.0.0.1:5000&scheme=http&region=us-east-1"
+QUERY = "?endpoint_override=127.0.0.1:5000&scheme=http&region=us-east-1"
+
+
+def test_what_is_inside_a_uri_stands_before_its_query() -> None:
+    assert below(URI, "c") == f"s3://KEY:{SECRET}@bucket/a/b/c{QUERY}"
+    assert above(URI) == (f"s3://KEY:{SECRET}@bucket/a{QUERY}", "b")
+    assert above("s3://bucket/b/") == ("s3://bucket", "b")
+    assert above(f"s3://KEY:{SECRET}@bucket{QUERY}")[1] == ""
+    assert (shown(URI), without_query(URI)) == (f"s3://bucket/a/b{QUERY}", "s3://bucket/a/b")
+
+
+def test_a_path_may_have_a_question_mark_in_it(tmp_path: Path) -> None:
+    assert below("/a/what?", "c") == "/a/what?/c"
+    assert above("/a/what?/c") == ("/a/what?", "c")
+    assert above("/a") == ("/", "a")
+    odd = tmp_path / "what?key=1"
+    run_cell(open_cell(odd))
+    assert open_study(str(odd / "softmax")).storage == str(odd)
+    assert StudyStore.open(str(odd), "softmax").root == str(odd / "softmax")
+
+
+@pytest.mark.parametrize(
+    ("storage", "secret"),
+    [
+        (f"s3://KEYKEY:{SECRET}@bucket/x?foo=bar", SECRET),
+        ("s3://KEYKEY:SEC/RET@bucket/x?region=us-east-1", "RET@"),
+        ("s3://KEYKEY:SEC%2FRETS@bucket/x?foo=bar", "SEC/RETS"),
+        (f"s3://bucket/x?secret_key={SECRET}", SECRET),
+        (f"gs://bucket/x?access_token={SECRET}&foo=bar", SECRET),
+        (f"nothing://KEYKEY:{SECRET}@bucket/x", SECRET),
+    ],
+)
+def test_an_address_that_cannot_be_opened_is_told_without_its_key(storage: str, secret: str) -> None:
+    with pytest.raises(StorageError, match="cannot be opened") as caught:
+        Folder.open(storage)
+    assert secret not in str(caught.value)
+    assert "KEYKEY" not in str(caught.value)
+
+
+def test_the_key_is_cut_out_of_the_texts_of_others_however_it_is_written() -> None:
+    text = hidden("no login SEC/RET for s3://KEYKEY:SEC%2FRET@bucket", "s3://KEYKEY:SEC%2FRET@bucket/x")
+    assert text == "no login  for s3://bucket"
+
+
+def test_an_object_store_opens_again_elsewhere_and_shows_no_key(bucket: Bucket) -> None:
+    cell = open_cell(bucket.uri())
+    run_cell(cell)
+    store = StudyStore.open(bucket.uri(), "softmax")
+    assert store.root == shown(bucket.uri("records/softmax"))
+    for text in (repr(store), repr(cell), store.root, cell.address, cell.folder.where("spec.json")):
+        assert SECRET not in text
+    assert StudyStore.open(store.storage, "softmax").id() == store.id()
+    assert open_study(bucket.uri("records/softmax")).storage == bucket.uri()
+    assert pickle.loads(pickle.dumps(cell)).progress() == ("done", 4)
+
+
+def test_a_recorded_study_is_found_by_its_uri(bucket: Bucket) -> None:
+    found = find_study(bucket.uri("records/softmax"), None)
+    assert (found.storage, found.name, found.address) == (bucket.uri(), "softmax", bucket.uri("records/softmax"))
+    assert find_study("softmax", bucket.uri()).address == bucket.uri("records/softmax")
+    assert SECRET not in repr(found)
+    with pytest.raises(ConfigError, match=r"has no folder\. Name the study's own"):
+        find_study(URI.replace("/a/b", ""), None)
+    with pytest.raises(ConfigError, match="is a folder already") as caught:
+        find_study(URI, "elsewhere")
+    assert SECRET not in str(caught.value)
+
+
+def test_a_bucket_that_is_not_there_is_refused(bucket: Bucket) -> None:
+    with pytest.raises(StorageError, match=r"there is no bucket 'no-such-bucket'\. Make it, or correct the address"):
+        StudyStore.open(bucket.uri().replace(bucket.name, "no-such-bucket"), "softmax")
+
+
+def test_an_object_in_the_place_of_the_folder_is_refused(bucket: Bucket) -> None:
+    bucket.ask("PUT", f"/{bucket.name}/records", b"an object")
+    with pytest.raises(StorageError, match=r"s3://.*records.* is a file\. Name a folder"):
+        StudyStore.open(bucket.uri(), "softmax")
+
+
+def test_a_key_that_may_not_use_the_bucket_is_refused_and_not_waited_for(bucket: Bucket) -> None:
+    folder = Folder.open(bucket.uri(), patience_s=60.0)
+    bucket.ask("POST", "/moto-api/reset-auth", b"0")  # from here on only known keys, of which there is none
+    try:
+        with pytest.raises(StorageError, match=r"cannot be used: .*ACCESS_DENIED.*must be allowed to list the bucket"):
+            Folder.open(bucket.uri(), patience_s=60.0)
+        with pytest.raises(StorageError, match=r"round 1 was not recorded: .*must be allowed .* put and delete"):
+            folder.write("round-001.json", b"{}", "round 1")
+    finally:
+        bucket.ask("POST", "/moto-api/reset-auth", b"inf")
+    folder.write("round-001.json", b"{}", "round 1")
+
+
+def test_a_store_that_cannot_be_reached_is_told_with_the_way_out() -> None:
+    with pytest.raises(StorageError, match=r"cannot be used: .*Check the network, and endpoint_override") as caught:
+        StudyStore.open(URI.replace(":5000", ":9"), "softmax")
+    assert SECRET not in str(caught.value)
+
+
+def test_googles_store_is_waited_for_less_than_its_quarter_of_an_hour() -> None:
+    folder = Folder.at("gs://anonymous@bucket/results")
+    assert isinstance(folder.filesystem, fs.GcsFileSystem)
+    assert folder.filesystem.__reduce__()[1][0]["retry_time_limit"].total_seconds() == 45
