@@ -17,11 +17,13 @@ from al_ray.experiment.forecast import Forecast, forecast, has_fast_bf16, round_
 from al_ray.experiment.plan import Plan, dataset_key, plan_study, require_complete
 from al_ray.experiment.results import read_curves, slice_shares, summarize_methods
 from al_ray.experiment.store import StudyStore
-from al_ray.experiment.study import check_space, run_study
+from al_ray.experiment.study import check_space, disk_bytes, run_study
 from al_ray.experiment.study_file import Execution, load_study, set_options
 from pipelines.terminal import (
     Progress,
+    bytes_left,
     duration,
+    failure_lines,
     forecast_lines,
     make_console,
     plan_table,
@@ -53,12 +55,12 @@ def run(
         lanes = 1 if local else _lanes(execution, planned)
         cost = forecast(planned, lanes or 1)
         if plan:
-            _print_plan(console, planned, cost, lanes)
+            _print_plan(console, planned, cost, disk_bytes(cost, execution), lanes)
             return
         require_complete(planned)
         if not local and not any(assignment.startswith("address=") for assignment in set_ or []):
             check_cluster(execution)
-        check_space(planned, cost)
+        check_space(planned, cost, execution)
         _run(console, planned, execution, local, cost, lanes)
 
 
@@ -129,7 +131,7 @@ def _lanes(execution: Execution, plan: Plan) -> int | None:
     return max((os.cpu_count() or 1) // (execution.cpus_per_worker * workers), 1)
 
 
-def _print_plan(console: Console, plan: Plan, cost: Forecast, lanes: int | None) -> None:
+def _print_plan(console: Console, plan: Plan, cost: Forecast, n_bytes: int, lanes: int | None) -> None:
     console.print(plan_table(plan))
     for dataset in plan.datasets.values():
         sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} test examples, {dataset.n_classes} classes"
@@ -137,7 +139,7 @@ def _print_plan(console: Console, plan: Plan, cost: Forecast, lanes: int | None)
     for sentence in plan.missing:
         console.print(f"missing here: {sentence}", style="yellow", markup=False, soft_wrap=True)
     _warn_bf16(console.print, plan)
-    console.print(forecast_lines(cost, lanes), soft_wrap=True)
+    console.print(forecast_lines(cost, n_bytes, lanes), soft_wrap=True)
     console.print("nothing was started.")
 
 
@@ -165,12 +167,7 @@ def _run(console: Console, plan: Plan, execution: Execution, local: bool, cost: 
     print_results(console, plan)
     _print_addresses(console, plan, execution)
     if failures := progress.failures():
-        console.print(
-            f"{len(failures)} cell{'s' if len(failures) > 1 else ''} failed; the reason and the log are in failed.json "
-            "of each. Run the same command to try them again.",
-            style="red",
-            soft_wrap=True,
-        )
+        console.print("\n".join(failure_lines(failures)), style="red", soft_wrap=True)
         raise typer.Exit(2)
 
 
@@ -207,7 +204,8 @@ def print_results(console: Console, plan: Plan) -> None:
 def _print_addresses(console: Console, plan: Plan, execution: Execution) -> None:
     from al_ray.experiment.tracking import tracking_address
 
-    console.print(f"records: {without_secrets(plan.store.root)}", soft_wrap=True, highlight=False)
+    left = f"records: {without_secrets(plan.store.root)}{bytes_left(plan.store.sizes())}"
+    console.print(left, soft_wrap=True, highlight=False)
     address = tracking_address(execution.tracking, execution.storage)
     if address is None:
         console.print("MLflow: off. 'al-ray sync' fills any MLflow server from the records.", soft_wrap=True)

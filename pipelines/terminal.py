@@ -5,9 +5,11 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -16,6 +18,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from al_ray.experiment.failed_cells import ADVICE, failure_words
 from al_ray.experiment.forecast import Forecast
 from al_ray.experiment.plan import Plan
 from al_ray.experiment.results import MethodResult
@@ -76,14 +79,14 @@ def plan_table(plan: Plan, n_shown: int = 40) -> Table:
     return table
 
 
-def forecast_lines(cost: Forecast, lanes: int | None) -> str:
+def forecast_lines(cost: Forecast, disk_bytes: int, lanes: int | None) -> str:
     """Say what the rest of a study costs, on one lane where it is not known how many there will be."""
     seconds = (
         "unknown until the data and models are here" if cost.seconds is None else f"about {duration(cost.seconds)}"
     )
     return (
         f"forecast: {cost.n_finetuned:,} examples to fine-tune on, {cost.n_scored:,} texts to score, "
-        f"{cost.disk_bytes / 2**20:.1f} MiB of records; {seconds} on {_lanes(lanes)} ({cost.source})."
+        f"{disk_bytes / 2**20:.1f} MiB of disk; {seconds} on {_lanes(lanes)} ({cost.source})."
     )
 
 
@@ -91,6 +94,30 @@ def _lanes(lanes: int | None) -> str:
     if lanes is None:
         return "1 lane, with as many lanes as fit on the cluster"
     return f"{lanes} lane{'s' if lanes > 1 else ''}"
+
+
+def bytes_left(sizes: Mapping[str, int]) -> str:
+    """Say how much disk the cells of a study have taken, in words behind its address."""
+    if not sizes:
+        return ""
+    total = sum(sizes.values())
+    return f" ({total / 2**20:.1f} MiB, {total / len(sizes) / 2**10:.0f} KiB a cell)"
+
+
+def failure_lines(failures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say how many cells failed, of which kind, and what to do about each kind.
+
+    Args:
+        failures: cell -> what its ``failed.json`` says.
+    """
+    kinds = Counter(str(failure.get("kind", "error")) for failure in failures.values())
+    n = sum(kinds.values())
+    each = [f"  {count} x {kind}. {ADVICE.get(kind, '')}" for kind, count in kinds.most_common()]
+    return [
+        f"{n} cell{'s' if n > 1 else ''} failed; the reason and the log are in failed.json of each. "
+        "Run the same command to try them again.",
+        *each,
+    ]
 
 
 def result_tables(results: Sequence[MethodResult]) -> list[Table]:
@@ -197,7 +224,8 @@ class Progress:
         self._cost_of_all = sum(sum(each) for each in costs.values())
         self._n_before = n_before
         self._running: dict[str, _Running] = {}
-        self._ended: dict[str, str] = {}
+        self._ended: set[str] = set()
+        self._failed: dict[str, Mapping[str, Any]] = {}
         self._cost_done = 0.0
         self._started = time.monotonic()
         self._first_work: float | None = None
@@ -231,9 +259,9 @@ class Progress:
         if not self._console.is_terminal:
             self._print_line(event)
 
-    def failures(self) -> dict[str, str]:
-        """Return the cells that failed, with their messages."""
-        return {key: message for key, message in self._ended.items() if message}
+    def failures(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the cells that failed, each with what its record says."""
+        return self._failed
 
     def _start(self, event: CellEvent) -> None:
         self._first_work = self._first_work or time.monotonic()
@@ -252,10 +280,10 @@ class Progress:
         cell = self._running.pop(event.key, None)
         if cell is not None:
             self._cost_done += sum(cell.costs) - cell.done
-        message = f"{event.data.get('error')}: {event.data.get('message')}" if event.kind == "failed" else ""
-        self._ended[event.key] = message
-        if message:
-            self._console.print(Text(f"failed: {event.key}: {message}", style="red"))
+        self._ended.add(event.key)
+        if event.kind == "failed":
+            self._failed[event.key] = event.data
+            self._console.print(Text(f"failed: {event.key}: {failure_words(event.data)}", style="red"))
 
     def _seconds_left(self) -> float:
         if self._first_work is None or not self._cost_done:
@@ -264,7 +292,7 @@ class Progress:
         return (time.monotonic() - self._first_work) * left / self._cost_done
 
     def _totals(self) -> str:
-        failed = len(self.failures())
+        failed = len(self._failed)
         left = self._seconds_left()
         return (
             f"{len(self._ended) - failed + self._n_before} of {len(self._costs) + self._n_before} cells done"

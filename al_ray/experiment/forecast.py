@@ -3,7 +3,7 @@
 import json
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,10 @@ FINETUNE_EFFICIENCY = 0.45
 BF16_SPEEDUP = 2.6
 BF16_EMULATED = 0.3
 START_UP_S = 25.0
+# What a disk takes for the files of a round and of a cell beyond their content, in blocks of 4 KiB, and what MLflow's
+# SQLite file and artifacts take: measured on the studies that come along.
+ROUND_SLACK_BYTES, CELL_SLACK_BYTES = 4096, 5 * 4096
+TRACKING_BYTES, TRACKING_BYTES_A_CELL, TRACKING_BYTES_A_ROUND = 800_000, 20_000, 5_000
 TOKENS_PER_WORD = 1.35
 
 
@@ -34,7 +38,8 @@ class Forecast:
         n_finetuned: examples seen by gradient steps, epochs counted.
         n_scored: texts through a forward pass alone, pool and test split.
         seconds: wall time on ``lanes`` lanes, start-up included; None where a data set or model is missing.
-        disk_bytes: records to be written.
+        disk_bytes: records to be written, in blocks of a disk.
+        tracking_bytes: what MLflow will take for them, where it is a file in the storage folder.
         source: where the speed came from, in words.
     """
 
@@ -42,11 +47,13 @@ class Forecast:
     n_scored: int
     seconds: float | None
     disk_bytes: int
+    tracking_bytes: int
     source: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
+    n_rounds: int
     n_finetuned: int
     n_scored: int
     disk_bytes: int
@@ -80,6 +87,7 @@ def forecast(plan: Plan, lanes: int, workers_speed: float | None = None) -> Fore
         n_scored=sum(work.n_scored for work in works),
         seconds=START_UP_S + seconds / lanes if complete and works else (0.0 if complete else None),
         disk_bytes=sum(work.disk_bytes for work in works),
+        tracking_bytes=_tracking_bytes(works),
         source=f"{speed / 1e9:.0f} GFLOP/s a worker, measured with a float32 matrix product",
     )
 
@@ -169,11 +177,18 @@ def _scored_of_pool(spec: CellSpec, n_pool: int, passes: int) -> float:
 def _work(cell: PlannedCell, dataset: TextDataset) -> _Work:
     n_test = len(dataset.test)
     rounds = _rounds(cell.spec, len(dataset.train), n_test)[max(cell.n_recorded - 1, 0) :]
+    content = n_test * (4 * dataset.n_classes + 4) + cell.spec.query_size * 120 + 2000
     return _Work(
+        n_rounds=len(rounds),
         n_finetuned=round(sum(finetuned for finetuned, _ in rounds)),
         n_scored=round(sum(scored for _, scored in rounds)),
-        disk_bytes=len(rounds) * (n_test * (4 * dataset.n_classes + 4) + cell.spec.query_size * 120 + 2000),
+        disk_bytes=len(rounds) * (content + ROUND_SLACK_BYTES) + CELL_SLACK_BYTES,
     )
+
+
+def _tracking_bytes(works: Sequence[_Work]) -> int:
+    n_rounds = sum(work.n_rounds for work in works)
+    return TRACKING_BYTES + TRACKING_BYTES_A_CELL * len(works) + TRACKING_BYTES_A_ROUND * n_rounds if works else 0
 
 
 def _seconds(work: _Work, cell: PlannedCell, tokens: float, weights: int, speed: float) -> float:

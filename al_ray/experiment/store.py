@@ -208,6 +208,17 @@ class StudyStore:
         by_key = {cell.key: cell for cell in cells}
         return self.folder.each(lambda key: by_key[key].progress(), list(by_key))
 
+    def sizes(self) -> dict[str, int]:
+        """Return how many bytes every cell has left here, by the name of its folder."""
+        sizes: dict[str, int] = {}
+        start = len(self.folder.path) + 1
+        selector = fs.FileSelector(self.folder.path, recursive=True, allow_not_found=True)
+        for info in self.folder.filesystem.get_file_info(selector):
+            key, _, name = info.path[start:].partition("/")
+            if name and _CELL_FOLDER.fullmatch(key):
+                sizes[key] = sizes.get(key, 0) + (info.size or 0)
+        return sizes
+
     def find(self, key: str) -> CellStore | None:
         """Return the recorded cell whose folder has this name, or None where there is none or it was never begun.
 

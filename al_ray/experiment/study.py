@@ -81,18 +81,25 @@ def _run(
         tracker.close()
 
 
-def check_space(plan: Plan, cost: Forecast) -> None:
-    """Refuse a study whose records will not fit.
+def check_space(plan: Plan, cost: Forecast, execution: Execution) -> None:
+    """Refuse a study whose records, and MLflow's file beside them, will not fit.
 
     Raises:
         StorageError: the storage has less room than the forecast.
     """
     free = free_space(plan.store.storage)
-    if free is not None and free < cost.disk_bytes:
+    needed = disk_bytes(cost, execution)
+    if free is not None and free < needed:
         raise StorageError(
-            f"the records of this study take about {cost.disk_bytes / 2**20:.0f} MiB, and {plan.store.root} has "
+            f"the records of this study take about {needed / 2**20:.0f} MiB, and {plan.store.root} has "
             f"{free / 2**20:.0f} MiB free. Free some, or choose another folder with --storage."
         )
+
+
+def disk_bytes(cost: Forecast, execution: Execution) -> int:
+    """Return what a study will take in its storage folder, with MLflow where that is a file in it."""
+    address = tracking_address(execution.tracking, execution.storage)
+    return cost.disk_bytes + (cost.tracking_bytes if address and address.startswith("sqlite") else 0)
 
 
 def _check_shared(execution: Execution) -> None:

@@ -36,7 +36,7 @@ class CellTask:
     """
 
     key: str
-    payload: dict[str, Any]
+    payload: dict[str, Any] = field(repr=False)  # the address of the storage may hold a key
     pool_key: str
     workers: int = 1
 

@@ -1,6 +1,7 @@
 """``al-ray run`` from end to end, in this process: what is printed, what is written, what is done again."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -164,3 +165,14 @@ def test_doctor_says_what_this_machine_can_run(al_ray, monkeypatch) -> None:
     ):
         assert part in outcome.text
     assert "AL_RAY_DATA is '/nowhere/at/all', which is no folder" in outcome.text
+
+
+def test_a_study_takes_about_the_disk_that_its_plan_said_and_tells_what_a_cell_left(study, al_ray, tmp_path: Path) -> None:
+    path = study({"seed": [1, 2, 3]}, rounds=6)
+    planned = al_ray("run", path, "--plan", "--storage", tmp_path / "out").text
+    (forecast,) = re.findall(r"([0-9.]+) MiB of disk", planned)
+    text = al_ray("run", path, "--local", "--storage", tmp_path / "out").text
+    taken = sum(file.stat().st_blocks * 512 for file in (tmp_path / "out").rglob("*"))
+    assert 0.6 < taken / 2**20 / float(forecast) < 1.6
+    sizes = [file.stat().st_size for file in (tmp_path / "out" / "tiny").glob("*--*/*")]
+    assert f"({sum(sizes) / 2**20:.1f} MiB, {sum(sizes) / 3 / 2**10:.0f} KiB a cell)" in text

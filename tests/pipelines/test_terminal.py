@@ -2,12 +2,14 @@
 
 import io
 import time
+from typing import get_args
 
 import pytest
 from rich.console import Console
 
-from al_ray.runtime.cells import CellEvent
-from pipelines.terminal import Progress, duration
+from al_ray.experiment.failed_cells import ADVICE
+from al_ray.runtime.cells import CellEvent, FailureKind
+from pipelines.terminal import Progress, bytes_left, duration, failure_lines
 
 
 def round_of(key: str, index: int, n_labeled: int, accuracy: float | None) -> CellEvent:
@@ -43,10 +45,26 @@ def test_failures_are_shown_at_once_and_counted() -> None:
     console = Console(file=io.StringIO(), width=100)
     progress = Progress(console, {"a--1": [1.0], "b--2": [1.0]}, n_before=0)
     progress(CellEvent("started", "a--1"))
-    progress(CellEvent("failed", "a--1", {"error": "RoundError", "message": "pool exhausted"}))
+    progress(CellEvent("failed", "a--1", {"kind": "input", "error": "RoundError", "message": "pool exhausted"}))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "failed: a--1: RoundError: pool exhausted" in text
-    assert progress.failures() == {"a--1": "RoundError: pool exhausted"}
+    assert "failed: a--1: input: RoundError: pool exhausted" in text
+    assert list(progress.failures()) == ["a--1"]
+
+
+def test_failures_are_summed_up_by_kind_with_what_to_do() -> None:
+    kinds = {"a": "memory", "b": "lost", "c": "memory"}
+    first, memory, lost = failure_lines({key: {"kind": kind, "error": "E"} for key, kind in kinds.items()})
+    assert first.startswith("3 cells failed; the reason and the log are in failed.json of each.")
+    assert memory.startswith("  2 x memory. A fresh process ran out of memory as well: run fewer lanes")
+    assert lost.startswith("  1 x lost. Its workers died again and again")
+
+
+def test_every_kind_of_failure_has_its_advice() -> None:
+    assert set(ADVICE) == set(get_args(FailureKind))
+
+
+def test_the_bytes_that_cells_leave_are_told_in_all_and_a_cell() -> None:
+    assert bytes_left({"a--1": 3 * 2**20, "b--2": 2**20}) == " (4.0 MiB, 2048 KiB a cell)"
 
 
 def test_rounds_recorded_before_cost_nothing_in_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
