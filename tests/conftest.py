@@ -16,9 +16,9 @@ def private_ray() -> Iterator[None]:
     """Start a Ray of four logical CPUs, which lanes then use instead of starting their own."""
     import ray
 
-    from al_ray.runtime.session import quiet_ray
+    from al_ray.runtime.session import on_loopback, quiet_ray
 
-    with quiet_ray():
+    with quiet_ray(), on_loopback():
         ray.init(
             address="local",
             num_cpus=4,

@@ -66,6 +66,7 @@ class Tracker:
         self._outage = Outage(waits_s, looks_s)
         self._closing, self._abandoned = threading.Event(), threading.Event()
         self._told: set[str] = set()
+        self._under_way: set[str] = set()
         self._recovering = self._complete = False
         self._look_again = True
         self._n_brought_up = 0
@@ -86,6 +87,7 @@ class Tracker:
             spec: its identity, in JSON form.
         """
         if self._uri is not None:
+            self._under_way.add(key)
             # The time of now, not when the thread gets there: it may be importing MLflow for half a minute.
             self._backlog.cell_started(key, spec, now())
 
@@ -104,10 +106,13 @@ class Tracker:
         """
         del summary
         if self._uri is not None:
+            self._under_way.discard(key)
             self._backlog.cell_ended(key, status)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Write what is waiting, for at most so long; an MLflow that is down gets one last attempt.
+
+        Cells that have not ended by now were interrupted, and are shown as killed.
 
         Returns:
             whether MLflow now shows everything that this tracker was told.
@@ -154,6 +159,7 @@ class Tracker:
         try:
             if self._look_again:
                 self._projection, self._look_again = None, False
+            self._connected().interrupt(self._under_way)
             self._connected().close_study()
         except Exception as error:
             return self._wait_after(error, last=True)

@@ -7,7 +7,7 @@ completed and one that is complete costs nothing. The times of points are the ti
 import os
 import tempfile
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -142,7 +142,8 @@ class Projection:
         self._add_points(run, [point for entry in entries for point in round_points(entry)])
         if status in ("done", "failed"):
             self._add_ending(run, cell, entries, status)
-        self._set_status(run, _RUN_STATUS[status], ended_at)
+        if status in ("done", "failed") or run.status != "KILLED":  # a driver that left says better what its cells are
+            self._set_status(run, _RUN_STATUS[status], ended_at)
         self._set_tag(run, _COMPLETE, complete)
         if status in ("done", "failed"):
             run.forget_points()
@@ -159,13 +160,17 @@ class Projection:
             # A study that is not tracked gets its report alone, and nothing of it runs here.
             self._set_status(self._parent, "FINISHED")
 
+    def interrupt(self, keys: Iterable[str]) -> None:
+        """Show cells as killed whose driver leaves before they ended; they run again when they are taken up."""
+        for key in keys:
+            if key in self._runs and self._runs[key].status == "RUNNING":
+                self._set_status(self._runs[key], "KILLED")
+
     def close_study(self) -> None:
         """Give the parent run the status that its cells add up to."""
         statuses = {run.status for run in self._runs.values()}
-        if "RUNNING" in statuses or not statuses:
-            self._set_status(self._parent, "RUNNING")
-        else:
-            self._set_status(self._parent, "FAILED" if "FAILED" in statuses else "FINISHED")
+        found = next((status for status in ("RUNNING", "KILLED", "FAILED") if status in statuses), "FINISHED")
+        self._set_status(self._parent, found if statuses else "RUNNING")
 
     def _experiment(self, artifact_location: str | None) -> str:
         found = self._client.get_experiment_by_name(self._store.study)

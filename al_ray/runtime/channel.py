@@ -141,7 +141,7 @@ class Channel:
 
     async def note_loss(self, failure: Failure) -> None:
         """Keep what Ray says of a worker that left without a word (controller of the group)."""
-        if self._trouble is None or self._trouble.kind == "lost":
+        if self._trouble is None or self._trouble.error == failure.error:
             self._trouble = failure
 
     async def refuse(self, failure: Failure) -> None:

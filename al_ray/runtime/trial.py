@@ -15,7 +15,7 @@ from typing import Any
 from ray import tune
 from ray.train import UserCallback
 
-from al_ray.runtime.cells import CellTask, Failure, brief
+from al_ray.runtime.cells import CellTask, Failure, brief, kind_of
 from al_ray.runtime.channel import ChannelNews
 from al_ray.runtime.exchange import ChannelLine, Exchange
 from al_ray.runtime.lane import LaneKit, serve
@@ -104,6 +104,7 @@ class WorkerGroup:
             self._trainer().fit()
         except Exception as error:
             failure = replace(Failure.of(error), kind="lost")
+        free(self._line.ask("placement_group"))
         self._line.ask("group_ended", failure)
 
     def _trainer(self) -> Any:
@@ -129,6 +130,17 @@ class WorkerGroup:
         return LaneKit(self._line, self._plan.functions, resources.cpus_per_worker, resources.gpus_per_worker)
 
 
+def free(placement_group: Any) -> None:
+    """Give back the CPUs and GPUs of a group that has ended, and of one that never had any.
+
+    They outlive a controller that was killed where Ray runs without its dashboard: the next group would wait for ever.
+    """
+    if placement_group is not None:
+        from ray.util import remove_placement_group
+
+        remove_placement_group(placement_group)
+
+
 class LossListener(UserCallback):  # type: ignore[misc]
     """Notes what Ray knows of workers that died without a word; runs in the controller of the group."""
 
@@ -139,7 +151,8 @@ class LossListener(UserCallback):  # type: ignore[misc]
         """Tell the channel why each rank is gone."""
         causes = {rank: getattr(e, "health_check_failure", e) for rank, e in sorted(worker_exceptions.items())}
         words = "; ".join(f"rank {rank}: {brief(cause)}" for rank, cause in causes.items())
-        self._line.ask("note_loss", Failure("WorkersDied", words, kind="lost"))
+        out_of_memory = any(kind_of(cause) == "memory" for cause in causes.values())
+        self._line.ask("note_loss", Failure("WorkersDied", words, kind="memory" if out_of_memory else "lost"))
 
 
 def scaling(workers: int, resources: LaneResources) -> Any:

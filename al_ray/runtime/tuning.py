@@ -8,6 +8,7 @@ from ray import tune
 from al_ray.runtime.cells import CellEvent, CellTask, Failure
 from al_ray.runtime.exchange import Exchange, ExchangeLostError
 from al_ray.runtime.grid import GridWatch
+from al_ray.runtime.trial import free
 
 # Tune keeps statistics of every number of every trial, 2 KB each, which nobody reads here.
 CLOCKS = ("time_this_iter_s", "time_total_s", "time_since_restore", "iterations_since_restore")
@@ -47,18 +48,14 @@ class EventForwarder(tune.Callback):  # type: ignore[misc]
             self._free(lane)
 
     def _free_workers(self, trial: Any) -> None:
-        """Remove the placement group of a dead lane: it outlives its owner where Ray runs without its dashboard."""
+        """Give back what the workers of a dead lane hold."""
         lane = (trial.last_result or {}).get("lane")
         if lane:
             self._groups[lane] = self._placement_group(lane)
             self._free(lane)
 
     def _free(self, lane: str) -> None:
-        from ray.util import remove_placement_group
-
-        group = self._groups.pop(lane)
-        if group is not None:
-            remove_placement_group(group)
+        free(self._groups.pop(lane))
 
     def _placement_group(self, lane: str) -> Any:
         """Return what the lane's group holds now, or what it held when the exchange could still be asked."""

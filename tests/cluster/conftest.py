@@ -194,7 +194,7 @@ def cluster() -> Iterator[TwoNodes]:
     port, dashboard = free_port(), free_port()
     ray = TwoNodes(folder, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment(folder))
     try:
-        start_head(ray, port, dashboard)
+        start_head(ray, {"port": port, "dashboard-port": dashboard, "num-cpus": 1})
         yield ray
     finally:
         ray.end()
@@ -206,13 +206,10 @@ def processes_of(folder: Path) -> dict[int, str]:
     return {pid: line for pid, line in command_lines().items() if str(folder) in line}
 
 
-def start_head(ray: TwoNodes, port: int, dashboard: int) -> None:
-    options = {
-        "port": port,
+def start_head(ray: TwoNodes, options: dict[str, object]) -> None:
+    options |= {
         "dashboard-host": "127.0.0.1",
-        "dashboard-port": dashboard,
         "dashboard-agent-listen-port": 0,
-        "num-cpus": 1,
         "num-gpus": 0,
         "object-store-memory": 128 * 1024**2,
         "temp-dir": ray.folder / "a",

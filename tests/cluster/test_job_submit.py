@@ -1,4 +1,5 @@
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -95,7 +96,7 @@ def status(cluster: TwoNodes, token: str | None) -> int:
     sent = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         with urllib.request.urlopen(urllib.request.Request(f"{cluster.dashboard}/api/jobs/", headers=sent)) as answer:
-            return answer.status
+            return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
 
@@ -123,7 +124,7 @@ def listening(pids: Iterable[int]) -> list[str]:
 
 def test_sigterm_leaves_in_order_even_where_ctrl_c_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    console = Console(record=True, width=200)
+    console = Console(file=io.StringIO(), record=True, width=200)
     try:
         with pytest.raises(typer.Exit) as left, user_errors(console):
             signal.raise_signal(signal.SIGTERM)

@@ -34,7 +34,7 @@ PLACEHOLDERS = {
 }
 # Words in capitals that mean themselves.
 WORDS = {"CPU", "GPU", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "PERSISTENT", "SPOT", "ON_DEMAND", "DELETE", "TERMINATE"}
-WORDS |= {"HF_HUB_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"}
+WORDS |= {"HF_HUB_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "RAY_JOB_STOP_WAIT_TIME_S"}
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:

@@ -272,6 +272,32 @@ def test_a_cell_that_still_runs_is_shown_as_running(storage: Path) -> None:
     assert not [key for key, _, _ in values(view[cell.slug]) if key.startswith(("final", "alc"))]
 
 
+def test_cells_of_a_driver_that_leaves_are_shown_as_killed_until_they_are_taken_up(storage: Path) -> None:
+    cell = open_cell(storage)
+
+    def run(*rounds: int) -> Tracker:
+        tracker = Tracker(study(storage), uri(storage))
+        tracker.start()
+        tracker.cell_started(cell.key, SPEC)
+        for index in rounds:
+            cell.append(make_record(index))
+            tracker.round_recorded(cell.key, make_record(index))
+        return tracker
+
+    assert run(0, 1).close(60)
+    left = shown(storage)
+    assert (left["softmax"]["status"], left[cell.slug]["status"]) == ("KILLED", "KILLED")
+    sync(study(storage), uri(storage))
+    assert shown(storage)[cell.slug]["status"] == "KILLED"
+    again = run(2)
+    cell.finish({"final": {"accuracy": 0.5}})
+    again.cell_finished(cell.key, "done", None)
+    assert again.close(60)
+    done = shown(storage)
+    assert (done["softmax"]["status"], done[cell.slug]["status"]) == ("FINISHED", "FINISHED")
+    assert done[cell.slug]["id"] == left[cell.slug]["id"]
+
+
 def test_studies_of_one_name_in_two_storages_stay_apart(storage: Path, tmp_path: Path) -> None:
     first, second = open_cell(storage), open_cell(tmp_path / "other")
     run_cell(first)

@@ -80,6 +80,11 @@ def a_trial(event: CellEvent) -> int | None:
     return next(iter(ray_processes("ray::LaneTrial")), None)
 
 
+def a_controller(event: CellEvent) -> int | None:
+    """The actor that starts and watches the workers of a lane."""
+    return next(iter(ray_processes("ray::TrainController")), None)
+
+
 def the_exchange(event: CellEvent) -> int | None:
     """The actor between trials and workers."""
     return next(iter(ray_processes("ray::ExchangeState")), None)

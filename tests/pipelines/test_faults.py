@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from al_ray.errors import ExecutionError
 from al_ray.experiment import study as study_module
 from tests.pipelines import saboteur
 from tests.pipelines.conftest import computed
@@ -29,7 +28,7 @@ def undisturbed(cells: Path, al_ray: Any, tmp_path: Path) -> dict[str, Any]:
     return computed(tmp_path / "calm")
 
 
-def test_killed_workers_trials_and_data_tasks_cost_no_round(
+def test_killed_workers_trials_controllers_and_data_tasks_cost_no_round(
     cells: Path, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fragile = functools.partial(saboteur.dies_once, been_here=tmp_path / "tokenised")
@@ -40,21 +39,20 @@ def test_killed_workers_trials_and_data_tasks_cost_no_round(
         lambda table, **options: fragile(table, functools.partial(tokenize, **options)),
     )
     listener = Saboteur([])
-    listener.strikes = [listener.worker_of, saboteur.a_trial, listener.worker_of]
-    run_with(cells, tmp_path / "stormy", listener, "lanes=2")
+    # A controller that dies leaves what its workers held: twice is more than this Ray of 4 CPUs could lose.
+    listener.strikes = [listener.worker_of, saboteur.a_trial, saboteur.a_controller, saboteur.a_controller]
+    run_with(cells, tmp_path / "stormy", listener, "lanes=3")
     assert (tmp_path / "tokenised").exists()
-    assert len(listener.killed) == 3
+    assert len(listener.killed) == 4
     assert len(listener.of("started")) > 4
     assert not listener.of("failed")
     assert computed(tmp_path / "stormy") == undisturbed
     wait_until(lambda: not any(map(ray_processes, OURS)), "all actors are gone")
 
 
-def test_a_grid_that_lost_its_exchange_starts_again_by_itself_as_often_as_it_may(
+def test_a_grid_that_lost_its_exchange_starts_again_by_itself(
     cells: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(ExecutionError, match="Every recorded round is kept; the same command goes on"):
-        run_with(cells, tmp_path / "out", Saboteur([saboteur.the_exchange]), "lanes=2", "retries=0")
     listener = Saboteur([saboteur.the_exchange], seed=1)
     run_with(cells, tmp_path / "out", listener, "lanes=2")
     assert len(listener.killed) == 1

@@ -167,7 +167,9 @@ def test_doctor_says_what_this_machine_can_run(al_ray, monkeypatch) -> None:
     assert "AL_RAY_DATA is '/nowhere/at/all', which is no folder" in outcome.text
 
 
-def test_a_study_takes_about_the_disk_that_its_plan_said_and_tells_what_a_cell_left(study, al_ray, tmp_path: Path) -> None:
+def test_a_study_takes_about_the_disk_that_its_plan_said_and_tells_what_a_cell_left(
+    study, al_ray, tmp_path: Path
+) -> None:
     path = study({"seed": [1, 2, 3]}, rounds=6)
     planned = al_ray("run", path, "--plan", "--storage", tmp_path / "out").text
     (forecast,) = re.findall(r"([0-9.]+) MiB of disk", planned)
