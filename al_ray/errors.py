@@ -17,7 +17,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-_LOGIN = re.compile(r"//[^/@\s]+@")
+# A password may hold a slash or an at sign that nobody quoted: all up to the last one goes.
+_LOGIN = re.compile(r"//(?:[^\s'\"?]*:[^\s'\"?]*@|[^/@\s]+@)")
 _SECRET_PARAMETER = re.compile(
     r"(?i)([?&;][^=&\s]*(?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s'\"]+"
 )

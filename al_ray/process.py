@@ -4,6 +4,9 @@ import contextlib
 import os
 import platform
 from pathlib import Path
+from typing import Literal
+
+Life = Literal["alive", "dead", "unknown"]
 
 
 def host_id() -> str:
@@ -15,33 +18,47 @@ def host_id() -> str:
     return " ".join(parts)
 
 
-def start_of(pid: int) -> int:
-    """Return when a process started, in clock ticks since the machine did; 0 where the system does not tell.
+def start_of_this() -> int:
+    """Return when this process started, in clock ticks since the machine did; 0 where the system does not tell.
 
     Together with its number it names a process for good: numbers are used again.
-
-    Raises:
-        ProcessLookupError: there is no such process.
     """
+    found = _look_up(os.getpid())
+    return found[1] if isinstance(found, tuple) else 0
+
+
+def life_of(pid: int, start: int) -> Life:
+    """Tell whether the process that had this number and start is still there.
+
+    Returns:
+        ``unknown`` where some process has the number, and the system hides it or knows no starts.
+    """
+    found = _look_up(pid)
+    if not isinstance(found, tuple):
+        return found
+    state, started = found
+    if state in ("Z", "X"):
+        return "dead"
+    if not start:
+        return "unknown"
+    return "alive" if started == start else "dead"
+
+
+def _look_up(pid: int) -> tuple[str, int] | Life:
+    """Return a process's state and start, or what can be told without them."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        _signal_nothing(pid)
-        return 0
+    except OSError:
+        return _life_by_signal(pid)
     state, *fields = stat.rpartition(")")[2].split()
-    if state in ("Z", "X"):
-        raise ProcessLookupError(f"process {pid} is dead")
-    return int(fields[18])
+    return state, int(fields[18])
 
 
-def is_alive(pid: int, start: int) -> bool:
-    """Tell whether the process that had this number and start is still there."""
+def _life_by_signal(pid: int) -> Life:
     try:
-        return start_of(pid) == start
-    except ProcessLookupError:
-        return False
-
-
-def _signal_nothing(pid: int) -> None:
-    with contextlib.suppress(PermissionError):
         os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return "dead"
+    except OSError:
+        return "unknown"
+    return "unknown"

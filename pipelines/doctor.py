@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from al_ray.errors import AlRayError
+from al_ray.errors import AlRayError, without_secrets
 from al_ray.experiment.forecast import has_fast_bf16
 from al_ray.model.source import resolve_model
 from pipelines.terminal import make_console
@@ -88,7 +88,7 @@ def _ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if importlib.util.find_spec("ray") is None:
         return Finding("Ray", "missing", "not installed. Run 'make install'.")
-    joined = f"joins {address} (RAY_ADDRESS)" if address else "starts a local one for each study"
+    joined = f"joins {without_secrets(address)} (RAY_ADDRESS)" if address else "starts a local one for each study"
     return Finding("Ray", "ok", joined)
 
 
@@ -147,7 +147,7 @@ def _mlflow() -> Finding:
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if address is None:
         return Finding("MLflow", "ok", "a SQLite file in the storage folder (MLFLOW_TRACKING_URI is not set)")
-    return Finding("MLflow", "ok", f"{address} (MLFLOW_TRACKING_URI)")
+    return Finding("MLflow", "ok", f"{without_secrets(address)} (MLFLOW_TRACKING_URI)")
 
 
 def _disk(storage: str) -> Finding:

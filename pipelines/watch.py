@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from al_ray.experiment.lease import living_driver
+from al_ray.experiment.lease import living_drivers
+from al_ray.experiment.store import StudyStore
 from al_ray.experiment.watching import CellView, Watcher, seconds_left
 from pipelines.recorded_study import find_study
 from pipelines.run_study import user_errors
@@ -21,6 +22,7 @@ from pipelines.terminal import duration, make_console
 
 N_SHOWN = 12
 STALLED_S = 600.0
+NO_DRIVER = "none; the same al-ray run goes on with what is not done"
 
 
 def watch(
@@ -38,30 +40,29 @@ def watch(
         watcher = Watcher(store)
         cells = watcher.look()
         if once or not console.is_terminal:
-            console.print(picture(store.study, cells, living_driver(store.folder)))
+            console.print(picture(store, cells))
             return
         # Ctrl-C leaves the watch and is no interruption of the study.
         with (
             suppress(KeyboardInterrupt),
-            Live(picture(store.study, cells, living_driver(store.folder)), console=console, auto_refresh=False) as live,
+            Live(picture(store, cells), console=console, auto_refresh=False) as live,
         ):
             while any(cell.status in ("running", "waiting") for cell in cells):
                 time.sleep(every_s)
                 cells = watcher.look()
-                live.update(picture(store.study, cells, living_driver(store.folder)), refresh=True)
+                live.update(picture(store, cells), refresh=True)
 
 
-def picture(name: str, cells: Sequence[CellView], driver: str | None) -> RenderableType:
-    """Lay out totals, driver, grid, running cells and failures; a small terminal cuts off what is last.
+def picture(store: StudyStore, cells: Sequence[CellView]) -> RenderableType:
+    """Lay out totals, drivers, grid, running cells and failures; a small terminal cuts off what is last.
 
     Args:
-        name: of the study.
+        store: the study's records.
         cells: in grid order.
-        driver: who runs it, or None.
     """
-    parts: list[RenderableType] = [Text(totals(name, cells))]
+    parts: list[RenderableType] = [Text(totals(store.study, cells))]
     if any(cell.status != "done" for cell in cells):
-        parts.append(Text(f"driver: {driver or 'none; the same al-ray run goes on with what is not done'}"))
+        parts += [Text(f"driver: {driver}") for driver in living_drivers(store.folder) or [NO_DRIVER]]
     parts.append(_grid(cells))
     running = [cell for cell in cells if cell.status == "running"]
     failed = [cell for cell in cells if cell.status == "failed"]

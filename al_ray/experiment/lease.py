@@ -20,7 +20,7 @@ from al_ray.errors import StorageError
 from al_ray.experiment.canonical import FORMAT, canonical_json, check_format, parse_json
 from al_ray.experiment.recorded_rounds import now
 from al_ray.experiment.storage_path import Folder
-from al_ray.process import host_id, is_alive, start_of
+from al_ray.process import Life, host_id, life_of, start_of_this
 
 RENEW_EVERY_S = 10.0
 DEAD_AFTER_S = 45.0
@@ -79,12 +79,14 @@ class Lease:
             StorageError: another driver is at work; or the storage cannot be used.
         """
         self._take()
-        self._thread.start()
         try:
+            self._check_others()
+            self._thread.start()
             yield self
         finally:
             self._stop.set()
-            self._thread.join()
+            if self._thread.is_alive():
+                self._thread.join()
             self._give_back()
 
     def check(self) -> None:
@@ -114,11 +116,18 @@ class Lease:
         if holder is not None and holder["id"] != self._id:
             raise self._refusal(holder)
 
+    def _check_others(self) -> None:
+        """Look once more: a whole study and a cell of it that start at once have not seen each other before."""
+        for name in self._others():
+            holder = self._read(name)
+            if holder is not None and _life_here(holder) != "dead":
+                raise self._refusal(holder)
+
     def _others(self) -> list[str]:
         """Return the leases that exclude this one: a whole study excludes its cells, and each of them the whole."""
         if self.cell is not None:
             return [_WHOLE] if self.folder.exists(_WHOLE) else []
-        return [name for name in self.folder.names()[0] if name.startswith("driver--") and name.endswith(".json")]
+        return _leases(self.folder)[1:]
 
     def _wait_for_death(self, name: str) -> None:
         """Return once the lease of that name is nobody's.
@@ -127,9 +136,10 @@ class Lease:
             StorageError: its holder lives.
         """
         seen, deadline = self._read(name), time.monotonic() + self.times.dead_after
-        if seen is None or _is_dead_here(seen):
+        life = "dead" if seen is None else _life_here(seen)
+        if seen is None or life == "dead":
             return
-        if seen["host_id"] == host_id():
+        if life == "alive":
             raise self._refusal(seen)
         self.say(
             f"a driver on {seen['host']} (process {seen['pid']}) had this study at {seen['renewed_at']}; "
@@ -184,12 +194,8 @@ class Lease:
 
     def _read(self, name: str, id_: str | None = None) -> dict[str, Any] | None:
         """Return a lease, or None where there is none, or none with this id."""
-        text = self.folder.read(name)
-        if text is None:
-            return None
-        where = self.folder.where(name)
-        content = check_format(where, parse_json(where, text), _KEYS)
-        return content if id_ in (None, content["id"]) else None
+        content = _read(self.folder, name)
+        return content if content is None or id_ in (None, content["id"]) else None
 
     def _content(self) -> bytes:
         content = {
@@ -198,7 +204,7 @@ class Lease:
             "host": platform.node(),
             "host_id": host_id(),
             "pid": os.getpid(),
-            "process_start": start_of(os.getpid()),
+            "process_start": start_of_this(),
             "since": self._since,
             "renewed_at": now().isoformat(timespec="milliseconds"),
         }
@@ -213,20 +219,31 @@ class Lease:
         return f"the driver of study {self.study}"
 
 
-def _is_dead_here(holder: dict[str, Any]) -> bool:
-    return holder["host_id"] == host_id() and not is_alive(holder["pid"], holder["process_start"])
+def _life_here(holder: dict[str, Any]) -> Life:
+    """Tell what this machine knows of a holder; of one elsewhere, nothing."""
+    return life_of(holder["pid"], holder["process_start"]) if holder["host_id"] == host_id() else "unknown"
 
 
-def living_driver(folder: Folder) -> str | None:
-    """Return who runs a study, in words with the time of its last sign of life; None where nobody says so.
+def living_drivers(folder: Folder) -> list[str]:
+    """Return who runs a study or cells of it, in words with the time of the last sign of life; empty for nobody.
 
     Args:
         folder: of the study.
     """
-    text = folder.read(_WHOLE)
-    if text is None:
-        return None
-    holder = check_format(folder.where(_WHOLE), parse_json(folder.where(_WHOLE), text), _KEYS)
-    if _is_dead_here(holder):
-        return None
-    return f"process {holder['pid']} on {holder['host']}, last seen {holder['renewed_at']}"
+    holders = [_read(folder, name) for name in _leases(folder)]
+    return [
+        f"process {holder['pid']} on {holder['host']}, last seen {holder['renewed_at']}"
+        for holder in holders
+        if holder is not None and _life_here(holder) != "dead"
+    ]
+
+
+def _leases(folder: Folder) -> list[str]:
+    """Return the names of all leases of a study, that of the whole one first."""
+    names = [name for name in folder.names()[0] if name.startswith("driver--") and name.endswith(".json")]
+    return [_WHOLE, *names]
+
+
+def _read(folder: Folder, name: str) -> dict[str, Any] | None:
+    text, where = folder.read(name), folder.where(name)
+    return None if text is None else check_format(where, parse_json(where, text), _KEYS)

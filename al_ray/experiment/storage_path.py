@@ -201,6 +201,12 @@ class Folder:
         if isinstance(files, LocalFiles):
             self._patiently(lambda: files.remove_leftovers(older_than_s), partial(self._unread, ""))
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of every file below this folder, by its path from here."""
+        selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
+        found = self._patiently(lambda: self.filesystem.get_file_info(selector), partial(self._unread, ""))
+        return {info.path[len(self.path) + 1 :]: info.size for info in found if info.is_file}
+
     def free_bytes(self) -> int | None:
         """Return the bytes free on the disk, or None where that has no meaning (object stores)."""
         return shutil.disk_usage(_nearest_existing(self.path)).free if self.is_local else None

@@ -211,12 +211,10 @@ class StudyStore:
     def sizes(self) -> dict[str, int]:
         """Return how many bytes every cell has left here, by the name of its folder."""
         sizes: dict[str, int] = {}
-        start = len(self.folder.path) + 1
-        selector = fs.FileSelector(self.folder.path, recursive=True, allow_not_found=True)
-        for info in self.folder.filesystem.get_file_info(selector):
-            key, _, name = info.path[start:].partition("/")
+        for path, size in self.folder.sizes().items():
+            key, _, name = path.partition("/")
             if name and _CELL_FOLDER.fullmatch(key):
-                sizes[key] = sizes.get(key, 0) + (info.size or 0)
+                sizes[key] = sizes.get(key, 0) + size
         return sizes
 
     def find(self, key: str) -> CellStore | None:

@@ -146,9 +146,9 @@ class _Events:
         starts = self._starts.pop(event.key, [])
         if event.kind == "failed":
             records.fail({**event.data, "starts": starts})
-            self._tracker.cell_finished(event.key, "failed", None)
+            self._tracker.cell_finished(event.key, "failed")
         else:
-            self._tracker.cell_finished(event.key, "done", records.summary())
+            self._tracker.cell_finished(event.key, "done")
 
 
 def _run_here(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Execution, on_event: Listener) -> None:

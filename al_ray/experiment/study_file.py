@@ -51,8 +51,8 @@ class Execution(BaseModel):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
     accelerator_type: str | None = None
     wait_for_nodes: bool = False
-    # The other workers of a cell wait for its first one for 10 minutes: longer than this, and than one slow try.
-    storage_patience_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
+    # The other workers of a cell wait half an hour for its first one: longer than this, and than one slow try.
+    storage_patience_s: Annotated[float, Field(ge=0, le=1200)] = 300.0
     retries: Annotated[int, Field(ge=0)] = 2
     address: str | None = None
     tracking: str | None = None

@@ -96,15 +96,13 @@ class Tracker:
         if self._uri is not None:
             self._backlog.round_recorded(key, RecordedRound(record=record, recorded_at=now(), tables={}))
 
-    def cell_finished(self, key: str, status: str, summary: Mapping[str, Any] | None = None) -> None:
+    def cell_finished(self, key: str, status: str) -> None:
         """Show a cell as done or failed, and add from its records whatever is missing.
 
         Args:
             key: name of the cell's folder.
             status: ``done`` or ``failed``.
-            summary: not needed: the figures are those of the records.
         """
-        del summary
         if self._uri is not None:
             self._under_way.discard(key)
             self._backlog.cell_ended(key, status)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from al_ray.errors import AlRayError, ConfigError, StorageError, without_secrets
+from al_ray.errors import AlRayError, ConfigError, ExecutionError, StorageError, without_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,6 +100,10 @@ class Failure:
         return {**asdict(self), "attempts": attempts}
 
 
+class ExchangeLostError(ExecutionError):
+    """The exchange died or cannot be reached, and with it what was under way; what is recorded is not lost."""
+
+
 def brief(error: object, limit: int = 400) -> str:
     """Return what an exception says in one line: Ray tells pages of advice with some."""
     text = " ".join(without_secrets(str(error)).split())
@@ -111,12 +115,15 @@ def kind_of(error: BaseException) -> FailureKind:
 
     Returns:
         ``memory`` and ``device`` leave a process unfit for further work; ``storage`` and ``input`` are other errors
-        that al_ray words itself; ``error`` is any other exception. What has no exception at all is ``lost``.
+        that al_ray words itself; ``error`` is any other exception. What has no exception at all is ``lost``, and so is
+        a worker that lost touch with its lane.
     """
     if _looks_like(error, MEMORY_TYPES, MEMORY_WORDS) or getattr(error, "errno", None) == errno.ENOMEM:
         return "memory"
     if _looks_like(error, DEVICE_TYPES, DEVICE_WORDS):
         return "device"
+    if isinstance(error, ExchangeLostError):
+        return "lost"
     if isinstance(error, AlRayError):
         return "storage" if isinstance(error, StorageError) else "input"
     return "error"
@@ -137,7 +144,7 @@ def lane_survives(error: Exception, world: int) -> bool:
         error: what the cell raised.
         world: number of ranks in the group.
     """
-    if kind_of(error) in ("memory", "device"):
+    if kind_of(error) in ("memory", "device", "lost"):
         return False
     return world == 1 or isinstance(error, AlRayError)
 

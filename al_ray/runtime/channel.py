@@ -54,12 +54,7 @@ class Channel:
         self._seat = 0
         self._closed = False
         self._group_lost = False
-        self._group_served = False
-        self._placement_group: Any = None
-
-    async def placement_group(self) -> Any:
-        """Return what holds the CPUs and GPUs of the group that entered last (driver)."""
-        return self._placement_group
+        self._group_served = self._any_served = False
 
     async def assign(self, task: CellTask) -> None:
         """Put the next cell in hand (trial)."""
@@ -89,23 +84,21 @@ class Channel:
     async def group_ended(self, failure: Failure) -> None:
         """Note that the worker group is gone for good and close the cell if no attempt is left (trial).
 
-        A group that ended before it took any cell could not start; another try would end alike.
+        A lane whose first group ended before it took any cell cannot start; another try would end alike. A later group
+        that ends so has lost an attempt.
         """
         async with self._changed:
-            if self._hand is not None and (self._hand.in_vain >= self._allowed or not self._group_served):
-                self._give_up(self._trouble or failure)
+            if self._hand is not None:
+                self._hand.in_vain += not self._group_served
+                if self._hand.in_vain >= self._allowed or not self._any_served:
+                    self._give_up(self._trouble or failure)
             self._group_lost, self._group_served = True, False
             self._changed.notify_all()
 
-    async def enter(self, placement_group: Any = None) -> int:
-        """Seat the rank 0 of a fresh worker group; older seats are void (worker).
-
-        Args:
-            placement_group: what holds the group's CPUs and GPUs.
-        """
+    async def enter(self) -> int:
+        """Seat the rank 0 of a fresh worker group; older seats are void (worker)."""
         async with self._changed:
             self._seat += 1
-            self._placement_group = placement_group
             self._changed.notify_all()
             return self._seat
 
@@ -125,10 +118,18 @@ class Channel:
                     return self._hand_out(self._hand, where)
                 self._give_up(self._trouble or WORKERS_DIED)
 
-    async def push(self, kind: str, data: dict[str, Any]) -> bool:
-        """Record an event of the cell in hand; False when the lane is closed and the cell should stop (worker)."""
+    async def push(self, seat: int, kind: str, data: dict[str, Any]) -> bool:
+        """Record an event of the cell in hand; False where the cell should stop (worker).
+
+        That is when the lane is closed, or another group has taken this one's place: an orphan must not end its cell.
+
+        Args:
+            seat: what :meth:`enter` returned.
+            kind: of the event.
+            data: of the event.
+        """
         async with self._changed:
-            if self._hand is None or self._closed:
+            if self._hand is None or self._closed or seat != self._seat:
                 return False
             if kind == "round":
                 self._hand.in_vain, self._trouble = 0, None
@@ -153,7 +154,7 @@ class Channel:
     def _hand_out(self, hand: _Hand, where: dict[str, Any]) -> Assignment:
         hand.attempts += 1
         hand.in_vain += 1
-        self._group_served = True
+        self._group_served = self._any_served = True
         self._tell("started", {"attempt": hand.attempts, **where})
         return Assignment(hand.task, hand.attempts)
 

@@ -7,15 +7,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from al_ray.errors import ExecutionError
-from al_ray.runtime.cells import brief
+from al_ray.runtime.cells import ExchangeLostError, brief
 from al_ray.runtime.channel import Channel
 
 CALLS_AT_ONCE = 10_000
-
-
-class ExchangeLostError(ExecutionError):
-    """The exchange died, and with it what was under way; what is recorded is not lost."""
 
 
 class ExchangeState:
@@ -25,6 +20,9 @@ class ExchangeState:
         self._channels: dict[str, Channel] = {}
         self._pools: dict[str, Any] = {}
         self._pool_came = asyncio.Condition()
+
+    async def ping(self) -> None:
+        """Answer, as long as this actor lives."""
 
     async def open_channel(self, lane: str, attempts_allowed: int) -> None:
         """Open the channel of a new lane."""

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from al_ray.errors import ExecutionError
-from al_ray.runtime.cells import CellEvent, CellTask, RunCell, by_workers, check_cells
-from al_ray.runtime.exchange import Exchange, ExchangeLostError
+from al_ray.runtime.cells import CellEvent, CellTask, ExchangeLostError, RunCell, by_workers, check_cells
+from al_ray.runtime.exchange import Exchange
 from al_ray.runtime.plan import LaneResources, lanes_that_fit
 from al_ray.runtime.pool import PoolRefs, PoolSource, prepare_pool
 from al_ray.runtime.session import RaySession, ray_session
+from al_ray.runtime.sweeping import sweeping
 
 if TYPE_CHECKING:
     from al_ray.runtime.trial import LanePlan
@@ -95,6 +96,7 @@ class Grid:
             workers: _lanes(self.session, workers, len(tasks), self.resources) for workers, tasks in classes.items()
         }
         with (
+            sweeping(),
             contextlib.closing(Exchange.open()) as exchange,
             PoolFilling(exchange, _in_order_of_use(cells, pools), self.watch) as filling,
         ):
@@ -182,10 +184,13 @@ class PoolFilling:
                 if self._left.is_set():
                     return
                 refs = prepare_pool(source)
+                if self._left.is_set():
+                    return
                 self._kept.append(refs)
                 self._exchange.ask("put_pool", key, refs)
         except BaseException as error:
-            self._watch.stop(error)
+            if not self._left.is_set():  # the watch may serve another start of the grid by now
+                self._watch.stop(error)
 
 
 def _run_class(plan: "LanePlan", lanes: int, watch: GridWatch, folder: Path) -> None:
@@ -195,7 +200,6 @@ def _run_class(plan: "LanePlan", lanes: int, watch: GridWatch, folder: Path) -> 
     from al_ray.runtime.tuning import EventForwarder, GridStopper
 
     trainable = tune.with_resources(tune.with_parameters(LaneTrial, plan=plan), {"node:__internal_head__": HEAD_SHARE})
-    forwarder = EventForwarder(plan.cells, watch, plan.exchange)
     tuner = tune.Tuner(
         trainable,
         param_space={"cell": tune.grid_search(list(range(len(plan.cells))))},
@@ -211,13 +215,11 @@ def _run_class(plan: "LanePlan", lanes: int, watch: GridWatch, folder: Path) -> 
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=plan.resources.retries),
-            callbacks=[forwarder],
+            callbacks=[EventForwarder(plan.cells, watch, plan.exchange)],
             stop=GridStopper(watch),
         ),
     )
     tuner.fit()
-    if isinstance(watch.error, ExchangeLostError):
-        forwarder.free_all()
     watch.check()
     if watch.missing(plan.cells):
         raise KeyboardInterrupt

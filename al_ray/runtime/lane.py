@@ -182,7 +182,7 @@ class _ChannelDesk:
 
     def __init__(self, line: ChannelLine, rank: int) -> None:
         self._ask, self._rank = line.ask, rank
-        self._seat = self._ask("enter", _placement_group()) if rank == 0 else 0
+        self._seat = self._ask("enter") if rank == 0 else 0
 
     def next_cell(self, worker: TrainWorker) -> Assignment | None:
         where = {"pid": os.getpid(), **worker.place}
@@ -194,7 +194,7 @@ class _ChannelDesk:
         self.push("round", data)
 
     def push(self, kind: str, data: dict[str, Any]) -> None:
-        if self._rank == 0 and not self._ask("push", kind, data):
+        if self._rank == 0 and not self._ask("push", self._seat, kind, data):
             raise CellAbandonedError("the lane was closed")
 
     def note(self, error: Exception) -> None:
@@ -202,12 +202,6 @@ class _ChannelDesk:
 
     def refuse(self, error: Exception) -> None:
         self._ask("refuse", Failure.of(error, _log_tail()))
-
-
-def _placement_group() -> Any:
-    from ray.util import get_current_placement_group
-
-    return get_current_placement_group()
 
 
 def _log_tail() -> str:

@@ -61,6 +61,7 @@ def prepare_pool(source: PoolSource) -> PoolRefs:
 
 
 def _tokenised_blocks(split: str, table: "pa.Table", tokenize: "Callable[[pa.Table], pa.Table]") -> list[Any]:
+    import ray
     import ray.data
 
     n_blocks = max(1, -(-table.num_rows // BLOCK_ROWS))
@@ -73,7 +74,9 @@ def _tokenised_blocks(split: str, table: "pa.Table", tokenize: "Callable[[pa.Tab
             f"the table {split!r} has {tokens.count()} rows after tokenising, {table.num_rows} went in. "
             "The tokenizer must return one row per row, in the same order."
         )
-    return list(tokens.to_arrow_refs())
+    # Copied to this process's node: on a cluster the blocks lie where a task ran, perhaps on a machine that goes away,
+    # and lanes may hold every CPU that making them again would need.
+    return [ray.put(ray.get(block)) for block in tokens.to_arrow_refs()]
 
 
 @dataclass

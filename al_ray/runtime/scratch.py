@@ -1,6 +1,8 @@
 """Folders for what a run needs on its machine and nobody needs later: gone at its end, or at the next one's start."""
 
 import contextlib
+import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -8,35 +10,52 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from al_ray.process import is_alive, start_of
+from al_ray.process import host_id, life_of, start_of_this
 
 KEEP = "AL_RAY_KEEP_SCRATCH"
-_PREFIX = "al_ray_"
-_NAME = re.compile(r"al_ray_(\d+)_(\d+)_\w+")
-# Ray puts sockets below this folder, and the path of a socket has 107 characters at most.
-_LONGEST = 40
+_NAME = re.compile(r"al_ray_([0-9a-f]{6})_(\d+)_(\d+)_\d+")
+# The path of a socket has 107 characters at most, and Ray adds up to 65 to this folder's.
+_LONGEST = 42
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Give a new folder and delete it afterwards; delete those that killed runs left as well.
 
-    With ``AL_RAY_KEEP_SCRATCH=1`` in the environment, folders stay: they hold the logs of a private Ray.
+    With ``AL_RAY_KEEP_SCRATCH=1`` in the environment nothing is deleted: the folders hold the logs of a private Ray.
     """
-    above = _short_temporary_folder()
-    _remove_orphans(above)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}_{start_of(os.getpid())}_", dir=above))
+    keep = bool(os.environ.get(KEEP))
+    folder = _make()
+    if not keep:
+        _remove_orphans(folder.parent)
     try:
         yield folder
     finally:
-        if not os.environ.get(KEEP):
+        if not keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _make() -> Path:
+    for number in itertools.count():
+        name = f"al_ray_{_host()}_{os.getpid()}_{start_of_this()}_{number}"
+        folder = Path(tempfile.gettempdir()) / name
+        if len(str(folder)) > _LONGEST and os.access("/tmp", os.W_OK):
+            folder = Path("/tmp") / name
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            return folder
+    raise AssertionError("numbers do not end")
+
+
+def _host() -> str:
+    """Name the machine, and the container: others may share the temporary folder and see none of its processes."""
+    return hashlib.sha256(host_id().encode()).hexdigest()[:6]
+
+
 def _remove_orphans(above: Path) -> None:
-    for folder in above.glob(f"{_PREFIX}*"):
+    for folder in above.glob(f"al_ray_{_host()}_*"):
         found = _NAME.fullmatch(folder.name)
-        if found and _is_mine(folder) and not is_alive(int(found[1]), int(found[2])):
+        if found and _is_mine(folder) and life_of(int(found[2]), int(found[3])) == "dead":
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -44,8 +63,3 @@ def _is_mine(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
     return False
-
-
-def _short_temporary_folder() -> Path:
-    folder = tempfile.gettempdir()
-    return Path(folder if len(folder) <= _LONGEST or not os.access("/tmp", os.W_OK) else "/tmp")

@@ -122,16 +122,22 @@ def _start(cpus: int, scratch: Path) -> None:
 
     # A lane is seven processes, most of them idle; at its default Ray warns of this on the terminal.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * cpus + 4))
-    with on_loopback():
-        ray.init(
-            address="local",
-            num_cpus=cpus + DATA_PLANE_CPUS,
-            include_dashboard=False,
-            object_store_memory=object_store_bytes(_memory_bytes(), _shared_memory_bytes()),
-            _temp_dir=str(scratch),
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
+    try:
+        with on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=cpus + DATA_PLANE_CPUS,
+                include_dashboard=False,
+                object_store_memory=object_store_bytes(_memory_bytes(), _shared_memory_bytes()),
+                _temp_dir=str(scratch),
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
+    except (OSError, RuntimeError) as error:
+        raise ExecutionError(
+            f"a private Ray cannot start in {scratch}: {error}. Name a folder that this machine can write to and whose "
+            "name is short with TMPDIR, or join a Ray with --set address=."
+        ) from error
 
 
 @contextlib.contextmanager

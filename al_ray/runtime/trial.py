@@ -104,7 +104,6 @@ class WorkerGroup:
             self._trainer().fit()
         except Exception as error:
             failure = replace(Failure.of(error), kind="lost")
-        free(self._line.ask("placement_group"))
         self._line.ask("group_ended", failure)
 
     def _trainer(self) -> Any:
@@ -128,17 +127,6 @@ class WorkerGroup:
     def _kit(self) -> LaneKit:
         resources = self._plan.resources
         return LaneKit(self._line, self._plan.functions, resources.cpus_per_worker, resources.gpus_per_worker)
-
-
-def free(placement_group: Any) -> None:
-    """Give back the CPUs and GPUs of a group that has ended, and of one that never had any.
-
-    They outlive a controller that was killed where Ray runs without its dashboard: the next group would wait for ever.
-    """
-    if placement_group is not None:
-        from ray.util import remove_placement_group
-
-        remove_placement_group(placement_group)
 
 
 class LossListener(UserCallback):  # type: ignore[misc]

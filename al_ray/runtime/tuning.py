@@ -5,10 +5,9 @@ from typing import Any
 
 from ray import tune
 
-from al_ray.runtime.cells import CellEvent, CellTask, Failure
-from al_ray.runtime.exchange import Exchange, ExchangeLostError
+from al_ray.runtime.cells import CellEvent, CellTask, ExchangeLostError, Failure
+from al_ray.runtime.exchange import Exchange
 from al_ray.runtime.grid import GridWatch
-from al_ray.runtime.trial import free
 
 # Tune keeps statistics of every number of every trial, 2 KB each, which nobody reads here.
 CLOCKS = ("time_this_iter_s", "time_total_s", "time_since_restore", "iterations_since_restore")
@@ -19,7 +18,6 @@ class EventForwarder(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, cells: Sequence[CellTask], watch: GridWatch, exchange: Exchange) -> None:
         self._cells, self._watch, self._exchange = cells, watch, exchange
-        self._groups: dict[str, Any] = {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -28,42 +26,23 @@ class EventForwarder(tune.Callback):  # type: ignore[misc]
         for name in CLOCKS:
             result.pop(name, None)
         for kind, key, data in result.pop("events", ()):
-            if kind == "started":
-                self._groups[result["lane"]] = self._placement_group(result["lane"])
             self._watch.tell(CellEvent(kind, key, data))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Report the cell of a trial that Tune gave up: its lane died more often than retries allow."""
-        self._free_workers(trial)
+        self._check_exchange()
         failure = Failure("LaneDied", f"the lane died more often than it may: {_cause(trial)}", kind="lost")
         self._watch.tell(CellEvent("failed", self._cells[trial.config["cell"]].key, failure.data(0)))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Make room for the lane that Tune starts in place of a dead one."""
-        self._free_workers(trial)
+        """See whether the lane died because the exchange did: no other lane could live then."""
+        self._check_exchange()
 
-    def free_all(self) -> None:
-        """Remove what all lanes hold, where the exchange died and nobody else will."""
-        for lane in list(self._groups):
-            self._free(lane)
-
-    def _free_workers(self, trial: Any) -> None:
-        """Give back what the workers of a dead lane hold."""
-        lane = (trial.last_result or {}).get("lane")
-        if lane:
-            self._groups[lane] = self._placement_group(lane)
-            self._free(lane)
-
-    def _free(self, lane: str) -> None:
-        free(self._groups.pop(lane))
-
-    def _placement_group(self, lane: str) -> Any:
-        """Return what the lane's group holds now, or what it held when the exchange could still be asked."""
+    def _check_exchange(self) -> None:
         try:
-            return self._exchange.ask("channel", lane, "placement_group")
+            self._exchange.ask("ping")
         except ExchangeLostError as error:
             self._watch.stop(error)
-            return self._groups.get(lane)
 
 
 class GridStopper(tune.Stopper):  # type: ignore[misc]

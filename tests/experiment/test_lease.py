@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.experiment.lease import Lease, LeaseLostError, Times, living_driver
+from al_ray.experiment.lease import Lease, LeaseLostError, Times, living_drivers
 from al_ray.experiment.store import StudyStore
 
 QUICK = Times(renew_every=0.02, dead_after=0.3, settle=0.05, look_every=0.02)
@@ -45,10 +45,10 @@ def test_a_lease_is_there_while_it_is_held_and_gone_afterwards(store: StudyStore
     with lease(store).held():
         first = json.loads(file(store).read_text())
         assert first["pid"] == os.getpid()
-        assert str(os.getpid()) in str(living_driver(store.folder))
+        assert str(os.getpid()) in str(living_drivers(store.folder))
         wait_for(lambda: json.loads(file(store).read_text())["renewed_at"] != first["renewed_at"])
     assert not file(store).exists()
-    assert living_driver(store.folder) is None
+    assert living_drivers(store.folder) == []
 
 
 def test_a_living_process_of_this_machine_is_not_disturbed(store: StudyStore) -> None:
@@ -71,7 +71,7 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once_and_without_a_word(s
 def test_a_driver_elsewhere_that_gives_no_sign_of_life_is_replaced_after_a_wait(store: StudyStore) -> None:
     write(store, **ELSEWHERE)
     said: list[str] = []
-    assert "process 4711 on node7" in str(living_driver(store.folder))
+    assert "process 4711 on node7" in str(living_drivers(store.folder))
     with lease(store, say=said.append).held():
         assert json.loads(file(store).read_text())["id"] != OTHER
     assert len(said) == 1
@@ -176,4 +176,9 @@ def wait_for(true: Callable[[], bool]) -> None:
 def test_a_spoiled_lease_is_refused_by_name(store: StudyStore, spoiled: dict[str, Any]) -> None:
     write(store, **spoiled)
     with pytest.raises(StorageError, match=rf"driver\.json: {next(iter(spoiled))} is .* Move the file away"):
-        living_driver(store.folder)
+        living_drivers(store.folder)
+
+
+def test_cells_that_run_alone_are_drivers_too(store: StudyStore) -> None:
+    with lease(store, "a--00000000").held():
+        assert [words.split(" on ")[0] for words in living_drivers(store.folder)] == [f"process {os.getpid()}"]

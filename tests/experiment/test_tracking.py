@@ -77,7 +77,7 @@ def track(storage: Path, cell: CellStore, n_rounds: int = 3) -> None:
         cell.append(record)
         tracker.round_recorded(cell.key, record)
     cell.finish({})
-    tracker.cell_finished(cell.key, "done", {})
+    tracker.cell_finished(cell.key, "done")
     assert tracker.close(60)
 
 
@@ -191,7 +191,7 @@ def test_a_run_starts_when_its_cell_does_however_late_mlflow_is(storage: Path) -
     tracker.cell_started(cell.key, SPEC)
     time.sleep(0.3)
     tracker.start()
-    tracker.cell_finished(cell.key, "done", None)
+    tracker.cell_finished(cell.key, "done")
     assert tracker.close(60)
     client = MlflowClient(tracking_uri=uri(storage))
     experiment = client.get_experiment_by_name("softmax")
@@ -291,7 +291,7 @@ def test_cells_of_a_driver_that_leaves_are_shown_as_killed_until_they_are_taken_
     assert shown(storage)[cell.slug]["status"] == "KILLED"
     again = run(2)
     cell.finish({"final": {"accuracy": 0.5}})
-    again.cell_finished(cell.key, "done", None)
+    again.cell_finished(cell.key, "done")
     assert again.close(60)
     done = shown(storage)
     assert (done["softmax"]["status"], done[cell.slug]["status"]) == ("FINISHED", "FINISHED")
@@ -373,7 +373,7 @@ def test_an_outage_neither_raises_nor_delays_and_is_said_once(tmp_path: Path, mo
     tracker.cell_started(cell.key, SPEC)
     for record in make_story(300):
         tracker.round_recorded(cell.key, record)
-    tracker.cell_finished(cell.key, "done", None)
+    tracker.cell_finished(cell.key, "done")
     assert time.perf_counter() - begin < 1.0
     wait_until(lambda: bool(said))
     assert not tracker.close(60)

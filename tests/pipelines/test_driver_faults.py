@@ -67,7 +67,7 @@ def test_a_killed_driver_takes_its_ray_with_it_and_the_same_command_goes_on(
     wait_until(lambda: len(records(tmp_path)) >= moments.randint(2, 6), "some rounds are recorded", 120)
     time.sleep(moments.uniform(0, 0.5))
     started = psutil.Process(driver.pid).children(recursive=True)
-    scratch = list(Path(tempfile.gettempdir()).glob(f"al_ray_{driver.pid}_*"))
+    scratch = list(Path(tempfile.gettempdir()).glob(f"al_ray_*_{driver.pid}_*"))
     assert started
     assert scratch
     driver.kill()
@@ -83,7 +83,7 @@ def test_a_killed_driver_takes_its_ray_with_it_and_the_same_command_goes_on(
     assert "go on after their last recorded round" in text
     assert computed(tmp_path / "out") == undisturbed
     assert not any(folder.exists() for folder in scratch)
-    assert not list(Path(tempfile.gettempdir()).glob(f"al_ray_{again.pid}_*"))
+    assert not list(Path(tempfile.gettempdir()).glob(f"al_ray_*_{again.pid}_*"))
     assert not list((tmp_path / "out").rglob("driver*.json"))
     assert not list((tmp_path / "out").rglob("*.tmp"))
 

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from al_ray.errors import ConfigError, RoundError, StorageError
-from al_ray.runtime.cells import CellEvent, CellTask, Failure, by_workers, check_cells, lane_survives
+from al_ray.runtime.cells import (
+    CellEvent,
+    CellTask,
+    ExchangeLostError,
+    Failure,
+    by_workers,
+    check_cells,
+    lane_survives,
+)
 from al_ray.runtime.channel import Assignment, Channel
 from al_ray.runtime.grid import GridWatch
 
@@ -38,6 +46,7 @@ def play(script: Callable[[Channel], Awaitable[Any]], attempts_allowed: int = 2)
         (OutOfMemoryError("x"), 1, False),
         (MemoryError(), 1, False),
         (RuntimeError("CUDA error: device-side assert triggered"), 1, False),
+        (ExchangeLostError("it died"), 1, False),
     ],
 )
 def test_a_group_goes_on_only_after_errors_that_leave_it_whole(error: Exception, world: int, survives: bool) -> None:
@@ -73,8 +82,8 @@ def test_a_cell_goes_through_the_channel_and_its_events_come_back_in_order() -> 
         waiting = asyncio.create_task(channel.take(seat, {"pid": 7}))
         await channel.assign(task())
         assert await waiting == Assignment(task(), 1)
-        assert await channel.push("round", {"n": 0})
-        assert await channel.push("finished", {})
+        assert await channel.push(seat, "round", {"n": 0})
+        assert await channel.push(seat, "finished", {})
         return list((await channel.news(1)).events)
 
     events = play(script)
@@ -109,8 +118,9 @@ def test_a_recorded_round_starts_the_count_of_attempts_anew() -> None:
         await channel.assign(task())
         for round_index in range(3):
             await channel.take(await channel.enter(), {})
-            await channel.take(await channel.enter(), {})
-            await channel.push("round", {"n": round_index})
+            seat = await channel.enter()
+            await channel.take(seat, {})
+            await channel.push(seat, "round", {"n": round_index})
         return list((await channel.news(1)).events)
 
     events = play(script, attempts_allowed=2)
@@ -148,6 +158,7 @@ def test_what_ray_says_of_a_loss_is_told_unless_the_worker_gave_a_reason_itself(
         (StorageError("no space left"), "storage"),
         (RoundError("pool exhausted"), "input"),
         (ZeroDivisionError(), "error"),
+        (ExchangeLostError("it died"), "lost"),
     ],
 )
 def test_a_failure_knows_its_kind(error: Exception, kind: str) -> None:
@@ -189,23 +200,50 @@ def test_a_group_lost_within_the_retries_keeps_the_cell_in_hand() -> None:
     assert again == Assignment(task(), 2)
 
 
-def test_a_group_that_ends_before_it_takes_a_cell_fails_the_cell() -> None:
+def test_a_lane_whose_first_group_ends_before_it_takes_a_cell_cannot_start() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign(task())
+        await channel.group_ended(DIED)
+        return await channel.news(1)
+
+    assert [event.kind for event in play(script, attempts_allowed=9).events] == ["failed"]
+
+
+def test_a_later_group_that_ends_before_it_takes_the_cell_has_lost_an_attempt() -> None:
     async def script(channel: Channel) -> Any:
         await channel.assign(task())
         await channel.take(await channel.enter(), {})
         await channel.group_ended(DIED)
         await channel.group_ended(DIED)
-        return await channel.news(1)
+        first = await channel.news(1)
+        await channel.group_ended(DIED)
+        return first, await channel.news(1)
 
-    assert [event.kind for event in play(script, attempts_allowed=9).events] == ["started", "failed"]
+    first, second = play(script, attempts_allowed=3)
+    assert [event.kind for event in first.events] == ["started"]
+    assert [event.kind for event in second.events] == ["failed"]
+
+
+def test_an_orphan_ends_no_cell_of_the_group_that_took_its_place() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign(task())
+        orphan = await channel.enter()
+        await channel.take(orphan, {})
+        await channel.take(await channel.enter(), {})
+        return await channel.push(orphan, "finished", {}), await channel.news(1)
+
+    heard, news = play(script)
+    assert not heard
+    assert [event.kind for event in news.events] == ["started", "started"]
 
 
 def test_a_closed_channel_sends_workers_away_and_takes_no_reports() -> None:
     async def script(channel: Channel) -> tuple[Any, Any]:
         await channel.assign(task())
-        await channel.take(await channel.enter(), {})
+        seat = await channel.enter()
+        await channel.take(seat, {})
         await channel.close()
-        return await channel.push("round", {}), await channel.take(await channel.enter(), {})
+        return await channel.push(seat, "round", {}), await channel.take(await channel.enter(), {})
 
     assert play(script) == (False, None)
 

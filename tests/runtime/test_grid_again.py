@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from al_ray.runtime import grid as grid_module
-from al_ray.runtime.cells import CellEvent, CellTask
-from al_ray.runtime.exchange import ExchangeLostError
+from al_ray.runtime.cells import CellEvent, CellTask, ExchangeLostError
 from al_ray.runtime.grid import Grid, run_grid
 from al_ray.runtime.plan import LaneResources
 
