@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from al_ray.errors import ConfigError
-from al_ray.experiment.address import above, below, is_uri, shown
 from al_ray.experiment.study_file import Execution, load_study
+from al_ray.storage.address import above, below, is_uri, shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ from al_ray.experiment.recorded_rounds import (
     round_file,
 )
 from al_ray.experiment.round_arrays import Tables, decode_tables, encode_tables, n_rows
-from al_ray.experiment.storage_path import Folder
 from al_ray.experiment.stored_shapes import is_provenance
+from al_ray.storage.folder import Folder
 
 __all__ = ["CellStore", "Status", "cell_key"]
 

@@ -19,8 +19,8 @@ from typing import Any
 from al_ray.errors import StorageError
 from al_ray.experiment.canonical import FORMAT, canonical_json, check_format, parse_json
 from al_ray.experiment.recorded_rounds import now
-from al_ray.experiment.storage_path import Folder
 from al_ray.process import Life, host_id, life_of, start_of_this
+from al_ray.storage.folder import Folder
 
 RENEW_EVERY_S = 10.0
 DEAD_AFTER_S = 45.0

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al_ray.errors import StorageError
-from al_ray.experiment.storage_path import check_name
+from al_ray.storage.folder import check_name
 
 Columns = Mapping[str, npt.NDArray[Any]]
 Tables = Mapping[str, Columns]

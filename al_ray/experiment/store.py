@@ -32,7 +32,7 @@ from al_ray.experiment.canonical import (
 from al_ray.experiment.cell_files import SPEC, Status, cell_key
 from al_ray.experiment.cell_store import CellStore
 from al_ray.experiment.recorded_rounds import RecordedRound, now
-from al_ray.experiment.storage_path import Folder, check_name, free_space
+from al_ray.storage.folder import Folder, check_name, free_space
 
 __all__ = [
     "CellStore",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from al_ray.errors import AlRayError, ConfigError, ExecutionError, without_secrets
-from al_ray.experiment.address import above
-from al_ray.experiment.storage_path import Folder
 from al_ray.experiment.store import MLFLOW_FILE, StudyStore
 from al_ray.experiment.tracking_outage import brief
+from al_ray.storage.address import above
+from al_ray.storage.folder import Folder
 
 if TYPE_CHECKING:
     from al_ray.experiment.tracking_projection import Projection

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from al_ray.errors import ExecutionError, without_secrets
-from al_ray.experiment.address import without_query
 from al_ray.experiment.canonical import canonical_json, fingerprint
 from al_ray.experiment.recorded_rounds import RecordedRound, now
 from al_ray.experiment.store import MLFLOW_FILE, MLFLOW_FOLDER, CellStore, StudyStore
@@ -27,6 +26,7 @@ from al_ray.experiment.tracking_content import (
     round_points,
     spec_params,
 )
+from al_ray.storage.address import without_query
 
 _KIND, _STUDY_ID, _CELL, _FINGERPRINT = "al_ray.kind", "al_ray.study_id", "al_ray.cell", "al_ray.fingerprint"
 _COMPLETE, _FAILURE, _PARENT = "al_ray.complete", "al_ray.failure", "mlflow.parentRunId"

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from al_ray.experiment.address import below
-from al_ray.experiment.storage_path import Folder
 from al_ray.report.analysis import Analysis, analyze
 from al_ray.report.content import ReportContent
 from al_ray.report.content_parts import (
@@ -29,6 +27,8 @@ from al_ray.report.how import notes_on_method
 from al_ray.report.page import render_page
 from al_ray.report.records import read_study
 from al_ray.report.tables import TABLES, report_tables
+from al_ray.storage.address import below
+from al_ray.storage.folder import Folder
 
 PAGE = "report.html"
 FOLDER = "report"

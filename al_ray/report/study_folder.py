@@ -5,10 +5,10 @@ import os
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.experiment.address import above
 from al_ray.experiment.canonical import check_format, parse_json
-from al_ray.experiment.storage_path import Folder, check_name
 from al_ray.experiment.store import StudyStore
+from al_ray.storage.address import above
+from al_ray.storage.folder import Folder, check_name
 
 _STUDY = "study.json"
 _EXAMPLE = "Name the folder of a study, such as results/my-study."

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.experiment import local_files
 from al_ray.experiment.store import StudyStore
+from al_ray.storage import local_files
 from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell
 
 ARRAYS = {"pool": {"id": np.arange(1000), "score": np.linspace(0, 1, 1000)}}

@@ -13,9 +13,9 @@ from al_ray.experiment.canonical import fingerprint
 from al_ray.experiment.forecast import forecast
 from al_ray.experiment.plan import Plan, plan_study
 from al_ray.experiment.plan_record import plan_record
-from al_ray.experiment.storage_path import Folder
 from al_ray.experiment.store import StudyStore
 from al_ray.experiment.study_file import load_study
+from al_ray.storage.folder import Folder
 
 HEAVY = ("torch", "transformers", "ray", "mlflow", "datasets", "pandas", "scipy", "sklearn", "tokenizers")
 

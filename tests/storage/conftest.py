@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from al_ray.experiment import local_files, patience
+from al_ray.storage import local_files, patience
 from tests.pipelines.conftest import al_ray, bert, study
 from tests.proxy import Proxy
 

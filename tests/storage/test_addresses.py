@@ -7,10 +7,10 @@ import pytest
 from pyarrow import fs
 
 from al_ray.errors import ConfigError, StorageError
-from al_ray.experiment.address import above, below, hidden, shown, without_query
-from al_ray.experiment.storage_path import Folder
 from al_ray.experiment.store import StudyStore
 from al_ray.report.study_folder import open_study
+from al_ray.storage.address import above, below, hidden, shown, without_query
+from al_ray.storage.folder import Folder
 from pipelines.recorded_study import find_study
 from tests.experiment.record_samples import open_cell, run_cell
 from tests.storage.conftest import SECRET, Bucket

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.experiment.storage_path import Folder
 from al_ray.experiment.store import StudyStore, fingerprint
+from al_ray.storage.folder import Folder
 from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 from tests.storage.conftest import Bucket
 
@@ -133,7 +133,7 @@ def test_a_disk_without_links_still_creates_once(tmp_path: Path, monkeypatch: py
     def refuse(*arguments: Any) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("al_ray.experiment.local_files.os.link", refuse)
+    monkeypatch.setattr("al_ray.storage.local_files.os.link", refuse)
     folder = Folder.open(str(tmp_path))
     assert folder.create("driver.json", b"first", "the driver")
     assert not folder.create("driver.json", b"second", "the driver")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.experiment.storage_path import Folder
 from al_ray.experiment.store import StudyStore
+from al_ray.storage.folder import Folder
 from tests.experiment.record_samples import SPEC, make_record, open_cell
 from tests.proxy import Proxy
 from tests.storage.conftest import Bucket

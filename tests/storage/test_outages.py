@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from al_ray.errors import ConfigError, StorageError
-from al_ray.experiment import local_files, remote_files
-from al_ray.experiment.patience import is_outage
 from al_ray.experiment.store import CellStore, StudyStore, fingerprint
 from al_ray.experiment.study_file import Execution, set_options
+from al_ray.storage import local_files, remote_files
+from al_ray.storage.patience import is_outage
 from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell
 from tests.proxy import Proxy
 from tests.storage.conftest import Bucket

@@ -10,8 +10,8 @@ import pytest
 
 from al_ray.errors import StorageError
 from al_ray.experiment.round_arrays import decode_tables
-from al_ray.experiment.storage_path import check_name
 from al_ray.experiment.store import StudyStore
+from al_ray.storage.folder import check_name
 from tests.trust.conftest import Finished, Payload, al_ray, refused
 
 

@@ -18,11 +18,11 @@ from typing import TypeVar
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.experiment.address import below, is_uri, shown
-from al_ray.experiment.local_files import LocalFiles
-from al_ray.experiment.patience import patiently
-from al_ray.experiment.remote_files import RemoteFiles, bounded
-from al_ray.experiment.storage_failures import is_full, no_space, unopened, unread, unwritten
+from al_ray.storage.address import below, is_uri, shown
+from al_ray.storage.failures import is_full, no_space, unopened, unread, unwritten
+from al_ray.storage.local_files import LocalFiles
+from al_ray.storage.patience import patiently
+from al_ray.storage.remote_files import RemoteFiles, bounded
 
 _N_READERS = 16
 _NAME = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9._=-]{0,199}")

@@ -4,9 +4,9 @@ import os
 
 import pyarrow as pa
 
-from al_ray.experiment.address import hidden
-from al_ray.experiment.patience import FULL
-from al_ray.experiment.remote_files import advice
+from al_ray.storage.address import hidden
+from al_ray.storage.patience import FULL
+from al_ray.storage.remote_files import advice
 
 _KINDS = "Use a folder, file://, s3://bucket/folder or gs://bucket/folder"
 
