@@ -17,7 +17,7 @@ from typing import Any
 
 CLEANER = "PlacementGroupCleaner"
 SWEEP_EVERY_S = 2.0
-LEAVING_TIMEOUT_S = 5.0
+LOOK_TIMEOUT_S, LEAVING_TIMEOUT_S = 5.0, 20.0
 _log = logging.getLogger(__name__)
 
 
@@ -31,7 +31,7 @@ def sweeping() -> Iterator[None]:
         yield
     finally:
         left.set()
-        thread.join(LEAVING_TIMEOUT_S)
+        thread.join(LOOK_TIMEOUT_S)
         deadline = time.monotonic() + LEAVING_TIMEOUT_S
         while _sweep() and time.monotonic() < deadline:
             time.sleep(0.1)

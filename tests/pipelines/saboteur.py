@@ -5,7 +5,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,20 +59,25 @@ class Saboteur:
         os.kill(pid, signal.SIGKILL)
 
 
-def ray_processes(title: str) -> list[int]:
+def ray_processes(wanted: str) -> list[int]:
     """Return the processes of this test session's own Ray with that title."""
-    return [child.pid for child in _descendants() if title in _title(child)]
+    return [child.pid for child in psutil.Process().children(recursive=True) if wanted in title(child)]
 
 
-def _descendants() -> Iterator[psutil.Process]:
-    yield from psutil.Process().children(recursive=True)
-
-
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
+    """Return what a process calls itself, Ray's workers by what they run; empty for a dead one."""
     try:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process is there and not just waiting to be buried."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def a_trial(event: CellEvent) -> int | None:

@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from tests.pipelines.conftest import computed
-from tests.pipelines.saboteur import wait_until
+from tests.pipelines.saboteur import is_alive, title, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
-ROUNDS = 4
+ROUNDS = 10
 
 
 @pytest.fixture
@@ -64,23 +64,24 @@ def test_a_killed_driver_takes_its_ray_with_it_and_the_same_command_goes_on(
 ) -> None:
     moments = random.Random(5)
     driver = drive("--set", "lanes=2")
-    wait_until(lambda: len(records(tmp_path)) >= moments.randint(2, 6), "some rounds are recorded", 120)
+    n_wanted = moments.randint(2, 6)
+    wait_until(lambda: len(records(tmp_path)) >= n_wanted, "some rounds are recorded", 120)
     time.sleep(moments.uniform(0, 0.5))
-    started = psutil.Process(driver.pid).children(recursive=True)
+    # Two agents of Ray itself look for a minute before they end; they hold nothing.
+    started = [child for child in psutil.Process(driver.pid).children(recursive=True) if "Agent" not in title(child)]
     scratch = list(Path(tempfile.gettempdir()).glob(f"al_ray_*_{driver.pid}_*"))
     assert started
     assert scratch
     driver.kill()
     driver.communicate()
-    _, alive = psutil.wait_procs(started, timeout=150)
-    assert not alive
-    n_before = len(records(tmp_path))
-    assert n_before < 3 * (ROUNDS + 1)
+    wait_until(lambda: not any(map(is_alive, started)), "the processes of the killed driver are gone")
+    before = {path: path.read_bytes() for path in records(tmp_path)}
+    assert 2 <= len(before) < 3 * (ROUNDS + 2)  # the initial query and the initial model are rounds too
     assert not list((tmp_path / "out").rglob("failed.json"))
     again = drive("--set", "lanes=2")
     text = said(again)
     assert again.returncode == 0, text
-    assert "go on after their last recorded round" in text
+    assert {path: path.read_bytes() for path in before} == before
     assert computed(tmp_path / "out") == undisturbed
     assert not any(folder.exists() for folder in scratch)
     assert not list(Path(tempfile.gettempdir()).glob(f"al_ray_*_{again.pid}_*"))
