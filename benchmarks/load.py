@@ -211,7 +211,7 @@ def state_of_others(roles: dict[int, str]) -> dict[str, float]:
     for pid in pids:
         name = roles.get(pid, "other")
         found[name] = found.get(name, 0.0) + resident(pid)
-    folders = Path(tempfile.gettempdir()).glob(f"al_ray_{os.getpid()}_*")
+    folders = Path(tempfile.gettempdir()).glob(f"al_ray_*_{os.getpid()}_*")
     scratch = [path for folder in folders for path in _below(folder)]
     return found | {"scratch_files": len(scratch), "scratch_bytes": float(sum(map(_size, scratch)))}
 
