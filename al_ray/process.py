@@ -60,5 +60,5 @@ def _life_by_signal(pid: int) -> Life:
     except (ProcessLookupError, OverflowError):
         return "dead"
     except OSError:
-        return "unknown"
+        pass  # it is there, and somebody else's
     return "unknown"

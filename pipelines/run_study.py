@@ -204,7 +204,7 @@ def print_results(console: Console, plan: Plan) -> None:
 def _print_addresses(console: Console, plan: Plan, execution: Execution) -> None:
     from al_ray.experiment.tracking import tracking_address
 
-    left = f"records: {without_secrets(plan.store.root)}{bytes_left(plan.store.sizes())}"
+    left = f"records: {plan.store.root}{bytes_left(plan.store.sizes())}"
     console.print(left, soft_wrap=True, highlight=False)
     address = tracking_address(execution.tracking, execution.storage)
     if address is None:
