@@ -14,6 +14,7 @@ A message names what is wrong, the value found, what would be right, and what to
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 
@@ -22,6 +23,8 @@ _LOGIN = re.compile(r"//(?:[^\s'\"?]*:[^\s'\"?]*@|[^/@\s]+@)")
 _SECRET_PARAMETER = re.compile(
     r"(?i)([?&;][^=&\s]*(?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s'\"]+"
 )
+_SECRET_VARIABLE = re.compile(r"(?i)(?:^|_)(?:secret|token|password|passwd|passphrase|key)(?:_id)?$")
+_SHORTEST_SECRET = 8  # what is shorter would be found in innocent words
 
 
 class AlRayError(ValueError):
@@ -61,5 +64,18 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose addresses hold no user name, password, key or token, so that it may be shown and kept."""
-    return _SECRET_PARAMETER.sub(r"\1...", _LOGIN.sub("//", text))
+    """Return a text that may be shown and kept.
+
+    Its addresses hold no user name, password, key or token, and nowhere does it hold what a variable of this process's
+    environment has that is named like one (``HF_TOKEN``, ``AWS_SECRET_ACCESS_KEY``, ``..._PASSWORD``).
+    """
+    text = _SECRET_PARAMETER.sub(r"\1...", _LOGIN.sub("//", text))
+    for secret in _secrets_of_environment():
+        text = text.replace(secret, "...")
+    return text
+
+
+def _secrets_of_environment() -> list[str]:
+    """Return the values of variables that are named like a secret, the longest first: one may hold another."""
+    values = {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)}
+    return sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)

@@ -23,7 +23,12 @@ def start_of_this() -> int:
 
     Together with its number it names a process for good: numbers are used again.
     """
-    found = _look_up(os.getpid())
+    return start_of(os.getpid())
+
+
+def start_of(pid: int) -> int:
+    """Return when a process started, as :func:`start_of_this` does; 0 also where there is none."""
+    found = _look_up(pid)
     return found[1] if isinstance(found, tuple) else 0
 
 

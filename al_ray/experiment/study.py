@@ -76,7 +76,7 @@ def _run(
         if local:
             _run_here(tasks, pools, execution, events)
         else:
-            _run_on_ray(tasks, pools, execution, events)
+            _run_on_ray(tasks, pools, execution, events, say)
     finally:
         tracker.close()
 
@@ -164,7 +164,13 @@ def _run_here(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Ex
     )
 
 
-def _run_on_ray(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Execution, on_event: Listener) -> None:
+def _run_on_ray(
+    tasks: list[CellTask],
+    pools: dict[str, PoolSource],
+    execution: Execution,
+    on_event: Listener,
+    say: Callable[[str], None],
+) -> None:
     from al_ray.runtime.grid import run_grid
 
     resources = LaneResources(
@@ -177,7 +183,13 @@ def _run_on_ray(tasks: list[CellTask], pools: dict[str, PoolSource], execution: 
         accelerator_type=execution.accelerator_type,
     )
     run_grid(
-        cells=tasks, pools=pools, run_cell=run_cell, resources=resources, on_event=on_event, warm_up=import_model_code
+        cells=tasks,
+        pools=pools,
+        run_cell=run_cell,
+        resources=resources,
+        on_event=on_event,
+        warm_up=import_model_code,
+        say=say,
     )
 
 

@@ -25,6 +25,10 @@ LEAVING_TIMEOUT_S = 10.0
 __all__ = ["CellEvent", "CellTask", "LaneResources", "PoolSource", "run_grid"]
 
 
+def _ignore(told: object) -> None:
+    """Take the place of a listener."""
+
+
 def run_grid(
     *,
     cells: Sequence[CellTask],
@@ -33,6 +37,7 @@ def run_grid(
     resources: LaneResources,
     on_event: Callable[[CellEvent], None],
     warm_up: Callable[[], None] | None = None,
+    say: Callable[[str], None] = _ignore,
 ) -> None:
     """Run every cell once, on warm lanes, and report what happens.
 
@@ -47,6 +52,7 @@ def run_grid(
         resources: lanes, CPUs, GPUs, retries, and which Ray.
         on_event: called in this process, in each cell's order.
         warm_up: called in every worker at its start, to import and load what cells need.
+        say: takes sentences for the person who watches, in another thread.
 
     Raises:
         ConfigError: a key twice, an unknown pool, a group of no workers.
@@ -60,7 +66,7 @@ def run_grid(
         left, in_vain = list(cells), 0
         for number in itertools.count():
             n_rounds = watch.n_rounds
-            grid = Grid(session, resources, functions, watch, session.scratch / f"grid_{number}")
+            grid = Grid(session, resources, functions, watch, session.scratch / f"grid_{number}", say)
             try:
                 grid.run(left, pools)
                 return
@@ -81,6 +87,7 @@ class Grid:
     functions: bytes
     watch: "GridWatch"
     folder: Path
+    say: Callable[[str], None]
 
     def run(self, cells: Sequence[CellTask], pools: Mapping[str, PoolSource]) -> None:
         """Run cells until all have ended.
@@ -96,7 +103,7 @@ class Grid:
             workers: _lanes(self.session, workers, len(tasks), self.resources) for workers, tasks in classes.items()
         }
         with (
-            sweeping(),
+            sweeping(self.say),
             contextlib.closing(Exchange.open()) as exchange,
             PoolFilling(exchange, _in_order_of_use(cells, pools), self.watch) as filling,
         ):
@@ -242,10 +249,6 @@ def _lanes(session: RaySession, workers: int, n_cells: int, resources: LaneResou
 
 def _in_order_of_use(cells: Sequence[CellTask], pools: Mapping[str, PoolSource]) -> dict[str, PoolSource]:
     return {cell.pool_key: pools[cell.pool_key] for cell in cells}
-
-
-def _ignore(event: CellEvent) -> None:
-    """Take the place of a listener in a pickled watch."""
 
 
 def _trial_name(trial: Any) -> str:

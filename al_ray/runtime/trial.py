@@ -23,6 +23,7 @@ from al_ray.runtime.plan import LaneResources, process_group_backend
 
 HEARTBEAT_S = 2.0
 CLOSING_TIMEOUT_S = 4.0
+UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -109,10 +110,10 @@ class WorkerGroup:
     def _trainer(self) -> Any:
         os.environ.update(TRAIN_ENVIRONMENT)
         from ray.train import FailureConfig, RunConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchConfig
 
         resources = self._plan.resources
-        return TorchTrainer(
+        return lane_trainer()(
             functools.partial(serve, self._kit()),
             torch_config=TorchConfig(backend=process_group_backend(resources.gpus_per_worker)),
             scaling_config=scaling(self._plan.workers, resources),
@@ -141,6 +142,22 @@ class LossListener(UserCallback):  # type: ignore[misc]
         words = "; ".join(f"rank {rank}: {brief(cause)}" for rank, cause in causes.items())
         out_of_memory = any(kind_of(cause) == "memory" for cause in causes.values())
         self._line.ask("note_loss", Failure("WorkersDied", words, kind="memory" if out_of_memory else "lost"))
+
+
+def lane_trainer() -> Any:
+    """Return Ray's TorchTrainer without the two actors that each group of workers would wait for and never use.
+
+    One gives back what a killed controller held, but only where Ray has a dashboard; the driver sweeps instead
+    (:mod:`~al_ray.runtime.sweeping`). The other hands out data sets; pools come through the exchange.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class LaneTrainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if type(callback).__name__ not in UNUSED_CALLBACKS]
+
+    return LaneTrainer
 
 
 def scaling(workers: int, resources: LaneResources) -> Any:

@@ -21,17 +21,18 @@ class Saboteur:
     """Listens to a study and kills one process after chosen events; remembers what it did.
 
     Attributes:
-        strikes: what to kill, in order: a function from the event to a pid. Each strikes once, after a recorded round,
-            a random moment later.
+        strikes: what to kill, in order: a function from the event to pids, of which the first takes the blow. Each
+            strikes once, after a recorded round and the blow before, a random moment later.
         seed: of those moments.
     """
 
-    strikes: list[Callable[[CellEvent], int | None]]
+    strikes: list[Callable[[CellEvent], list[int]]]
     seed: int = 0
     longest_s: float = 0.4
     events: list[CellEvent] = field(default_factory=list)
     killed: list[int] = field(default_factory=list)
     _pids: dict[str, int] = field(default_factory=dict)
+    _n_begun: int = 0
 
     def __post_init__(self) -> None:
         self._moments = random.Random(self.seed)
@@ -40,23 +41,23 @@ class Saboteur:
         self.events.append(event)
         if event.kind == "started":
             self._pids[event.key] = event.data["pid"]
-        if event.kind == "round" and event.data["round_index"] and self.strikes:
-            pid = self.strikes[0](event)
-            if pid is not None:
+        if event.kind == "round" and event.data["round_index"] and self.strikes and self._n_begun == len(self.killed):
+            victims = [pid for pid in self.strikes[0](event) if pid not in self.killed]
+            if victims:
                 self.strikes.pop(0)
-                threading.Timer(self._moments.uniform(0, self.longest_s), self._kill, (pid,)).start()
+                self._n_begun += 1
+                threading.Timer(self._moments.uniform(0, self.longest_s), self._kill, victims[:1]).start()
 
     def of(self, kind: str) -> list[CellEvent]:
         return [event for event in self.events if event.kind == kind]
 
-    def worker_of(self, event: CellEvent) -> int | None:
-        """The Train worker that told of this round, unless it is dead already."""
-        pid = self._pids[event.key]
-        return None if pid in self.killed else pid
+    def worker_of(self, event: CellEvent) -> list[int]:
+        """The Train worker that told of this round."""
+        return [self._pids[event.key]]
 
     def _kill(self, pid: int) -> None:
-        self.killed.append(pid)
         os.kill(pid, signal.SIGKILL)
+        self.killed.append(pid)
 
 
 def ray_processes(wanted: str) -> list[int]:
@@ -80,19 +81,19 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def a_trial(event: CellEvent) -> int | None:
-    """The Tune trial actor of a lane."""
-    return next(iter(ray_processes("ray::LaneTrial")), None)
+def trials(event: CellEvent) -> list[int]:
+    """The Tune trial actors of lanes."""
+    return ray_processes("ray::LaneTrial") + ray_processes("ray::ResourceTrainable")
 
 
-def a_controller(event: CellEvent) -> int | None:
-    """The actor that starts and watches the workers of a lane."""
-    return next(iter(ray_processes("ray::TrainController")), None)
+def controllers(event: CellEvent) -> list[int]:
+    """The actors that start and watch the workers of lanes."""
+    return ray_processes("ray::TrainController")
 
 
-def the_exchange(event: CellEvent) -> int | None:
+def exchanges(event: CellEvent) -> list[int]:
     """The actor between trials and workers."""
-    return next(iter(ray_processes("ray::ExchangeState")), None)
+    return ray_processes("ray::ExchangeState")
 
 
 def dies_once(table: pa.Table, tokenize: Callable[[pa.Table], pa.Table], been_here: Path) -> pa.Table:

@@ -63,7 +63,7 @@ def test_a_killed_driver_takes_its_ray_with_it_and_the_same_command_goes_on(
     drive: Any, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     moments = random.Random(5)
-    driver = drive("--set", "lanes=2")
+    driver = drive("--set", "lanes=1")
     n_wanted = moments.randint(2, 6)
     wait_until(lambda: len(records(tmp_path)) >= n_wanted, "some rounds are recorded", 120)
     time.sleep(moments.uniform(0, 0.5))
@@ -78,7 +78,7 @@ def test_a_killed_driver_takes_its_ray_with_it_and_the_same_command_goes_on(
     before = {path: path.read_bytes() for path in records(tmp_path)}
     assert 2 <= len(before) < 3 * (ROUNDS + 2)  # the initial query and the initial model are rounds too
     assert not list((tmp_path / "out").rglob("failed.json"))
-    again = drive("--set", "lanes=2")
+    again = drive("--set", "lanes=1")
     text = said(again)
     assert again.returncode == 0, text
     assert {path: path.read_bytes() for path in before} == before

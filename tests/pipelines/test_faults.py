@@ -13,7 +13,7 @@ from tests.pipelines.saboteur import Saboteur, ray_processes, run_with, wait_unt
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("private_ray")]
 
-OURS = ("ray::LaneTrial", "ray::RayTrainWorker", "ray::TrainController", "ray::ExchangeState", "ray::DatasetManager")
+OURS = ("ray::LaneTrial", "ray::ResourceTrainable", "ray::RayTrainWorker", "ray::TrainController", "ray::ExchangeState")
 
 
 @pytest.fixture
@@ -22,15 +22,10 @@ def cells(study: Any) -> Path:
     return path
 
 
-@pytest.fixture
-def undisturbed(cells: Path, al_ray: Any, tmp_path: Path) -> dict[str, Any]:
-    assert al_ray("run", cells, "--local", "--storage", tmp_path / "calm", "--set", "tracking=off").code == 0
-    return computed(tmp_path / "calm")
-
-
-def test_killed_workers_trials_controllers_and_data_tasks_cost_no_round(
-    cells: Path, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_killed_workers_trials_controllers_exchanges_and_data_tasks_cost_no_round(
+    cells: Path, al_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert al_ray("run", cells, "--local", "--storage", tmp_path / "calm", "--set", "tracking=off").code == 0
     fragile = functools.partial(saboteur.dies_once, been_here=tmp_path / "tokenised")
     tokenize = study_module.tokenize_table
     monkeypatch.setattr(
@@ -39,22 +34,12 @@ def test_killed_workers_trials_controllers_and_data_tasks_cost_no_round(
         lambda table, **options: fragile(table, functools.partial(tokenize, **options)),
     )
     listener = Saboteur([])
-    # A controller that dies leaves what its workers held: twice is more than this Ray of 4 CPUs could lose.
-    listener.strikes = [listener.worker_of, saboteur.a_trial, saboteur.a_controller, saboteur.a_controller]
-    run_with(cells, tmp_path / "stormy", listener, "lanes=3")
+    # Where the exchange dies, the driver starts the whole grid again.
+    listener.strikes = [listener.worker_of, saboteur.trials, saboteur.controllers, saboteur.exchanges]
+    run_with(cells, tmp_path / "stormy", listener, "lanes=2")
     assert (tmp_path / "tokenised").exists()
     assert len(listener.killed) == 4
     assert len(listener.of("started")) > 4
     assert not listener.of("failed")
-    assert computed(tmp_path / "stormy") == undisturbed
+    assert computed(tmp_path / "stormy") == computed(tmp_path / "calm")
     wait_until(lambda: not any(map(ray_processes, OURS)), "all actors are gone")
-
-
-def test_a_grid_that_lost_its_exchange_starts_again_by_itself(
-    cells: Path, undisturbed: dict[str, Any], tmp_path: Path
-) -> None:
-    listener = Saboteur([saboteur.the_exchange], seed=1)
-    run_with(cells, tmp_path / "out", listener, "lanes=2")
-    assert len(listener.killed) == 1
-    assert not listener.of("failed")
-    assert computed(tmp_path / "out") == undisturbed

@@ -72,10 +72,6 @@ def object_store_spans() -> list[tuple[int, int]]:
     return spans
 
 
-def fail(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
-    raise ZeroDivisionError("seven by zero")
-
-
 def refuse(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     raise RoundError("pool exhausted in round 12")
 
@@ -144,7 +140,6 @@ def cannot_warm_up() -> None:
 
 ACTIONS: dict[str, Callable[[dict[str, Any], Mapping[str, pa.Table], Worker], dict[str, Any]]] = {
     "look": look,
-    "fail": fail,
     "refuse": refuse,
     "die_once": die_once,
     "die": die,

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from al_ray.errors import ConfigError, DataError, ExecutionError
+from al_ray.runtime import sweeping
 from al_ray.runtime.cells import CellEvent, CellTask
 from al_ray.runtime.grid import run_grid
 from al_ray.runtime.plan import LaneResources
@@ -19,8 +20,10 @@ from tests.runtime import lane_fakes as fakes
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900), pytest.mark.usefixtures("private_ray")]
 
+Events = dict[str, list[CellEvent]]
+
 N_POOL, N_TEST = 9001, 10
-OURS = ("LaneTrial", "RayTrainWorker", "TrainController", "ExchangeState", "DatasetManager", "PlacementGroupCleaner")
+OURS = ("LaneTrial", "ResourceTrainable", "RayTrainWorker", "TrainController", "ExchangeState", "SynchronizationActor")
 
 
 def pools() -> dict[str, PoolSource]:
@@ -33,18 +36,23 @@ def cell(key: str, act: str, workers: int = 1, **payload: Any) -> CellTask:
 
 
 @pytest.fixture(scope="module")
-def grid(private_ray: None) -> dict[str, list[CellEvent]]:
-    """The events, by cell, of two lanes of one worker."""
+def grid(private_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Events:
+    """The events, by cell, of two lanes of one worker; the last cells take their worker with them."""
+    folder = tmp_path_factory.mktemp("been_here")
     cells = [
         *[cell(f"looks-{i}", "look", rounds=2) for i in range(6)],
-        cell("fails", "fail"),
+        cell("complains", "complain"),
         cell("looks-after", "look"),
+        cell("hungry-once", "run_out_of_memory", been_here=str(folder / "once")),
+        cell("hungry", "run_out_of_memory", been_here=str(folder / "always"), always=True),
+        cell("deadly", "die"),
+        cell("calm", "look"),
     ]
-    return run(cells, LaneResources(lanes=2))
+    return run(cells, LaneResources(lanes=2, retries=1))
 
 
 @pytest.fixture(scope="module")
-def pairs(private_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[CellEvent]]:
+def pairs(private_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Events:
     """The events, by cell, of one lane of two workers, one of which dies twice."""
     folder = tmp_path_factory.mktemp("cells")
     cells = [
@@ -57,8 +65,8 @@ def pairs(private_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return run(cells, LaneResources(lanes=1, retries=1))
 
 
-def run(cells: list[CellTask], resources: LaneResources) -> dict[str, list[CellEvent]]:
-    events: dict[str, list[CellEvent]] = {task.key: [] for task in cells}
+def run(cells: list[CellTask], resources: LaneResources) -> Events:
+    events: Events = {task.key: [] for task in cells}
     run_grid(
         cells=cells,
         pools=pools(),
@@ -73,20 +81,20 @@ def kinds(events: list[CellEvent]) -> list[str]:
     return [event.kind for event in events]
 
 
-def test_every_cell_tells_its_rounds_in_order_and_ends_once(grid: dict[str, list[CellEvent]]) -> None:
+def test_every_cell_tells_its_rounds_in_order_and_ends_once(grid: Events) -> None:
     for i in range(6):
         events = grid[f"looks-{i}"]
         assert kinds(events) == ["started", "round", "round", "finished"]
         assert [event.data["round"] for event in events[1:3]] == [0, 1]
 
 
-def test_two_worker_processes_serve_all_cells_of_two_lanes(grid: dict[str, list[CellEvent]]) -> None:
+def test_two_worker_processes_serve_all_cells_of_two_lanes(grid: Events) -> None:
     pids = [grid[f"looks-{i}"][1].data["pid"] for i in range(6)]
     assert len(set(pids)) == 2
     assert grid["looks-0"][0].data["pid"] == pids[0]
 
 
-def test_pools_arrive_tokenised_complete_in_order_and_without_a_copy(grid: dict[str, list[CellEvent]]) -> None:
+def test_pools_arrive_tokenised_complete_in_order_and_without_a_copy(grid: Events) -> None:
     seen = grid["looks-5"][1].data
     assert (seen["n_pool"], seen["n_test"]) == (N_POOL, N_TEST)
     assert seen["in_order"]
@@ -95,22 +103,49 @@ def test_pools_arrive_tokenised_complete_in_order_and_without_a_copy(grid: dict[
     assert seen["in_object_store"]
 
 
-def test_threads_of_a_worker_are_set_to_its_cpus(grid: dict[str, list[CellEvent]]) -> None:
+def test_threads_of_a_worker_are_set_to_its_cpus(grid: Events) -> None:
     assert grid["looks-0"][1].data["threads"] == 1
 
 
-def test_a_cell_that_raises_is_reported_and_its_lane_goes_on(grid: dict[str, list[CellEvent]]) -> None:
-    assert kinds(grid["fails"]) == ["started", "failed"]
-    failed = grid["fails"][1].data
-    assert (failed["error"], failed["message"], failed["attempts"]) == ("ZeroDivisionError", "seven by zero", 1)
-    assert "in fail" in failed["traceback"]
+def test_a_cell_that_raises_is_told_with_the_log_of_its_worker_and_its_lane_goes_on(grid: Events) -> None:
+    assert kinds(grid["complains"]) == ["started", "failed"]
+    failed = grid["complains"][1].data
+    assert (failed["kind"], failed["error"], failed["attempts"]) == ("error", "ZeroDivisionError", 1)
+    assert failed["message"] == "seven by zero"
+    assert "in complain" in failed["traceback"]
+    assert "the coffee machine is empty" in failed["log"]
     warm = {grid[f"looks-{i}"][1].data["pid"] for i in range(6)}
     assert grid["looks-after"][1].data["pid"] in warm
     assert kinds(grid["looks-after"]) == ["started", "round", "finished"]
 
 
+def test_a_cell_that_runs_out_of_memory_once_is_run_again_in_a_new_process(grid: Events) -> None:
+    assert kinds(grid["hungry-once"]) == ["started", "started", "round", "finished"]
+    first, second = (event.data["pid"] for event in grid["hungry-once"][:2])
+    assert first != second
+
+
+def test_a_cell_that_always_runs_out_of_memory_fails_for_that_reason(grid: Events) -> None:
+    assert kinds(grid["hungry"]) == ["started", "started", "failed"]
+    failed = grid["hungry"][-1].data
+    assert (failed["kind"], failed["attempts"]) == ("memory", 2)
+    assert "Unable to allocate 8.00 GiB" in failed["message"]
+
+
+def test_a_cell_that_kills_its_workers_fails_with_what_ray_knows_of_their_end(grid: Events) -> None:
+    assert kinds(grid["deadly"]) == ["started", "started", "failed"]
+    failed = grid["deadly"][-1].data
+    assert (failed["kind"], failed["error"], failed["attempts"]) == ("lost", "WorkersDied", 2)
+    assert "rank 0: " in failed["message"]
+    assert "worker" in failed["message"]
+
+
+def test_the_other_cells_go_on(grid: Events) -> None:
+    assert kinds(grid["calm"]) == ["started", "round", "finished"]
+
+
 @pytest.mark.parametrize("key", ["dies-once", "dies-beyond-the-group"])
-def test_a_cell_whose_worker_died_is_run_again_by_a_fresh_group(pairs: dict[str, list[CellEvent]], key: str) -> None:
+def test_a_cell_whose_worker_died_is_run_again_by_a_fresh_group(pairs: Events, key: str) -> None:
     """With one retry the first death makes Ray Train restart the group, the second makes the lane open a new one."""
     assert kinds(pairs[key]) == ["started", "started", "round", "finished"]
     first, second = pairs[key][:2]
@@ -119,9 +154,7 @@ def test_a_cell_whose_worker_died_is_run_again_by_a_fresh_group(pairs: dict[str,
 
 
 @pytest.mark.parametrize("key", ["gathers", "gathers-again"])
-def test_two_workers_gather_rows_of_different_lengths_and_broadcast(
-    pairs: dict[str, list[CellEvent]], key: str
-) -> None:
+def test_two_workers_gather_rows_of_different_lengths_and_broadcast(pairs: Events, key: str) -> None:
     found = pairs[key][1].data
     assert found["uneven"] == [[[0.5, 0.5]] * 3, []]
     assert (found["type"], found["shape"]) == ("float32", [0, 2])
@@ -129,21 +162,27 @@ def test_two_workers_gather_rows_of_different_lengths_and_broadcast(
     assert found["said"] == {"rank": 0}
 
 
-def test_two_workers_average_their_gradients(pairs: dict[str, list[CellEvent]]) -> None:
+def test_two_workers_average_their_gradients(pairs: Events) -> None:
     assert pairs["gathers"][1].data["gradient"] == pytest.approx(1.5)
 
 
-def test_an_error_on_all_ranks_alike_fails_the_cell_and_keeps_the_pair_warm(pairs: dict[str, list[CellEvent]]) -> None:
+def test_an_error_on_all_ranks_alike_fails_the_cell_and_keeps_the_pair_warm(pairs: Events) -> None:
     assert kinds(pairs["refuses"]) == ["started", "failed"]
     assert pairs["refuses"][1].data["message"] == "pool exhausted in round 12"
     assert pairs["gathers-again"][0].data["pid"] == pairs["gathers"][0].data["pid"]
 
 
-def test_nothing_of_a_grid_is_left_running(grid: dict[str, list[CellEvent]], pairs: dict[str, list[CellEvent]]) -> None:
+def test_nothing_of_a_grid_is_left_running(grid: Events, pairs: Events) -> None:
     import ray
 
     assert wait_until(lambda: not our_processes()), our_processes()
     assert wait_until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"])
+
+
+def test_lanes_start_no_actor_that_they_do_not_use(grid: Events) -> None:
+    started = {actor.class_name for actor in sweeping.actors_of_this_job()}
+    assert "TrainController" in started
+    assert not started & {"PlacementGroupCleaner", "DatasetManager"}
 
 
 def test_lanes_that_cannot_start_stop_the_grid_with_the_reason() -> None:

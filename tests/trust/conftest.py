@@ -30,6 +30,7 @@ PLANTED = (*SECRETS.values(), "PlantedDatabase0006", TRACKING_PASSWORD, IN_MESSA
 FAILURE = (
     f"cannot reach https://bob:{IN_MESSAGE}@store.example/x nor s3://bucket/x?access_key=a&secret_key={IN_MESSAGE}"
     f" nor https://store.example/x?X-Amz-Signature={IN_MESSAGE}&X-Amz-Date=1"
+    f" with {SECRETS['HF_TOKEN']!r} or {SECRETS['AWS_SECRET_ACCESS_KEY']}"
 )
 FAILING_SEED = 2
 

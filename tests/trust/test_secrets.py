@@ -37,6 +37,7 @@ def test_what_failed_is_still_told(finished: Finished) -> None:
     (failed,) = finished.folder.rglob("failed.json")
     text = failed.read_text(encoding="utf-8")
     assert "https://store.example/x" in text
+    assert "with '...' or ..." in text
     assert "MLflow at http://127.0.0.1:9" in " ".join(finished.printed.split())
 
 
@@ -80,3 +81,17 @@ def test_a_refusal_does_not_repeat_a_login(finished: Finished, arguments: tuple[
 )
 def test_addresses_lose_their_logins_and_keys(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
+
+
+def test_only_what_a_variable_named_like_a_secret_holds_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "SERVICE_TOKEN": "abcdefgh-longer",
+        "OTHER_SECRET": "abcdefgh",
+        "SHORT_PASSWORD": "true",
+        "TOKENIZERS_PARALLELISM": "tokenizers",
+        "RAY_AUTH_TOKEN_PATH": "/home/me/token",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    said = "abcdefgh-longer, abcdefgh, true, tokenizers, /home/me/token"
+    assert without_secrets(said) == "..., ..., true, tokenizers, /home/me/token"

@@ -1,0 +1,121 @@
+"""What dead actors leave behind is taken away, and nothing else; a head that is silent is told of."""
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from al_ray.runtime import sweeping
+from al_ray.runtime.sweeping import HANGING_AFTER_S, Sweeper
+
+on_ray = pytest.mark.usefixtures("private_ray")
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_a_silent_head_is_told_of_once_and_so_is_its_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "SILENT_AFTER_S", 0.0)
+    left, sweeper = threading.Event(), Sweeper()
+    said: list[str] = []
+
+    def listen(sentence: str) -> None:
+        said.append(sentence)
+        sweeper.answered = time.monotonic() + 60
+        if len(said) == 2:
+            left.set()
+
+    sweeping.tell_of_silence(sweeper, listen, left)
+    assert said == [sweeping.SILENCE, "the head of Ray answers again."]
+    assert "has not answered for 20 s" in sweeping.SILENCE
+
+
+class Sitter:
+    def pid(self) -> int:
+        return os.getpid()
+
+    def hold_a_cpu(self) -> None:
+        import ray
+
+        self.group = ray.util.placement_group([{"CPU": 1}])
+        ray.get(self.group.ready())
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def sitter() -> Iterator[Any]:
+    import ray
+
+    actor = ray.remote(num_cpus=0)(Sitter).remote()
+    yield actor
+    ray.kill(actor)
+
+
+@pytest.mark.ray
+@on_ray
+def test_a_process_that_hangs_after_the_end_of_its_actor_is_ended(sitter: Any) -> None:
+    import ray
+
+    actor, sweeper = ray.remote(num_cpus=0)(Sitter).remote(), Sweeper()
+    hanging, calm = (psutil.Process(ray.get(each.pid.remote())) for each in (actor, sitter))
+    assert sweeper.sweep() == 0
+    # Ray calls an actor without handles dead at once, and waits half a minute for a process that does not answer.
+    hanging.suspend()
+    del actor
+    deadline = time.monotonic() + 20
+    early = []
+    while hanging.is_running() and hanging.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        early.append(sweeper.sweep())
+        time.sleep(0.1)
+    assert not hanging.is_running() or hanging.status() == psutil.STATUS_ZOMBIE
+    assert max(early) == 1, "it was not given time to leave by itself"
+    assert sweeper.sweep() == 0
+    assert calm.is_running()
+    assert ray.get(sitter.pid.remote()) == calm.pid
+
+
+@pytest.mark.ray
+@on_ray
+def test_an_actor_that_leaves_by_itself_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    ended: list[int] = []
+    monkeypatch.setattr(sweeping, "end", ended.append)
+    actor, sweeper = ray.remote(num_cpus=0)(Sitter).remote(), Sweeper()
+    leaving = psutil.Process(ray.get(actor.pid.remote()))
+    sweeper.sweep()
+    del actor
+    deadline = time.monotonic() + HANGING_AFTER_S + 20
+    while leaving.is_running() and time.monotonic() < deadline:
+        sweeper.sweep()
+        time.sleep(0.1)
+    assert not leaving.is_running()
+    assert sweeper.sweep() == 0
+    assert not ended
+
+
+@pytest.mark.ray
+@on_ray
+def test_what_a_killed_actor_held_is_given_back_and_what_a_living_one_holds_is_not(sitter: Any) -> None:
+    import ray
+
+    n_cpus = ray.cluster_resources()["CPU"]
+    wait_until(lambda: gc.collect() >= 0 and ray.available_resources()["CPU"] == n_cpus)  # what earlier tests held
+    killed, sweeper = ray.remote(num_cpus=0)(Sitter).remote(), Sweeper()
+    ray.get([killed.hold_a_cpu.remote(), sitter.hold_a_cpu.remote()])
+    assert sweeper.sweep() == 2
+    ray.kill(killed)
+    wait_until(lambda: sweeper.sweep() == 1)
+    wait_until(lambda: ray.available_resources()["CPU"] == n_cpus - 1)
+    ray.kill(sitter)
+    wait_until(lambda: sweeper.sweep() == 0)
+    wait_until(lambda: ray.available_resources()["CPU"] == n_cpus)
