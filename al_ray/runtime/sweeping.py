@@ -20,6 +20,8 @@ from typing import Any
 
 from al_ray import process
 
+# What a lane starts, and the exchange. A program that runs a study in its own Ray job may have actors of its own.
+LANE_ACTORS = ("ResourceTrainable", "TrainController", "RayTrainWorker", "SynchronizationActor", "ExchangeState")
 SWEEP_EVERY_S = 2.0
 HANGING_AFTER_S = 3.0
 SILENT_AFTER_S = 20.0
@@ -57,7 +59,7 @@ def sweeping(say: Callable[[str], None]) -> Iterator[None]:
 
 
 class Sweeper:
-    """Looks at the actors and placement groups of this job, and remembers the processes of actors on this node."""
+    """Looks at the lanes' actors and placement groups, and remembers the processes of those on this node."""
 
     def __init__(self) -> None:
         self._processes: dict[bytes, tuple[int, int]] = {}  # actor -> number and start of its process
@@ -72,7 +74,7 @@ class Sweeper:
     def sweep(self) -> int:
         """Take away what dead actors left; return for how many dying ones it is too early."""
         try:
-            actors = actors_of_this_job()
+            actors = [actor for actor in actors_of_this_job() if actor.class_name.rpartition(".")[2] in LANE_ACTORS]
             self.answered = time.monotonic()
             return self._free_groups(actors) + self._end_processes(actors)
         except Exception:
@@ -82,15 +84,13 @@ class Sweeper:
 
     def _free_groups(self, actors: list[Any]) -> int:
         """Remove the placement groups of dead actors; return how many of living ones there are."""
-        # A group that comes into being as its maker dies is not marked as a dead actor's.
-        dead = {actor.actor_id for actor in actors if actor.state == actor.DEAD}
-        n_alive = 0
-        for group in _groups_of_actors():
-            if group.creator_actor_dead or group.creator_actor_id in dead:
+        # A group that comes into being as its maker dies is not marked as a dead actor's: the actor itself is asked.
+        is_dead = {actor.actor_id: actor.state == actor.DEAD for actor in actors}
+        groups = [group for group in _groups() if group.creator_actor_id in is_dead]
+        for group in groups:
+            if is_dead[group.creator_actor_id]:
                 _remove(group)
-            else:
-                n_alive += 1
-        return n_alive
+        return sum(not is_dead[group.creator_actor_id] for group in groups)
 
     def _end_processes(self, actors: list[Any]) -> int:
         """End the processes of actors that are dead for a while; return how many there are of others that are dead."""
@@ -134,22 +134,13 @@ def end(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _groups_of_actors() -> list[Any]:
-    """Return the placement groups that actors of this job have made and that still hold something."""
-    import ray
+def _groups() -> list[Any]:
+    """Return the placement groups that still hold something."""
     from ray._private.state import state
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
-    job = ray.get_runtime_context().get_job_id()
     found = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
-    return [
-        group
-        for group in found
-        if group.creator_job_id.hex() == job
-        and group.state != PlacementGroupTableData.REMOVED
-        and group.creator_actor_id
-        and not ray.ActorID(group.creator_actor_id).is_nil()
-    ]
+    return [group for group in found if group.state != PlacementGroupTableData.REMOVED]
 
 
 def actors_of_this_job() -> list[Any]:

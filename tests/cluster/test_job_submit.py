@@ -123,6 +123,7 @@ def listening(pids: Iterable[int]) -> list[str]:
 
 
 def test_sigterm_leaves_in_order_even_where_ctrl_c_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     console = Console(file=io.StringIO(), record=True, width=200)
     try:
@@ -132,4 +133,4 @@ def test_sigterm_leaves_in_order_even_where_ctrl_c_is_ignored(monkeypatch: pytes
         signal.signal(signal.SIGINT, before)
     assert left.value.exit_code == 143
     assert "interrupted. Every recorded round is kept" in console.export_text()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is on_sigterm
