@@ -120,7 +120,7 @@ def _own_sigterm() -> Iterator[None]:
 def _start(cpus: int, scratch: Path) -> None:
     import ray
 
-    # A lane is seven processes, most of them idle; at its default Ray warns of this on the terminal.
+    # A lane is four processes and more, most of them idle; at its default Ray warns of this on the terminal.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * cpus + 4))
     try:
         with on_loopback():
