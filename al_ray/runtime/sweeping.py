@@ -84,7 +84,7 @@ class Sweeper:
 
     def _free_groups(self, actors: list[Any]) -> int:
         """Remove the placement groups of dead actors; return how many of living ones there are."""
-        # A group that comes into being as its maker dies is not marked as a dead actor's: the actor itself is asked.
+        # The actor itself is asked: a group may come into being as its maker dies, and not be marked as a dead one's.
         is_dead = {actor.actor_id: actor.state == actor.DEAD for actor in actors}
         groups = [group for group in _groups() if group.creator_actor_id in is_dead]
         for group in groups:
