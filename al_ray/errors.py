@@ -63,13 +63,18 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     return f"unknown {kind} {str(name)!r}.{hint} Known: {', '.join(names) if names else 'none'}."
 
 
+def without_logins(address: str) -> str:
+    """Return addresses, or a text with some, without user names, passwords, keys and tokens in them."""
+    return _SECRET_PARAMETER.sub(r"\1...", _LOGIN.sub("//", address))
+
+
 def without_secrets(text: str) -> str:
     """Return a text that may be shown and kept.
 
-    Its addresses hold no user name, password, key or token, and nowhere does it hold what a variable of this process's
-    environment has that is named like one (``HF_TOKEN``, ``AWS_SECRET_ACCESS_KEY``, ``..._PASSWORD``).
+    Its addresses hold no logins, and nowhere does it hold what a variable of this process's environment has that is
+    named like a secret (``HF_TOKEN``, ``AWS_SECRET_ACCESS_KEY``, ``..._PASSWORD``).
     """
-    text = _SECRET_PARAMETER.sub(r"\1...", _LOGIN.sub("//", text))
+    text = without_logins(text)
     for secret in _secrets_of_environment():
         text = text.replace(secret, "...")
     return text

@@ -7,7 +7,7 @@ the folder stands before the query, and the login is for machines alone.
 import re
 from urllib.parse import unquote
 
-from al_ray.errors import without_secrets
+from al_ray.errors import without_logins, without_secrets
 
 _LOGIN = re.compile(r"//(.*)@", re.DOTALL)
 _TOO_SHORT_TO_HIDE = 3
@@ -38,12 +38,12 @@ def above(address: str) -> tuple[str, str]:
 
 def without_query(address: str) -> str:
     """Return a URI's scheme, bucket and path alone; a path stays as it is."""
-    return without_secrets(_split_query(address)[0]) if is_uri(address) else address
+    return without_logins(_split_query(address)[0]) if is_uri(address) else address
 
 
 def shown(address: str) -> str:
     """Return an address as it may be printed and recorded: without login and keys."""
-    return without_secrets(address) if is_uri(address) else address
+    return without_logins(address) if is_uri(address) else address
 
 
 def hidden(text: str, address: str) -> str:

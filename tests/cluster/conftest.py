@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from tests.pipelines.conftest import bert, computed
+from tests.processes import LANE_TITLES
 
 __all__ = ["bert"]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 400.0
-BUSY_ACTORS = ("LaneTrial", "ResourceTrainable", "RayTrainWorker", "TrainController", "ExchangeState")
 
 
 def wait_until(holds: Callable[[], object], what: str, process: "subprocess.Popen[str] | None" = None) -> None:
@@ -142,9 +142,7 @@ class TwoNodes:
 
     def busy(self) -> list[str]:
         """Return the actors of studies that live on the two nodes."""
-        return [
-            line for line in self.processes().values() if line.startswith(tuple(f"ray::{name}" for name in BUSY_ACTORS))
-        ]
+        return [line for line in self.processes().values() if line.startswith(LANE_TITLES)]
 
     def end(self) -> None:
         """End every process, the head last; a node is not asked, since it takes half a minute to leave in order."""

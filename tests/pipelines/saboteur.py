@@ -4,16 +4,15 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 
 from al_ray.experiment.study_file import load_study, set_options
 from al_ray.runtime.cells import CellEvent
+from tests.processes import ray_processes
 
 
 @dataclass
@@ -60,30 +59,9 @@ class Saboteur:
         self.killed.append(pid)
 
 
-def ray_processes(wanted: str) -> list[int]:
-    """Return the processes of this test session's own Ray with that title."""
-    return [child.pid for child in psutil.Process().children(recursive=True) if wanted in title(child)]
-
-
-def title(process: psutil.Process) -> str:
-    """Return what a process calls itself, Ray's workers by what they run; empty for a dead one."""
-    try:
-        return " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return ""
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Tell whether a process is there and not just waiting to be buried."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def trials(event: CellEvent) -> list[int]:
     """The Tune trial actors of lanes."""
-    return ray_processes("ray::LaneTrial") + ray_processes("ray::ResourceTrainable")
+    return ray_processes("ray::LaneTrial", "ray::ResourceTrainable")
 
 
 def controllers(event: CellEvent) -> list[int]:
@@ -114,11 +92,3 @@ def run_with(path: Path, storage: Path, listener: Callable[[CellEvent], None], *
     execution = set_options(study.execution, ["tracking=off", f"storage={storage}", *options])
     run_study(plan_study(study, str(storage)), execution, local=False, listener=listener, say=said.append)
     return said
-
-
-def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
-    """Wait for something that another process does."""
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.05)

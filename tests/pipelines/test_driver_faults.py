@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.pipelines.conftest import computed
-from tests.pipelines.saboteur import is_alive, title, wait_until
+from tests.processes import is_alive, title, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 

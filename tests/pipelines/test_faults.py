@@ -9,11 +9,10 @@ import pytest
 from al_ray.experiment import study as study_module
 from tests.pipelines import saboteur
 from tests.pipelines.conftest import computed
-from tests.pipelines.saboteur import Saboteur, ray_processes, run_with, wait_until
+from tests.pipelines.saboteur import Saboteur, run_with
+from tests.processes import LANE_TITLES, ray_processes, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("private_ray")]
-
-OURS = ("ray::LaneTrial", "ray::ResourceTrainable", "ray::RayTrainWorker", "ray::TrainController", "ray::ExchangeState")
 
 
 @pytest.fixture
@@ -42,4 +41,4 @@ def test_killed_workers_trials_controllers_exchanges_and_data_tasks_cost_no_roun
     assert len(listener.of("started")) > 4
     assert not listener.of("failed")
     assert computed(tmp_path / "stormy") == computed(tmp_path / "calm")
-    wait_until(lambda: not any(map(ray_processes, OURS)), "all actors are gone")
+    wait_until(lambda: not ray_processes(*LANE_TITLES), "all actors are gone")

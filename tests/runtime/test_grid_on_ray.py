@@ -1,7 +1,3 @@
-import contextlib
-import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from al_ray.runtime.grid import run_grid
 from al_ray.runtime.plan import LaneResources
 from al_ray.runtime.pool import PoolSource, prepare_pools
 from al_ray.runtime.score import score_parquet
+from tests.processes import LANE_TITLES, ray_processes, wait_until
 from tests.runtime import lane_fakes as fakes
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900), pytest.mark.usefixtures("private_ray")]
@@ -23,7 +20,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900), pytest.mark.usefixtures
 Events = dict[str, list[CellEvent]]
 
 N_POOL, N_TEST = 9001, 10
-OURS = ("LaneTrial", "ResourceTrainable", "RayTrainWorker", "TrainController", "ExchangeState", "SynchronizationActor")
 
 
 def pools() -> dict[str, PoolSource]:
@@ -175,8 +171,8 @@ def test_an_error_on_all_ranks_alike_fails_the_cell_and_keeps_the_pair_warm(pair
 def test_nothing_of_a_grid_is_left_running(grid: Events, pairs: Events) -> None:
     import ray
 
-    assert wait_until(lambda: not our_processes()), our_processes()
-    assert wait_until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"])
+    wait_until(lambda: not ray_processes(*LANE_TITLES), "all actors are gone", 15)
+    wait_until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"], "all CPUs are free", 15)
 
 
 def test_lanes_start_no_actor_that_they_do_not_use(grid: Events) -> None:
@@ -251,34 +247,3 @@ def parquet_folder(folder: Path, n_files: int, n_rows: int) -> Path:
     for i in range(n_files):
         pq.write_table(pa.table({"id": range(i * n_rows, (i + 1) * n_rows)}), source / f"part-{i}.parquet")
     return source
-
-
-def wait_until(claim: Any, timeout_s: float = 15) -> bool:
-    end = time.monotonic() + timeout_s
-    while not claim() and time.monotonic() < end:
-        time.sleep(0.1)
-    return bool(claim())
-
-
-def our_processes() -> list[str]:
-    """Actors of a grid among the descendants of this process."""
-    parents = dict(processes())
-    names = {pid: Path(f"/proc/{pid}/comm") for pid in parents if is_descendant(pid, parents)}
-    found = []
-    for pid in names:
-        with contextlib.suppress(OSError):
-            found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip())
-    return [name for name in found if any(ours in name for ours in OURS)]
-
-
-def processes() -> Iterator[tuple[int, int]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                yield int(entry.name), int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def is_descendant(pid: int, parents: dict[int, int]) -> bool:
-    while pid in parents and pid != os.getpid():
-        pid = parents[pid]
-    return pid == os.getpid()

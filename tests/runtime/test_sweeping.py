@@ -4,7 +4,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -12,6 +12,7 @@ import pytest
 
 from al_ray.runtime import sweeping
 from al_ray.runtime.sweeping import HANGING_AFTER_S, Sweeper
+from tests.processes import is_alive, wait_until
 
 on_ray = pytest.mark.usefixtures("private_ray")
 pytestmark = pytest.mark.timeout(120)
@@ -56,11 +57,10 @@ def start(kind: type) -> Any:
     return ray.remote(num_cpus=0)(kind).remote()
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def free_cpus() -> float:
+    import ray
+
+    return float(ray.available_resources().get("CPU", 0))
 
 
 @pytest.fixture
@@ -70,10 +70,6 @@ def calm() -> Iterator[Any]:
     actor = start(TrainController)
     yield actor
     ray.kill(actor)
-
-
-def is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.ray
@@ -127,17 +123,17 @@ def test_what_a_killed_lane_held_is_given_back_and_what_others_hold_is_not(calm:
     import ray
 
     n_cpus = ray.cluster_resources()["CPU"]
-    wait_until(lambda: gc.collect() >= 0 and ray.available_resources()["CPU"] == n_cpus)  # what earlier tests held
+    wait_until(lambda: gc.collect() >= 0 and free_cpus() == n_cpus, "what earlier tests held is free")
     killed, foreign, sweeper = start(TrainController), start(Sitter), Sweeper()
     ray.get([actor.hold_a_cpu.remote() for actor in (killed, foreign, calm)])
     assert sweeper.sweep() == 2
     ray.kill(killed)
     ray.kill(foreign)
-    wait_until(lambda: sweeper.sweep() == 1)
-    wait_until(lambda: ray.available_resources()["CPU"] == n_cpus - 2)
+    wait_until(lambda: sweeper.sweep() == 1, "one lane is left")
+    wait_until(lambda: free_cpus() == n_cpus - 2, "CPUs are given back")
     ray.kill(calm)
-    wait_until(lambda: sweeper.sweep() == 0)
-    wait_until(lambda: ray.available_resources()["CPU"] == n_cpus - 1)
+    wait_until(lambda: sweeper.sweep() == 0, "no lane is left")
+    wait_until(lambda: free_cpus() == n_cpus - 1, "CPUs are given back")
     for group in sweeping._groups():
         sweeping._remove(group)
-    wait_until(lambda: ray.available_resources()["CPU"] == n_cpus)
+    wait_until(lambda: free_cpus() == n_cpus, "CPUs are given back")
