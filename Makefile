@@ -12,7 +12,7 @@ quickstart: install
 	$(BIN)/al-ray run pipelines/studies/quickstart.yaml --storage $(STORAGE)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=20 --durations-min=1
 
 lint: install
 	$(BIN)/ruff check .

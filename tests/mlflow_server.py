@@ -5,14 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_START_S, _STOP_S = 200.0, 20.0
+from tests.waiting import wait_until
+
+_STOP_S = 20.0
 
 
 @contextmanager
@@ -41,15 +42,17 @@ def mlflow_server(folder: Path) -> Iterator[int]:
 
 
 def _wait_until_healthy(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + _START_S
-    while time.monotonic() < end and server.poll() is None:
+    def is_healthy() -> bool:
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
+                return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise AssertionError(f"the MLflow server did not start within {_START_S:g} s: {log.read_text()[-2000:]}")
+            return False
+
+    try:
+        wait_until(is_healthy, "the start of the MLflow server", lambda: server.poll() is None)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {log.read_text()[-2000:]}") from None
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:

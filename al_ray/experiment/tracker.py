@@ -65,6 +65,7 @@ class Tracker:
         self._backlog = Backlog(max_rounds)
         self._outage = Outage(waits_s, looks_s)
         self._closing, self._abandoned = threading.Event(), threading.Event()
+        self._telling = threading.Lock()
         self._told: set[str] = set()
         self._under_way: set[str] = set()
         self._recovering = self._complete = False
@@ -122,7 +123,7 @@ class Tracker:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self._abandoned.set()
+            self._abandon()
             self._why = f" It was too slow: after {timeout_s:g} s updates are still waiting."
         elif self._complete:
             return True
@@ -130,6 +131,11 @@ class Tracker:
         lacks = f"the last news of {cells_named(behind)}" if behind else "the end of the study"
         self._tell(f"{self._address} lacks {lacks}.{self._why} The records are complete; 'al-ray sync' adds it.")
         return False
+
+    def _abandon(self) -> None:
+        """Leave the thread to itself: whatever MLflow does to it from now on, nobody hears of it."""
+        with self._telling:
+            self._abandoned.set()
 
     def _work(self) -> None:
         going_on = True
@@ -221,7 +227,11 @@ class Tracker:
             self._tell(sentence)
 
     def _tell(self, sentence: str) -> None:
-        try:
-            self._say(sentence)
-        except Exception:
-            _log.exception("the listener for tracking problems failed")
+        """Say a sentence; the thread of a tracker that was given up is not heard any more."""
+        with self._telling:
+            if self._abandoned.is_set() and threading.current_thread() is self._thread:
+                return
+            try:
+                self._say(sentence)
+            except Exception:
+                _log.exception("the listener for tracking problems failed")

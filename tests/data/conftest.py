@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.needs import lacks
+
 Write = Callable[..., Path]
 
 
@@ -42,4 +44,4 @@ def real_data() -> Path:
     for folder in [Path(named)] if named else [repository / "shared" / "data", repository.parent / "shared" / "data"]:
         if folder.is_dir():
             return folder
-    pytest.skip("no real rows here: set AL_RAY_DATA to a folder with NAME/train.parquet")
+    return lacks("data", "no real rows here: set AL_RAY_DATA to a folder with NAME/train.parquet")

@@ -1,15 +1,16 @@
 """The Hub is stood in for by a small server on loopback that speaks as much of its protocol as a download needs."""
 
+import contextlib
 import hashlib
 import http.server
 import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from al_ray.data import datasets
+from tests.waiting import PATIENCE_S
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
@@ -116,7 +118,7 @@ def resolve(endpoint: str, cache: Path, *names: str) -> list[Any]:
     environment = {key: value for key, value in os.environ.items() if not unwanted.fullmatch(key)}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", SCRIPT, *names]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     answers = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("ANSWER")]
     assert len(answers) == len(names), done.stderr
     return answers
@@ -165,9 +167,21 @@ def test_what_was_fetched_once_needs_no_network(answers: dict[str, Any], cache: 
     assert resolve("http://127.0.0.1:9", cache, "trec6") == [answers["trec6"]]
 
 
-def test_an_unreachable_hub_is_an_error_within_seconds(tmp_path: Path) -> None:
-    start = time.monotonic()
-    [answer] = resolve("http://127.0.0.1:9", tmp_path, "ag_news")
-    assert time.monotonic() - start < 20  # the client alone would retry for 23 s
+def test_an_unreachable_hub_is_an_error_after_one_question_and_its_repetition(tmp_path: Path) -> None:
+    """The client alone would ask for 23 s, again and again."""
+    n_connections = 0
+
+    def hang_up(listener: socket.socket) -> None:
+        nonlocal n_connections
+        with contextlib.suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+                n_connections += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
+        [answer] = resolve(f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path, "ag_news")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert n_connections <= 2
     assert answer.startswith("DataError: fancyzhx/ag_news at revision eb185aade064 could not be fetched")
     assert "Check the network, or set AL_RAY_DATA" in answer

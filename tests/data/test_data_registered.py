@@ -11,6 +11,7 @@ import pytest
 
 from al_ray.data import Declaration, datasets, describe_datasets, normalise_option, resolve_dataset, size_note
 from al_ray.errors import ConfigError, DataError
+from tests.needs import lacks
 
 Write = Callable[..., Path]
 PINNED = [name for name in datasets.names() if datasets.build(name).declare().hub_id]
@@ -70,7 +71,7 @@ def available(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         real_data: Path = request.getfixturevalue("real_data")
         monkeypatch.setenv("AL_RAY_DATA", str(real_data))
         if not (real_data / name).is_dir():
-            pytest.skip(f"{name} is not among the real rows of this machine")
+            lacks("data", f"{name} is not among the real rows of this machine")
     return name
 
 

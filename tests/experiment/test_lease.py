@@ -5,14 +5,18 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from al_ray.errors import StorageError
+from al_ray.experiment import lease as lease_module
 from al_ray.experiment.lease import Lease, LeaseLostError, Times, living_drivers
 from al_ray.experiment.store import StudyStore
+from tests.waiting import PATIENCE_S, wait_until
 
 QUICK = Times(renew_every=0.02, dead_after=0.3, settle=0.05, look_every=0.02)
 OTHER = "0" * 16
@@ -46,7 +50,7 @@ def test_a_lease_is_there_while_it_is_held_and_gone_afterwards(store: StudyStore
         first = json.loads(file(store).read_text())
         assert first["pid"] == os.getpid()
         assert str(os.getpid()) in str(living_drivers(store.folder))
-        wait_for(lambda: json.loads(file(store).read_text())["renewed_at"] != first["renewed_at"])
+        wait_until(lambda: json.loads(file(store).read_text())["renewed_at"] != first["renewed_at"])
     assert not file(store).exists()
     assert living_drivers(store.folder) == []
 
@@ -80,24 +84,41 @@ def test_a_driver_elsewhere_that_gives_no_sign_of_life_is_replaced_after_a_wait(
 
 def test_a_driver_elsewhere_that_lives_keeps_its_study_whatever_its_clock_says(store: StudyStore) -> None:
     write(store, **ELSEWHERE, renewed_at="1999-01-01T00:00:00.000+00:00")
-    threading.Timer(0.1, lambda: write_raw(store, renewed_at="1999-01-01T00:00:10.000+00:00")).start()
-    with pytest.raises(StorageError, match="is being run by process 4711 on node7"), lease(store).held():
+
+    def live(sentence: str) -> None:
+        assert "waiting" in sentence
+        write_raw(store, renewed_at="1999-01-01T00:00:10.000+00:00")
+
+    waiting = Lease(store.folder, "softmax", live, times=replace(QUICK, dead_after=2 * PATIENCE_S))
+    with pytest.raises(StorageError, match="is being run by process 4711 on node7"), waiting.held():
         pass
 
 
-def test_two_that_replace_a_dead_one_at_once_do_not_both_run(store: StudyStore) -> None:
+def test_two_that_replace_a_dead_one_at_once_do_not_both_run(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see that the old one is dead before either writes, and both have written before either looks."""
     write(store, pid=os.getpid(), process_start=1)
     outcomes: list[str] = []
-    both = threading.Barrier(2)
+    together, other_has_ended = threading.Barrier(2, timeout=PATIENCE_S), threading.Event()
+    look = Lease._wait_for_death
+
+    def look_together(self: Lease, name: str) -> None:
+        look(self, name)
+        together.wait()
+
+    settle_together = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: together.wait())
+    monkeypatch.setattr(Lease, "_wait_for_death", look_together)
+    monkeypatch.setattr(lease_module, "time", settle_together)
 
     def run() -> None:
-        both.wait()
         try:
             with lease(store).held():
                 outcomes.append("runs")
-                time.sleep(0.5)
+                assert other_has_ended.wait(PATIENCE_S)
         except StorageError as error:
             outcomes.append(str(error))
+            other_has_ended.set()
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
@@ -112,7 +133,7 @@ def test_one_that_was_taken_over_stops_and_leaves_the_new_one_its_lease(store: S
     with lease(store).held() as held:
         held.check()
         write_raw(store, id=OTHER, host="node7", pid=4711)
-        wait_for(lambda: held_is_lost(held))
+        wait_until(lambda: held_is_lost(held))
         with pytest.raises(LeaseLostError, match=r"was taken over by process 4711 on node7.*Nothing was lost"):
             held.check()
     assert json.loads(file(store).read_text())["id"] == OTHER
@@ -134,17 +155,25 @@ def test_what_a_killed_driver_of_one_cell_left_is_cleared_by_the_next_whole_run(
         assert not file(store, "driver--a--00000000.json").exists()
 
 
-def test_a_silent_storage_is_told_once_and_so_is_its_return(store: StudyStore) -> None:
+def test_a_silent_storage_is_told_once_and_so_is_its_return(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
+    silences: list[StorageError] = []
+    note = Lease._note_silence
+
+    def count_silences(self: Lease, error: StorageError) -> None:
+        note(self, error)
+        silences.append(error)
+
+    monkeypatch.setattr(Lease, "_note_silence", count_silences)
     place, away = Path(store.folder.path), Path(store.folder.path).with_name("away")
     with lease(store, say=said.append).held() as held:
         place.rename(away)
         place.write_text("what a broken mount may look like")
-        wait_for(lambda: len(said) == 1)
-        time.sleep(0.1)
+        wait_until(lambda: len(silences) == 3, "three attempts to renew the lease")
+        assert len(said) == 1
         place.unlink()
         away.rename(place)
-        wait_for(lambda: len(said) == 2)
+        wait_until(lambda: len(said) == 2, "the storage's return")
         held.check()
     assert said[0].startswith("the storage does not answer; cells wait for it.")
     assert said[1].startswith("the storage answers again, after")
@@ -163,13 +192,6 @@ def held_is_lost(held: Lease) -> bool:
     except LeaseLostError:
         return True
     return False
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("spoiled", [{"pid": "1"}, {"process_start": None}, {"renewed_at": "soon"}, {"host": ["a"]}])

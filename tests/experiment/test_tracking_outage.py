@@ -5,7 +5,6 @@ import random
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,8 +20,11 @@ from tests.experiment.mlflow_view import shown, values, without_ids
 from tests.experiment.record_samples import make_story, open_cell
 from tests.mlflow_server import mlflow_server
 from tests.proxy import Proxy
+from tests.waiting import PATIENCE_S, wait_until
 
 WAITS_S, LOOKS_S = (0.02, 0.02), (0.05, 0.2)
+# So many attempts that a line which is mended at once is back before they end, however slow the machine.
+MANY_WAITS_S = (0.02,) * 1000
 N_ROUNDS = 4
 # Requests of a first connection: the experiment is looked for and made, the parent run, the cells, the first cell; its
 # parameters, its first round.
@@ -62,7 +64,7 @@ class Requests:
     _buffer: bytes = b""
 
     def __call__(self, data: bytes) -> None:
-        assert self.goes_on.wait(60)
+        assert self.goes_on.wait(PATIENCE_S)
         self._buffer += data
         if not _is_whole(self._buffer):
             return
@@ -114,10 +116,7 @@ class Study:
         return Tracker(self.store, self.address, say=self.said.append, **(times | options))
 
     def wait_until_said(self, words: str) -> None:
-        end = time.monotonic() + 60
-        while not any(words in sentence for sentence in self.said):
-            assert time.monotonic() < end, f"{words!r} was never said, only {self.said}"
-            time.sleep(0.01)
+        wait_until(lambda: any(words in sentence for sentence in self.said), f"saying {words!r}")
 
     def assert_shown_whole(self, migrated: Path) -> None:
         """Compare with what a rebuild of an empty MLflow from the records gives."""
@@ -182,7 +181,7 @@ def test_a_cut_at_any_request_loses_no_round_and_doubles_none(
         study.proxy.mend()
         study.wait_until_said("is back: 3 cells were brought up")
         tell(tracker, second, range(3, 5))
-        assert tracker.close(60), study.said
+        assert tracker.close(PATIENCE_S), study.said
         assert requests.n > cut_at
         assert len(study.said) == 2
         study.assert_shown_whole(migrated)
@@ -195,7 +194,7 @@ def test_a_short_break_is_not_worth_a_word_and_neither_doubles_nor_loses_anythin
     requests = Requests(cut_at, is_served=cut_at in MAKES, mends=True)
     requests.goes_on.set()
     with begun(tmp_path, server, requests) as study:
-        tracker = study.tracker()
+        tracker = study.tracker(waits_s=MANY_WAITS_S)
         tracker.start()
         cell = study.cell("first")
         tell(tracker, cell, range(2))
@@ -204,7 +203,7 @@ def test_a_short_break_is_not_worth_a_word_and_neither_doubles_nor_loses_anythin
         live = shown(f"http://127.0.0.1:{server}", study.name)["first"]
         assert [(step, value) for name, step, value in values(live) if name == "accuracy"] == [(3, 0.6)]
         tell(tracker, cell, range(2, 5))
-        assert tracker.close(60), study.said
+        assert tracker.close(PATIENCE_S), study.said
         assert study.said == []
         study.assert_shown_whole(migrated)
 
@@ -219,10 +218,7 @@ def _made_twice(study: Study) -> set[str]:
 
 
 def _wait_until_told(tracker: Tracker) -> None:
-    end = time.monotonic() + 60
-    while tracker._backlog.behind() and not tracker._outage.is_down:
-        assert time.monotonic() < end
-        time.sleep(0.002)
+    wait_until(lambda: not tracker._backlog.behind() or tracker._outage.is_down, "the news reaching MLflow")
 
 
 def test_a_run_that_a_late_answer_made_twice_is_one_in_the_end(tmp_path: Path, server: int, migrated: Path) -> None:
@@ -242,7 +238,7 @@ def test_a_run_that_a_late_answer_made_twice_is_one_in_the_end(tmp_path: Path, s
         study.wait_until_said("is back")
         # What the server had kept waiting comes only now, after MLflow was looked through.
         _make_again(study, "second")
-        assert tracker.close(60), study.said
+        assert tracker.close(PATIENCE_S), study.said
         study.assert_shown_whole(migrated)
 
 
@@ -252,7 +248,7 @@ def test_a_parent_run_made_twice_takes_its_cells_along(tmp_path: Path, server: i
         tracker.start()
         cell = study.cell("first")
         tell(tracker, cell, range(5))
-        assert tracker.close(60), study.said
+        assert tracker.close(PATIENCE_S), study.said
         _make_again(study, study.name)
         assert sync(study.store, study.address).duplicates
         study.assert_shown_whole(migrated)
@@ -285,7 +281,7 @@ def test_a_server_that_is_down_from_the_start_shows_everything_once_it_is_up(
         study.wait_until_said("is back: 2 cells were brought up")
         assert shown(f"http://127.0.0.1:{server}", study.name)["running"]["status"] == "RUNNING"
         tell(tracker, running, range(2, 5))
-        assert tracker.close(60), study.said
+        assert tracker.close(PATIENCE_S), study.said
         study.assert_shown_whole(migrated)
 
 
@@ -302,7 +298,7 @@ def test_a_server_that_is_down_in_the_end_is_named_with_what_it_lacks_and_a_sync
         study.proxy.cut()
         tell(tracker, second, range(2, 5))
         study.wait_until_said("cannot be used")
-        assert not tracker.close(60)
+        assert not tracker.close(PATIENCE_S)
         assert len(study.said) == 2
         assert f"lacks the last news of 1 cell ({second.key})" in study.said[1]
         assert "'al-ray sync' adds it" in study.said[1]
@@ -322,7 +318,7 @@ def test_a_server_that_comes_back_just_before_the_end_is_still_filled(
             tell(tracker, study.cell(slug), range(5))
         study.wait_until_said("cannot be used")
         study.proxy.mend()
-        assert tracker.close(60), study.said
+        assert tracker.close(PATIENCE_S), study.said
         assert "is back: 2 cells were brought up" in study.said[-1]
         study.assert_shown_whole(migrated)
 
@@ -332,7 +328,6 @@ def test_a_slow_server_gets_whole_cells_and_the_study_does_not_wait(
 ) -> None:
     requests = Requests()
     with begun(tmp_path, server, requests) as study:
-        study.proxy.delay_s = 0.03
         tracker = study.tracker(max_rounds=4)
         tracker.start()
         cells = [study.cell(slug) for slug in ("first", "second", "third")]
@@ -342,7 +337,7 @@ def test_a_slow_server_gets_whole_cells_and_the_study_does_not_wait(
                 assert tracker._backlog._n_rounds <= 4
         assert requests.n == 0  # everything is told, and the first call is still under way
         requests.goes_on.set()
-        assert tracker.close(120), study.said
+        assert tracker.close(PATIENCE_S), study.said
         assert len(study.said) == 1
         assert "is slow" in study.said[0]
         assert requests.n < 45  # one a round would be as many, before anything else

