@@ -4,10 +4,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# Speed is measured in benchmarks; a deadline here would fail on a busy machine.
-settings.register_profile("untimed", deadline=None)
+# Speed is measured in benchmarks; a deadline here, or a limit on making examples, would fail on a busy machine.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
