@@ -33,7 +33,7 @@ def test_a_folder_of_any_formats_is_the_same_data_set(write: Write, tmp_path: Pa
 def test_a_bare_string_with_an_ending_is_a_path(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("rows.csv", TRAIN)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"rows\.csv has no test split.*\{test: file\}.*\{test_fraction: 0\.2\}"):
+    with pytest.raises(ConfigError, match=r"rows\.csv has no test split.*test: FILE\}.*test_fraction: 0\.2\}"):
         resolve_dataset("rows.csv")
 
 

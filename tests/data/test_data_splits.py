@@ -101,7 +101,7 @@ def test_without_an_id_column_the_row_number_is_the_id() -> None:
         ({"label": ["a", "a", "a", "a"]}, "column 'label' holds one class only, 'a'"),
         (
             {"label": [1, 2, 3, 1]},
-            r"holds the integers \[1, 2, 3\], but class indices run from 0.*\{classes: \[\.\.\.\]\}",
+            r"holds the integers \[1, 2, 3\], but class indices run from 0.*classes: \[1, 2, 3\]\}",
         ),
         ({"label": [0, 2, 0, 2]}, r"holds the integers \[0, 2\]"),
         ({"id": [4, 5, 4, 5]}, r"column 'id' repeats an id in rows 2, 3 .*\(4\)"),
