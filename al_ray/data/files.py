@@ -150,7 +150,9 @@ def named_folders() -> dict[str, Path]:
         DataError: ``AL_RAY_DATA`` is not a folder.
     """
     root = data_folder()
-    folders = [] if root is None else sorted(path for path in root.iterdir() if path.is_dir())
+    folders = (
+        [] if root is None else sorted(path for path in root.iterdir() if path.is_dir() and os.access(path, os.R_OK))
+    )
     return {folder.name: folder for folder in folders if _files_of(folder, "train")}
 
 

@@ -164,7 +164,7 @@ def test_doctor_says_what_this_machine_can_run(al_ray, monkeypatch) -> None:
         "MLflow",
     ):
         assert part in outcome.text
-    assert "AL_RAY_DATA is '/nowhere/at/all', which is no folder" in outcome.text
+    assert "AL_RAY_DATA is '/nowhere/at/all', which is not a folder" in outcome.text
 
 
 def test_a_study_takes_about_the_disk_that_its_plan_said_and_tells_what_a_cell_left(
