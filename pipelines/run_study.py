@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 
 from al_ray.data import near_equal_notes
 from al_ray.errors import AlRayError, ConfigError, without_secrets
@@ -138,7 +139,7 @@ def _print_plan(console: Console, plan: Plan, cost: Forecast, n_bytes: int, lane
     for dataset in plan.datasets.values():
         whole, classes = dataset_lines(dataset)
         console.print(whole, soft_wrap=True, highlight=False)
-        console.print(classes, highlight=False)
+        console.print(Padding(classes, (0, 0, 0, 2)), highlight=False)
     _warn_near_equal(console.print, plan)
     for sentence in plan.missing:
         console.print(f"missing here: {sentence}", style="yellow", markup=False, soft_wrap=True)

@@ -90,7 +90,7 @@ def dataset_lines(dataset: TextDataset, n_shown: int = 12) -> list[str]:
     return [
         f"data set {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test examples, "
         f"{dataset.n_classes} classes, from {dataset.source}",
-        f"  classes, training/test examples: {', '.join(classes)}",
+        f"classes, training/test examples: {', '.join(classes)}",
     ]
 
 

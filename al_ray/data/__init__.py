@@ -10,7 +10,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from al_ray.core.types import TextDataset
@@ -157,7 +156,7 @@ def _with_counts(names: list[str], train: Counter[str], test: Counter[str]) -> s
 
 
 def _source(option: str | Mapping[str, Any]) -> "DatasetSource | PathSource":
-    from al_ray.data.files import PathSource, data_folder, named_folders
+    from al_ray.data.files import PathSource, named_folders
 
     if isinstance(option, str) and _LOOKS_LIKE_A_PATH.search(option):
         option = {"path": option}
@@ -165,11 +164,9 @@ def _source(option: str | Mapping[str, Any]) -> "DatasetSource | PathSource":
         return PathSource.from_option(option)
     name = option.get("name") if isinstance(option, Mapping) else option
     if isinstance(name, str) and name not in datasets.names():
-        root = data_folder()
-        if root is not None and name == Path(name).name != ".." and (root / name).is_dir():
-            rest = option if isinstance(option, Mapping) else {}
-            values = {key: value for key, value in rest.items() if key != "name"}
-            return PathSource.from_option({"path": str(root / name), **values})
+        if folder := named_folders(with_rows=False).get(name):
+            more = {key: option[key] for key in option if key != "name"} if isinstance(option, Mapping) else {}
+            return PathSource.from_option({"path": str(folder), **more})
         raise ConfigError(
             f"{unknown_name('data set', name, [*datasets.names(), *named_folders()])} Name files of your own by their "
             "path, {path: ..., text: ..., label: ...}, or put a folder of that name where AL_RAY_DATA points."

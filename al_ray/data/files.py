@@ -109,7 +109,7 @@ class PathSource:
     def _read(self, columns: Columns) -> tuple[Rows, Rows | None]:
         """Return the rows of both splits, or of the one file that is to be split."""
         path = Path(self.path).expanduser()
-        if not path.exists():
+        if not os.path.exists(path):  # of a name that is too long, too
             raise DataError(f"{missing_file(path)} Give a folder with train.* and test.*, or a file.")
         train, test = split_files(path) if path.is_dir() else ([path], [])
         rows = read_rows(train, columns.wanted())
@@ -143,17 +143,16 @@ def data_folder() -> Path | None:
     return folder
 
 
-def named_folders() -> dict[str, Path]:
-    """Return the folders in ``AL_RAY_DATA`` that hold a training split, by name; a study may call them so.
+def named_folders(*, with_rows: bool = True) -> dict[str, Path]:
+    """Return the folders in ``AL_RAY_DATA`` that hold a training split, or all, by name; a study may call them so.
 
     Raises:
         DataError: ``AL_RAY_DATA`` is not a folder.
     """
     root = data_folder()
-    folders = (
-        [] if root is None else sorted(path for path in root.iterdir() if path.is_dir() and os.access(path, os.R_OK))
-    )
-    return {folder.name: folder for folder in folders if _files_of(folder, "train")}
+    paths = [] if root is None else sorted(root.iterdir())
+    folders = [path for path in paths if path.is_dir() and os.access(path, os.R_OK)]
+    return {folder.name: folder for folder in folders if _files_of(folder, "train") or not with_rows}
 
 
 def split_files(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import json
+import os
 import re
 import shlex
 import threading
@@ -72,14 +73,14 @@ def read_rows(files: Sequence[Path], wanted: Mapping[str, str]) -> Rows:
 def missing_file(path: Path) -> str:
     """Say that nothing is at a path: from which folder a relative one was looked up, and what is near."""
     start = "" if path.is_absolute() else f" in {Path.cwd()}"
-    names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    names = [each.name for each in path.parent.iterdir()] if os.path.isdir(path.parent) else []
     near = difflib.get_close_matches(path.name, names, n=1)
     hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
     return f"{path} is not there{start}.{hint}"
 
 
 def _read_file(file: Path, wanted: Mapping[str, str]) -> Rows:
-    if not file.is_file():
+    if not os.path.isfile(file):  # of a name that is too long, too
         raise DataError(f"{missing_file(file)} Give the path of a file that ends in {', '.join(FORMATS)}.")
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
     if file.suffix not in readers:

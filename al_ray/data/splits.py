@@ -83,7 +83,7 @@ def split_off_test(whole: TextSplit, test_fraction: float, class_names: tuple[st
         if len(members) < 2:
             raise DataError(
                 f"class {class_names[c]!r} has one example (id {whole.ids[members[0]]}), and test_fraction needs one "
-                "for each split. Add examples, or name a test file with {test: ...}."
+                "for each split. Add examples, or name a test file: {path: ..., test: FILE}."
             )
         n_test = min(max(1, round(test_fraction * len(members))), len(members) - 1)
         is_test[stream(_SPLIT_SEED, "data", "test_fraction", c).permutation(members)[:n_test]] = True

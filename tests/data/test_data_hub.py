@@ -165,6 +165,18 @@ def test_what_was_fetched_once_needs_no_network(answers: dict[str, Any], cache: 
     assert resolve("http://127.0.0.1:9", cache, "trec6") == [answers["trec6"]]
 
 
+def test_a_spoiled_file_of_the_cache_that_is_deleted_as_advised_is_fetched_again(endpoint: str, tmp_path: Path) -> None:
+    whole = resolve(endpoint, tmp_path, "subj")
+    for blob in tmp_path.glob("hub/*/blobs/*"):
+        blob.write_bytes(b'{"text": "half a li')
+    for _ in ("train", "test"):
+        [refused] = resolve(endpoint, tmp_path, "subj")
+        advised = re.search(r"cannot be decoded.* Delete (\S+), and it is fetched again", refused)
+        assert advised, refused
+        Path(advised[1]).unlink()
+    assert resolve(endpoint, tmp_path, "subj") == whole
+
+
 def test_an_unreachable_hub_is_an_error_within_seconds(tmp_path: Path) -> None:
     start = time.monotonic()
     [answer] = resolve("http://127.0.0.1:9", tmp_path, "ag_news")
