@@ -2,7 +2,6 @@
 
 import csv
 import difflib
-import io
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +20,7 @@ from al_ray.errors import DataError, unknown_name
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
-_NAMED_SEPARATOR = re.compile(r'"?sep=(\t|[^"\s])"?(?:\r?\n|\r|\Z)', re.IGNORECASE)  # as Excel writes it
+_NAMED_SEPARATOR = re.compile(r'"?sep=(\t|[^"\s])"?\s*', re.IGNORECASE)  # as Excel writes it
 _LINE_END = re.compile(rb"\r\n?|\n")
 _BYTE_ORDER_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 # Where the zeros are among the first four bytes of Latin letters.
@@ -90,6 +89,8 @@ def _read_file(file: Path, wanted: Mapping[str, str]) -> Rows:
         )
     try:
         return readers[file.suffix](file, wanted)
+    except UnicodeDecodeError:
+        raise _not_utf8(file) from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}.") from None
 
@@ -130,22 +131,17 @@ def _is_readable(value: pa.Scalar) -> bool:
     return True
 
 
-def _read_text(file: Path) -> str:
-    """Return a text file's content, without a byte order mark.
-
-    Raises:
-        DataError: it is not UTF-8; says where, and which encoding it may be.
-    """
+def _not_utf8(file: Path) -> DataError:
+    """Return the error of a text file in another encoding; says where, and which encoding it may be."""
     content = file.read_bytes()
     try:
-        if b"\0" not in content[:4]:  # UTF-16 of Latin letters is valid UTF-8, with zeros
-            return content.decode().removeprefix("\ufeff")
-        at = 0
+        content.decode()
+        at = 0  # valid UTF-8 with zeros, as UTF-16 of plain letters is
     except UnicodeDecodeError as error:
-        at = error.start
+        at = 0 if b"\0" in content[:4] else error.start
     number = len(_LINE_END.findall(content, 0, at)) + 1
     what, fix = _encoding_advice(file, content, at)
-    raise DataError(f"{file}, line {number} is not UTF-8, at byte {at} of the file (counted from 0){what}. {fix}")
+    return DataError(f"{file}, line {number} is not UTF-8, at byte {at} of the file (counted from 0){what}. {fix}")
 
 
 def _encoding_advice(file: Path, content: bytes, at: int) -> tuple[str, str]:
@@ -200,12 +196,14 @@ def _class_names(file: Path, schema: pa.Schema, label: str) -> dict[str, tuple[s
 
 
 def _read_csv(file: Path, wanted: Mapping[str, str]) -> Rows:
-    text = _read_text(file)
-    named = _NAMED_SEPARATOR.match(text)
-    lines = io.StringIO(text, newline="")
-    with _fields_up_to(len(text)):
+    with file.open(encoding="utf-8-sig", newline="") as lines, _fields_up_to(file.stat().st_size):
+        first = lines.readline()
+        if "\0" in first[:4]:
+            raise _not_utf8(file)
+        named = _NAMED_SEPARATOR.fullmatch(first)
         separator = named[1] if named else _find_separator(file, lines, wanted)
-        lines.seek(named.end() if named else 0)
+        if not named:
+            lines.seek(0)
         rows = list(_csv_rows(file, lines, separator, n_before=1 if named else 0))
     if not rows:
         raise DataError(f"{file} is empty. Its first line must name the columns.")
@@ -216,18 +214,18 @@ def _read_csv(file: Path, wanted: Mapping[str, str]) -> Rows:
 
 
 @contextmanager
-def _fields_up_to(n_characters: int) -> Iterator[None]:
+def _fields_up_to(n: int) -> Iterator[None]:
     """Let the csv module read values of any length for now; its limit is one for the whole process."""
     with _field_limit:
         before = csv.field_size_limit()
-        csv.field_size_limit(max(before, n_characters))
+        csv.field_size_limit(max(before, n))
         try:
             yield
         finally:
             csv.field_size_limit(before)
 
 
-def _find_separator(file: Path, lines: io.StringIO, wanted: Mapping[str, str]) -> str:
+def _find_separator(file: Path, lines: TextIO, wanted: Mapping[str, str]) -> str:
     """Return the separator under which the header names the wanted columns, else the one that finds most columns."""
     headers = {separator: _header(lines, separator) for separator in _SEPARATORS}
     fitting = [separator for separator, header in headers.items() if {*wanted.values()} <= {*header}]
@@ -239,7 +237,7 @@ def _find_separator(file: Path, lines: io.StringIO, wanted: Mapping[str, str]) -
     return fitting[0] if fitting else max(headers, key=lambda separator: len(headers[separator]))
 
 
-def _header(lines: io.StringIO, separator: str) -> list[str]:
+def _header(lines: TextIO, separator: str) -> list[str]:
     lines.seek(0)
     try:
         return next(csv.reader(lines, delimiter=separator, strict=True), [])
@@ -247,7 +245,7 @@ def _header(lines: io.StringIO, separator: str) -> list[str]:
         return []
 
 
-def _csv_rows(file: Path, lines: io.StringIO, separator: str, n_before: int) -> Iterator[list[str]]:
+def _csv_rows(file: Path, lines: TextIO, separator: str, n_before: int) -> Iterator[list[str]]:
     """Yield the header and the rows, all of one length; ``n_before`` lines of the file stand above them."""
     reader = csv.reader(lines, delimiter=separator, strict=True)
     n_columns = None
@@ -280,7 +278,10 @@ def _csv_hint(header: Sequence[str]) -> str:
 
 
 def _read_jsonl(file: Path, wanted: Mapping[str, str]) -> Rows:
-    lines = _read_text(file).split("\n")
+    content = file.read_bytes()
+    if b"\0" in content[:4]:
+        raise _not_utf8(file)
+    lines = content.decode("utf-8-sig").split("\n")
     if lines[-1] == "":
         lines.pop()
     rows = [_json_object(file, number, line) for number, line in enumerate(lines, start=1)]
