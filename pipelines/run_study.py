@@ -137,7 +137,7 @@ def _lanes(execution: Execution, plan: Plan) -> int | None:
 def _print_plan(console: Console, plan: Plan, cost: Forecast, n_bytes: int, lanes: int | None) -> None:
     console.print(plan_table(plan))
     for dataset in plan.datasets.values():
-        whole, classes = dataset_lines(dataset)
+        whole, classes = dataset_lines(dataset.name, dataset)
         console.print(whole, soft_wrap=True, highlight=False)
         console.print(Padding(classes, (0, 0, 0, 2)), highlight=False)
     _warn_near_equal(console.print, plan)
@@ -149,8 +149,9 @@ def _print_plan(console: Console, plan: Plan, cost: Forecast, n_bytes: int, lane
 
 
 def _warn_near_equal(say: Callable[..., None], plan: Plan) -> None:
-    for note in dict.fromkeys(note for dataset in plan.datasets.values() for note in near_equal_notes(dataset)):
-        say(note, style="yellow", soft_wrap=True, highlight=False)
+    for dataset in plan.datasets.values():
+        for note in near_equal_notes(dataset):
+            say(f"data set {dataset.name}: {note}", style="yellow", soft_wrap=True, highlight=False)
 
 
 def _warn_bf16(say: Callable[[str], None], plan: Plan) -> None:

@@ -80,7 +80,7 @@ def plan_table(plan: Plan, n_shown: int = 40) -> Table:
     return table
 
 
-def dataset_lines(dataset: TextDataset, n_shown: int = 12) -> list[str]:
+def dataset_lines(name: str, dataset: TextDataset, n_shown: int = 12) -> list[str]:
     """Say how large a data set is, where it is from and how many examples its classes have, the most common first."""
     train, test = (Counter(split.labels.tolist()) for split in (dataset.train, dataset.test))
     order = sorted(range(dataset.n_classes), key=lambda c: -train[c])
@@ -88,7 +88,7 @@ def dataset_lines(dataset: TextDataset, n_shown: int = 12) -> list[str]:
     if len(classes) > n_shown:
         classes[n_shown - 2 : -2] = [f"({len(classes) - n_shown} more)"]
     return [
-        f"data set {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test examples, "
+        f"data set {name}: {len(dataset.train):,} training and {len(dataset.test):,} test examples, "
         f"{dataset.n_classes} classes, from {dataset.source}",
         f"classes, training/test examples: {', '.join(classes)}",
     ]

@@ -141,8 +141,8 @@ def near_equal_notes(dataset: TextDataset) -> list[str]:
     groups = [Counter(split.groups or ()) for split in splits]
     families = (("classes", dataset.class_names, classes), ("groups", (*(groups[0] | groups[1]),), groups))
     return [
-        f"data set {dataset.name}: the {kind} {_with_counts(alike, *counts)} have names that look alike, and count as "
-        f"{len(alike)} {kind}. If they are one, write its name in one way in the data."
+        f"the {kind} {_with_counts(alike, *counts)} have names that look alike, and count as {len(alike)} {kind}. If "
+        "they are one, write its name in one way in the data."
         for kind, names, counts in families
         for alike in look_alikes(names)
     ]

@@ -156,15 +156,6 @@ def test_labels_that_are_spelled_in_another_order_are_refused(answers: dict[str,
     assert "declared as negative, positive" in answers["sst2"]
 
 
-def test_a_file_that_the_hub_does_not_hold_is_an_error_that_says_what_to_do(answers: dict[str, Any]) -> None:
-    assert answers["imdb"].startswith("DataError: stanfordnlp/imdb at revision e6281661ce1c could not be fetched")
-    assert "set AL_RAY_DATA to a folder" in answers["imdb"]
-
-
-def test_what_was_fetched_once_needs_no_network(answers: dict[str, Any], cache: Path) -> None:
-    assert resolve("http://127.0.0.1:9", cache, "trec6") == [answers["trec6"]]
-
-
 def test_a_spoiled_file_of_the_cache_that_is_deleted_as_advised_is_fetched_again(endpoint: str, tmp_path: Path) -> None:
     whole = resolve(endpoint, tmp_path, "subj")
     for blob in tmp_path.glob("hub/*/blobs/*"):
@@ -175,6 +166,15 @@ def test_a_spoiled_file_of_the_cache_that_is_deleted_as_advised_is_fetched_again
         assert advised, refused
         Path(advised[1]).unlink()
     assert resolve(endpoint, tmp_path, "subj") == whole
+
+
+def test_a_file_that_the_hub_does_not_hold_is_an_error_that_says_what_to_do(answers: dict[str, Any]) -> None:
+    assert answers["imdb"].startswith("DataError: stanfordnlp/imdb at revision e6281661ce1c could not be fetched")
+    assert "set AL_RAY_DATA to a folder" in answers["imdb"]
+
+
+def test_what_was_fetched_once_needs_no_network(answers: dict[str, Any], cache: Path) -> None:
+    assert resolve("http://127.0.0.1:9", cache, "trec6") == [answers["trec6"]]
 
 
 def test_an_unreachable_hub_is_an_error_within_seconds(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_classes_of_a_data_set_are_listed_with_their_counts_and_many_are_cut
     test = TextSplit(ids=np.array([0]), texts=["t"], labels=np.array([n_classes - 1]))
     names = tuple(f"class {c} {'long ' * 9}" for c in range(n_classes))
     dataset = TextDataset(name="d", class_names=names, train=split, test=test, source="here", content_sha256="0" * 64)
-    _, classes = dataset_lines(dataset)
+    _, classes = dataset_lines("d", dataset)
     listed = classes.removeprefix("classes, training/test examples: ").split(", ")
     assert re.fullmatch(rf"class {n_classes - 1} [ long.]+ {n_classes}/1", listed[0])
     assert re.fullmatch(r"class 0 [ long.]+ 1/0", listed[-1])
