@@ -15,7 +15,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from al_ray.errors import AlRayError, without_secrets
+from al_ray.data.files import data_folder, named_folders
+from al_ray.errors import AlRayError, DataError, without_secrets
 from al_ray.experiment.forecast import has_fast_bf16
 from al_ray.model.source import resolve_model
 from pipelines.terminal import make_console
@@ -124,14 +125,14 @@ def _hub() -> Finding:
 
 
 def _data() -> Finding:
-    folder = os.environ.get("AL_RAY_DATA")
+    try:
+        folder, names = data_folder(), named_folders()
+    except DataError as error:
+        return Finding("data folder", "missing", str(error))
     if folder is None:
         return Finding(
             "data folder", "note", "AL_RAY_DATA is not set: named data sets come from the Hub; 'tickets' is built in"
         )
-    if not Path(folder).is_dir():
-        return Finding("data folder", "missing", f"AL_RAY_DATA is {folder!r}, which is no folder")
-    names = sorted(path.parent.name for path in Path(folder).glob("*/train.parquet"))
     return Finding("data folder", "ok", f"{folder}: {', '.join(names) or 'no data set in it (NAME/train.parquet)'}")
 
 

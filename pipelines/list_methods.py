@@ -7,6 +7,8 @@ from rich.table import Table
 
 from al_ray.confidence import confidences
 from al_ray.data import datasets
+from al_ray.data.files import named_folders
+from al_ray.errors import DataError
 from al_ray.filtering import filters
 from al_ray.initial import initial_queries
 from al_ray.oracle import oracles
@@ -37,6 +39,18 @@ def list_methods(
         "A data set may also be a path: {path: FOLDER or FILE, text: COLUMN, label: COLUMN}, Parquet, CSV or JSONL.",
         highlight=False,
     )
+    console.print(_folders(), highlight=False)
+
+
+def _folders() -> str:
+    """Say which folders of ``AL_RAY_DATA`` are data sets besides the registered ones."""
+    try:
+        others = [name for name in named_folders() if name not in datasets.names()]
+    except DataError as error:
+        return str(error)
+    if not others:
+        return "A folder in the one that AL_RAY_DATA names is a data set by its own name; none is there."
+    return f"Folders in AL_RAY_DATA are data sets by their own name, with the options of a path: {', '.join(others)}."
 
 
 def family_table(family: Registry[object]) -> Table:

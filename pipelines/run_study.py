@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 
+from al_ray.data import near_equal_notes
 from al_ray.errors import AlRayError, ConfigError, without_secrets
 from al_ray.experiment.forecast import Forecast, forecast, has_fast_bf16, round_costs
 from al_ray.experiment.plan import Plan, dataset_key, plan_study, require_complete
@@ -22,6 +24,7 @@ from al_ray.experiment.study_file import Execution, load_study, set_options
 from pipelines.terminal import (
     Progress,
     bytes_left,
+    dataset_lines,
     duration,
     failure_lines,
     forecast_lines,
@@ -134,13 +137,21 @@ def _lanes(execution: Execution, plan: Plan) -> int | None:
 def _print_plan(console: Console, plan: Plan, cost: Forecast, n_bytes: int, lanes: int | None) -> None:
     console.print(plan_table(plan))
     for dataset in plan.datasets.values():
-        sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} test examples, {dataset.n_classes} classes"
-        console.print(f"data set {dataset.name}: {sizes}, from {dataset.source}", soft_wrap=True, highlight=False)
+        whole, classes = dataset_lines(dataset.name, dataset)
+        console.print(whole, soft_wrap=True, highlight=False)
+        console.print(Padding(classes, (0, 0, 0, 2)), highlight=False)
+    _warn_near_equal(console.print, plan)
     for sentence in plan.missing:
         console.print(f"missing here: {sentence}", style="yellow", markup=False, soft_wrap=True)
     _warn_bf16(console.print, plan)
     console.print(forecast_lines(cost, n_bytes, lanes), soft_wrap=True)
     console.print("nothing was started.")
+
+
+def _warn_near_equal(say: Callable[..., None], plan: Plan) -> None:
+    for dataset in plan.datasets.values():
+        for note in near_equal_notes(dataset):
+            say(f"data set {dataset.name}: {note}", style="yellow", soft_wrap=True, highlight=False)
 
 
 def _warn_bf16(say: Callable[[str], None], plan: Plan) -> None:
@@ -184,6 +195,7 @@ def _announce(console: Console, plan: Plan, cost: Forecast, lanes: int | None) -
         f"study {plan.study.name}: {len(waiting)} of {len(plan.cells)} cells to run{again}; {at_a_time}{seconds}.",
         soft_wrap=True,
     )
+    _warn_near_equal(console.print, plan)
     _warn_bf16(console.print, plan)
 
 

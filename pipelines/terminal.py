@@ -18,6 +18,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from al_ray.core.types import TextDataset
 from al_ray.experiment.failed_cells import ADVICE, failure_words
 from al_ray.experiment.forecast import Forecast
 from al_ray.experiment.plan import Plan
@@ -77,6 +78,25 @@ def plan_table(plan: Plan, n_shown: int = 40) -> Table:
     if len(plan.cells) > n_shown:
         table.add_row(f"... and {len(plan.cells) - n_shown} more", "", "", "")
     return table
+
+
+def dataset_lines(name: str, dataset: TextDataset, n_shown: int = 12) -> list[str]:
+    """Say how large a data set is, where it is from and how many examples its classes have, the most common first."""
+    train, test = (Counter(split.labels.tolist()) for split in (dataset.train, dataset.test))
+    order = sorted(range(dataset.n_classes), key=lambda c: -train[c])
+    classes = [f"{_class_name(dataset.class_names[c])} {train[c]:,}/{test[c]:,}" for c in order]
+    if len(classes) > n_shown:
+        classes[n_shown - 2 : -2] = [f"({len(classes) - n_shown} more)"]
+    return [
+        f"data set {name}: {len(dataset.train):,} training and {len(dataset.test):,} test examples, "
+        f"{dataset.n_classes} classes, from {dataset.source}",
+        f"classes, training/test examples: {', '.join(classes)}",
+    ]
+
+
+def _class_name(name: str, n: int = 30) -> str:
+    short = name if len(name) <= n else f"{name[: n - 3]}..."
+    return short if short.isprintable() and short == short.strip() else repr(short)
 
 
 def forecast_lines(cost: Forecast, disk_bytes: int, lanes: int | None) -> str:

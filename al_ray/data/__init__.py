@@ -1,10 +1,13 @@
 """Data sets: the texts and the answers of an experiment, read and checked at the border.
 
-A study file names a data set in one of three ways: a registered name (``trec6``), a mapping with options
-(``{name: tickets, seed: 7}``), or a path (``data/mine.csv``, ``{path: data/mine, text: body, label: team}``).
+A study file names a data set in one of three ways: a name (``trec6``), a mapping with options
+(``{name: tickets, seed: 7}``), or a path (``data/mine.csv``, ``{path: data/mine, text: body, label: team}``). A name is
+registered, or is that of a folder in ``AL_RAY_DATA``, which then takes the options of a path.
 """
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -129,8 +132,31 @@ def size_note(dataset: TextDataset) -> str | None:
     return declared.size_note(len(dataset.train), len(dataset.test)) if declared.hub_id else None
 
 
+def near_equal_notes(dataset: TextDataset) -> list[str]:
+    """Say which classes, and which data slices, have names that a reader would take for one; each counts by itself."""
+    from al_ray.data.splits import look_alikes
+
+    splits = dataset.train, dataset.test
+    classes = [Counter(dataset.class_names[c] for c in split.labels.tolist()) for split in splits]
+    groups = [Counter(split.groups or ()) for split in splits]
+    families = (("classes", dataset.class_names, classes), ("groups", (*(groups[0] | groups[1]),), groups))
+    return [
+        f"the {kind} {_with_counts(alike, *counts)} have names that look alike, and count as {len(alike)} {kind}. If "
+        "they are one, write its name in one way in the data."
+        for kind, names, counts in families
+        for alike in look_alikes(names)
+    ]
+
+
+def _with_counts(names: list[str], train: Counter[str], test: Counter[str]) -> str:
+    same = len({unicodedata.normalize("NFC", name) for name in names}) < len(names)
+    spell = ascii if same else repr  # letters of two Unicode forms look the same in quotes, too
+    listed = [f"{spell(name)} ({train[name]:,} training, {test[name]:,} test)" for name in names]
+    return f"{', '.join(listed[:-1])} and {listed[-1]}"
+
+
 def _source(option: str | Mapping[str, Any]) -> "DatasetSource | PathSource":
-    from al_ray.data.files import PathSource
+    from al_ray.data.files import PathSource, named_folders
 
     if isinstance(option, str) and _LOOKS_LIKE_A_PATH.search(option):
         option = {"path": option}
@@ -138,9 +164,12 @@ def _source(option: str | Mapping[str, Any]) -> "DatasetSource | PathSource":
         return PathSource.from_option(option)
     name = option.get("name") if isinstance(option, Mapping) else option
     if isinstance(name, str) and name not in datasets.names():
+        if folder := named_folders(with_rows=False).get(name):
+            more = {key: option[key] for key in option if key != "name"} if isinstance(option, Mapping) else {}
+            return PathSource.from_option({"path": str(folder), **more})
         raise ConfigError(
-            f"{unknown_name('data set', name, datasets.names())} "
-            "Name files of your own by their path: {path: ..., text: ..., label: ...}."
+            f"{unknown_name('data set', name, [*datasets.names(), *named_folders()])} Name files of your own by their "
+            "path, {path: ..., text: ..., label: ...}, or put a folder of that name where AL_RAY_DATA points."
         )
     return datasets.build(option)
 

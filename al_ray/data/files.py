@@ -1,5 +1,6 @@
 """A data set of one's own: a folder of splits, or a single file, in Parquet, CSV or JSONL."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,11 +9,12 @@ from typing import Any
 
 from al_ray.core.types import TextDataset
 from al_ray.data.content import content_sha256
-from al_ray.data.rows import FORMATS, Rows, read_rows
+from al_ray.data.rows import FORMATS, Rows, missing_file, read_rows
 from al_ray.data.splits import Columns, make_splits, split_off_test
 from al_ray.errors import ConfigError, DataError
 from al_ray.registry import build_dataclass
 
+DATA_FOLDER_VARIABLE = "AL_RAY_DATA"
 _NAME = re.compile(r"[a-z0-9_-]{1,40}")
 _PART = re.compile(r"(?P<split>train|test)(-(?P<part>\d+)-of-(?P<of>\d+))?(?P<format>\.\w+)")
 
@@ -33,7 +35,8 @@ class PathSource:
         test: file of the test split.
         test_fraction: share of the rows that becomes the test split, in (0, 1).
         name: what results call the data set; lower-case letters, digits, ``_`` and ``-``. Default: from the path.
-        classes: class names in label order; without it the file's metadata or the sorted names.
+        classes: class names in label order, as the label column writes them, so that numbers name integer labels;
+            without it the file's metadata or the sorted names.
     """
 
     path: str
@@ -75,7 +78,9 @@ class PathSource:
         Raises:
             ConfigError: an unknown field, a wrong type, or a value out of range.
         """
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in option.items()}
+        values = {**option}
+        if isinstance(option.get("classes"), list | tuple):
+            values["classes"] = _named_classes(option["classes"])
         source = build_dataclass(cls, values, "data set by path")
         return source if source.name else replace(source, name=_name_from(Path(source.path)))
 
@@ -104,18 +109,50 @@ class PathSource:
     def _read(self, columns: Columns) -> tuple[Rows, Rows | None]:
         """Return the rows of both splits, or of the one file that is to be split."""
         path = Path(self.path).expanduser()
-        if not path.exists():
-            raise DataError(f"{path} is not there. Give a folder with train.* and test.*, or a file.")
+        if not os.path.exists(path):  # of a name that is too long, too
+            raise DataError(f"{missing_file(path)} Give a folder with train.* and test.*, or a file.")
         train, test = split_files(path) if path.is_dir() else ([path], [])
         rows = read_rows(train, columns.wanted())
         if test and (self.test is not None or self.test_fraction is not None):
             raise ConfigError(f"{path} has a test split of its own. Leave out test and test_fraction.")
         if not test and self.test is None and self.test_fraction is None:
             raise ConfigError(
-                f"{path} has no test split. Name one with {{test: file}}, or draw one with {{test_fraction: 0.2}}."
+                f"{path} has no test split. Name one with {{path: ..., test: FILE}}, or draw one with "
+                "{path: ..., test_fraction: 0.2}."
             )
         test = test if self.test is None else [Path(self.test).expanduser()]
         return rows, read_rows(test, columns.wanted()) if test else None
+
+
+def data_folder() -> Path | None:
+    """Return the folder named by ``AL_RAY_DATA``, or None where it is not set.
+
+    Raises:
+        DataError: it is set to something that is not a folder.
+    """
+    value = os.environ.get(DATA_FOLDER_VARIABLE, "")
+    if not value:
+        return None
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        start = "" if folder.is_absolute() else f" in {Path.cwd()}"
+        raise DataError(
+            f"{DATA_FOLDER_VARIABLE} is {value!r}, which is not a folder{start}. Set it to one that holds "
+            "NAME/train.parquet and NAME/test.parquet, or unset it to use the Hugging Face Hub."
+        )
+    return folder
+
+
+def named_folders(*, with_rows: bool = True) -> dict[str, Path]:
+    """Return the folders in ``AL_RAY_DATA`` that hold a training split, or all, by name; a study may call them so.
+
+    Raises:
+        DataError: ``AL_RAY_DATA`` is not a folder.
+    """
+    root = data_folder()
+    paths = [] if root is None else sorted(root.iterdir())
+    folders = [path for path in paths if path.is_dir() and os.access(path, os.R_OK)]
+    return {folder.name: folder for folder in folders if _files_of(folder, "train") or not with_rows}
 
 
 def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -124,9 +161,7 @@ def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         DataError: no training split, a split in more than one format, or a part that is not there.
     """
-    found = [_PART.fullmatch(path.name) for path in sorted(folder.iterdir()) if path.is_file()]
-    known = [match for match in found if match and match["format"] in FORMATS]
-    train, test = ([match for match in known if match["split"] == split] for split in ("train", "test"))
+    train, test = _files_of(folder, "train"), _files_of(folder, "test")
     if not train:
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise DataError(
@@ -134,6 +169,11 @@ def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
             f"found {there}. Rename or convert the file, or give its path."
         )
     return _whole(folder, train), _whole(folder, test)
+
+
+def _files_of(folder: Path, split: str) -> list[re.Match[str]]:
+    found = [_PART.fullmatch(path.name) for path in sorted(folder.iterdir()) if path.is_file()]
+    return [match for match in found if match and match["split"] == split and match["format"] in FORMATS]
 
 
 def _whole(folder: Path, matches: list[re.Match[str]]) -> list[Path]:
@@ -148,6 +188,21 @@ def _whole(folder: Path, matches: list[re.Match[str]]) -> list[Path]:
             f"({', '.join(names)}). Copy the missing parts."
         )
     return [folder / name for name in names]
+
+
+def _named_classes(classes: Any) -> tuple[Any, ...]:
+    """Take numbers as the names of classes: in YAML ``[1, 2, 3]`` are the classes of the labels 1, 2 and 3.
+
+    Raises:
+        ConfigError: numbers and names are mixed, so that an integer label could be meant as either.
+    """
+    are_integers = [isinstance(name, int) and not isinstance(name, bool) for name in classes]
+    if any(are_integers) and not all(are_integers):
+        raise ConfigError(
+            f"classes is {list(classes)}, which mixes numbers and names. Write every class as the label column has it, "
+            f"a number that is a name in quotes: {[str(name) for name in classes]}."
+        )
+    return tuple(str(name) if all(are_integers) else name for name in classes)
 
 
 def _name_from(path: Path) -> str:

@@ -82,7 +82,9 @@ class HubFiles:
         try:
             split = datasets.load_dataset(kind, data_files={"rows": [str(file)]}, split="rows")
         except datasets.exceptions.DatasetGenerationError as error:
-            raise DataError(f"{where} cannot be decoded: {error}. Delete {file} and fetch it again.") from error
+            raise DataError(
+                f"{where} cannot be decoded: {error}. Delete {file.resolve()}, and it is fetched again."
+            ) from error
         wanted = {"text": self.text, "label": self.label}
         if self.label_text is not None:
             wanted["label_text"] = self.label_text

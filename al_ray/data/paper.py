@@ -8,7 +8,6 @@ public: its validation split (1,043 rows) is the test split here, where the pape
 in-domain rows of it.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,13 +15,11 @@ from typing import ClassVar
 from al_ray.core.types import TextDataset
 from al_ray.data import Declaration, datasets
 from al_ray.data.content import content_sha256
-from al_ray.data.files import split_files
+from al_ray.data.files import data_folder, split_files
 from al_ray.data.hub import HubFiles
 from al_ray.data.rows import Rows, read_rows
 from al_ray.data.splits import Columns, keep_some, make_splits
 from al_ray.errors import ConfigError, DataError
-
-DATA_FOLDER_VARIABLE = "AL_RAY_DATA"
 
 
 @dataclass(frozen=True)
@@ -94,24 +91,6 @@ class PinnedDataset:
             source=f"{source} ({note})" if note else source,
             content_sha256=content_sha256(names, train, test),
         )
-
-
-def data_folder() -> Path | None:
-    """Return the folder named by ``AL_RAY_DATA``, or None where it is not set.
-
-    Raises:
-        DataError: it is set to something that is not a folder.
-    """
-    value = os.environ.get(DATA_FOLDER_VARIABLE, "")
-    if not value:
-        return None
-    folder = Path(value).expanduser()
-    if not folder.is_dir():
-        raise DataError(
-            f"{DATA_FOLDER_VARIABLE} is {value!r}, which is not a folder. Set it to one that holds NAME/train.parquet "
-            "and NAME/test.parquet, or unset it to use the Hugging Face Hub."
-        )
-    return folder
 
 
 def _read_folder(folder: Path) -> tuple[Rows, Rows]:

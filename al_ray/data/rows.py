@@ -1,11 +1,17 @@
 """Read the rows of Parquet, CSV and JSONL files as they stand: nothing is dropped, converted or repaired."""
 
 import csv
+import difflib
 import json
+import os
+import re
+import shlex
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +19,13 @@ import pyarrow.parquet as pq
 from al_ray.errors import DataError, unknown_name
 
 FORMATS = (".parquet", ".csv", ".jsonl")
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+_NAMED_SEPARATOR = re.compile(r'"?sep=(\t|[^"\s])"?\s*', re.IGNORECASE)  # as Excel writes it
+_LINE_END = re.compile(rb"\r\n?|\n")
+_BYTE_ORDER_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+# Where the zeros are among the first four bytes of Latin letters.
+_ZERO_BYTES = {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}
+_field_limit = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +69,28 @@ def read_rows(files: Sequence[Path], wanted: Mapping[str, str]) -> Rows:
     )
 
 
+def missing_file(path: Path) -> str:
+    """Say that nothing is at a path: from which folder a relative one was looked up, and what is near."""
+    start = "" if path.is_absolute() else f" in {Path.cwd()}"
+    names = [each.name for each in path.parent.iterdir()] if os.path.isdir(path.parent) else []
+    near = difflib.get_close_matches(path.name, names, n=1)
+    hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
+    return f"{path} is not there{start}.{hint}"
+
+
 def _read_file(file: Path, wanted: Mapping[str, str]) -> Rows:
-    if not file.is_file():
-        raise DataError(f"{file} is not there. Give the path of a file that ends in {', '.join(FORMATS)}.")
+    if not os.path.isfile(file):  # of a name that is too long, too
+        raise DataError(f"{missing_file(file)} Give the path of a file that ends in {', '.join(FORMATS)}.")
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
     if file.suffix not in readers:
-        raise DataError(f"{file} ends in {file.suffix!r}, but al_ray reads {', '.join(FORMATS)}. Convert or rename it.")
+        raise DataError(
+            f"{file} ends in {file.suffix!r}, but al_ray reads {', '.join(FORMATS)}. Rename it to .csv if it is a "
+            "table of text, with whatever separator; convert it if it is anything else."
+        )
     try:
         return readers[file.suffix](file, wanted)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
+    except UnicodeDecodeError:
+        raise _not_utf8(file) from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}.") from None
 
@@ -76,13 +101,80 @@ def _read_parquet(file: Path, wanted: Mapping[str, str]) -> Rows:
             schema = parquet.schema_arrow
             _check_columns(file, wanted, schema.names)
             table = parquet.read(columns=list(dict.fromkeys(wanted.values())))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: its schema metadata is not readable ({error}). Write the file again.") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{file} is not a whole Parquet file ({file.stat().st_size} bytes): {_first_line(error)}. "
             "It may be half-written, truncated or a placeholder; copy it again."
         ) from None
-    columns = {name: table.column(name).to_pylist() for name in wanted.values()}
+    columns = {name: _values(file, name, table.column(name)) for name in wanted.values()}
     return Rows(where=str(file), columns=columns, class_names=_class_names(file, schema, wanted["label"]))
+
+
+def _values(file: Path, name: str, column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError as error:
+        row = next(i for i, value in enumerate(column) if not _is_readable(value))
+        raise DataError(
+            f"{file}: column {name!r} is not UTF-8 in row {row} (counted from 0), at byte {error.start} of the value"
+            f"{_as_windows(error.object, error.start)}. Write the file again, with texts that are UTF-8."
+        ) from None
+
+
+def _is_readable(value: pa.Scalar) -> bool:
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _not_utf8(file: Path) -> DataError:
+    """Return the error of a text file in another encoding; says where, and which encoding it may be."""
+    content = file.read_bytes()
+    try:
+        content.decode()
+        at = 0  # valid UTF-8 with zeros, as UTF-16 of plain letters is
+    except UnicodeDecodeError as error:
+        at = 0 if b"\0" in content[:4] else error.start
+    number = len(_LINE_END.findall(content, 0, at)) + 1
+    what, fix = _encoding_advice(file, content, at)
+    return DataError(f"{file}, line {number} is not UTF-8, at byte {at} of the file (counted from 0){what}. {fix}")
+
+
+def _encoding_advice(file: Path, content: bytes, at: int) -> tuple[str, str]:
+    """Say what a text file may be in place of UTF-8, and what to do."""
+    if not content[:at].isascii():
+        return _as_windows(content, at), "All before it is UTF-8: mend the characters that are not."
+    encoding = _other_encoding(content)
+    if encoding is None:
+        return "", "Save it as UTF-8."
+    shown = _as_windows(content, at) if encoding == "WINDOWS-1252" else f"; it looks like {encoding}"
+    new = file.with_stem(f"{file.stem}_utf8")
+    command = f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(file))} > {shlex.quote(str(new))}"
+    return shown, f"Save it as UTF-8, in that case by: {command}"
+
+
+def _other_encoding(content: bytes) -> str | None:
+    """Return the encoding that a file which is not UTF-8 may be in, or None."""
+    marked = [name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)]
+    zeros = _ZERO_BYTES.get("".join("0" if byte == 0 else "x" for byte in content[:4]))
+    for encoding in (*marked, zeros, None if b"\0" in content else "WINDOWS-1252"):
+        try:
+            if encoding is not None and content.decode(encoding):
+                return encoding
+        except UnicodeDecodeError:
+            continue
+    return None
+
+
+def _as_windows(content: bytes, at: int, n: int = 12) -> str:
+    """Quote the place of a byte that is not UTF-8 as Windows-1252 has it, for the reader to judge."""
+    start = max([end.end() for end in _LINE_END.finditer(content, max(at - n, 0), at)], default=max(at - n, 0))
+    excerpt = re.split(r"[\r\n]", content[start : at + n].decode("windows-1252", "replace"))[0]
+    return f"; if it is Windows-1252, {excerpt!r} stands there"
 
 
 def _class_names(file: Path, schema: pa.Schema, label: str) -> dict[str, tuple[str, ...]]:
@@ -104,32 +196,92 @@ def _class_names(file: Path, schema: pa.Schema, label: str) -> dict[str, tuple[s
 
 
 def _read_csv(file: Path, wanted: Mapping[str, str]) -> Rows:
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        reader = csv.reader(text, strict=True)
-        try:
-            header = next(reader, None)
-            if header is None:
-                raise DataError(f"{file} is empty. Its first line must name the columns.")
-            _check_columns(file, wanted, header)
-            rows = list(_csv_rows(file, reader, len(header)))
-        except csv.Error as error:
-            raise DataError(f"{file}, line {reader.line_num} is not CSV: {error}. Mend the line (quotes?).") from None
+    with file.open(encoding="utf-8-sig", newline="") as lines, _fields_up_to(file.stat().st_size):
+        first = lines.readline()
+        if "\0" in first[:4]:
+            raise _not_utf8(file)
+        named = _NAMED_SEPARATOR.fullmatch(first)
+        separator = named[1] if named else _find_separator(file, lines, wanted)
+        if not named:
+            lines.seek(0)
+        rows = list(_csv_rows(file, lines, separator, n_before=1 if named else 0))
+    if not rows:
+        raise DataError(f"{file} is empty. Its first line must name the columns.")
+    header = rows.pop(0)
+    _check_columns(file, wanted, header, _csv_hint(header))
     at = {name: header.index(name) for name in wanted.values()}
     return Rows(where=str(file), columns={name: [row[i] for row in rows] for name, i in at.items()}, is_typed=False)
 
 
-def _csv_rows(file: Path, reader: Any, n_columns: int) -> Iterator[list[str]]:
-    for row in reader:
-        if len(row) != n_columns:
+@contextmanager
+def _fields_up_to(n: int) -> Iterator[None]:
+    """Let the csv module read values of any length for now; its limit is one for the whole process."""
+    with _field_limit:
+        before = csv.field_size_limit()
+        csv.field_size_limit(max(before, n))
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
+
+
+def _find_separator(file: Path, lines: TextIO, wanted: Mapping[str, str]) -> str:
+    """Return the separator under which the header names the wanted columns, else the one that finds most columns."""
+    headers = {separator: _header(lines, separator) for separator in _SEPARATORS}
+    fitting = [separator for separator, header in headers.items() if {*wanted.values()} <= {*header}]
+    if len(fitting) > 1:
+        raise DataError(
+            f"{file}: its header names the columns with {' and with '.join(map(repr, fitting))} between them. "
+            f"Put the one that is right into a line of its own above it: sep={fitting[0]}"
+        )
+    return fitting[0] if fitting else max(headers, key=lambda separator: len(headers[separator]))
+
+
+def _header(lines: TextIO, separator: str) -> list[str]:
+    lines.seek(0)
+    try:
+        return next(csv.reader(lines, delimiter=separator, strict=True), [])
+    except csv.Error:  # said with its place when the rows are read
+        return []
+
+
+def _csv_rows(file: Path, lines: TextIO, separator: str, n_before: int) -> Iterator[list[str]]:
+    """Yield the header and the rows, all of one length; ``n_before`` lines of the file stand above them."""
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    n_columns = None
+    while True:
+        number = n_before + reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            last = n_before + reader.line_num
             raise DataError(
-                f"{file}, line {reader.line_num} has {len(row)} values, but the header names {n_columns} columns. "
-                "Quote values that hold a comma, and take out blank lines."
+                f"{file}, line {number} is not CSV{f' (read to line {last})' if last > number else ''}: {error}. "
+                'Close every quoted value, and double the quotes inside it: "say ""hello""".'
+            ) from None
+        if row is None:
+            return
+        if n_columns is not None and len(row) != n_columns:
+            raise DataError(
+                f"{file}, line {number} has {len(row)} values, but the header names {n_columns} columns. "
+                f"Quote values that hold a {_SEPARATORS.get(separator, repr(separator))}, and take out blank lines."
             )
+        n_columns = len(row)
         yield row
 
 
+def _csv_hint(header: Sequence[str]) -> str:
+    """Say what else may be wrong with a header that does not name the columns."""
+    mark = re.search(r"[^\w\s\"'.-]", header[0]) if len(header) == 1 else None
+    hint = f" If its columns are separated by {mark[0]!r}, write above them: sep={mark[0]}" if mark else ""
+    return f" The first line must name the columns.{hint}"
+
+
 def _read_jsonl(file: Path, wanted: Mapping[str, str]) -> Rows:
-    lines = file.read_bytes().decode("utf-8-sig").split("\n")
+    content = file.read_bytes()
+    if b"\0" in content[:4]:
+        raise _not_utf8(file)
+    lines = content.decode("utf-8-sig").split("\n")
     if lines[-1] == "":
         lines.pop()
     rows = [_json_object(file, number, line) for number, line in enumerate(lines, start=1)]
@@ -148,12 +300,12 @@ def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _check_columns(file: Path, wanted: Mapping[str, str], present: Sequence[str]) -> None:
+def _check_columns(file: Path, wanted: Mapping[str, str], present: Sequence[str], hint: str = "") -> None:
     for option, name in wanted.items():
         if name not in present:
             raise DataError(
                 f"{file}: {unknown_name('column', name, present)} "
-                f"Name the right one in the data set's option: {{{option}: ...}}."
+                f"Name the right one in the data set's option: {{path: ..., {option}: ...}}.{hint}"
             )
         if list(present).count(name) > 1:
             raise DataError(f"{file} has {list(present).count(name)} columns called {name!r}. Rename all but one.")

@@ -1,7 +1,9 @@
 """Turn rows into splits: every rule of the data family is checked here, and nothing is mended."""
 
+import json
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,8 @@ from al_ray.errors import DataError, unknown_name
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _INT64 = np.iinfo(np.int64)
+_PLAIN_YAML = re.compile(r"(?!(?:true|false|null)$)[A-Za-z][\w-]*(?: [\w-]+)*", re.IGNORECASE)
+_MOST_CLASSES = 50  # that a message writes out
 _SPLIT_SEED = 0
 
 
@@ -62,7 +66,7 @@ def make_splits(
         _check_texts(rows, columns.text)
     labels = _label_values(parts, columns.label)
     names = _class_names(parts, columns.label, labels, classes)
-    indices = [_index_labels(rows, columns.label, values, names) for rows, values in zip(parts, labels, strict=True)]
+    indices = _index_labels(parts, columns.label, labels, names)
     _check_variety(parts[0], columns.label, indices[0], names)
     return names, [_split(rows, columns, index) for rows, index in zip(parts, indices, strict=True)]
 
@@ -79,7 +83,7 @@ def split_off_test(whole: TextSplit, test_fraction: float, class_names: tuple[st
         if len(members) < 2:
             raise DataError(
                 f"class {class_names[c]!r} has one example (id {whole.ids[members[0]]}), and test_fraction needs one "
-                "for each split. Add examples, or name a test file with {test: ...}."
+                "for each split. Add examples, or name a test file: {path: ..., test: FILE}."
             )
         n_test = min(max(1, round(test_fraction * len(members))), len(members) - 1)
         is_test[stream(_SPLIT_SEED, "data", "test_fraction", c).permutation(members)[:n_test]] = True
@@ -91,6 +95,15 @@ def keep_some(split: TextSplit, n: int | None) -> TextSplit:
     if n is None or n >= len(split):
         return split
     return _take(split, np.sort(np.argsort(tie_keys(split.ids, _SPLIT_SEED))[:n]))
+
+
+def look_alikes(names: Iterable[str]) -> list[list[str]]:
+    """Return the groups of names that differ in case, white space, invisible characters or Unicode form alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", visible.casefold()).split()), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _split(rows: Rows, columns: Columns, labels: IntArray) -> TextSplit:
@@ -138,39 +151,87 @@ def _class_names(
     for rows in parts:
         written = rows.class_names.get(column)
         if written and named and written != named:
+            mend = (
+                "Write the files of both splits with the same names."
+                if classes is None
+                else "The file's own names are taken where none are given: {path: ...}."
+            )
             raise DataError(
                 f"{rows.where}: its metadata names the classes of column {column!r} as {_listed(written)}, but "
-                f"{_listed(named)} was expected, so labels would mean something else. Put the names in the order of "
-                "the file's labels."
+                f"{_listed(named)} was expected, so labels would mean something else. {mend}"
             )
         named = named or written
     if named:
         return named
-    if isinstance(labels[0][0], str):
-        return tuple(sorted(set(labels[0])))
     found = sorted(set(labels[0]))
-    if found != list(range(len(found))):
+    if not isinstance(found[0], str) and found != list(range(len(found))):
+        everything = sorted({value for values in labels for value in values})
         raise DataError(
             f"{parts[0].where}: column {column!r} holds the integers {_listed(found)}, but class indices run from 0 to "
-            "n - 1 without a gap. Give the names of all classes with {classes: [...]}."
+            f"n - 1 without a gap. {_unlabeled(labels)}If each is a class, name them all: {_option(everything)}."
         )
     return tuple(str(value) for value in found)
 
 
-def _index_labels(rows: Rows, column: str, values: list[Any], names: tuple[str, ...]) -> IntArray:
+def _index_labels(
+    parts: Sequence[Rows], column: str, labels: list[list[Any]], names: tuple[str, ...]
+) -> list[IntArray]:
     """Map names to positions; integers are positions already, unless the class names are integers themselves."""
-    if isinstance(values[0], int) and all(_INTEGER.fullmatch(name) for name in names):
-        values = [str(value) for value in values]
-    known: Sequence[Any] = names if isinstance(values[0], str) else range(len(names))
+    if isinstance(labels[0][0], int) and all(_INTEGER.fullmatch(name) for name in names):
+        labels = [[str(value) for value in values] for values in labels]
+    known: Sequence[Any] = names if isinstance(labels[0][0], str) else range(len(names))
     index = {value: i for i, value in enumerate(known)}
-    unknown = [value not in index for value in values]
-    if any(unknown):
-        message = unknown_name("class", values[unknown.index(True)], (str(value) for value in known))
-        raise DataError(
-            f"{rows.where}: column {column!r} has an {message} Found in {_listed_rows(unknown)}. "
-            "Mend the labels, or name all classes with {classes: [...]}."
-        )
-    return np.array([index[value] for value in values], dtype=np.int64)
+    for rows, values in zip(parts, labels, strict=True):
+        unknown = [value not in index for value in values]
+        if any(unknown):
+            raise DataError(
+                f"{rows.where}: column {column!r} has an {_unknown_class(values[unknown.index(True)], names)} Found in "
+                f"{_listed_rows(unknown)}. {_mend_labels(parts, column, labels, names)}"
+            )
+    return [np.array([index[value] for value in values], dtype=np.int64) for values in labels]
+
+
+def _unknown_class(value: Any, names: tuple[str, ...]) -> str:
+    if isinstance(value, str) and not _INTEGER.fullmatch(value):
+        return unknown_name("class", value, names)
+    if isinstance(value, str):
+        return f"unknown class {value!r}. Known: {', '.join(names)}."
+    return (
+        f"unknown class {str(value)!r}: integers are places in the list of classes, which run from 0 to "
+        f"{len(names) - 1} here, {_listed(names)}."
+    )
+
+
+def _mend_labels(parts: Sequence[Rows], column: str, labels: list[list[Any]], names: tuple[str, ...]) -> str:
+    """Say what to do about labels that are no known class; names that the files themselves hold cannot be replaced."""
+    found = sorted({value for values in labels for value in values})
+    hint = "" if "-1" in names else _unlabeled(labels)
+    if any(rows.class_names.get(column) for rows in parts):
+        return f"{hint}Mend the labels."
+    kept = names if not isinstance(found[0], int) and {*found} & {*names} else ()
+    return f"{hint}Mend the labels, or name all classes: {_option([*kept, *(v for v in found if v not in kept)])}."
+
+
+def _unlabeled(labels: list[list[Any]]) -> str:
+    """Say what a label of -1 mostly is, where there is one."""
+    is_hidden = [not {-1, "-1"}.isdisjoint(values) for values in labels]
+    if not any(is_hidden):
+        return ""
+    other = "" if is_hidden[0] else ", or take labelled ones for the test split: {path: TRAINING FILE, test: FILE}"
+    return f"-1 often marks a row whose label is missing or hidden: leave such rows out{other}. "
+
+
+def _option(classes: Sequence[Any]) -> str:
+    """Write the option that names all classes as a study file has it."""
+    if len(classes) > _MOST_CLASSES:
+        return f"{{path: ..., classes: [...]}}, all {len(classes)} of them"
+    are_integers = all(_INTEGER.fullmatch(str(value)) for value in classes)
+    written = (str(value) if are_integers else _yaml(value) for value in classes)
+    return f"{{path: ..., classes: [{', '.join(written)}]}}"
+
+
+def _yaml(name: str) -> str:
+    return name if _PLAIN_YAML.fullmatch(name) else json.dumps(name, ensure_ascii=False)
 
 
 def _check_variety(train: Rows, column: str, index: IntArray, names: tuple[str, ...]) -> None:

@@ -1,5 +1,6 @@
 """The plan of a study: every cell resolved to its data and model, checked, and compared with what is recorded."""
 
+import bisect
 import functools
 import json
 from collections.abc import Iterable, Mapping
@@ -14,8 +15,10 @@ from al_ray.experiment.spec import CellSpec
 from al_ray.experiment.store import CellStore, StudyStore
 from al_ray.experiment.study_file import Study
 from al_ray.model.source import ResolvedModel, resolve_model
+from al_ray.stopping import stopping_rules
 
 Status = Literal["new", "running", "done", "failed"]
+_EARLY_END = stopping_rules.build("pool_exhausted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,33 +197,54 @@ def _misfits(
 
 
 def _misfits_of_sizes(spec: CellSpec, dataset: TextDataset) -> list[str]:
-    n_train = len(dataset.train)
-    if spec.initial_size > n_train:
-        return [
-            f"initial_size is {spec.initial_size}, but {dataset.name!r} has {n_train} training examples. "
-            f"Lower initial_size to {n_train} at most."
-        ]
     if spec.initial.name == "stratified" and spec.initial_size < dataset.n_classes:
         return [
             f"initial_size is {spec.initial_size}, but a stratified initial query takes at least one example of each "
-            f"of the {dataset.n_classes} classes. Raise initial_size, or use 'initial: random'."
+            f"of the {dataset.n_classes} classes. Raise initial_size to {dataset.n_classes}, or use 'initial: random'."
         ]
-    n_train -= max((rule.n_validation for rule in spec.stopping), default=0)
-    candidates = n_train - spec.initial_size - max(spec.rounds - 1, 0) * spec.query_size
+    lack = _lack(spec, dataset)
+    if lack is None:
+        return []
+    enough = {key: _largest(key, spec, dataset) for key in ("initial_size", "query_size", "rounds")}
+    lower = [f"lower {key} to {value} at most" for key, value in enough.items() if value is not None]
+    if not spec.stopping and _lack(spec.model_copy(update={"stopping": (_EARLY_END,)}), dataset) is None:
+        lower.append("add 'stopping: [pool_exhausted]'")
+    ways = ", or ".join(lower or ["lower more than one of the sizes", "take more data"])
+    return [f"{lack} {ways[0].upper()}{ways[1:]}."]
+
+
+def _lack(spec: CellSpec, dataset: TextDataset) -> str | None:
+    """Say how many examples a cell asks for that its data set does not have, or return None."""
+    n_train = len(dataset.train)
+    if spec.initial_size > n_train:
+        return f"initial_size is {spec.initial_size}, but {dataset.name!r} has {n_train} training examples."
+    n_validation = max((rule.n_validation for rule in spec.stopping), default=0)
+    n_pool = n_train - n_validation - spec.initial_size
+    if spec.rounds and spec.query_size > n_pool:
+        return (
+            f"query_size is {spec.query_size}, but the pool of {dataset.name!r} has {max(n_pool, 0)} examples after "
+            f"the initial query{f' and {n_validation} validation examples' if n_validation else ''}."
+        )
+    candidates = n_pool - max(spec.rounds - 1, 0) * spec.query_size
     for each in spec.filters:
         candidates -= each.n_removed(max(candidates, 0), spec.query_size)
-    may_end_early = bool(spec.stopping)
-    if spec.query_size > n_train - spec.initial_size and spec.rounds:
-        return [
-            f"query_size is {spec.query_size}, but the pool of {dataset.name!r} has "
-            f"{n_train - spec.initial_size} examples after the initial query. Lower query_size."
-        ]
-    if spec.rounds and candidates < spec.query_size and not may_end_early:
-        return [
+    if spec.rounds and candidates < spec.query_size and not spec.stopping:
+        return (
             f"{spec.rounds} rounds of {spec.query_size} ask for more than {dataset.name!r} has: {max(candidates, 0)} "
-            f"candidates are left for the last one. Lower rounds or query_size, or add 'stopping: [pool_exhausted]'."
-        ]
-    return []
+            "candidates are left for the last one."
+        )
+    return None
+
+
+def _largest(key: str, spec: CellSpec, dataset: TextDataset) -> int | None:
+    """Return the largest lower value of a size with which a cell, else unchanged, has enough examples, or None."""
+
+    def lacks(value: int) -> bool:
+        return _lack(spec.model_copy(update={key: value}), dataset) is not None
+
+    least = dataset.n_classes if key == "initial_size" and spec.initial.name == "stratified" else 1
+    at = bisect.bisect_left(range(least, getattr(spec, key)), True, key=lacks)
+    return least + at - 1 if at else None
 
 
 def _config(model: ResolvedModel) -> dict[str, Any]:

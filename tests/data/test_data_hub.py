@@ -158,6 +158,18 @@ def test_labels_that_are_spelled_in_another_order_are_refused(answers: dict[str,
     assert "declared as negative, positive" in answers["sst2"]
 
 
+def test_a_spoiled_file_of_the_cache_that_is_deleted_as_advised_is_fetched_again(endpoint: str, tmp_path: Path) -> None:
+    whole = resolve(endpoint, tmp_path, "subj")
+    for blob in tmp_path.glob("hub/*/blobs/*"):
+        blob.write_bytes(b'{"text": "half a li')
+    for _ in ("train", "test"):
+        [refused] = resolve(endpoint, tmp_path, "subj")
+        advised = re.search(r"cannot be decoded.* Delete (\S+), and it is fetched again", refused)
+        assert advised, refused
+        Path(advised[1]).unlink()
+    assert resolve(endpoint, tmp_path, "subj") == whole
+
+
 def test_a_file_that_the_hub_does_not_hold_is_an_error_that_says_what_to_do(answers: dict[str, Any]) -> None:
     assert answers["imdb"].startswith("DataError: stanfordnlp/imdb at revision e6281661ce1c could not be fetched")
     assert "set AL_RAY_DATA to a folder" in answers["imdb"]

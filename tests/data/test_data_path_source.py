@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def test_a_folder_of_any_formats_is_the_same_data_set(write: Write, tmp_path: Pa
 def test_a_bare_string_with_an_ending_is_a_path(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("rows.csv", TRAIN)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"rows\.csv has no test split.*\{test: file\}.*\{test_fraction: 0\.2\}"):
+    with pytest.raises(ConfigError, match=r"rows\.csv has no test split.*test: FILE\}.*test_fraction: 0\.2\}"):
         resolve_dataset("rows.csv")
 
 
@@ -96,9 +97,40 @@ def test_a_folder_without_a_training_split_lists_what_is_there(write: Write, tmp
         resolve_dataset(f"{tmp_path}/")
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gone is not there"):
-        resolve_dataset(f"{tmp_path}/gone")
+@pytest.mark.parametrize("option", [{"path": "ticket.csv"}, {"path": "tickets.csv", "test": "ticket.csv"}], ids=str)
+def test_a_relative_path_that_is_not_there_is_said_with_its_folder_and_what_is_near(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any]
+) -> None:
+    write("tickets.csv", TRAIN)
+    monkeypatch.chdir(tmp_path)
+    message = rf"^ticket\.csv is not there in {re.escape(str(tmp_path))}\. Did you mean 'tickets\.csv'\? "
+    with pytest.raises(DataError, match=message):
+        resolve_dataset(option)
+
+
+def test_a_data_folder_that_is_not_there_is_said_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AL_RAY_DATA", "gone")
+    with pytest.raises(DataError, match=rf"AL_RAY_DATA is 'gone', which is not a folder in {re.escape(str(tmp_path))}"):
+        resolve_dataset("trec6")
+
+
+@pytest.mark.parametrize("classes", [[1, 2, 3], ["1", "2", "3"]], ids=str)
+@pytest.mark.parametrize("name", ["d.csv", "d.jsonl", "d.parquet"])
+def test_classes_may_be_named_by_the_integers_that_label_them(write: Write, name: str, classes: list[Any]) -> None:
+    path = write(name, {"text": [f"t{i}" for i in range(9)], "label": [1, 2, 3] * 3})
+    option = {"path": str(path), "test_fraction": 0.3, "classes": classes}
+    dataset = resolve_dataset(option)
+    assert (dataset.class_names, set(dataset.train.labels.tolist())) == (("1", "2", "3"), {0, 1, 2})
+    assert normalise_option(option)["classes"] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("name", ["gone", "long" * 80, "long" * 80 + ".csv"])
+def test_a_path_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=f"{name} is not there"):
+        resolve_dataset(f"{tmp_path}/{name}")
 
 
 def test_a_folder_with_a_test_split_takes_no_other(write: Write, tmp_path: Path) -> None:
@@ -120,6 +152,9 @@ def test_a_folder_with_a_test_split_takes_no_other(write: Write, tmp_path: Path)
         ({"path": "a/b", "test_fraction": 1.0}, r"test_fraction is 1\.0, it must lie in \(0, 1\)"),
         ({"path": "a/b", "classes": ["x", "x"]}, "must name at least two classes, each once"),
         ({"path": "a/b", "classes": ["x"]}, "must name at least two classes"),
+        ({"path": "a/b", "classes": [1, "two"]}, r"mixes numbers and names.* in quotes: \['1', 'two'\]"),
+        ({"path": "a/b", "classes": [True, False]}, "option 'classes' of data set by path is"),
+        ({"path": "a/b", "classes": "x, y"}, "option 'classes' of data set by path is 'x, y'"),
         ({"path": "a/b", "id": "text"}, "each needs a column of its own"),
     ],
 )

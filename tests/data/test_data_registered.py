@@ -3,13 +3,23 @@
 import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from al_ray.data import Declaration, datasets, describe_datasets, normalise_option, resolve_dataset, size_note
+from al_ray.data import (
+    Declaration,
+    datasets,
+    describe_datasets,
+    near_equal_notes,
+    normalise_option,
+    resolve_dataset,
+    size_note,
+)
+from al_ray.data.files import named_folders
 from al_ray.errors import ConfigError, DataError
 from tests.needs import lacks
 
@@ -153,6 +163,60 @@ def test_a_variable_that_names_no_folder_is_an_error(tmp_path: Path, monkeypatch
     monkeypatch.setenv("AL_RAY_DATA", str(tmp_path / "gone"))
     with pytest.raises(DataError, match=r"AL_RAY_DATA is '.*gone', which is not a folder"):
         resolve_dataset("trec6")
+
+
+def test_any_folder_there_is_a_data_set_by_its_name(folder: Path, write: Write) -> None:
+    for split in ("train", "test"):
+        write(f"mine/{split}.csv", rows(8))
+        write(f"other/{split}.jsonl", {"body": ["a", "b"], "team": ["x", "y"]})
+    (folder / "notes").mkdir()
+    assert list(named_folders()) == ["mine", "other", "subj"]
+    dataset = resolve_dataset("mine")
+    assert (dataset.name, dataset.class_names, len(dataset.train)) == ("mine", ("0", "1"), 8)
+    assert dataset.content_sha256 == resolve_dataset({"path": str(folder / "mine")}).content_sha256
+    named = {"name": "other", "text": "body", "label": "team"}
+    assert resolve_dataset(named).class_names == ("x", "y")
+    assert resolve_dataset(normalise_option(named)).content_sha256 == resolve_dataset(named).content_sha256
+
+
+def test_a_registered_name_comes_before_a_folder_of_that_name(folder: Path) -> None:
+    assert resolve_dataset("subj").class_names == ("objective", "subjective")
+    with pytest.raises(ConfigError, match="unknown option of data set 'subj': 'text'"):
+        resolve_dataset({"name": "subj", "text": "body"})
+
+
+def test_a_folder_that_holds_no_rows_says_what_is_there(folder: Path) -> None:
+    (folder / "mine").mkdir()
+    (folder / "mine" / "rows.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match=r"mine has no training split: expected train\.parquet, .*, found rows\.csv"):
+        resolve_dataset("mine")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "gone", "x" * 300, "subj/"])
+def test_a_name_that_is_no_folder_there_is_unknown(folder: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="unknown data set"):
+        resolve_dataset({"name": name})
+
+
+def test_a_misspelt_folder_is_suggested(folder: Path, write: Write) -> None:
+    write("twenty_newsgroups/train.csv", rows(4))
+    with pytest.raises(ConfigError, match=r"unknown data set '20_newsgroups'\. Did you mean 'twenty_newsgroups'"):
+        resolve_dataset("20_newsgroups")
+
+
+def test_classes_and_groups_that_look_alike_are_told_with_their_counts(write: Write) -> None:
+    labels = ["billing", "billing ", "cafe\u0301", "café"] * 3
+    columns = {"text": [f"t{i}" for i in range(12)], "label": labels, "kind": ["New", "new", "old"] * 4}
+    option = {"path": str(write("d.csv", columns)), "test_fraction": 0.4, "group": "kind"}
+    notes = near_equal_notes(resolve_dataset(option))
+    assert len(notes) == 3
+    assert "the classes 'billing' (2 training, 1 test) and 'billing ' (2 training, 1 test) have names that" in notes[0]
+    assert r"the classes 'cafe\u0301' (2 training, 1 test) and 'caf\xe9' (2 training, 1 test)" in notes[1]
+    assert "the groups 'New'" in notes[2]
+    assert near_equal_notes(resolve_dataset("tickets")) == []
+    mended = columns | {"label": [unicodedata.normalize("NFC", x.strip()) for x in labels], "kind": ["new", "old"] * 6}
+    write("d.csv", mended)
+    assert near_equal_notes(resolve_dataset(option)) == []
 
 
 def test_an_unknown_name_suggests_the_nearest_and_the_way_to_own_files() -> None:

@@ -1,7 +1,11 @@
+import csv
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from al_ray.data.rows import read_rows
@@ -90,7 +94,9 @@ def test_a_parquet_file_whose_middle_was_overwritten_is_an_error(write: Write) -
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.jsonl"])
 def test_a_missing_column_suggests_the_nearest(write: Write, name: str) -> None:
     file = write(name, {"texts": ["a"], "label": ["x"]})
-    with pytest.raises(DataError, match=r"unknown column 'text'\. Did you mean 'texts'\?.*\{text: \.\.\.\}"):
+    with pytest.raises(
+        DataError, match=r"unknown column 'text'\. Did you mean 'texts'\?.*\{path: \.\.\., text: \.\.\.\}"
+    ):
         read_rows([file], WANTED)
 
 
@@ -121,11 +127,131 @@ def test_a_malformed_line_is_named_by_its_number(tmp_path: Path, name: str, cont
         read_rows([file], WANTED)
 
 
-@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
-def test_a_file_in_another_encoding_is_an_error(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes("text,label\nfür,x\n".encode("latin-1"))
-    with pytest.raises(DataError, match="is not UTF-8 at byte 12"):
+@pytest.mark.parametrize(
+    ("name", "row"), [("r.csv", "text number {},x{}"), ("r.jsonl", '{{"text": "text number {}", "label": "x{}"}}')]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_that_is_not_utf8_is_named_by_its_line_and_its_place_in_the_file(
+    tmp_path: Path, name: str, row: str, end: str
+) -> None:
+    lines = ["text,label", *(row.format(i, i % 2) for i in range(900)), row.format("für Öl", 1), row.format("last", 0)]
+    content = end.join([*lines, ""]).encode("windows-1252")
+    (tmp_path / name).write_bytes(content)
+    at = content.index(0xFC)
+    assert at > 2 * 8192  # beyond the blocks that a reader may take it by
+    with pytest.raises(DataError, match=rf"{name}, line 902 is not UTF-8, at byte {at} of the file .*für Öl"):
         read_rows([tmp_path / name], WANTED)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+@pytest.mark.parametrize(
+    ("encoding", "called"),
+    [
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16LE"),
+        ("utf-16-be", "UTF-16BE"),
+        ("utf-32", "UTF-32"),
+        ("utf-32-le", "UTF-32LE"),
+        ("utf-32-be", "UTF-32BE"),
+    ],
+)
+def test_other_unicode_is_recognised_with_and_without_a_mark(
+    tmp_path: Path, name: str, encoding: str, called: str
+) -> None:
+    (tmp_path / name).write_bytes("text,label\nfür,x\n".encode(encoding))
+    with pytest.raises(DataError, match=rf"line 1 is not UTF-8, at byte \d+ .*it looks like {called}\."):
+        read_rows([tmp_path / name], WANTED)
+
+
+def test_one_odd_character_in_a_file_of_utf8_is_to_be_mended_alone(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_bytes("text,label\nfür,x\n".encode() + b"f\xfcr,y\n")
+    with pytest.raises(DataError, match=r"line 3 is not UTF-8.*'für,y' stands there\. All before it is UTF-8: mend"):
+        read_rows([tmp_path / "r.csv"], WANTED)
+
+
+def test_a_text_in_a_parquet_file_that_is_not_utf8_is_named_by_its_row(tmp_path: Path) -> None:
+    texts = pa.array([b"good", b"f\xfcr"]).view(pa.string())
+    pq.write_table(pa.table({"text": texts, "label": ["x", "y"]}), tmp_path / "r.parquet")
+    with pytest.raises(DataError, match=r"column 'text' is not UTF-8 in row 1 .*at byte 1 of the value.*'für' stands"):
+        read_rows([tmp_path / "r.parquet"], WANTED)
+
+
+@pytest.mark.parametrize("name", ["r.parquet", "r.csv", "r.jsonl"])
+def test_a_text_of_any_length_is_read_whole_and_leaves_no_setting_behind(write: Write, name: str) -> None:
+    before = csv.field_size_limit()
+    long = 'a long text, with "quotes"\n' * 40_000
+    rows = read_rows([write(name, {"text": [long, "b"], "label": ["x", "y"]})], WANTED)
+    assert rows.columns["text"] == [long, "b"]
+    with pytest.raises(DataError, match="is not there"):
+        read_rows([Path("gone.csv")], WANTED)
+    assert csv.field_size_limit() == before
+
+
+def test_readers_side_by_side_leave_the_limit_of_the_process_as_it_was(write: Write) -> None:
+    before = csv.field_size_limit()
+    files = [write(f"{i}.csv", {"text": ["x" * (200_000 + i)] * 20, "label": ["x"] * 20}) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        lengths = [len(rows.columns["text"][-1]) for rows in pool.map(lambda f: read_rows([f], WANTED), files * 2)]
+    assert lengths == [200_000 + i for i in range(8)] * 2
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pa.array(["a", "b", "a"], pa.large_string()),
+        pa.array(["a", "b", "a"]).dictionary_encode(),
+        pa.array(["a", "b", "a"], pa.string_view()),
+    ],
+    ids=lambda texts: str(texts.type),
+)
+def test_every_kind_of_parquet_text_gives_the_same_values(tmp_path: Path, texts: pa.Array) -> None:
+    pq.write_table(pa.table({"text": texts, "label": texts}), tmp_path / "r.parquet")
+    assert read_rows([tmp_path / "r.parquet"], WANTED).columns == {"text": ["a", "b", "a"], "label": ["a", "b", "a"]}
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("named", [False, True])
+def test_the_separator_is_the_one_under_which_the_header_names_the_columns(
+    tmp_path: Path, separator: str, end: str, mark: str, quote: str, named: bool
+) -> None:
+    texts = ["plain", "a, b; c | d\te", 'say "it"', "two\nlines"]
+    quoted = ['"' + text.replace('"', '""') + '"' for text in texts]
+    lines = [separator.join(f"{quote}{name}{quote}" for name in ("key", "text", "label"))]
+    lines += [separator.join([str(i), text, "xy"[i % 2]]) for i, text in enumerate(quoted)]
+    first = [f"sep={separator}"] if named else []
+    (tmp_path / "r.csv").write_bytes((mark + end.join([*first, *lines, ""])).encode())
+    assert read_rows([tmp_path / "r.csv"], WANTED).columns == {"text": texts, "label": ["x", "y", "x", "y"]}
+
+
+def test_a_header_that_names_the_columns_under_two_separators_is_not_guessed_at(tmp_path: Path) -> None:
+    header, row = "text,label,a;text;label;b", "1,2,3;4;5;6"
+    (tmp_path / "r.csv").write_text(f"{header}\n{row}\n")
+    with pytest.raises(DataError, match=r"with ',' and with ';' between them\. .*: sep=,$"):
+        read_rows([tmp_path / "r.csv"], WANTED)
+    (tmp_path / "r.csv").write_text(f"sep=,\n{header.replace(';label;b', '')}\n1,2,3;4\n")
+    assert read_rows([tmp_path / "r.csv"], WANTED).columns == {"text": ["1"], "label": ["2"]}
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_column_that_is_missing_is_looked_for_among_the_columns_of_the_right_separator(
+    tmp_path: Path, separator: str
+) -> None:
+    (tmp_path / "r.csv").write_text(separator.join(["body", "label", "c"]) + "\n" + separator.join("axy") + "\n")
+    with pytest.raises(DataError, match=r"unknown column 'text'\. Known: body, c, label\."):
+        read_rows([tmp_path / "r.csv"], WANTED)
+
+
+def test_lines_are_counted_from_the_first_line_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text('sep=;\ntext;label\n"a\nb";x\nc\n')
+    with pytest.raises(DataError, match=r"line 5 has 1 values, but .* Quote values that hold a semicolon"):
+        read_rows([tmp_path / "r.csv"], WANTED)
+    (tmp_path / "r.csv").write_text('text,label\na,x\n"b,y\nc,x\nd,y\n')
+    with pytest.raises(DataError, match=r"line 3 is not CSV \(read to line 5\): unexpected end of data"):
+        read_rows([tmp_path / "r.csv"], WANTED)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from al_ray.core.types import TextSplit
 from al_ray.data.rows import Rows
-from al_ray.data.splits import Columns, make_splits, split_off_test
+from al_ray.data.splits import Columns, look_alikes, make_splits, split_off_test
 from al_ray.errors import DataError
 
 COLUMNS = Columns(id="id", group="group")
@@ -101,7 +101,7 @@ def test_without_an_id_column_the_row_number_is_the_id() -> None:
         ({"label": ["a", "a", "a", "a"]}, "column 'label' holds one class only, 'a'"),
         (
             {"label": [1, 2, 3, 1]},
-            r"holds the integers \[1, 2, 3\], but class indices run from 0.*\{classes: \[\.\.\.\]\}",
+            r"holds the integers \[1, 2, 3\], but class indices run from 0.*classes: \[1, 2, 3\]\}",
         ),
         ({"label": [0, 2, 0, 2]}, r"holds the integers \[0, 2\]"),
         ({"id": [4, 5, 4, 5]}, r"column 'id' repeats an id in rows 2, 3 .*\(4\)"),
@@ -142,6 +142,50 @@ def test_a_test_label_that_training_does_not_know_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=rf"test\.csv: column 'label' has an {message}"):
         make_splits([rows(label=train), rows("test.csv", label=test)], Columns(), classes)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (["no", "yes", -1], ["no"], "mixes class names and indices"),
+        ([0, 1, -1], [0], r"\[-1, 0, 1\], .* -1 often marks a row .* leave such rows out\. If each is a class, name"),
+        (
+            [0, 1],
+            [-1, -1],
+            r"unknown class '-1'\. Known: 0, 1\. .* or take labelled ones .*Mend the labels, or name all",
+        ),
+        (["a", "b"], ["-1", "-1"], r"unknown class '-1'\. Known: a, b\. .* -1 often marks a row .* take labelled ones"),
+    ],
+)
+def test_a_label_of_minus_one_is_said_to_be_none(train: list[Any], test: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message) as refused:
+        make_splits([rows(label=train), rows("test.csv", label=test)], Columns(), None)
+    assert "Did you mean" not in str(refused.value)
+
+
+def test_minus_one_is_a_class_where_it_is_named() -> None:
+    assert labels_of(rows(label=[-1, 1, -1]), classes=("-1", "1")) == (("-1", "1"), [[0, 1, 0]])
+
+
+def test_integers_beyond_the_named_classes_are_called_places_in_their_list() -> None:
+    message = r"unknown class '3': integers are places in the list .* from 0 to 2 here, \[one, two, three\]\."
+    with pytest.raises(DataError, match=message):
+        labels_of(rows(label=[1, 2, 3]), classes=("one", "two", "three"))
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (["billing", "billing ", "post"], [["billing", "billing "]]),
+        (["a b", "a  b", "a\u00a0b", "ab"], [["a b", "a  b", "a\u00a0b"]]),
+        (["café", "cafe\u0301", "cafe"], [["café", "cafe\u0301"]]),
+        (["Ham", "ham", "HAM", "Straße", "STRASSE"], [["Ham", "ham", "HAM"], ["Straße", "STRASSE"]]),
+        (["x\u200b", "x", "\ufeffx"], [["x\u200b", "x", "\ufeffx"]]),
+        (["C", "C++", "C#", "<30", ">30", "投诉", "咨询"], []),
+    ],
+)
+def test_names_that_a_reader_takes_for_one_are_found(names: list[str], groups: list[list[str]]) -> None:
+    assert look_alikes(names) == groups
 
 
 def test_metadata_that_orders_the_classes_otherwise_is_refused() -> None:

@@ -1,6 +1,7 @@
 """What a person gets for input that cannot run: a sentence, exit code 1, and a storage folder that was not touched."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from al_ray.errors import ConfigError
 from al_ray.experiment import study as study_module
+from al_ray.experiment.plan import plan_study
+from al_ray.experiment.study_file import load_study
+
+POOL_EXHAUSTED = "'stopping: [pool_exhausted]'"
 
 
 @pytest.fixture
@@ -63,6 +70,39 @@ def test_a_cell_that_cannot_run_is_refused_before_anything_starts(
     refused, change: dict[str, Any], message: str
 ) -> None:
     assert message in refused(**change)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ways"),
+    [
+        ({"initial_size": 161}, ["initial_size to 140"]),
+        ({"initial_size": 160, "query_size": 1}, ["initial_size to 158"]),
+        ({"initial_size": 159, "query_size": 1}, ["initial_size to 158", "rounds to 1", POOL_EXHAUSTED]),
+        ({"query_size": 150}, ["query_size to 70"]),
+        ({"rounds": 15}, ["initial_size to 10", "query_size to 9", "rounds to 14", POOL_EXHAUSTED]),
+        ({"filters": [{"name": "random_subsample", "size": 5}]}, ["query_size to 5", POOL_EXHAUSTED]),
+        ({"filters": [{"name": "uncertainty_clipping", "fraction": 0.95}]}, ["query_size to 7", POOL_EXHAUSTED]),
+        (
+            {"stopping": [{"name": "target_accuracy", "target": 0.9, "n_examples": 90}], "initial_size": 69},
+            ["initial_size to 60", "query_size to 1"],
+        ),
+    ],
+    ids=str,
+)
+def test_each_way_out_of_too_few_examples_is_one(study, tmp_path: Path, sizes: dict[str, Any], ways: list[str]) -> None:
+    def plan(**changes: Any) -> None:
+        plan_study(load_study(study(**(sizes | changes))), str(tmp_path / "never"))
+
+    with pytest.raises(ConfigError) as refused:
+        plan()
+    advice = str(refused.value).rsplit(". ", 1)[-1]
+    assert re.findall(r"(?:lower|Lower|add) (.*?)(?: at most)?(?:, or |\.$)", advice) == ways
+    for way in ways:
+        key, value = re.split(": | to ", way.strip("'"))
+        plan(**{key: yaml.safe_load(value)})
+        if value.isdigit():
+            with pytest.raises(ConfigError):
+                plan(**{key: int(value) + 1})
 
 
 def with_column(name: str, values: list[Any], n: int = 60) -> pa.Table:

@@ -62,6 +62,20 @@ def test_a_plan_prints_cells_and_cost_and_writes_nothing(study, al_ray, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_classes_that_look_alike_are_told_by_the_plan_and_by_the_run(study, al_ray, tmp_path: Path) -> None:
+    rows = "".join(f"text number {i},{('billing', 'post', 'billing ')[i % 3]}\n" for i in range(120))
+    (tmp_path / "d.csv").write_text(f"text,label\n{rows}", "utf-8")
+    option = {"path": str(tmp_path / "d.csv"), "test_fraction": 0.25}
+    command = ("run", study(dataset=option, rounds=1), "--local", "--storage", tmp_path / "out")
+    told = "'billing' (30 training, 10 test) and 'billing ' (30 training, 10 test) have names that look alike"
+    plan = al_ray(*command, "--plan").text
+    assert "classes, training/test examples: billing 30/10, 'billing ' 30/10, post 30/10" in plan
+    assert told in plan
+    assert told in al_ray(*command, "--set", "tracking=off").text
+    (tmp_path / "d.csv").write_text(f"text,label\n{rows}".replace("billing ", "billing"), "utf-8")
+    assert "look alike" not in al_ray(*command[:-1], tmp_path / "new", "--plan").text
+
+
 def test_one_cell_can_be_run_alone(study, al_ray, tmp_path: Path) -> None:
     path = study({"seed": [1, 2]})
     al_ray(
@@ -148,6 +162,22 @@ def test_list_names_every_family_with_options(al_ray) -> None:
         assert name in text
 
 
+def test_list_and_doctor_name_the_folders_that_are_data_sets(al_ray, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("AL_RAY_DATA", str(tmp_path))
+    (tmp_path / "notes").mkdir()
+    assert "no data set in it (NAME/train.parquet)" in al_ray("doctor").text
+    for name in ("twenty_newsgroups", "trec6"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.csv").write_text("text,label\n")
+    assert f"{tmp_path}: trec6, twenty_newsgroups" in al_ray("doctor").text
+    assert "by their own name, with the options of a path: twenty_newsgroups." in al_ray("list").text
+    monkeypatch.setenv("AL_RAY_DATA", str(tmp_path / "gone"))
+    assert "which is not a folder" in al_ray("list").text
+    monkeypatch.delenv("AL_RAY_DATA")
+    assert "A folder in the one that AL_RAY_DATA names is a data set" in al_ray("list").text
+
+
 def test_doctor_says_what_this_machine_can_run(al_ray, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("AL_RAY_DATA", "/nowhere/at/all")
@@ -164,7 +194,7 @@ def test_doctor_says_what_this_machine_can_run(al_ray, monkeypatch) -> None:
         "MLflow",
     ):
         assert part in outcome.text
-    assert "AL_RAY_DATA is '/nowhere/at/all', which is no folder" in outcome.text
+    assert "AL_RAY_DATA is '/nowhere/at/all', which is not a folder" in outcome.text
 
 
 def test_a_study_takes_about_the_disk_that_its_plan_said_and_tells_what_a_cell_left(

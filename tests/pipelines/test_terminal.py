@@ -1,15 +1,18 @@
 """What a person sees while a study runs."""
 
 import io
+import re
 import time
 from typing import get_args
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from al_ray.core.types import TextDataset, TextSplit
 from al_ray.experiment.failed_cells import ADVICE
 from al_ray.runtime.cells import CellEvent, FailureKind
-from pipelines.terminal import Progress, bytes_left, duration, failure_lines
+from pipelines.terminal import Progress, bytes_left, dataset_lines, duration, failure_lines
 
 
 def round_of(key: str, index: int, n_labeled: int, accuracy: float | None) -> CellEvent:
@@ -61,6 +64,22 @@ def test_failures_are_summed_up_by_kind_with_what_to_do() -> None:
 
 def test_every_kind_of_failure_has_its_advice() -> None:
     assert set(ADVICE) == set(get_args(FailureKind))
+
+
+@pytest.mark.parametrize(("n_classes", "n_more"), [(2, 0), (12, 0), (13, 1), (300, 288)])
+def test_the_classes_of_a_data_set_are_listed_with_their_counts_and_many_are_cut(n_classes: int, n_more: int) -> None:
+    labels = np.repeat(np.arange(n_classes), np.arange(n_classes) + 1)
+    split = TextSplit(ids=np.arange(len(labels)), texts=["t"] * len(labels), labels=labels)
+    test = TextSplit(ids=np.array([0]), texts=["t"], labels=np.array([n_classes - 1]))
+    names = tuple(f"class {c} {'long ' * 9}" for c in range(n_classes))
+    dataset = TextDataset(name="d", class_names=names, train=split, test=test, source="here", content_sha256="0" * 64)
+    _, classes = dataset_lines("d", dataset)
+    listed = classes.removeprefix("classes, training/test examples: ").split(", ")
+    assert re.fullmatch(rf"class {n_classes - 1} [ long.]+ {n_classes}/1", listed[0])
+    assert re.fullmatch(r"class 0 [ long.]+ 1/0", listed[-1])
+    assert [each for each in listed if "more" in each] == ([f"({n_more} more)"] if n_more else [])
+    assert len(listed) == n_classes - n_more + (n_more > 0)
+    assert len(classes) < 700
 
 
 def test_the_bytes_that_cells_leave_are_told_in_all_and_a_cell() -> None:
