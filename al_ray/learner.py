@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from al_ray.confidence import State
+from al_ray.confidence import State, needs_plain_model
 from al_ray.core.metrics import agreement, evaluate, group_accuracy, group_shares
 from al_ray.core.ranking import rank, take
 from al_ray.core.seeding import stream, stream_seed, tie_keys
@@ -33,7 +33,7 @@ from al_ray.core.types import (
 from al_ray.core.uncertainty import entropy, log_softmax
 from al_ray.errors import RoundError
 from al_ray.ports import Arrays, Classifier, Loop, Records
-from al_ray.reading import Reading, needs_embeddings, trains_differently
+from al_ray.reading import Reading, needs_embeddings
 
 STOP_SET_SIZE = 2000
 Tables = dict[str, dict[str, npt.NDArray[Any]]]
@@ -199,7 +199,7 @@ class _Cell:
         if loop.confidence.needs_first_features and self._first_features is None and may_query:
             with now.phase("finetune"):
                 self._first_features = self._features_of_first_model()
-        if loop.evaluation == "plain" and trains_differently(loop):
+        if needs_plain_model(loop.evaluation, loop.confidence):
             with now.phase("finetune"):
                 self.classifier.finetune(now.labeled, round_index=now.index, plain=True)
             with now.phase("evaluate"):
@@ -220,9 +220,9 @@ class _Cell:
         return self.loop.confidence.calibrate(outputs, labeled.labels[np.searchsorted(labeled.ids, outputs.ids)])
 
     def _features_of_first_model(self) -> FloatArray:
-        """Fine-tune the plain model of round 1 again; a resumed cell gets the same one."""
-        self.classifier.finetune(labeled_after(self.rounds[:1]), round_index=1, plain=True)
-        features = self.classifier.predict("pool", self.loop.truth.ids, plain=True, with_features=True).features
+        """Fine-tune the model of round 1 again; a resumed cell gets the same one."""
+        self.classifier.finetune(labeled_after(self.rounds[:1]), round_index=1)
+        features = self.classifier.predict("pool", self.loop.truth.ids, with_features=True).features
         assert features is not None
         return features
 

@@ -32,7 +32,8 @@ class Classifier(Protocol):
     """The model port: fine-tunes from fresh weights, predicts with the last fine-tune.
 
     It was built with the loss and the :class:`~al_ray.core.types.Sampling` (members, dropout passes, attention) of the
-    cell's confidence method. ``plain`` asks for the ordinary model instead: cross-entropy, one member, no dropout.
+    cell's confidence method. ``plain`` asks for the model that the evaluation measures instead: cross-entropy, or the
+    loss of the paper's code; one member, no dropout.
     """
 
     def finetune(
@@ -43,7 +44,7 @@ class Classifier(Protocol):
         Args:
             labeled: the answers.
             round_index: names the random streams.
-            plain: fit the ordinary model with the streams of the first member.
+            plain: fit the model that the evaluation measures, with the streams of the first member.
             watched: pool examples, ids ascending, whose logits are recorded after every epoch of the first member.
         """
         ...
@@ -100,7 +101,8 @@ class Loop:
         test: ids (ascending) and labels of the test split.
         groups: data slice of every example of ``truth`` and of ``test``, or None; metrics are given by slice.
         rounds: queries after the initial one, at most.
-        evaluation: which model the learning curve measures: the cell's ``own``, or a ``plain`` one on the same answers.
+        evaluation: which model the learning curve measures: the cell's ``own``, a ``plain`` one on the same answers, or
+            ``gonsior2022/plain``, that one with the loss and the early stopping of the paper's code.
     """
 
     seed: int
@@ -117,4 +119,4 @@ class Loop:
     filters: Sequence[CandidateFilter]
     oracle: Oracle
     stopping: Sequence[StoppingRule]
-    evaluation: Literal["own", "plain"] = "own"
+    evaluation: Literal["own", "plain", "gonsior2022/plain"] = "own"

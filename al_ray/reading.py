@@ -127,8 +127,3 @@ def needs_scores(loop: Loop) -> bool:
 def needs_embeddings(loop: Loop) -> bool:
     """Say whether a round reads embeddings of the pretrained encoder."""
     return loop.strategy.needs_embeddings or any(each.needs_embeddings for each in loop.filters)
-
-
-def trains_differently(loop: Loop) -> bool:
-    """Say whether the cell's own model is fitted with another loss than the plain one."""
-    return loop.confidence.new_loss() is not None

@@ -90,7 +90,7 @@ def _filter(candidate_filter: CandidateFilter) -> tuple[str, ...]:
 
 
 def _initial(initial: InitialQuery) -> tuple[str, ...]:
-    return ("embeddings" if initial.needs_embeddings else "labels" if initial.name == "stratified" else "",)
+    return ("embeddings" if initial.needs_embeddings else "labels" if initial.name.endswith("stratified") else "",)
 
 
 def _stopping(rule: StoppingRule) -> tuple[str, ...]:

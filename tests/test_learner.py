@@ -66,7 +66,7 @@ def resume_and_compare(world: dict, loop: Loop, fail_at: int) -> list[RoundRecor
 
 
 @pytest.mark.parametrize("confidence", confidences.names())
-@pytest.mark.parametrize("evaluation", ["own", "plain"])
+@pytest.mark.parametrize("evaluation", ["own", "plain", "gonsior2022/plain"])
 def test_resuming_equals_never_stopping_with_every_confidence_method(confidence: str, evaluation: str) -> None:
     world = make_world()
     has_uncertainty = confidences.get(confidence).has_uncertainty
@@ -74,7 +74,7 @@ def test_resuming_equals_never_stopping_with_every_confidence_method(confidence:
     loop = make_loop(world, strategy=strategy, confidence=confidence, evaluation=evaluation)
     rounds = resume_and_compare(world, loop, 3)
     assert rounds[-1].metrics["accuracy"] > 0.5
-    assert ("own.accuracy" in rounds[-1].metrics) == (evaluation == "plain")
+    assert ("own.accuracy" in rounds[-1].metrics) == (evaluation != "own")
 
 
 @pytest.mark.parametrize("name", filters.names())
@@ -117,8 +117,11 @@ def test_a_strategy_that_watches_fine_tuning_sees_so_many_candidates_and_no_more
 
 def test_the_plain_evaluation_measures_a_second_model_only_where_training_differs() -> None:
     world = make_world()
-    for confidence, n_plain in (("softmax", 0), ("ensemble", 0), ("label_smoothing", 5)):
-        loop = make_loop(world, strategy="margin", confidence=confidence, evaluation="plain")
+    textbook = [("softmax", 0), ("ensemble", 0), ("label_smoothing", 5), ("gonsior2022/softmax", 5)]
+    as_run = [("gonsior2022/softmax", 0), ("gonsior2022/ensemble", 0), ("gonsior2022/evidential", 5), ("softmax", 5)]
+    cases = [("plain", *case) for case in textbook] + [("gonsior2022/plain", *case) for case in as_run]
+    for evaluation, confidence, n_plain in cases:
+        loop = make_loop(world, strategy="margin", confidence=confidence, evaluation=evaluation)
         classifier = make_classifier(world, loop)
         rounds = learner.run(loop, classifier, RecordsInMemory())
         assert classifier.plain_fits == n_plain

@@ -15,7 +15,8 @@ Loss = Callable[..., Any]
 
 With an attribute ``needs_features`` that is true it gets ``features [n, n_features]`` (first token, with gradient) as a
 fourth argument. With a method ``after_epoch(logits, targets)`` it is told the held-out logits and targets after every
-epoch (also when nothing is held out: then not at all).
+epoch, once that epoch is judged (not at all when nothing is held out). With an attribute ``judged_as_run`` that is true
+examples are held out and epochs compared as in the code of Gonsior et al. 2022, see ``al_ray.model.protocol``.
 """
 
 
@@ -29,7 +30,7 @@ class ConfidenceMethod(Protocol):
         source: authors, year and arXiv number or DOI.
         needs_features: whether it reads ``ModelOutputs.features``, of every example.
         needs_labeled: whether :meth:`calibrate` is called with the model's outputs on the labelled examples.
-        needs_first_features: whether ``features`` of pool examples come from the plain model of round 1 for ever.
+        needs_first_features: whether ``features`` of pool examples come from the model of round 1 for ever.
         has_uncertainty: whether it has a measure of its own, :meth:`uncertainty`.
         has_consistent_draws: whether a draw is one model for all examples, as joint entropies need it.
     """
@@ -87,3 +88,16 @@ class ConfidenceMethod(Protocol):
 
 
 confidences: Registry[ConfidenceMethod] = Registry("confidence", "al_ray.confidence")
+
+PLAIN_METHODS = {"plain": "softmax", "gonsior2022/plain": "gonsior2022/softmax"}
+"""Evaluations by a plain model beside the cell's own -> the confidence method whose model that is."""
+
+
+def plain_loss(evaluation: str) -> Loss | None:
+    """Return the loss of one fit of the plain model that an evaluation measures, or None for cross entropy."""
+    return confidences.build(PLAIN_METHODS.get(evaluation, "softmax")).new_loss()
+
+
+def needs_plain_model(evaluation: str, confidence: ConfidenceMethod) -> bool:
+    """Say whether an evaluation takes a fit of its own, as the cell's own model is fitted with another loss."""
+    return evaluation in PLAIN_METHODS and type(confidence.new_loss()) is not type(plain_loss(evaluation))

@@ -1,12 +1,18 @@
 """The confidence methods of Gonsior et al. 2022 (arXiv 2210.03005) as their reference code computes them, bug for bug.
 
 For studies that measure what each slip changed; the plain names are always the textbook methods. In the reference, test
-accuracy is that of a plain softmax model fine-tuned beside these on the same answers; that is the study's to arrange.
+accuracy is that of a plain model fine-tuned beside these on the same answers: ``evaluation: gonsior2022/plain``.
+
+Epochs are judged as that code does it, by all losses here: examples are held out by the rule of
+``gonsior2022/stratified``, their loss is that of the epoch itself, means of batches are added up, and of epochs with
+equal loss the more accurate one stays.
+
+Deviation (all of them): the reference fits the plain model a second time, with another seed, where the method's own is
+fitted alike; here one fit is both. Where nothing of the last class is left to train on, the reference fails.
 """
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,6 +20,7 @@ import numpy.typing as npt
 
 from al_ray.confidence import ConfidenceMethod, Loss, State, confidences
 from al_ray.confidence.evidential import evidential_loss
+from al_ray.confidence.label_smoothing import smoothed_cross_entropy
 from al_ray.confidence.trust_score import trust_ratio
 from al_ray.core.types import FloatArray, IntArray, ModelOutputs, Sampling
 from al_ray.core.uncertainty import log_softmax, mean_log_probs
@@ -34,6 +41,7 @@ INHIBITION = 1.5
 PENALTY_WEIGHT = 1e-6
 N_PENALTY_OUTPUTS = 6
 
+SMOOTHING = 0.2
 ANNEALING_EPOCHS = 10
 
 N_NEIGHBORS = 10
@@ -41,9 +49,38 @@ DENSE_SHARE = 0.9
 """Of each class stay the examples whose radius is at most this percentile / 100."""
 
 
+class LossAsRun:
+    """The default criterion of the reference: binary cross-entropy for two classes, cross entropy for more.
+
+    Two classes are two yes-or-no questions there: each logit against the one-hot label, averaged over the two.
+    """
+
+    judged_as_run = True
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", epoch: int) -> "Tensor":
+        """Return the loss of every example ``[n]``, in nats."""
+        from torch.nn import functional
+
+        if logits.shape[1] > 2:
+            return functional.cross_entropy(logits, targets, reduction="none")
+        wanted = functional.one_hot(targets, 2).to(logits.dtype)
+        return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
+
+
+@dataclass(frozen=True)
+class _AsRun(ConfidenceMethod):
+    """What the classifiers of the reference share that keep its default criterion: they fit the same model."""
+
+    source: ClassVar[str] = SOURCE
+
+    def new_loss(self) -> Loss:
+        """Return the default criterion, see :class:`LossAsRun`."""
+        return LossAsRun()
+
+
 @confidences.register("gonsior2022/softmax")
 @dataclass(frozen=True)
-class SoftmaxAsRun(ConfidenceMethod):
+class SoftmaxAsRun(_AsRun):
     """Softmax over a network that, on two classes, was trained as two yes-or-no questions.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. With two classes the plain model of the reference is
@@ -51,26 +88,47 @@ class SoftmaxAsRun(ConfidenceMethod):
     With more classes it is the plain softmax model.
     """
 
-    source: ClassVar[str] = SOURCE
+
+@confidences.register("gonsior2022/ensemble")
+@dataclass(frozen=True)
+class EnsembleAsRun(_AsRun):
+    """Softmax of the committee's five models, each fitted as ``gonsior2022/softmax`` fits its one.
+
+    Gonsior et al. 2022, arXiv 2210.03005, as its code has it: the present model and four more on the same answers, with
+    other seeds and held-out examples of their own.
+    """
+
+    @property
+    def sampling(self) -> Sampling:
+        """Five members, one pass through each."""
+        return Sampling(n_members=5)
+
+
+@confidences.register("gonsior2022/label_smoothing")
+@dataclass(frozen=True)
+class LabelSmoothingAsRun(_AsRun):
+    """Softmax of a model trained on labels that keep a fifth of doubt, by cross entropy on two classes as well.
+
+    Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The loss is that of ``label_smoothing``; epochs are
+    judged as in the reference.
+    """
 
     def new_loss(self) -> Loss:
-        """Return binary cross-entropy, averaged over the two logits, for two classes; cross entropy for more."""
-        return one_hot_loss
+        """Return the cross entropy against targets of which 0.2 is spread over all classes."""
+        return SmoothedAsRun()
 
 
-def one_hot_loss(logits: "Tensor", targets: "Tensor", epoch: int) -> "Tensor":
-    """Return the losses ``[n]`` of the reference's plain model."""
-    from torch.nn import functional
+class SmoothedAsRun(LossAsRun):
+    """Cross entropy against smoothed targets."""
 
-    if logits.shape[1] > 2:
-        return functional.cross_entropy(logits, targets, reduction="none")
-    wanted = functional.one_hot(targets, 2).to(logits.dtype)
-    return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
+    def __call__(self, logits: "Tensor", targets: "Tensor", epoch: int) -> "Tensor":
+        """Return the loss of every example ``[n]``, in nats."""
+        return smoothed_cross_entropy(logits, targets, epoch, alpha=SMOOTHING)
 
 
 @confidences.register("gonsior2022/mc_dropout")
 @dataclass(frozen=True)
-class McDropoutAsRun(ConfidenceMethod):
+class McDropoutAsRun(_AsRun):
     """Mean softmax over 50 random erasures of single logits; the network itself is never sampled.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The textbook (Gal and Ghahramani
@@ -79,8 +137,6 @@ class McDropoutAsRun(ConfidenceMethod):
     one pass, and what it measures is the size of the logits. The 50 predictions are averaged before any strategy sees
     them.
     """
-
-    source: ClassVar[str] = SOURCE
 
     @property
     def sampling(self) -> Sampling:
@@ -104,26 +160,24 @@ class McDropoutAsRun(ConfidenceMethod):
 
 @confidences.register("gonsior2022/temperature_scaling")
 @dataclass(frozen=True)
-class TemperatureScalingAsRun(ConfidenceMethod):
+class TemperatureScalingAsRun(_AsRun):
     """Softmax of a model whose training loss was tempered; the prediction itself is not tempered at all.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The textbook (Guo et al. 2017, arXiv
     1706.04599) fits one temperature after training and divides by it when predicting. Here the training loss is the
-    cross entropy of z / T, T is fitted anew on the held-out examples after every epoch, a best T below 1 becomes
-    1.8495, and predictions are softmax(z). With two or three held-out examples the best T is nearly always an end of
-    the grid. Validation losses of different epochs are at different temperatures, and early stopping compares them all
-    the same.
+    default criterion on z / T, T is fitted anew by cross entropy on the held-out examples after every epoch, a best T
+    below 1 becomes 1.8495, and predictions are softmax(z). With two or three held-out examples the best T is nearly
+    always an end of the grid. An epoch is judged at the T it was trained with, so that early stopping compares losses
+    at different temperatures.
     """
 
-    source: ClassVar[str] = SOURCE
-
     def new_loss(self) -> Loss:
-        """Return the tempered cross entropy of one fit, starting at T = 1.5."""
-        return TemperedCrossEntropy()
+        """Return the tempered loss of one fit, starting at T = 1.5."""
+        return TemperedLoss()
 
 
-class TemperedCrossEntropy:
-    """Cross entropy of z / T, with T fitted on the held-out examples after every epoch.
+class TemperedLoss(LossAsRun):
+    """The default criterion on z / T, with T fitted on the held-out examples after every epoch.
 
     Attributes:
         temperature: the present T.
@@ -134,9 +188,7 @@ class TemperedCrossEntropy:
 
     def __call__(self, logits: "Tensor", targets: "Tensor", epoch: int) -> "Tensor":
         """Return the loss of every example ``[n]``, in nats."""
-        from torch.nn import functional
-
-        return functional.cross_entropy(logits / self.temperature, targets, reduction="none")
+        return super().__call__(logits / self.temperature, targets, epoch)
 
     def after_epoch(self, logits: Any, targets: Any) -> None:
         """Set T by the held-out logits ``[n, n_classes]`` and targets ``[n]``, tensors or arrays."""
@@ -154,7 +206,7 @@ def best_temperature(logits: FloatArray, targets: IntArray) -> float:
 
 @confidences.register("gonsior2022/inhibited_softmax")
 @dataclass(frozen=True)
-class InhibitedSoftmaxAsRun(ConfidenceMethod):
+class InhibitedSoftmaxAsRun(_AsRun):
     """Softmax with 1.5 added to its denominator, so that a row sums to less than one; trained with a random penalty.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it: p_c = exp(z_c) / (sum_j exp(z_j) +
@@ -168,7 +220,6 @@ class InhibitedSoftmaxAsRun(ConfidenceMethod):
     penalty is smaller; where the model keeps no features for validation, validation losses have no penalty.
     """
 
-    source: ClassVar[str] = SOURCE
     sums_to_one: ClassVar[bool] = False
 
     def new_loss(self) -> Loss:
@@ -182,7 +233,7 @@ class InhibitedSoftmaxAsRun(ConfidenceMethod):
         return z - np.logaddexp(total, math.log(INHIBITION))
 
 
-class InhibitedLoss:
+class InhibitedLoss(LossAsRun):
     """Negative logarithm of the inhibited softmax, plus a random linear map of the first example's hidden state."""
 
     needs_features = True
@@ -213,25 +264,32 @@ def random_penalty(hidden: "Tensor") -> "Tensor":
 
 @confidences.register("gonsior2022/evidential")
 @dataclass(frozen=True)
-class EvidentialAsRun(ConfidenceMethod):
+class EvidentialAsRun(_AsRun):
     """Plain softmax of a model that was trained to count evidence; the evidence itself is never read.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The loss is the textbook's (Sensoy
     et al. 2018, arXiv 1806.01768, eq. 5) with lambda = min(1, epoch / 10), which 10 epochs counted from 0 leave at 0.9
     or below. The textbook predicts alpha / S with alpha = max(z, 0) + 1; here it is softmax(z), which reads negative
-    logits too, although the loss is blind to how negative they are.
+    logits too, although the loss is blind to how negative they are. Epochs are judged at the penalty that each had, so
+    that early ones win.
     """
-
-    source: ClassVar[str] = SOURCE
 
     def new_loss(self) -> Loss:
         """Return the loss of evidential deep learning, annealed over 10 epochs."""
-        return partial(evidential_loss, annealing_epochs=ANNEALING_EPOCHS)
+        return EvidentialLoss()
+
+
+class EvidentialLoss(LossAsRun):
+    """The textbook's loss of evidential deep learning."""
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", epoch: int) -> "Tensor":
+        """Return the loss of every example ``[n]``."""
+        return evidential_loss(logits, targets, epoch, annealing_epochs=ANNEALING_EPOCHS)
 
 
 @confidences.register("gonsior2022/trust_score")
 @dataclass(frozen=True)
-class TrustScoreAsRun(ConfidenceMethod):
+class TrustScoreAsRun(_AsRun):
     """Trust score whose distances go from the embedding space of round 1 to that of the present round.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The textbook (Jiang et al. 2018,
@@ -245,7 +303,6 @@ class TrustScoreAsRun(ConfidenceMethod):
     Deviation: xi is held within [1e-12, 1e12], so that a class without labelled examples gives a finite value.
     """
 
-    source: ClassVar[str] = SOURCE
     needs_features: ClassVar[bool] = True
     needs_labeled: ClassVar[bool] = True
     needs_first_features: ClassVar[bool] = True

@@ -4,11 +4,13 @@
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from al_ray import learner
+from al_ray.confidence import plain_loss
 from al_ray.core.metrics import area_under_curve
 from al_ray.core.types import LabeledSet, RoundRecord
 from al_ray.errors import AlRayError, ModelError, StorageError
@@ -58,6 +60,7 @@ def run_cell(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Wo
         worker=worker,
         sampling=spec.confidence.sampling,
         new_loss=spec.confidence.new_loss,
+        new_plain_loss=partial(plain_loss, spec.evaluation),
     )
     rounds = learner.run(make_loop(spec, payload["n_classes"], tables), classifier, records)
     records.on_rank_zero(lambda: store.finish(summarize(rounds)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from al_ray.confidence import ConfidenceMethod
+from al_ray.confidence import ConfidenceMethod, needs_plain_model
 from al_ray.core.types import TextDataset
 from al_ray.experiment.plan import Plan, PlannedCell, dataset_key
 from al_ray.experiment.spec import CellSpec
@@ -141,7 +141,7 @@ def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, floa
     costs: list[tuple[float, float]] = []
     for index in range(rounds + 1):
         n_labeled = first + index * spec.query_size
-        scored: float = n_test * (passes + (spec.evaluation == "plain"))
+        scored: float = n_test * (passes + (spec.evaluation != "own"))
         scored += n_labeled * recipe.validation_fraction * recipe.epochs
         if index < rounds:
             scored += _scored_of_pool(spec, n_train - n_labeled, passes)
@@ -152,7 +152,7 @@ def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, floa
 def n_fits(spec: CellSpec) -> float:
     """Return how many whole fine-tunes a round takes, by the examples in them: folds leave some out."""
     folds = spec.confidence.n_folds
-    beside = spec.evaluation == "plain" and spec.confidence.new_loss() is not None
+    beside = needs_plain_model(spec.evaluation, spec.confidence)
     return n_fits_of(spec.confidence) - (1 if folds else 0) + beside
 
 

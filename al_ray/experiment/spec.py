@@ -101,7 +101,8 @@ class CellSpec(Identity):
         scoring_batch_size: texts a forward pass; identity, because it decides the last bits of a logit.
         rounds: queries after the initial one, at most.
         evaluation: whose test metrics the learning curve holds: the cell's ``own`` model's, read by its confidence
-            method, or those of a ``plain`` one with cross-entropy and softmax on the same answers, as in the paper.
+            method, or those of a ``plain`` one with cross-entropy and softmax on the same answers, as in the paper;
+            ``gonsior2022/plain`` is that one as the paper's code fits it, with a yes-or-no loss on two classes.
         workers: processes that fine-tune one model together; identity, because dropout depends on it.
     """
 
@@ -122,7 +123,7 @@ class CellSpec(Identity):
     query_size: Annotated[int, Field(ge=1)] = 25
     rounds: Annotated[int, Field(ge=0)] = 20
     seed: Annotated[int, Field(ge=0)]
-    evaluation: Literal["own", "plain"] = "own"
+    evaluation: Literal["own", "plain", "gonsior2022/plain"] = "own"
     workers: Annotated[int, Field(ge=1)] = 1
 
     def to_json(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Alone, Worker
 
 Split = Literal["pool", "test"]
+NewLoss = Callable[[], Callable[..., Any] | None]
 KEPT_EMBEDDINGS = 2
 _EMBEDDINGS: dict[tuple[Any, ...], npt.NDArray[np.float32]] = {}
 
@@ -46,6 +47,7 @@ class TransformerClassifier:
         worker: this process; every rank makes the same calls.
         sampling: how predictions are repeated or changed.
         new_loss: gives the loss of one fit, see ``al_ray.confidence.Loss``; None: cross entropy.
+        new_plain_loss: the same for the plain model.
 
     Raises:
         ModelError: the model cannot be read, or cannot read texts this long, or its attention cannot be changed.
@@ -66,7 +68,8 @@ class TransformerClassifier:
         seed: int,
         worker: Worker,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        new_loss: Callable[[], Callable[..., Any] | None] | None = None,
+        new_loss: NewLoss = lambda: None,
+        new_plain_loss: NewLoss = lambda: None,
     ) -> None:
         self._model, self._init, self._worker, self._sampling = model, init, worker, sampling
         self._splits = {"pool": pool, "test": test}
@@ -76,9 +79,9 @@ class TransformerClassifier:
             n_classes=n_classes,
             scoring_batch_size=scoring_batch_size,
             seed=seed,
+            new_loss=lambda: new_plain_loss() or cross_entropy,
         )
-        make = new_loss or (lambda: None)
-        self._own = replace(self._plain, new_loss=lambda: make() or cross_entropy)
+        self._own = replace(self._plain, new_loss=lambda: new_loss() or cross_entropy)
         self._network = build_network(model, n_classes, worker.device)
         self._check_lengths()
         self._check_attention()
@@ -96,7 +99,7 @@ class TransformerClassifier:
         Args:
             labeled: the answers.
             round_index: names the random streams.
-            plain: fit one network with cross entropy, whatever the cell's own method is.
+            plain: fit one network with the loss of the plain model, whatever the cell's own method is.
             watched: ids of pool examples, ascending, whose logits are recorded after every epoch.
 
         Returns:

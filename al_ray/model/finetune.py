@@ -18,7 +18,14 @@ from al_ray.errors import RoundError
 from al_ray.model.encoder import Network, fork_random
 from al_ray.model.packed import pack
 from al_ray.model.predict import Scores, score_rows
-from al_ray.model.protocol import batches_of_epoch, class_weights, learning_rate_factor, validation_rows
+from al_ray.model.protocol import (
+    batches_of_epoch,
+    class_weights,
+    learning_rate_factor,
+    validation_rows,
+    validation_rows_as_run,
+    validation_weights_as_run,
+)
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.vocabulary import UsedWords, used_words
@@ -137,6 +144,7 @@ class _Epoch:
     epoch: int = -1
     train_loss: float = math.nan
     validation_loss: float | None = None
+    accuracy: float = 0.0
     decay: float = 1.0
     weights: list[Tensor] = field(default_factory=list)
 
@@ -157,10 +165,9 @@ class _Fit:
         self.recipe = settings.recipe
         self.texts = words.split
         self.loss = settings.new_loss()
+        self.as_run: bool = getattr(self.loss, "judged_as_run", False)
         labels = self.texts.labels[:n_labeled]
-        rng = stream(settings.seed, *names, "validation")
-        held_out = validation_rows(labels, self.recipe.validation_fraction, rng)
-        self.train, self.validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        self.train, self.validation = self._split(labels, stream(settings.seed, *names, "validation"))
         self.watched = np.arange(n_labeled, len(self.texts))
         self.dynamics: list[npt.NDArray[np.float32]] = []
         weights = class_weights(self.recipe, labels[self.train], settings.n_classes)
@@ -177,28 +184,47 @@ class _Fit:
             fused=True,
         )
         self.step, self.n_epochs_run, self.decay = 0, 0, 1.0
-        self.best = _Epoch()
+        self.best = _Epoch(validation_loss=math.inf)
+        self.last_fall = 0
+
+    def _split(self, labels: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return the rows to train on, ascending, and those held out, in the order in which they are judged."""
+        fraction = self.recipe.validation_fraction
+        if self.as_run:
+            held_out = validation_rows_as_run(labels, fraction, rng)
+        else:
+            held_out = np.flatnonzero(validation_rows(labels, fraction, rng))
+        return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
     def run(self) -> None:
         for epoch in range(self.recipe.epochs):
-            done = _Epoch(epoch, self._train_epoch(epoch), self._validate(), self.decay)
+            train_loss = self._train_epoch(epoch)
+            done = _Epoch(epoch, train_loss, *self._validate(epoch), self.decay)
             self.n_epochs_run = epoch + 1
             if len(self.watched):
                 self.dynamics.append(self._score(self.watched).logits[:, 0])
             self._check(done)
-            if self._is_best(done):
+            new, known = self._compared(done), self._compared(self.best)
+            if new[0] < known[0]:
+                self.last_fall = epoch
+            if new < known:
                 self.best = done
                 if len(self.validation) and epoch + 1 < self.recipe.epochs:
                     done.weights = [value.detach().clone() for value in self.trained]
-            elif self.recipe.patience and epoch - self.best.epoch >= self.recipe.patience:
+            if self.recipe.patience and epoch - self.last_fall >= self.recipe.patience:
                 break
         if self.best.epoch < self.n_epochs_run - 1:
             self._restore()
 
-    def _is_best(self, done: _Epoch) -> bool:
-        if self.best.validation_loss is None or done.validation_loss is None:
-            return True
-        return done.validation_loss < self.best.validation_loss
+    def _compared(self, done: _Epoch) -> tuple[float, ...]:
+        """Return what epochs are compared by, the lowest best and the earlier of equals: the held-out loss.
+
+        Without held-out examples the latest is best. Where losses are equal the code of Gonsior et al. 2022 goes on to
+        the accuracy on the held-out examples and the training loss.
+        """
+        if done.validation_loss is None:
+            return (-float(done.epoch),)
+        return (done.validation_loss, -done.accuracy, done.train_loss) if self.as_run else (done.validation_loss,)
 
     def _restore(self) -> None:
         with torch.no_grad():
@@ -257,21 +283,26 @@ class _Fit:
         self.decay *= 1 - rate * self.recipe.weight_decay
         self.step += 1
 
-    def _validate(self) -> float | None:
-        """Return the mean loss over the held-out examples, as rank 0 computes it."""
+    def _validate(self, epoch: int) -> tuple[float | None, float]:
+        """Return mean loss and accuracy over the held-out examples, as rank 0 computes them."""
         if len(self.validation) == 0:
-            return None
-        # A loss that changes with the epoch is compared as it ends, or one that grows would favour the start.
-        epoch = self.recipe.epochs - 1
+            return None, 0.0
+        weights = self.weights[self.validation].astype(np.float64)
+        if self.as_run:
+            weights *= validation_weights_as_run(len(weights), self.recipe.batch_size)
+        else:
+            # A loss that changes with the epoch is compared as it ends, or one that grows would favour the start.
+            epoch = self.recipe.epochs - 1
         logits = torch.from_numpy(self._score(self.validation).logits[:, 0])
         targets = torch.from_numpy(self.texts.labels[self.validation])
         with torch.no_grad():
-            if hasattr(self.loss, "after_epoch"):
-                self.loss.after_epoch(logits, targets)
             missing = (None,) if getattr(self.loss, "needs_features", False) else ()
             losses = self.loss(logits, targets, epoch, *missing).double().numpy()
-        mean = np.average(losses, weights=self.weights[self.validation])
-        return float(self.worker.broadcast(float(mean)))
+            if hasattr(self.loss, "after_epoch"):
+                self.loss.after_epoch(logits, targets)
+        accuracy = float((logits.argmax(dim=1) == targets).double().mean())
+        judged: tuple[float, float] = self.worker.broadcast((float(np.average(losses, weights=weights)), accuracy))
+        return judged
 
     def _score(self, rows: IntArray) -> Scores:
         self.network.eval()

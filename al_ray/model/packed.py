@@ -148,13 +148,24 @@ def packed_mean(model: Any, batch: TokenBatch) -> Tensor:
 
 
 def _embed(embeddings: Any, batch: TokenBatch) -> Tensor:
-    # RoBERTa counts positions from behind the padding id, BERT from zero.
-    shift = embeddings.padding_idx + 1 if hasattr(embeddings, "padding_idx") else 0
+    positions = batch.positions
+    if hasattr(embeddings, "padding_idx"):
+        positions = _positions_past_padding(batch, embeddings.padding_idx)
     words: Tensor = embeddings.word_embeddings(batch.tokens)
     words = words + embeddings.token_type_embeddings.weight[0]
-    words = words + embeddings.position_embeddings(batch.positions + shift)
+    words = words + embeddings.position_embeddings(positions)
     hidden: Tensor = embeddings.dropout(embeddings.LayerNorm(words))
     return hidden
+
+
+def _positions_past_padding(batch: TokenBatch, pad_id: int) -> Tensor:
+    """Return RoBERTa's positions ``[n_tokens]``: counted from behind the padding id, which padding itself has.
+
+    A text that spells out the padding token, such as ``<pad>``, has it among its tokens.
+    """
+    is_real = (batch.tokens != pad_id).to(torch.int64)
+    counted = is_real.index_select(0, batch.slot_tokens).view(-1, batch.width).cumsum(dim=1)
+    return counted.view(-1).index_select(0, batch.token_slots) * is_real + pad_id
 
 
 def _layer(layer: Any, hidden: Tensor, batch: TokenBatch, *, first_only: bool, adaptive: bool) -> Tensor:

@@ -1,10 +1,14 @@
-"""The arithmetic of a fine-tune that needs no model: who validates, in which order, how fast, with which weight."""
+"""The arithmetic of a fine-tune that needs no model: who validates, in which order, how fast, with which weight.
+
+What is named ``..._as_run`` is that of the code of Gonsior et al. 2022 (arXiv 2210.03005), for losses that ask for it.
+"""
 
 import math
 
 import numpy as np
 import numpy.typing as npt
 
+from al_ray.core.apportioning import seats_as_run
 from al_ray.core.types import BoolArray, IntArray
 from al_ray.model.recipe import FinetuneRecipe
 
@@ -44,6 +48,28 @@ def _shares(sizes: IntArray, n_wanted: int, rng: np.random.Generator) -> IntArra
         lacking = (exact - shares)[open_classes]
         shares[open_classes[np.lexsort((ties[open_classes], -lacking))[0]]] += 1
     return shares
+
+
+def validation_rows_as_run(labels: IntArray, fraction: float, rng: np.random.Generator) -> IntArray:
+    """Hold examples out by the rule of :func:`seats_as_run`, so that a rare class may have nothing left to train on.
+
+    Returns:
+        rows, in the order in which that code validates them.
+    """
+    n_wanted = min(len(labels) - int(len(labels) * (1 - fraction)), len(labels) - 1)
+    if n_wanted <= 0:
+        return np.empty(0, np.int64)
+    seats = seats_as_run(np.bincount(labels), n_wanted, rng)
+    order = rng.permutation(len(labels))
+    drawn = [order[labels[order] == label][:n_seats] for label, n_seats in enumerate(seats)]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def validation_weights_as_run(n_rows: int, batch_size: int) -> npt.NDArray[np.float64]:
+    """Return what each held-out example counts ``[n_rows]``: means of batches are added up, however small the last."""
+    batch = np.arange(n_rows) // batch_size
+    weights: npt.NDArray[np.float64] = 1 / np.bincount(batch)[batch]
+    return weights
 
 
 def folds(labels: IntArray, n_folds: int, rng: np.random.Generator) -> IntArray:

@@ -106,6 +106,8 @@ def _integers(column: pa.ChunkedArray) -> IntArray:
 def tokenize(texts: Sequence[str], tokenizer: "Tokenizer") -> pa.Array:
     """Tokenise texts with a prepared tokenizer (:func:`load_tokenizer`) into a list column.
 
+    A text that spells out a special token, such as ``[SEP]`` or ``<pad>``, gets that token, as in transformers.
+
     Raises:
         ModelError: the tokenizer gave a text no token at all, not even a special one.
     """

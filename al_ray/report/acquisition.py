@@ -127,9 +127,16 @@ def overlap_table(asked: pd.DataFrame) -> pd.DataFrame:
 
 
 def jaccard_by_chance(n_queried: float, n_pool: int) -> float:
-    """Return the overlap of two random draws of ``n_queried`` out of ``n_pool`` (expected intersection over union)."""
-    shared = n_queried * n_queried / n_pool
-    return shared / (2 * n_queried - shared)
+    """Return the expected overlap, intersection / union, of two random draws of ``n_queried`` out of ``n_pool``.
+
+    Exact: how many examples two draws share is hypergeometric. The mean number of a query's examples may be a fraction,
+    which is rounded.
+    """
+    from scipy.stats import hypergeom
+
+    n = round(n_queried)
+    shared = np.arange(max(0, 2 * n - n_pool), n + 1)
+    return float(hypergeom.pmf(shared, n_pool, n, n) @ (shared / (2 * n - shared)))
 
 
 def outlier_table(asked: pd.DataFrame, passive: PassiveModels) -> pd.DataFrame:

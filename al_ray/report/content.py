@@ -417,7 +417,7 @@ class Queries:
         classes: one row a method.
         overlap_methods: rows and columns of ``jaccard``.
         jaccard: mean over seeds of the overlap of the queried sets, in [0, 1]; None where no seed has both.
-        jaccard_by_chance: what two random draws of that size would share, None where unknown.
+        jaccard_by_chance: the same for two random draws of that size, on average; None where unknown.
         acquired: one row a method, the pool first where it is known; empty where nothing odd is marked.
     """
 

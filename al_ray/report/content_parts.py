@@ -195,7 +195,7 @@ def _queries(analysis: Analysis, setting: str) -> Queries:
         classes=tuple(_class_shares(classes)),
         overlap_methods=overlap_methods,
         jaccard=jaccard,
-        jaccard_by_chance=jaccard_by_chance(float(n_queried), int(n_pool)) if n_pool else None,
+        jaccard_by_chance=jaccard_by_chance(n_queried, int(n_pool)) if n_pool and pd.notna(n_queried) else None,
         acquired=_acquired(analysis, setting),
     )
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from al_ray.core.clustering import representatives
+from al_ray.core.clustering import fill_at_random, representatives
 from al_ray.core.distances import unit_rows
 from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
 from al_ray.strategy import QueryStrategy, strategies
@@ -20,12 +20,11 @@ class DropQuery(QueryStrategy):
 
     Gupte et al. 2024 (arXiv 2401.14555): a candidate has more than half of its draws disagree with the
     prediction without dropout; with fewer than 25 candidates for each label asked for, the bar is lowered by one draw
-    after another. The candidates' features, scaled to unit length, are clustered, and the one nearest to each centre is
-    asked; what is short is drawn at random. Meant for the confidence
-    ``{name: mc_dropout, where: head, rate: 0.75, n_passes: 3}``, the paper's three passes.
+    after another, down to a single one. The candidates' features, scaled to unit length, are clustered, and the one
+    nearest to each centre is asked. Fewer candidates than labels are all asked, and the others drawn at random. Meant
+    for the confidence ``{name: mc_dropout, where: head, rate: 0.75, n_passes: 3}``, the paper's three passes.
 
     Deviation: features are those of the fine-tuned model, not of a frozen foundation model.
-    Deviation: without enough candidates at any bar the whole pool is clustered.
     """
 
     source: ClassVar[str] = "Gupte et al. 2024, arXiv 2401.14555"
@@ -41,11 +40,13 @@ class DropQuery(QueryStrategy):
         """Return ``n`` ids, the candidate nearest to the centre of the largest cluster first."""
         assert pool.features is not None, "drop_query needs PoolView.features"
         rows = candidate_rows(_disagreeing(pool), pool.log_probs.shape[1], n)
+        if len(rows) < n:
+            return pool.ids[fill_at_random(rows, len(pool), n, stream)]
         return pool.ids[rows[representatives(unit_rows(pool.features[rows]), n, stream)]]
 
 
 def candidate_rows(n_disagreeing: IntArray, n_draws: int, n: int) -> IntArray:
-    """Return the rows that may be asked for: at least 25 x n of them, or all.
+    """Return the rows that may be asked for: at least 25 x n of them, or all of which any draw disagrees.
 
     Args:
         n_disagreeing: draws that predict another class ``[n_pool]``.
@@ -53,7 +54,7 @@ def candidate_rows(n_disagreeing: IntArray, n_draws: int, n: int) -> IntArray:
         n: how many will be asked for.
     """
     bar = n_draws // 2 + 1
-    while bar > 0 and np.count_nonzero(n_disagreeing >= bar) < CANDIDATES_PER_QUERY * n:
+    while bar > 1 and np.count_nonzero(n_disagreeing >= bar) < CANDIDATES_PER_QUERY * n:
         bar -= 1
     return np.flatnonzero(n_disagreeing >= bar)
 

@@ -106,6 +106,55 @@ def test_early_stopping_restores_an_epoch_in_the_middle(calm_bert: Path, pool: T
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0, msg=name)
 
 
+class Tied:
+    """Trains as usual, while every held-out example has one loss; notes how many are right after each epoch."""
+
+    def __init__(self, judged_as_run: bool, losses: list[float]) -> None:
+        self.judged_as_run, self.losses = judged_as_run, losses
+        self.n_right: list[int] = []
+
+    def __call__(self, logits: Tensor, targets: Tensor, epoch: int) -> Tensor:
+        if logits.requires_grad:
+            return cross_entropy(logits, targets, epoch)
+        return torch.full(targets.shape, self.losses[len(self.n_right)])
+
+    def after_epoch(self, logits: Tensor, targets: Tensor) -> None:
+        self.n_right.append(int((logits.argmax(dim=1) == targets).sum()))
+
+
+def test_of_epochs_with_equal_loss_the_papers_code_keeps_the_most_accurate(
+    calm_bert: Path, pool: TokenizedSplit
+) -> None:
+    recipe: dict[str, Any] = {"epochs": 12, "patience": 5, "validation_fraction": 0.25, "batch_size": 8}
+    losses = [2.0, *[1.0] * 11]
+    loss = Tied(True, losses)
+    report = fit(fresh(calm_bert), pool, settings_of(loss, **recipe), n=60)
+    # Equal losses are no progress: five of them after the first end the fit, and the last one may still be the best.
+    assert report.n_epochs_run == 7
+    assert report.best_epoch > 1
+    assert loss.n_right[report.best_epoch] == max(loss.n_right[1:])
+    assert loss.n_right[report.best_epoch] > loss.n_right[1]
+    textbook = fit(fresh(calm_bert), pool, settings_of(Tied(False, losses), **recipe), n=60)
+    assert (textbook.best_epoch, textbook.n_epochs_run) == (1, 7)
+
+
+def test_held_out_examples_are_judged_by_their_epoch_in_the_papers_code_and_else_by_the_last(
+    calm_bert: Path, pool: TokenizedSplit
+) -> None:
+    judged: list[tuple[int, int]] = []
+
+    def loss(logits: Tensor, targets: Tensor, epoch: int) -> Tensor:
+        if not logits.requires_grad:
+            judged.append((epoch, len(targets)))
+        return cross_entropy(logits, targets, epoch)
+
+    settings = settings_of(loss, epochs=3, validation_fraction=0.25)
+    fit(fresh(calm_bert), pool, settings)
+    loss.judged_as_run = True  # type: ignore[attr-defined]
+    fit(fresh(calm_bert), pool, settings)
+    assert judged == [(2, 6), (2, 6), (2, 6), (0, 6), (1, 6), (2, 6)]
+
+
 def test_no_patience_runs_every_epoch_and_still_keeps_the_best(calm_bert: Path, pool: TokenizedSplit) -> None:
     settings = settings_of(scripted([0, 1, 2, 3, 4, 5, 6]), epochs=7, patience=0, validation_fraction=0.2)
     report = fit(fresh(calm_bert), pool, settings)

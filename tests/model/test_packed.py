@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from al_ray.model.encoder import Network, build_network, load_weights, longest_text
 from al_ray.model.packed import can_pack, pack, padded_forward
 from al_ray.model.source import resolve_model
+from al_ray.model.tokens import TokenizedSplit
+from al_ray.model.vocabulary import used_words
 from tests.model import tiny
 
 CPU = torch.device("cpu")
@@ -42,6 +45,44 @@ def test_packed_outputs_are_those_of_the_padded_model(
     torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(first, expected_first, rtol=1e-4, atol=1e-5)
     assert logits.std() > 1e-3
+
+
+@pytest.mark.parametrize(("family", "padding"), [("bert", "[PAD]"), ("roberta", "<pad>"), ("distilbert", "[PAD]")])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_text_that_spells_out_the_padding_token_gives_what_transformers_gives(
+    family: str, padding: str, together: bool, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(family)
+    texts = [f"goal {padding} team score", "goal team score", f"{padding} {padding} a very old film {padding}"]
+    table = pa.table({"id": [0, 1, 2], "label": [0, 1, 2], "text": texts})
+    split = tiny.split_of(table, resolve_model(str(folder), None))
+    network = network_of(folder).eval()
+    pad_id = network.model.config.pad_token_id
+    assert np.count_nonzero(split.tokens == pad_id) == 4
+    for rows in [[0, 1, 2]] if together else [[0], [1], [2]]:
+        batch = pack(split.gather(np.array(rows)), split.lengths[rows], CPU)
+        with torch.no_grad():
+            logits = network(batch)[0]
+        for row, found in zip(rows, logits, strict=True):
+            tokens = torch.from_numpy(split.tokens[split.offsets[row] : split.offsets[row + 1]].astype(np.int64))
+            with torch.no_grad():
+                expected = network.model(input_ids=tokens[None], attention_mask=torch.ones_like(tokens)[None]).logits
+            torch.testing.assert_close(found, expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_spelt_out_padding_token_keeps_its_place_while_a_fit_renumbers_the_words(roberta: Path) -> None:
+    texts = [f"goal <pad> team {word}" for word in tiny.TOPICS[1]]
+    table = pa.table({"id": np.arange(4), "label": [0, 1, 2, 0], "text": texts})
+    split, network = tiny.split_of(table, resolve_model(str(roberta), None)), network_of(roberta).eval()
+    rows = np.arange(4)
+
+    def logits(of: TokenizedSplit) -> torch.Tensor:
+        with torch.no_grad():
+            return network(pack(of.gather(rows), of.lengths[rows], CPU))[0]
+
+    before = logits(split)
+    with used_words(network, split) as words:
+        torch.testing.assert_close(logits(words.split), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])

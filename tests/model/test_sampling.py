@@ -141,7 +141,7 @@ def test_a_member_that_diverges_fails_on_every_worker(bert: Path, pool: Tokenize
     messages = []
 
     def rank(worker: Any) -> None:
-        losses = (lambda: broken) if worker.rank == 1 else None
+        losses = (lambda: broken) if worker.rank == 1 else (lambda: None)
         with pytest.raises(RoundError) as caught:
             fitted(bert, pool, sampling=Sampling(n_members=2), recipe=QUICK, worker=worker, new_loss=losses)
         messages.append(str(caught.value))

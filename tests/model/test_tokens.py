@@ -25,6 +25,19 @@ def test_tokens_are_those_of_the_tokenizer_with_truncation(family: str, request:
     assert min(map(len, expected)) == 2
 
 
+@pytest.mark.parametrize(
+    ("family", "spelt", "special"), [("bert", "[PAD] [SEP] goal [MASK]", 3), ("roberta", "<pad> </s> goal <mask>", 2)]
+)
+def test_a_special_token_spelt_out_in_a_text_is_that_token_as_in_transformers(
+    family: str, spelt: str, special: int, request: pytest.FixtureRequest
+) -> None:
+    model = resolve_model(str(request.getfixturevalue(family)), None)
+    expected = AutoTokenizer.from_pretrained(model.path)([spelt])["input_ids"]
+    found = tokenize([spelt], load_tokenizer(model, 30)).to_pylist()
+    assert found == expected
+    assert found[0][2] == special, "the end of a text, in the middle of it"
+
+
 def test_padding_and_truncation_of_the_tokenizer_file_are_not_used(minilm: ResolvedModel) -> None:
     # The file of all-MiniLM-L6-v2 asks for 128 tokens, padded.
     tokens = tokenize(["a cat", "a cat " * 200], load_tokenizer(minilm, 200)).to_pylist()

@@ -491,10 +491,10 @@ def draws_of(counts, n_draws: int) -> np.ndarray:
 
 def test_candidates_disagree_in_more_than_half_of_the_draws() -> None:
     counts = np.repeat([3, 2, 1, 0], [10, 20, 30, 40])
-    # One label needs 25 candidates: 30 have 2 or 3 of 3. Two need 50: 60 have 1 or more. Three need 75: all.
+    # One label needs 25 candidates: 30 have 2 or 3 of 3. Two need 50: 60 have 1 or more, and no more can be had.
     assert candidate_rows(counts, 3, 1).tolist() == list(range(30))
     assert candidate_rows(counts, 3, 2).tolist() == list(range(60))
-    assert candidate_rows(counts, 3, 3).tolist() == list(range(100))
+    assert candidate_rows(counts, 3, 3).tolist() == list(range(60))
     # Of four draws two are not more than half.
     assert candidate_rows(np.repeat([2, 3, 4], [50, 20, 5]), 4, 1).tolist() == list(range(50, 75))
 
@@ -508,6 +508,28 @@ def test_drop_query_asks_for_disagreeing_examples_only_and_scores_their_share() 
     # The same draws against the other prediction: those that voted for class 1 agree now.
     pool = pool_of(points, log_probs=draws_of(counts, 3), predicted=np.ones(200, np.int64), n_classes=2)
     assert set(counts[rows_of(query("drop_query", pool, 4))].tolist()) <= {0, 1}
+
+
+def test_where_few_examples_flip_only_those_are_clustered() -> None:
+    # 100 of 2,000 flip in one draw of three, as on TREC-6; 25 labels would like 625 candidates.
+    points, cluster = planted(20, 100)
+    flips = np.arange(2000) % 100 < 5
+    pool = pool_of(points, log_probs=draws_of(flips.astype(int), 3), predicted=np.zeros(2000, np.int64), n_classes=2)
+    chosen = rows_of(query("drop_query", pool, 25))
+    assert flips[chosen].all()
+    assert len(set(cluster[chosen].tolist())) == 20
+
+
+def test_fewer_flips_than_labels_are_all_asked_and_the_others_drawn_from_all_the_rest() -> None:
+    flips = np.isin(np.arange(400), [3, 77, 250])
+    points = unit(np.random.default_rng(0).normal(size=(400, 4)))
+    pool = pool_of(points, log_probs=draws_of(flips.astype(int), 3), predicted=np.zeros(400, np.int64), n_classes=2)
+    batches = [rows_of(query("drop_query", pool, 10, seed)) for seed in range(40)]
+    assert all(rows[:3].tolist() == [3, 77, 250] for rows in batches)
+    assert all(len(set(rows.tolist())) == 10 for rows in batches)
+    filled = np.concatenate([rows[3:] for rows in batches])
+    assert len(set(filled.tolist())) > 150, "280 draws, by another stream each time"
+    assert abs(filled.mean() - 199.5) < 25
 
 
 def test_drop_query_clusters_directions_not_lengths() -> None:

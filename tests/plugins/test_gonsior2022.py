@@ -11,13 +11,16 @@ from scipy.special import rel_entr, softmax
 from scipy.stats import beta
 from scipy.stats import entropy as scipy_entropy
 from sklearn.neighbors import NearestNeighbors
+from torch.nn import functional
 
-from al_ray.confidence import confidences
+from al_ray.confidence import confidences, needs_plain_model
 from al_ray.confidence.gonsior2022 import best_temperature
+from al_ray.core.apportioning import seats_as_run
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
 from al_ray.core.types import LabeledSet, ModelOutputs, PoolView, Sampling
 from al_ray.errors import ConfigError
+from al_ray.initial import initial_queries
 from al_ray.strategy import strategies
 
 NAMES = ("least_confidence", "margin", "entropy", "vote_entropy", "consensus_kl", "trust_score")
@@ -215,6 +218,100 @@ def test_two_classes_without_clipping_give_margin_entropy_and_least_confidence_o
     for name in ("margin", "entropy", "least_confidence"):
         textbook = strategies.build(name).score(pool, stream(0, "test"))
         assert rank(pool.ids, textbook, 0).ids.tolist() == order(name, pool)
+
+
+# --- the losses: two classes, and how epochs are judged
+
+DEFAULT = ("softmax", "ensemble", "mc_dropout", "trust_score")
+AS_RUN = [name for name in confidences.names() if name.startswith("gonsior2022/")]
+
+
+def loss_of(name: str, z: list[float], target: int) -> float:
+    loss = confidences.build(name).new_loss()
+    return loss(torch.tensor([z]), torch.tensor([target]), 0).item()
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_two_classes_are_two_yes_or_no_questions_wherever_the_default_criterion_is_kept(name: str) -> None:
+    both = (math.log1p(math.exp(-2)) + math.log(2)) / 2
+    assert loss_of(f"gonsior2022/{name}", [2.0, 0.0], 0) == pytest.approx(both, rel=1e-6)
+    three = -math.log(softmax([2.0, 0.0, 1.0])[1])
+    assert loss_of(f"gonsior2022/{name}", [2.0, 0.0, 1.0], 1) == pytest.approx(three, rel=1e-6)
+
+
+def test_the_tempered_loss_of_two_classes_is_0_464_where_cross_entropy_is_0_234() -> None:
+    assert loss_of("gonsior2022/temperature_scaling", [2.0, 0.0], 0) == pytest.approx(0.464, abs=5e-4)
+    tempered = functional.cross_entropy(torch.tensor([[2.0, 0.0]]) / 1.5, torch.tensor([0])).item()
+    assert tempered == pytest.approx(0.234, abs=5e-4)
+
+
+def test_label_smoothing_and_inhibition_keep_cross_entropy_on_two_classes() -> None:
+    log_probs = np.log(softmax([2.0, 0.0]))
+    assert loss_of("gonsior2022/label_smoothing", [2.0, 0.0], 0) == pytest.approx(-(log_probs @ [0.9, 0.1]), rel=1e-6)
+    inhibited = math.log((math.exp(2) + 1 + 1.5) / math.exp(2))
+    assert loss_of("gonsior2022/inhibited_softmax", [2.0, 0.0], 0) == pytest.approx(inhibited, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", confidences.names())
+def test_epochs_are_judged_as_in_the_papers_code_by_its_own_losses_alone(name: str) -> None:
+    assert getattr(confidences.build(name).new_loss(), "judged_as_run", False) == (name in AS_RUN)
+
+
+@pytest.mark.parametrize("name", confidences.names())
+def test_a_second_model_is_measured_only_where_the_own_one_is_fitted_with_another_loss(name: str) -> None:
+    confidence = confidences.build(name)
+    assert not needs_plain_model("own", confidence)
+    assert needs_plain_model("plain", confidence) == (confidence.new_loss() is not None)
+    assert needs_plain_model("gonsior2022/plain", confidence) == (name.removeprefix("gonsior2022/") not in DEFAULT or
+                                                                  name not in AS_RUN)  # fmt: skip
+
+
+# --- the start
+
+
+def test_a_start_takes_what_is_too_much_from_the_first_class_that_has_some() -> None:
+    trec6 = np.array([86, 1250, 1162, 1223, 835, 896])
+    labels = np.repeat(np.arange(6), trec6)
+    truth = LabeledSet(ids=7 + 2 * np.arange(len(labels)), labels=labels)
+    for seed in range(3):
+        ids = initial_queries.build("gonsior2022/stratified").pick(truth, 6, 25, stream(seed, "initial"))
+        assert np.bincount(labels[(ids - 7) // 2]).tolist() == [1, 3, 6, 6, 4, 5]
+    # One class pays down to its last seat, then the next one: whole parts 0, 0, 1, 1, 17 and one more each.
+    assert seats(4, 4, 9, 9, 90, size=22) == [1, 1, 1, 1, 18]
+    assert seats(4, 4, 9, 30, 90, size=8) == [1, 1, 1, 1, 4]
+
+
+def seats(*counts: int, size: int, seed: int = 0) -> list[int]:
+    found: list[int] = seats_as_run(np.array(counts), size, stream(seed, "seats")).tolist()
+    return found
+
+
+def test_the_odd_seat_of_two_equal_classes_is_drawn_and_others_by_class_size() -> None:
+    found = [tuple(seats(4000, 4000, size=25, seed=seed)) for seed in range(60)]
+    assert set(found) == {(12, 13), (13, 12)}
+    assert 15 < found.count((12, 13)) < 45
+    # 3.75 and 1.25 of 5: the whole parts are 3 and 1, and the fifth goes to the larger class three times of four.
+    large = sum(seats(750, 250, size=5, seed=seed) == [4, 1] for seed in range(200))
+    assert 130 < large < 170
+
+
+def test_without_more_seats_than_classes_a_class_may_go_without() -> None:
+    found = {tuple(seats(10, 10, 11, size=3, seed=seed)) for seed in range(40)}
+    assert (1, 1, 1) in found
+    assert any(0 in one for one in found)
+    assert seats(5, 0, 5, 0, size=10) == [5, 0, 5, 0]
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(0, 200), st.integers(0, 5))
+def test_seats_sum_to_the_size_and_never_exceed_a_class(counts: list[int], wanted: int, seed: int) -> None:
+    if not any(counts):
+        return
+    size = 1 + wanted % sum(counts)
+    found = seats(*counts, size=size, seed=seed)
+    assert sum(found) == size
+    assert all(0 <= n <= count for n, count in zip(found, counts, strict=True))
+    if min(counts) > 0 and size > len(counts):
+        assert min(found) > 0
 
 
 # --- Monte Carlo dropout

@@ -1,6 +1,7 @@
 """Calibration and what was queried, from records to tables, on studies small enough to compute by hand."""
 
 import math
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,16 @@ def test_overlap_is_intersection_over_union_of_one_seed_and_then_the_mean(study:
     assert both["n_seeds"] == 2
     assert row(overlap, method=MARGIN, other=MARGIN)["jaccard"] == 1
     assert overlap[(overlap["method"] == MARGIN) & (overlap["other"] == RANDOM)].empty
+
+
+def test_overlap_by_chance_is_the_exact_mean_over_all_pairs_of_draws() -> None:
+    for n, n_pool in ((2, 5), (3, 6), (4, 5), (1, 3)):
+        one = set(range(n))
+        found = [len(one & set(other)) / len(one | set(other)) for other in combinations(range(n_pool), n)]
+        assert jaccard_by_chance(n, n_pool) == pytest.approx(np.mean(found), abs=1e-12)
+    assert jaccard_by_chance(25, 100) == pytest.approx(0.1450, abs=5e-5), "and not 0.1429, the ratio of the means"
+    assert jaccard_by_chance(100, 100) == 1
+    assert 0 < jaccard_by_chance(500, 120_000) < 0.003
 
 
 def test_overlap_by_chance_is_that_of_random_draws() -> None:

@@ -1,0 +1,34 @@
+"""Seats for classes: how many examples each gives to a sample of a fixed size."""
+
+import numpy as np
+
+from al_ray.core.types import IntArray
+
+
+def seats_as_run(counts: IntArray, size: int, stream: np.random.Generator) -> IntArray:
+    """Share ``size`` seats among classes as the code of Gonsior et al. 2022 (arXiv 2210.03005) does.
+
+    Every class gets the whole part of its share. Where that leaves one without a seat, and there are more seats than
+    classes and examples of each, every class gets one more, and what is then too much comes from the first class that
+    has a second seat. Seats still open are drawn one by one, by the examples that a class has left.
+
+    Args:
+        counts: examples of each class ``[n_classes]``; classes behind the last that occurs are not known to that code.
+        size: at most ``counts.sum()``.
+        stream: draws the open seats.
+
+    Returns:
+        seats ``[n_classes]``, summing to ``size``, never above ``counts``; a class may have none.
+    """
+    known = np.trim_zeros(counts, "b")
+    # In floating point as there, where a share that is whole by rights may come out below.
+    seats = np.floor(known * (size / known.sum())).astype(np.int64)
+    if seats.min() == 0 and size > len(known) and known.min() > 0:
+        seats += 1
+        while seats.sum() > size:
+            seats[np.flatnonzero(seats > 1)[0]] -= 1
+    seats = np.minimum(seats, known)
+    while seats.sum() < size:
+        left = known - seats
+        seats[stream.choice(len(known), p=left / left.sum())] += 1
+    return np.pad(seats, (0, len(counts) - len(known)))
