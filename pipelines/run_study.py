@@ -133,9 +133,9 @@ def _lanes(execution: Execution, plan: Plan) -> int | None:
 
 def _print_plan(console: Console, plan: Plan, cost: Forecast, n_bytes: int, lanes: int | None) -> None:
     console.print(plan_table(plan))
-    for dataset in plan.datasets.values():
+    for name, dataset in plan.datasets_by_name().items():
         sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} test examples, {dataset.n_classes} classes"
-        console.print(f"data set {dataset.name}: {sizes}, from {dataset.source}", soft_wrap=True, highlight=False)
+        console.print(f"data set {name}: {sizes}, from {dataset.source}", soft_wrap=True, highlight=False)
     for sentence in plan.missing:
         console.print(f"missing here: {sentence}", style="yellow", markup=False, soft_wrap=True)
     _warn_bf16(console.print, plan)
@@ -190,13 +190,14 @@ def _announce(console: Console, plan: Plan, cost: Forecast, lanes: int | None) -
 def print_results(console: Console, plan: Plan) -> None:
     """Print the closing table of all cells of the plan that are finished."""
     finished = [
-        (cell.spec, plan.store.cell(cell.slug, cell.fingerprint))
+        (cell.spec, cell.names, plan.store.cell(cell.slug, cell.fingerprint))
         for cell in plan.cells
         if cell.fingerprint and plan.store.cell(cell.slug, cell.fingerprint).status() == "done"
     ]
     if finished:
         results = summarize_methods(read_curves(finished))
-        pools = {data.name: slice_shares(data.train.groups) for data in plan.datasets.values() if data.train.groups}
+        datasets = plan.datasets_by_name()
+        pools = {name: slice_shares(data.train.groups) for name, data in datasets.items() if data.train.groups}
         for table in (*result_tables(results), *slice_tables(results, pools)):
             console.print(table)
 

@@ -79,7 +79,7 @@ def test_a_spec_reads_back_equal_and_its_fingerprint_hangs_on_every_field() -> N
 
 
 def test_a_stored_spec_of_another_version_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has version 99, this al_ray reads version 2"):
+    with pytest.raises(ConfigError, match="has version 99, this al_ray reads version 3"):
         read_spec({"spec_version": 99})
 
 
