@@ -115,7 +115,7 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ConfigError(
-                f"option {key!r} of {where} is {value!r}: {reason[0].lower()}{reason[1:]}. "
+                f"option {key!r} of {where} is {shown_value(value)}: {reason[0].lower()}{reason[1:]}. "
                 f"It takes {_type_words(hints[key])}."
             ) from None
         except ValueError as error:
@@ -130,6 +130,15 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def shown_value(value: Any) -> str:
+    """Write a value for a message, however large it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _recordable(value: Any) -> Any:
     """Return a value that records can hold and give back: no number beyond 64 bits, none that is not finite, no -0.0.
 
@@ -141,7 +150,7 @@ def _recordable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"is {value}, which no record can hold")
     if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
-        raise ValueError(f"is a number of {value.bit_length()} bits; records hold up to {LARGEST} either way")
+        raise ValueError(f"is {shown_value(value)}, and records hold whole numbers up to {LARGEST}")
     return value + 0.0 if isinstance(value, float) else value
 
 

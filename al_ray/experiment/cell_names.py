@@ -148,7 +148,7 @@ def _what_differs(options: Sequence[Mapping[str, Any]]) -> list[str]:
         if key in _PATHS:
             words = _parts_that_differ([each.get(key) or "" for each in options])
         else:
-            words = [f"{key}={each[key]}" if key in each else "" for each in options]
+            words = [f"{key}={each[key]}" if each.get(key) not in (None, "") else "" for each in options]
         said = [", ".join(filter(None, pair)) for pair in zip(said, words, strict=True)]
         if len(set(said)) == len(said):
             break

@@ -218,6 +218,12 @@ def _misfits(
     if dataset is not None and not spec.strategy.labels_everything:
         found += _misfits_of_sizes(spec, dataset)
     key = spec.model.name, spec.model.revision
+    if key in models and spec.model.settings_sha256 not in (None, models[key].settings_sha256):
+        found.append(
+            f"model.settings_sha256 is {str(spec.model.settings_sha256)[:12]}..., but configuration and tokenizer of "
+            f"{spec.model.name!r} have {models[key].settings_sha256[:12]}... . Use the files that the study was "
+            "written for, or drop the key."
+        )
     if key in models:
         found += _misfits_of_model(spec, models[key], configs[key])
     return [f"cell {slug}: {problem}" for problem in found]

@@ -26,7 +26,7 @@ from al_ray.filtering import CandidateFilter, filters
 from al_ray.initial import InitialQuery, initial_queries
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.oracle import Oracle, oracles
-from al_ray.registry import LARGEST, Registry, build_dataclass, option_of
+from al_ray.registry import LARGEST, Registry, build_dataclass, option_of, shown_value
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 
@@ -257,4 +257,4 @@ def _words(detail: ErrorDetails, fields: Iterable[str], where: str) -> str:
     if detail["type"] == "missing":
         return f"{where}: the key {path!r} is missing. Name it in the block or in 'defaults'."
     reason = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{where}: {path} is {detail['input']!r}: {reason}."
+    return f"{where}: {path} is {shown_value(detail['input'])}: {reason}."
