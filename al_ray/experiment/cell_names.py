@@ -105,13 +105,16 @@ def _last_part(name: str) -> str:
 
 def dataset_content(spec: CellSpec) -> str:
     """Return what two cells share that read the same rows, or, while the rows are not known, name them alike."""
-    return spec.dataset_sha256 or canonical_json(spec.dataset)
+    places = {key: os.path.abspath(os.path.expanduser(spec.dataset[key])) for key in _PATHS if spec.dataset.get(key)}
+    return spec.dataset_sha256 or canonical_json({**spec.dataset, **places})
 
 
 def model_content(spec: CellSpec) -> str:
     """Return what two cells share that start from the same model, likewise."""
     model = spec.model
-    return canonical_json([model.sha256, model.settings_sha256] if model.sha256 else [model.name, model.revision])
+    folder = os.path.abspath(os.path.expanduser(model.name))
+    place = [folder if os.path.isdir(folder) else model.name, model.revision]
+    return canonical_json([model.sha256, model.settings_sha256] if model.sha256 else place)
 
 
 def _model_place(spec: CellSpec) -> dict[str, Any]:

@@ -279,7 +279,11 @@ class StudyStore:
 def _drift(cell: CellStore, digest: str, spec: Mapping[str, Any]) -> str | None:
     if cell.fingerprint == digest:
         return None
-    changes = changed_fields(identity_of(cell.spec()), identity_of(spec)) or [
+    stored = cell.spec()
+    versions = [each.get("spec_version") for each in (stored, spec)]
+    if versions[0] != versions[1]:
+        return f"  {cell.key}: a spec of version {versions[0]!r}, this al_ray writes version {versions[1]!r}"
+    changes = changed_fields(identity_of(stored), identity_of(spec)) or [
         "no field differs: the fingerprint was made in another way"
     ]
     return f"  {cell.key}: {'; '.join(changes)}"

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from al_ray.core.metrics import area_under_curve
-from al_ray.experiment.canonical import canonical_json, fingerprint
+from al_ray.experiment.canonical import canonical_json
 from al_ray.experiment.recorded_rounds import RecordedRound
-from al_ray.names import identifier
+from al_ray.names import identifier, with_hash
 
 # MLflow 3 takes 6000 and 250 characters, older servers 500 and 250.
 _MAX_VALUE, _MAX_KEY = 500, 250
@@ -121,4 +121,4 @@ def _words(value: Any) -> str:
 
 def cut(text: str, limit: int) -> str:
     """Return a text that fits, ending in its own hash where it had to be cut, so that two of them stay apart."""
-    return text if len(text) <= limit else f"{text[: limit - 12]}...{fingerprint(text)[:8]}"
+    return text if len(text) <= limit else with_hash(text, text, limit)

@@ -34,6 +34,7 @@ def datasets_of(*paths: str | dict[str, Any]) -> list[str]:
         (["C++.csv", "C#.csv"], ["c (C++.csv)", "c (C#.csv)"]),
         (["tickets", "mine/tickets.csv"], ["tickets", "tickets (mine/tickets.csv)"]),
         (["data.csv", "other.csv"], ["data", "other"]),
+        (["data.csv", "./data.csv", "x/../data.csv"], ["data"] * 3),
     ],
     ids=str,
 )  # fmt: skip
@@ -122,6 +123,7 @@ SHOWN: list[Callable[[str], str]] = [
 
 
 @pytest.mark.parametrize("shown", SHOWN)
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=300) | st.text("<>_C c+#./", max_size=4), unique=True))
 def test_two_names_never_become_one_in_capitals_either_nor_one_that_was_changed_already(
     shown: Callable[[str], str], names: list[str]
@@ -132,6 +134,7 @@ def test_two_names_never_become_one_in_capitals_either_nor_one_that_was_changed_
     assert len(whole | once) == len({shown(name) for name in whole | once})
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400))
 def test_mlflow_takes_every_name_that_it_is_shown(slice_name: str) -> None:
     from mlflow.utils.validation import _validate_length_limit, _validate_metric_name

@@ -10,7 +10,10 @@ import pandas as pd
 import pytest
 
 from al_ray.data import resolve_dataset
+from al_ray.errors import ModelError
+from al_ray.experiment.cell import _pinned_model
 from al_ray.experiment.store import StudyStore
+from al_ray.experiment.study_file import load_study
 
 LOCAL = ("--local", "--set", "tracking=off")
 SLICES = ("<30", ">30", "C", "c", "C++", "C#", "技术", "账单")
@@ -87,14 +90,20 @@ def planned_key(text: str) -> str:
     return re.search(r"tickets?\S*--[0-9a-f]{8}|data\S*--[0-9a-f]{8}", text)[0]  # type: ignore[index]
 
 
-def test_two_spellings_of_one_path_in_a_grid_are_one_cell_twice(study, al_ray, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("./data.csv", "the cell data-bert-softmax-margin-s1 is in the grid already"),
+        ("copy/data.csv", r"cells data_\S+-s1 and data_copy_?-\S+-s1 are the same: .* the same content. Drop one"),
+    ],
+)
+def test_the_same_rows_twice_in_a_grid_are_refused(study, al_ray, tmp_path: Path, other: str, message: str) -> None:
     data = write_rows(tmp_path / "data.csv")
-    path = study(dataset=[by_path(data), by_path(f"{tmp_path}/./data.csv")], **SHORT)
+    write_rows(tmp_path / "copy" / "data.csv")
+    path = study(dataset=[by_path(data), by_path(f"{tmp_path}/{other}")], **SHORT)
     said = al_ray("run", path, "--storage", tmp_path / "out", "--plan")
     assert said.code == 1
-    assert re.search(
-        r"cells data_\S+ and data_\S+ are the same: the rows and the models .* Drop one of the two", said.text
-    )
+    assert re.search(message, said.text), said.text
 
 
 def test_two_files_of_one_name_are_told_apart_by_their_folders_everywhere(study, al_ray, tmp_path: Path) -> None:
@@ -199,3 +208,15 @@ def test_the_arrays_of_every_round_open_in_pandas(study, al_ray, tmp_path: Path)
             np.testing.assert_array_equal(np.stack(rows[f"{name}.{column}"].tolist()), values)
         others = [column for column in whole if not column.startswith((f"{name}.", "table"))]
         assert rows[others].isna().all(axis=None)
+
+
+def test_a_model_whose_settings_are_not_those_of_the_study_is_refused_in_the_plan_and_on_every_worker(
+    study, al_ray, bert: Path, tmp_path: Path
+) -> None:
+    path = study(model={"name": str(bert), "settings_sha256": "0" * 64}, **SHORT)
+    said = al_ray("run", path, "--storage", tmp_path / "out", "--plan")
+    assert said.code == 1
+    assert "model.settings_sha256 is 000000000000..., but configuration and tokenizer of" in said.text
+    (spec,) = load_study(path).cells.values()
+    with pytest.raises(ModelError, match="another configuration or tokenizer on this machine than where the study was"):
+        _pinned_model(spec)
