@@ -304,8 +304,9 @@ class _Cell:
         if self.loop.groups is None:
             return {}
         ids = np.concatenate([*(record.query.ids for record in self.rounds[1:]), query.ids])
-        groups = np.asarray(self.loop.groups[0])
-        return group_shares(groups[np.searchsorted(self.loop.truth.ids, ids)], np.unique(groups))
+        groups = self.loop.groups[0]
+        rows = np.searchsorted(self.loop.truth.ids, ids)
+        return group_shares([groups[row] for row in rows], sorted(set(groups)))
 
     def _annotate(self, query: Query) -> Annotation:
         oracle, n_classes = self.loop.oracle, self.loop.n_classes

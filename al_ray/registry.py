@@ -7,6 +7,7 @@ dataclass registered under that name, and :func:`option_of` gives the same mappi
 import dataclasses
 import functools
 import importlib
+import math
 import pkgutil
 import typing
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from al_ray.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
+
+LARGEST = 2**63 - 1  # what tables of 64-bit integers hold
 
 
 class Registry(Generic[T]):
@@ -108,13 +111,15 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         if isinstance(value, list) and typing.get_origin(hints[key]) is tuple:
             value = tuple(value)
         try:
-            checked[key] = _checker(cls, key).validate_python(value, strict=True)  # type: ignore[arg-type]
+            checked[key] = _recordable(_checker(cls, key).validate_python(value, strict=True))  # type: ignore[arg-type]
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ConfigError(
-                f"option {key!r} of {where} is {value!r}: {reason[0].lower()}{reason[1:]}. "
+                f"option {key!r} of {where} is {shown_value(value)}: {reason[0].lower()}{reason[1:]}. "
                 f"It takes {_type_words(hints[key])}."
             ) from None
+        except ValueError as error:
+            raise ConfigError(f"option {key!r} of {where} {error}. It takes {_type_words(hints[key])}.") from None
     for key, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and key not in checked:
@@ -123,6 +128,30 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         return cls(**checked)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def shown_value(value: Any) -> str:
+    """Write a value for a message, however large it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _recordable(value: Any) -> Any:
+    """Return a value that records can hold and give back: no number beyond 64 bits, none that is not finite, no -0.0.
+
+    Raises:
+        ValueError: with the end of a sentence that says why not.
+    """
+    if isinstance(value, tuple):
+        return tuple(_recordable(each) for each in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"is {value}, which no record can hold")
+    if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        raise ValueError(f"is {shown_value(value)}, and records hold whole numbers up to {LARGEST}")
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def option_of(plugin: Any) -> dict[str, Any]:

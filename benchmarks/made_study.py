@@ -18,11 +18,11 @@ import numpy.typing as npt
 from al_ray.core.metrics import evaluate
 from al_ray.core.seeding import stream
 from al_ray.experiment.canonical import canonical_json, fingerprint
+from al_ray.experiment.cell_names import base_slug
 from al_ray.experiment.recorded_rounds import round_file
 from al_ray.experiment.round_arrays import encode_tables
 from al_ray.experiment.spec import CellSpec, make_spec
 from al_ray.experiment.store import StudyStore, cell_key
-from al_ray.experiment.study_file import base_slug
 
 DATASETS = ("trec6", "ag_news", "subj", "rotten_tomatoes", "sst2")
 N_CLASSES = {"trec6": 6, "ag_news": 4}

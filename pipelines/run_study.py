@@ -136,8 +136,8 @@ def _lanes(execution: Execution, plan: Plan) -> int | None:
 
 def _print_plan(console: Console, plan: Plan, cost: Forecast, n_bytes: int, lanes: int | None) -> None:
     console.print(plan_table(plan))
-    for dataset in plan.datasets.values():
-        whole, classes = dataset_lines(dataset.name, dataset)
+    for name, dataset in plan.datasets_by_name().items():
+        whole, classes = dataset_lines(name, dataset)
         console.print(whole, soft_wrap=True, highlight=False)
         console.print(Padding(classes, (0, 0, 0, 2)), highlight=False)
     _warn_near_equal(console.print, plan)
@@ -149,9 +149,9 @@ def _print_plan(console: Console, plan: Plan, cost: Forecast, n_bytes: int, lane
 
 
 def _warn_near_equal(say: Callable[..., None], plan: Plan) -> None:
-    for dataset in plan.datasets.values():
+    for name, dataset in plan.datasets_by_name().items():
         for note in near_equal_notes(dataset):
-            say(f"data set {dataset.name}: {note}", style="yellow", soft_wrap=True, highlight=False)
+            say(f"data set {name}: {note}", style="yellow", soft_wrap=True, highlight=False)
 
 
 def _warn_bf16(say: Callable[[str], None], plan: Plan) -> None:
@@ -202,13 +202,14 @@ def _announce(console: Console, plan: Plan, cost: Forecast, lanes: int | None) -
 def print_results(console: Console, plan: Plan) -> None:
     """Print the closing table of all cells of the plan that are finished."""
     finished = [
-        (cell.spec, plan.store.cell(cell.slug, cell.fingerprint))
+        (cell.spec, cell.names, plan.store.cell(cell.slug, cell.fingerprint))
         for cell in plan.cells
         if cell.fingerprint and plan.store.cell(cell.slug, cell.fingerprint).status() == "done"
     ]
     if finished:
         results = summarize_methods(read_curves(finished))
-        pools = {data.name: slice_shares(data.train.groups) for data in plan.datasets.values() if data.train.groups}
+        datasets = plan.datasets_by_name()
+        pools = {name: slice_shares(data.train.groups) for name, data in datasets.items() if data.train.groups}
         for table in (*result_tables(results), *slice_tables(results, pools)):
             console.print(table)
 

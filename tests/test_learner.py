@@ -153,11 +153,11 @@ def test_slices_are_measured_on_the_test_set_and_counted_among_the_queried() -> 
     last, table = rounds[-2].metrics, records.tables[-2]["test"]
     rare = np.array(groups[1]) == "rare case"
     correct = table["log_probs"].argmax(axis=1) == table["label"]
-    assert last["accuracy.rare_case"] == pytest.approx(correct[rare].mean())
-    assert last["worst_group_accuracy"] == min(last["accuracy.rare_case"], last["accuracy.common"])
+    assert last["accuracy.rare case"] == pytest.approx(correct[rare].mean())
+    assert last["worst_group_accuracy"] == min(last["accuracy.rare case"], last["accuracy.common"])
     asked = np.concatenate([r.query.ids for r in rounds[1:]])
-    assert last["acquired.rare_case"] == pytest.approx((asked % 5 == 0).mean())
-    assert last["acquired.rare_case"] + last["acquired.common"] == pytest.approx(1)
+    assert last["acquired.rare case"] == pytest.approx((asked % 5 == 0).mean())
+    assert last["acquired.rare case"] + last["acquired.common"] == pytest.approx(1)
     assert "acquired.common" not in rounds[-1].metrics
 
 

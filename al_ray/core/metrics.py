@@ -1,6 +1,6 @@
 """How good a round's model is, from its log-probabilities on the test split."""
 
-import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -97,16 +97,14 @@ def group_accuracy(log_probs: FloatArray, labels: IntArray, groups: Sequence[str
     The question of Tamkin et al. 2022 (arXiv 2204.08491): does a method serve the rare and the atypical?
     """
     correct = np.asarray(log_probs).argmax(axis=1) == labels
-    names = np.asarray(groups)
-    found = {metric_name("accuracy", str(name)): float(correct[names == name].mean()) for name in np.unique(names)}
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(groups):
+        rows.setdefault(name, []).append(row)
+    found = {f"accuracy.{name}": float(correct[rows[name]].mean()) for name in sorted(rows)}
     return found | {"worst_group_accuracy": min(found.values())}
 
 
-def group_shares(groups: npt.NDArray[np.str_], names: npt.NDArray[np.str_]) -> dict[str, float]:
-    """Return the share of every data slice among some examples as ``acquired.SLICE``."""
-    return {metric_name("acquired", str(name)): float((groups == name).mean()) for name in names}
-
-
-def metric_name(metric: str, group: str) -> str:
-    """Name the metric of one data slice with characters that every tracker takes."""
-    return f"{metric}.{re.sub(r'[^A-Za-z0-9_-]+', '_', group)}"
+def group_shares(groups: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Return the share of every data slice among some examples as ``acquired.SLICE``, whatever text names a slice."""
+    counts = Counter(groups)
+    return {f"acquired.{name}": counts[name] / len(groups) for name in names}

@@ -53,7 +53,7 @@ class TextDataset:
         train: the pool, and the answers of the ground-truth oracle.
         test: never queried; evaluated every round.
         source: where the rows came from (path, generator or Hub id with revision); provenance.
-        content_sha256: hash of classes, ids, texts and labels of both splits; identity.
+        content_sha256: hash of classes, ids, texts, labels and slices of both splits; identity.
     """
 
     name: str

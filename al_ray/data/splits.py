@@ -136,6 +136,8 @@ def _label_values(parts: Sequence[Rows], column: str) -> list[list[Any]]:
         _refuse(rows, column, bad, "is missing", "Label every example, or take these rows out")
         bad = [not _is_integer(value) and not isinstance(value, str) for value in values]
         _refuse(rows, column, bad, "is neither an integer nor a string", "Write class names or indices", values)
+        bad = [isinstance(value, str) and not _is_unicode(value) for value in values]
+        _refuse(rows, column, bad, "is not valid Unicode", "Mend the lone surrogates")
     if all(_reads_as_integer(value, rows) for rows in parts for value in rows.columns[column]):
         return [[int(value) for value in values] for values in labels]
     for rows, values in zip(parts, labels, strict=True):
@@ -263,6 +265,9 @@ def _groups(rows: Rows, columns: Columns) -> list[str] | None:
     values = rows.columns[columns.group]
     bad = [not isinstance(value, str) or not value.strip() for value in values]
     _refuse(rows, columns.group, bad, "is not the name of a group", "Name the group of every example", values)
+    _refuse(
+        rows, columns.group, [not _is_unicode(v) for v in values], "is not valid Unicode", "Mend the lone surrogates"
+    )
     return list(values)
 
 

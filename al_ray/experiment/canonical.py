@@ -44,6 +44,24 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
+def identity_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a spec in its JSON form decides what is computed.
+
+    A data set and a model are their content: once that is known, neither name nor path counts.
+    """
+    kept, model = dict(spec), spec.get("model")
+    if kept.get("dataset_sha256"):
+        kept.pop("dataset", None)
+    if isinstance(model, Mapping) and model.get("sha256") and model.get("settings_sha256"):
+        kept["model"] = {key: value for key, value in model.items() if key not in ("name", "revision")}
+    return kept
+
+
+def cell_fingerprint(spec: Mapping[str, Any]) -> str:
+    """Return the fingerprint of a cell: that of its identity."""
+    return fingerprint(identity_of(spec))
+
+
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every leaf of a nested value with its dotted path, such as ``filters[0].fraction``.
 

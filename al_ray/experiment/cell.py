@@ -165,6 +165,11 @@ class SharedRecords:
 def _pinned_model(spec: CellSpec) -> ResolvedModel:
     """Find the model on this machine and make sure that it is the one of the study."""
     model = resolve_model(spec.model.name, spec.model.revision)
+    if spec.model.settings_sha256 not in (None, model.settings_sha256):
+        raise ModelError(
+            f"model {spec.model.name!r} has another configuration or tokenizer on this machine than where the study "
+            "was planned. Put the same files on every node."
+        )
     if spec.model.sha256 not in (None, model.sha256):
         raise ModelError(
             f"model {spec.model.name!r} has weights with SHA-256 {model.sha256[:12]} on this machine, the study was "

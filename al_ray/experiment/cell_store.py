@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from al_ray.core.types import RoundRecord
 from al_ray.errors import StorageError
-from al_ray.experiment.canonical import FORMAT, canonical_json, changed_fields, check_format, parse_json
+from al_ray.experiment.canonical import FORMAT, canonical_json, changed_fields, check_format, identity_of, parse_json
 from al_ray.experiment.cell_files import DONE, FAILED, SPEC, Status, cell_key, indices_without_gap, status_of
 from al_ray.experiment.recorded_rounds import (
     RecordedRound,
@@ -41,7 +41,7 @@ class CellStore:
     Attributes:
         folder: where it is.
         slug: what people call the cell.
-        fingerprint: SHA-256 of its spec, 64 digits.
+        fingerprint: SHA-256 of its spec's identity, 64 digits.
     """
 
     folder: Folder
@@ -64,7 +64,7 @@ class CellStore:
         An earlier failure is cleared, and kept in the provenance.
 
         Args:
-            spec: the identity, in its JSON form.
+            spec: of the cell, in its JSON form; where data and model lie may differ from run to run.
             provenance: versions, host, data source: what does not change what is computed.
 
         Raises:
@@ -240,7 +240,7 @@ class CellStore:
 
     def _begin_spec(self, spec: Mapping[str, Any]) -> None:
         if self._read(SPEC) is not None:
-            changes = changed_fields(self.spec(), json.loads(canonical_json(spec)))
+            changes = changed_fields(identity_of(self.spec()), identity_of(json.loads(canonical_json(spec))))
             if changes:
                 raise StorageError(f"{self.address} holds the records of another spec: {'; '.join(changes)}.")
             return

@@ -136,7 +136,9 @@ def round_costs(spec: CellSpec, n_train: int, n_test: int) -> list[float]:
 
 def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, float]]:
     """Return (examples fine-tuned on, texts scored) of every round."""
-    first, rounds = (n_train, 0) if spec.strategy.labels_everything else (spec.initial_size, spec.rounds)
+    # A stopping rule may allow more rounds than there are examples; those never come.
+    possible = max(n_train - spec.initial_size, 0) // spec.query_size + 1
+    first, rounds = (n_train, 0) if spec.strategy.labels_everything else (spec.initial_size, min(spec.rounds, possible))
     recipe, fits, passes = spec.finetune, n_fits(spec), n_passes_of(spec.confidence)
     costs: list[tuple[float, float]] = []
     for index in range(rounds + 1):

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from al_ray.core.types import TextDataset
 from al_ray.data import resolve_dataset
 from al_ray.errors import AlRayError, ConfigError, DataError, ModelError, unknown_name
-from al_ray.experiment.canonical import canonical_json, fingerprint
+from al_ray.experiment.canonical import canonical_json
+from al_ray.experiment.cell_names import CellNames
 from al_ray.experiment.spec import CellSpec
 from al_ray.experiment.store import CellStore, StudyStore
 from al_ray.experiment.study_file import Study
@@ -26,13 +27,15 @@ class PlannedCell:
     """One cell, ready to run.
 
     Attributes:
-        fingerprint: SHA-256 of the resolved spec, or None where its data or model is missing here.
+        names: what people call it.
+        fingerprint: SHA-256 of what decides what is computed, or None where its data or model is missing here.
         status: what the storage folder holds of it.
         n_recorded: rounds recorded so far.
     """
 
     slug: str
     spec: CellSpec
+    names: CellNames
     fingerprint: str | None
     status: Status = "new"
     n_recorded: int = 0
@@ -69,6 +72,11 @@ class Plan:
     def only(self) -> str | None:
         """The folder name of the one cell that was chosen, or None for the whole study."""
         return None if self.is_whole else self.cells[0].key
+
+    def datasets_by_name(self) -> dict[str, TextDataset]:
+        """Return the data sets that were found, by what the cells call them."""
+        keys = {cell.names.dataset: dataset_key(cell.spec.dataset) for cell in self.cells}
+        return {name: self.datasets[key] for name, key in keys.items() if key in self.datasets}
 
     def waiting(self) -> list[PlannedCell]:
         """Return the cells that are not finished."""
@@ -108,7 +116,8 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     store = StudyStore.open(storage, study.name)
     found = store.cells()
     recorded = {cell.fingerprint: cell for cell in found}
-    resolved = {slug: _resolve(slug, spec, datasets, models) for slug, spec in specs.items()}
+    resolved = {slug: _resolve(slug, spec, study.names[slug], datasets, models) for slug, spec in specs.items()}
+    _check_content(resolved.values())
     cells = store.folder.each(lambda slug: _with_status(resolved[slug], recorded), list(resolved))
     _check_drift(store, cells, found)
     return Plan(
@@ -138,15 +147,36 @@ def _collect(found: dict[Any, Any], key: Any, resolve: Any, missing: list[str]) 
 
 
 def _resolve(
-    slug: str, spec: CellSpec, datasets: Mapping[str, TextDataset], models: Mapping[Any, ResolvedModel]
+    slug: str,
+    spec: CellSpec,
+    names: CellNames,
+    datasets: Mapping[str, TextDataset],
+    models: Mapping[Any, ResolvedModel],
 ) -> PlannedCell:
     dataset = datasets.get(dataset_key(spec.dataset))
     model = models.get((spec.model.name, spec.model.revision))
     if dataset is None or model is None:
-        return PlannedCell(slug=slug, spec=spec, fingerprint=None)
-    pinned = spec.model.model_copy(update={"revision": model.revision, "sha256": model.sha256})
+        return PlannedCell(slug=slug, spec=spec, names=names, fingerprint=None)
+    content = {"revision": model.revision, "sha256": model.sha256, "settings_sha256": model.settings_sha256}
+    pinned = spec.model.model_copy(update=content)
     resolved = spec.model_copy(update={"dataset_sha256": dataset.content_sha256, "model": pinned})
-    return PlannedCell(slug=slug, spec=resolved, fingerprint=fingerprint(resolved.to_json()))
+    return PlannedCell(slug=slug, spec=resolved, names=names, fingerprint=resolved.fingerprint())
+
+
+def _check_content(cells: Iterable[PlannedCell]) -> None:
+    """Refuse cells that only their paths tell apart: they would write to one folder.
+
+    Raises:
+        ConfigError: two cells compute the same.
+    """
+    known: dict[str, PlannedCell] = {}
+    for cell in cells:
+        other = known.setdefault(cell.fingerprint, cell) if cell.fingerprint else cell
+        if other is not cell:
+            raise ConfigError(
+                f"cells {other.slug} and {cell.slug} are the same: the rows and the models that they name hold the "
+                "same content. Drop one of the two."
+            )
 
 
 def _with_status(cell: PlannedCell, recorded: Mapping[str, CellStore]) -> PlannedCell:
@@ -191,6 +221,12 @@ def _misfits(
     if dataset is not None and not spec.strategy.labels_everything:
         found += _misfits_of_sizes(spec, dataset)
     key = spec.model.name, spec.model.revision
+    if key in models and spec.model.settings_sha256 not in (None, models[key].settings_sha256):
+        found.append(
+            f"model.settings_sha256 is {str(spec.model.settings_sha256)[:12]}..., but configuration and tokenizer of "
+            f"{spec.model.name!r} have {models[key].settings_sha256[:12]}... . Use the files that the study was "
+            "written for, or drop the key."
+        )
     if key in models:
         found += _misfits_of_model(spec, models[key], configs[key])
     return [f"cell {slug}: {problem}" for problem in found]

@@ -7,34 +7,32 @@ import numpy as np
 
 from al_ray.core.types import TextDataset
 from al_ray.experiment.canonical import FORMAT
+from al_ray.experiment.cell_names import JOIN
 from al_ray.experiment.plan import Plan
-from al_ray.experiment.study_file import base_slug, variants
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
     """Return the grid of a study and its data sets in JSON form.
 
     Returns:
-        ``cells``: slug, fingerprint, and by what a report groups them; ``datasets``: by name, class names, how many
+        ``cells``: slug, fingerprint, and by what a report groups them; ``datasets``: by the name that the
+        cells have for it, class names, how many
         training examples each class and each slice has, sizes, and where the rows came from.
     """
-    extra = variants([cell.spec for cell in plan.cells])
-    cells = []
-    for cell, variant in zip(plan.cells, extra, strict=True):
-        dataset, model, *method = base_slug(cell.spec)
-        cells.append(
-            {
-                "slug": cell.slug,
-                "fingerprint": cell.fingerprint,
-                "dataset": dataset,
-                "model": model,
-                "method": " + ".join([*method, *variant]),
-                "variant": " + ".join(variant),
-                "strategy": cell.spec.strategy.name,
-                "seed": cell.spec.seed,
-            }
-        )
-    datasets = {dataset.name: _dataset_note(dataset) for dataset in plan.datasets.values()}
+    cells = [
+        {
+            "slug": cell.slug,
+            "fingerprint": cell.fingerprint,
+            "dataset": cell.names.dataset,
+            "model": cell.names.model,
+            "method": JOIN.join([*cell.names.method, *cell.names.variant]),
+            "variant": JOIN.join(cell.names.variant),
+            "strategy": cell.spec.strategy.name,
+            "seed": cell.spec.seed,
+        }
+        for cell in plan.cells
+    ]
+    datasets = {name: _dataset_note(dataset) for name, dataset in plan.datasets_by_name().items()}
     return {"format": FORMAT, "study": plan.study.name, "cells": cells, "datasets": datasets}
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from al_ray.core.metrics import area_under_curve, group_shares, labels_to_reach
 from al_ray.core.types import RoundRecord
+from al_ray.experiment.cell_names import JOIN, CellNames
 from al_ray.experiment.spec import CellSpec
 from al_ray.experiment.store import CellStore
-from al_ray.experiment.study_file import base_slug, variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Curve:
     """The learning curve of one finished cell.
 
     Attributes:
-        method: confidence, strategy and filters as the slug names them, and what else tells its cells apart.
+        method: confidence, strategy and filters, and what else tells its cells apart.
         variant: that last part of ``method`` alone; empty where nothing else varies.
         n_labeled: ``[n_points]``.
         accuracy: test accuracy at each of them ``[n_points]``.
@@ -63,11 +63,9 @@ class MethodResult:
     acquired: Mapping[str, float]
 
 
-def read_curves(cells: Iterable[tuple[CellSpec, CellStore]]) -> list[Curve]:
+def read_curves(cells: Iterable[tuple[CellSpec, CellNames, CellStore]]) -> list[Curve]:
     """Read the learning curves of finished cells."""
-    finished = list(cells)
-    extra = variants([spec for spec, _ in finished])
-    return [_curve(spec, variant, store) for (spec, store), variant in zip(finished, extra, strict=True)]
+    return [_curve(spec, names, store) for spec, names, store in cells]
 
 
 def summarize_methods(curves: Sequence[Curve]) -> list[MethodResult]:
@@ -78,14 +76,13 @@ def summarize_methods(curves: Sequence[Curve]) -> list[MethodResult]:
     return [_result(group, _random_of(group[0], curves)) for group in groups.values()]
 
 
-def _curve(spec: CellSpec, variant: Sequence[str], store: CellStore) -> Curve:
-    dataset, model, *method = base_slug(spec)
+def _curve(spec: CellSpec, names: CellNames, store: CellStore) -> Curve:
     fitted = [record for record in store.rounds() if record.metrics]
     return Curve(
-        dataset=dataset,
-        model=model,
-        method=" + ".join([*method, *variant]),
-        variant=" + ".join(variant),
+        dataset=names.dataset,
+        model=names.model,
+        method=JOIN.join([*names.method, *names.variant]),
+        variant=JOIN.join(names.variant),
         strategy=spec.strategy.name,
         filtered=bool(spec.filters),
         seed=spec.seed,
@@ -97,8 +94,7 @@ def _curve(spec: CellSpec, variant: Sequence[str], store: CellStore) -> Curve:
 
 def slice_shares(groups: Sequence[str]) -> dict[str, float]:
     """Return the share of every data slice, by the name that metrics have for it."""
-    names = np.asarray(groups)
-    shares = group_shares(names, np.unique(names))
+    shares = group_shares(groups, sorted(set(groups)))
     return {name.removeprefix("acquired."): share for name, share in shares.items()}
 
 

@@ -2,11 +2,13 @@
 
 Column ``table`` says which table a row belongs to; a table's columns are named ``table.column`` and are null in the
 rows of the others. So one file a round is enough, every Parquet reader reads it, and all rounds of a study can be
-queried at once: ``SELECT "pool.id", "pool.score" FROM '*/round-*.parquet' WHERE "table" = 'pool'``.
+queried at once: ``SELECT "pool.id", "pool.score" FROM '*/round-*.parquet' WHERE "table" = 'pool'``. Rows ``[width]``
+are lists whose length stands in the field's metadata: readers trip over lists of a fixed size that may be null.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,9 @@ from al_ray.storage.folder import check_name
 Columns = Mapping[str, npt.NDArray[Any]]
 Tables = Mapping[str, Columns]
 
+_TABLE = pa.field("table", pa.string())
+_WIDTH = b"width"
+
 
 def encode_tables(tables: Tables) -> bytes:
     """Write tables of equally long columns as Parquet; the same tables always give the same bytes.
@@ -31,7 +36,7 @@ def encode_tables(tables: Tables) -> bytes:
         StorageError: columns of one table differ in length, or a column has another shape or type.
     """
     padded = {name: _arrow_table(name, columns) for name, columns in tables.items()}
-    schema = pa.unify_schemas([table.schema for table in padded.values()])
+    schema = pa.schema([_TABLE, *(field for table in padded.values() for field in table.schema if field != _TABLE)])
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=["table"], write_page_checksum=True) as out:
         for table in padded.values():
@@ -45,16 +50,35 @@ def decode_tables(data: bytes, where: str) -> dict[str, dict[str, npt.NDArray[An
     Raises:
         StorageError: the file is damaged; the message names it.
     """
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        filled = [group for group in range(file.num_row_groups) if file.metadata.row_group(group).num_rows]
-        groups = {_name_of(file, group): [group] for group in filled}
+    with _named(where):
+        file = _open(data)
         names = dict.fromkeys(field.split(".", 1)[0] for field in file.schema_arrow.names if field != "table")
-        return {name: _read_columns(file, groups.get(name, []), name) for name in names}
-    except (OSError, pa.ArrowException, KeyError, IndexError) as error:
+        return {name: _read_columns(file, name) for name in names}
+
+
+def decode_table(data: bytes, where: str, name: str, columns: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Read some columns of one table, those that are there.
+
+    Raises:
+        StorageError: the file is damaged; the message names it.
+    """
+    with _named(where):
+        return _read_columns(_open(data), name, columns)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
         raise StorageError(
-            f"{where} is damaged: {error}. Move the folder of its cell away; the cell is then run anew."
+            f"{where} is damaged: {error}. Put the file back, or move the folder of its cell away; the cell is then "
+            "run anew."
         ) from error
+
+
+def _open(data: bytes) -> pq.ParquetFile:
+    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
 
 
 def _arrow_table(name: str, columns: Columns) -> pa.Table:
@@ -64,7 +88,10 @@ def _arrow_table(name: str, columns: Columns) -> pa.Table:
         raise StorageError(f"the columns of table {name!r} must be equally long, found {lengths}.")
     arrays = {f"{name}.{column}": _arrow_array(f"{name}.{column}", values) for column, values in columns.items()}
     length = next(iter(lengths.values()))
-    return pa.table({"table": pa.repeat(pa.scalar(name), length), **arrays})
+    widths = [{_WIDTH: str(v.shape[1]).encode()} if v.ndim > 1 else None for v in columns.values()]
+    types = [(field, array.type) for field, array in arrays.items()]
+    fields = [pa.field(*field, metadata=width) for field, width in zip(types, widths, strict=True)]
+    return pa.table([pa.repeat(pa.scalar(name), length), *arrays.values()], schema=pa.schema([_TABLE, *fields]))
 
 
 def _arrow_array(name: str, values: npt.NDArray[Any]) -> pa.Array:
@@ -74,7 +101,10 @@ def _arrow_array(name: str, values: npt.NDArray[Any]) -> pa.Array:
             f"Records hold [n] and [n, width] of numbers, bool or text."
         )
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    if values.ndim == 1:
+        return flat
+    ends = np.arange(len(values) + 1, dtype=np.int64) * values.shape[1]
+    return pa.LargeListArray.from_arrays(pa.array(ends), flat).cast(pa.list_(flat.type))
 
 
 def _padded(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -85,21 +115,41 @@ def _padded(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _name_of(file: pq.ParquetFile, group: int) -> str:
-    column = file.read_row_group(group, columns=["table"])["table"]
-    return str(column[0].as_py())
+def _groups_of(file: pq.ParquetFile, name: str) -> list[int]:
+    """Return the row groups of a table; each group holds one table's rows, so the statistics of one column tell."""
+    found = []
+    for group in range(file.num_row_groups):
+        if not file.metadata.row_group(group).num_rows:
+            continue
+        column = file.metadata.row_group(group).column(0)
+        first = column.statistics.min if column.statistics is not None and column.statistics.has_min_max else None
+        if first is None:
+            first = file.read_row_group(group, columns=["table"])["table"][0].as_py()
+        if first == name:
+            found.append(group)
+    return found
 
 
-def _read_columns(file: pq.ParquetFile, groups: list[int], name: str) -> dict[str, npt.NDArray[Any]]:
-    prefix = f"{name}."
-    wanted = [field for field in file.schema_arrow.names if field.startswith(prefix)]
-    table = file.read_row_groups(groups, columns=wanted)
-    return {field.removeprefix(prefix): _numpy(table[field].combine_chunks()) for field in wanted}
+def _read_columns(file: pq.ParquetFile, name: str, columns: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    there = [field.removeprefix(f"{name}.") for field in file.schema_arrow.names if field.startswith(f"{name}.")]
+    wanted = {column: f"{name}.{column}" for column in there if columns is None or column in columns}
+    table = file.read_row_groups(_groups_of(file, name), columns=list(wanted.values()), use_threads=False)
+    return {
+        column: _column(table.schema.field(field), table[field].combine_chunks()) for column, field in wanted.items()
+    }
+
+
+def _column(field: pa.Field, column: pa.Array) -> npt.NDArray[Any]:
+    if not pa.types.is_list(column.type):
+        return _numpy(column)
+    width = int((field.metadata or {})[_WIDTH])
+    lengths = np.diff(column.offsets.to_numpy())
+    if column.null_count or np.any(lengths != width):
+        raise ValueError(f"a row of {field.name} has another length than {width}")
+    return _numpy(column.flatten()).reshape(len(column), width)
 
 
 def _numpy(column: pa.Array) -> npt.NDArray[Any]:
-    if pa.types.is_fixed_size_list(column.type):
-        return _numpy(column.flatten()).reshape(len(column), column.type.list_size)
     if pa.types.is_string(column.type):
         return np.array(column.to_pylist(), dtype=np.str_)
     return np.asarray(column.to_numpy(zero_copy_only=False))

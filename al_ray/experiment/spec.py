@@ -21,15 +21,16 @@ from pydantic_core import ErrorDetails, core_schema
 from al_ray.confidence import ConfidenceMethod, confidences
 from al_ray.data import normalise_option
 from al_ray.errors import AlRayError, ConfigError, unknown_name
+from al_ray.experiment.canonical import cell_fingerprint
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.initial import InitialQuery, initial_queries
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.oracle import Oracle, oracles
-from al_ray.registry import Registry, build_dataclass, option_of
+from al_ray.registry import LARGEST, Registry, build_dataclass, option_of, shown_value
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 
-SPEC_VERSION = 2
+SPEC_VERSION = 3
 
 
 class _Option:
@@ -78,23 +79,25 @@ class ModelSpec(Identity):
     """Which transformer is fine-tuned.
 
     Attributes:
-        name: ``minilm``, a Hub id, or a local folder.
-        revision: commit of a Hub id; None where the name is pinned by al_ray, or a folder.
+        name: ``minilm``, a Hub id, or a local folder; where it was found, once its content is known.
+        revision: commit of a Hub id; None where the name is pinned by al_ray, or a folder; likewise.
         init: ``pretrained`` weights, or the same architecture with ``random`` ones.
         sha256: of the weights; filled in when the model is resolved.
+        settings_sha256: of configuration and tokenizer; filled in likewise.
     """
 
     name: str
     revision: str | None = None
     init: Literal["pretrained", "random"] = "pretrained"
     sha256: str | None = None
+    settings_sha256: str | None = None
 
 
 class CellSpec(Identity):
     """One fully specified active-learning run (protocol defaults: Gonsior et al. 2022, arXiv 2210.03005).
 
     Attributes:
-        dataset: option of the data family, by name or by path.
+        dataset: option of the data family, by name or by path; where the rows were found, once their content is known.
         dataset_sha256: of the rows; filled in when the data set is resolved.
         max_tokens: texts are cut to so many tokens, special ones included.
         precision: of forward passes and gradients; master weights are always float32.
@@ -109,26 +112,30 @@ class CellSpec(Identity):
     dataset: Annotated[dict[str, Any], BeforeValidator(normalise_option)]
     dataset_sha256: str | None = None
     model: Annotated[ModelSpec, BeforeValidator(_model)] = ModelSpec(name="minilm")
-    max_tokens: Annotated[int, Field(ge=3)] = 60
+    max_tokens: Annotated[int, Field(ge=3, le=LARGEST)] = 60
     finetune: Annotated[FinetuneRecipe, BeforeValidator(_recipe)] = FinetuneRecipe()
     precision: Literal["float32", "bf16"] = "float32"
-    scoring_batch_size: Annotated[int, Field(ge=1)] = 64
+    scoring_batch_size: Annotated[int, Field(ge=1, le=LARGEST)] = 64
     confidence: Annotated[ConfidenceMethod, CONFIDENCE] = confidences.build("softmax")
     strategy: Annotated[QueryStrategy, STRATEGY]
     filters: tuple[Annotated[CandidateFilter, FILTER], ...] = ()
     oracle: Annotated[Oracle, ORACLE] = oracles.build("ground_truth")
     stopping: tuple[Annotated[StoppingRule, STOPPING], ...] = ()
     initial: Annotated[InitialQuery, INITIAL] = initial_queries.build("stratified")
-    initial_size: Annotated[int, Field(ge=1)] = 25
-    query_size: Annotated[int, Field(ge=1)] = 25
-    rounds: Annotated[int, Field(ge=0)] = 20
-    seed: Annotated[int, Field(ge=0)]
+    initial_size: Annotated[int, Field(ge=1, le=LARGEST)] = 25
+    query_size: Annotated[int, Field(ge=1, le=LARGEST)] = 25
+    rounds: Annotated[int, Field(ge=0, le=LARGEST)] = 20
+    seed: Annotated[int, Field(ge=0, le=LARGEST)]
     evaluation: Literal["own", "plain", "gonsior2022/plain"] = "own"
-    workers: Annotated[int, Field(ge=1)] = 1
+    workers: Annotated[int, Field(ge=1, le=LARGEST)] = 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form that is hashed and stored; :func:`read_spec` reads it back equal."""
+        """Return the JSON form that is stored; :func:`read_spec` reads it back equal."""
         return {"spec_version": SPEC_VERSION, **self.model_dump(mode="json")}
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of what decides what is computed; paths count only while the content is not known."""
+        return cell_fingerprint(self.to_json())
 
     def dataset_name(self) -> str:
         """Return the short name of the data set, for slugs and tables."""
@@ -251,4 +258,4 @@ def _words(detail: ErrorDetails, fields: Iterable[str], where: str) -> str:
     if detail["type"] == "missing":
         return f"{where}: the key {path!r} is missing. Name it in the block or in 'defaults'."
     reason = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{where}: {path} is {detail['input']!r}: {reason}."
+    return f"{where}: {path} is {shown_value(detail['input'])}: {reason}."

@@ -27,6 +27,7 @@ from al_ray.experiment.canonical import (
     check_format,
     fingerprint,
     flatten,
+    identity_of,
     parse_json,
 )
 from al_ray.experiment.cell_files import SPEC, Status, cell_key
@@ -182,7 +183,7 @@ class StudyStore:
 
         Args:
             slug: what people call the cell.
-            fingerprint: SHA-256 of its spec.
+            fingerprint: SHA-256 of its spec's identity.
 
         Raises:
             StorageError: the slug cannot be a folder.
@@ -278,5 +279,11 @@ class StudyStore:
 def _drift(cell: CellStore, digest: str, spec: Mapping[str, Any]) -> str | None:
     if cell.fingerprint == digest:
         return None
-    changes = changed_fields(cell.spec(), spec) or ["no field differs: the fingerprint was made in another way"]
+    stored = cell.spec()
+    versions = [each.get("spec_version") for each in (stored, spec)]
+    if versions[0] != versions[1]:
+        return f"  {cell.key}: a spec of version {versions[0]!r}, this al_ray writes version {versions[1]!r}"
+    changes = changed_fields(identity_of(stored), identity_of(spec)) or [
+        "no field differs: the fingerprint was made in another way"
+    ]
     return f"  {cell.key}: {'; '.join(changes)}"

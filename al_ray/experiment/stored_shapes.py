@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from al_ray.errors import StorageError
+from al_ray.registry import LARGEST
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{16}")
-_LARGEST = 2**63 - 1
 
 
 def check_shapes(where: str, content: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ def _is_mapping(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST
+    return type(value) is int and 0 <= value <= LARGEST
 
 
 def _is_fingerprint(value: Any) -> bool:

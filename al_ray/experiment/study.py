@@ -3,17 +3,16 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
 
 from al_ray import __version__
-from al_ray.core.types import RoundRecord, TextDataset, TextSplit
+from al_ray.core.types import RoundRecord, TextSplit
 from al_ray.errors import ConfigError, StorageError
 from al_ray.experiment.cell import run_cell
 from al_ray.experiment.forecast import Forecast
@@ -68,8 +67,7 @@ def _run(
     tracker.start()
     try:
         events = _Events(plan, tracker, lease, listener)
-        slices = {key: _slices_digest(dataset) for key, dataset in plan.datasets.items()}
-        keys = [_pool_key(plan, cell, slices) for cell in waiting]
+        keys = [_pool_key(cell) for cell in waiting]
         tasks = [_task(plan, cell, execution, key) for cell, key in zip(waiting, keys, strict=True)]
         # One table a pool, however many cells share it.
         pools = {key: _pool_source(plan, cell) for key, cell in dict(zip(keys, waiting, strict=True)).items()}
@@ -203,12 +201,13 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution, pool_key: str) ->
         "fingerprint": cell.fingerprint,
         "spec": cell.spec.to_json(),
         "n_classes": dataset.n_classes,
-        "provenance": _provenance(dataset, execution),
+        "provenance": _provenance(plan, cell, execution),
     }
     return CellTask(key=cell.key, payload=payload, pool_key=pool_key, workers=cell.spec.workers)
 
 
-def _provenance(dataset: TextDataset, execution: Execution) -> dict[str, Any]:
+def _provenance(plan: Plan, cell: PlannedCell, execution: Execution) -> dict[str, Any]:
+    dataset, model = plan.datasets[dataset_key(cell.spec.dataset)], cell.spec.model
     return {
         "al_ray": __version__,
         "python": platform.python_version(),
@@ -216,6 +215,7 @@ def _provenance(dataset: TextDataset, execution: Execution) -> dict[str, Any]:
         "cpus_per_worker": execution.cpus_per_worker,
         "gpus_per_worker": execution.gpus_per_worker,
         "data": dataset.source,
+        "model": plan.models[model.name, model.revision].path,
         "class_names": list(dataset.class_names),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -227,16 +227,10 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in VERSIONS_OF}
 
 
-def _pool_key(plan: Plan, cell: PlannedCell, slices: Mapping[str, str]) -> str:
+def _pool_key(cell: PlannedCell) -> str:
     """Name what two cells share when they read the same tokens."""
-    key, model = dataset_key(cell.spec.dataset), cell.spec.model
-    content = plan.datasets[key].content_sha256[:16]
-    return f"{content}-{slices[key]}-{model.name}-{model.revision}-{cell.spec.max_tokens}"
-
-
-def _slices_digest(dataset: TextDataset) -> str:
-    """Hash the slices, which the hash of the content leaves out: one pool may be sliced in two ways."""
-    return sha256(repr([split.groups for split in (dataset.train, dataset.test)]).encode()).hexdigest()[:8]
+    spec = cell.spec
+    return f"{str(spec.dataset_sha256)[:16]}-{str(spec.model.settings_sha256)[:16]}-{spec.max_tokens}"
 
 
 def _pool_source(plan: Plan, cell: PlannedCell) -> PoolSource:

@@ -16,10 +16,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from al_ray.errors import ConfigError
-from al_ray.experiment.canonical import flatten
+from al_ray.experiment.cell_names import CellNames, name_cells, slugs_of
 from al_ray.experiment.spec import CellSpec, make_spec, validate
 from al_ray.experiment.study_yaml import read_yaml
-from al_ray.registry import fields_of
 
 LIST_FIELDS = ("filters", "stopping")
 MAX_FILE_BYTES = 2**20
@@ -48,7 +47,7 @@ class Execution(BaseModel):
     storage: str = "results"
     lanes: Annotated[int, Field(ge=1)] | None = None
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     accelerator_type: str | None = None
     wait_for_nodes: bool = False
     # The other workers of a cell wait half an hour for its first one: longer than this, and than one slow try.
@@ -85,6 +84,7 @@ class Study(BaseModel):
         name: of the study.
         description: one paragraph for people.
         cells: slug -> spec, in grid order.
+        names: slug -> what people call the cell.
         execution: as the file says.
     """
 
@@ -93,6 +93,7 @@ class Study(BaseModel):
     name: str
     description: str
     cells: dict[str, CellSpec]
+    names: dict[str, CellNames]
     execution: Execution
 
 
@@ -142,7 +143,15 @@ def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
                 problems += str(error).split("\n")
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
-    return Study(name=file.study, description=file.description, cells=_slugs(specs), execution=file.execution)
+    names = name_cells([spec for _, spec in specs])
+    slugs = slugs_of([spec for _, spec in specs], names)
+    return Study(
+        name=file.study,
+        description=file.description,
+        cells=_by_slug(slugs, specs),
+        names=dict(zip(slugs, names, strict=True)),
+        execution=file.execution,
+    )
 
 
 def set_options(execution: Execution, assignments: Sequence[str]) -> Execution:
@@ -227,46 +236,12 @@ def _range(key: str, bounds: Any, where: str) -> Sequence[int]:
     return range(*bounds)
 
 
-def _slugs(specs: Sequence[tuple[str, CellSpec]]) -> dict[str, CellSpec]:
-    """Name every cell by what tells it apart in this study; two equal cells are refused."""
-    slugs: dict[str, CellSpec] = {}
+def _by_slug(slugs: Sequence[str], specs: Sequence[tuple[str, CellSpec]]) -> dict[str, CellSpec]:
+    """Return the cells by name; two equal ones are refused."""
+    cells: dict[str, CellSpec] = {}
     blocks: dict[str, str] = {}
-    for (block, spec), variant in zip(specs, variants([spec for _, spec in specs]), strict=True):
-        parts = (re.sub(r"[^A-Za-z0-9._=]+", "_", part) for part in (*base_slug(spec), *variant))
-        slug = "-".join([*parts, f"s{spec.seed}"])
-        if slug in slugs:
+    for slug, (block, spec) in zip(slugs, specs, strict=True):
+        if slug in cells:
             raise ConfigError(f"{block}: the cell {slug} is in the grid already ({blocks[slug]}). Drop one of the two.")
-        slugs[slug], blocks[slug] = spec, block
-    return slugs
-
-
-def variants(specs: Sequence[CellSpec]) -> list[list[str]]:
-    """Return, for every cell, ``key=value`` of what tells cells of one base slug and seed apart; mostly nothing."""
-    groups: dict[tuple[str, ...], list[CellSpec]] = {}
-    for spec in specs:
-        groups.setdefault((*base_slug(spec), str(spec.seed)), []).append(spec)
-    varied = {key for group in groups.values() if len(group) > 1 for key in _differing(group)}
-    if not varied:
-        return [[] for _ in specs]
-    flat = (dict(flatten(spec.to_json())) for spec in specs)
-    return [[f"{key.rsplit('.', 1)[-1]}={values.get(key)}" for key in sorted(varied)] for values in flat]
-
-
-def _differing(group: Sequence[CellSpec]) -> set[str]:
-    flat = [dict(flatten(spec.to_json())) for spec in group]
-    keys = {key for values in flat for key in values}
-    return {key for key in keys if len({repr(values.get(key)) for values in flat}) > 1}
-
-
-def base_slug(spec: CellSpec) -> list[str]:
-    """Return the parts of a cell's name that every cell has, without the seed."""
-    model = spec.model.name.rstrip("/").rsplit("/", 1)[-1]
-    chosen = [spec.confidence, spec.strategy, *spec.filters]
-    return [spec.dataset_name(), model, *(plugin_label(plugin) for plugin in chosen)]
-
-
-def plugin_label(plugin: Any) -> str:
-    """Return a plug-in's name with the values of its options that are not the default."""
-    options = {key: default for key, (_, default) in fields_of(type(plugin)).items()}
-    changed = [f"{getattr(plugin, key)}" for key, default in options.items() if getattr(plugin, key) != default]
-    return "_".join([plugin.name, *changed])
+        cells[slug], blocks[slug] = spec, block
+    return cells

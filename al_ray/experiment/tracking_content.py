@@ -2,18 +2,24 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from al_ray.core.metrics import area_under_curve
-from al_ray.experiment.canonical import canonical_json, fingerprint
+from al_ray.experiment.canonical import canonical_json
 from al_ray.experiment.recorded_rounds import RecordedRound
+from al_ray.names import identifier, with_hash
 
 # MLflow 3 takes 6000 and 250 characters, older servers 500 and 250.
 _MAX_VALUE, _MAX_KEY = 500, 250
 _COMPARED = ("accuracy", "macro_f1")
+
+# Databases cut what is long, and may take one Unicode form for another; MLflow takes a name for a path.
+_TAKEN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_NOT_TAKEN = re.compile(r"[^\w.-]+")
 
 Identity = tuple[str, int, float]
 
@@ -53,7 +59,9 @@ def final_points(entries: Sequence[RecordedRound]) -> list[Point]:
 
 def _points(entry: RecordedRound, values: Mapping[str, float]) -> list[Point]:
     step, at = entry.record.n_labeled, entry.recorded_at
-    return [Point(name=name, step=step, value=float(value), at=at) for name, value in sorted(values.items())]
+    return [
+        Point(name=shown_name(name), step=step, value=float(value), at=at) for name, value in sorted(values.items())
+    ]
 
 
 def query_table(entries: Iterable[RecordedRound]) -> str:
@@ -78,7 +86,15 @@ def spec_params(spec: Mapping[str, Any]) -> dict[str, str]:
     params: dict[str, str] = {}
     for name, value in spec.items():
         _add_params(params, name, value)
-    return {cut(name, _MAX_KEY): cut(text, _MAX_VALUE) for name, text in params.items()}
+    return {shown_name(name): cut(text, _MAX_VALUE) for name, text in params.items()}
+
+
+def shown_name(name: str) -> str:
+    """Return a metric's or parameter's name as MLflow has it: two names never become one.
+
+    A slice such as ``C++`` shows as ``accuracy.C_.`` and a short hash.
+    """
+    return identifier(name, _TAKEN, _NOT_TAKEN, _MAX_KEY)
 
 
 def _add_params(params: dict[str, str], path: str, value: Any) -> None:
@@ -105,4 +121,4 @@ def _words(value: Any) -> str:
 
 def cut(text: str, limit: int) -> str:
     """Return a text that fits, ending in its own hash where it had to be cut, so that two of them stay apart."""
-    return text if len(text) <= limit else f"{text[: limit - 12]}...{fingerprint(text)[:8]}"
+    return text if len(text) <= limit else with_hash(text, text, limit)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from al_ray.errors import ExecutionError, without_secrets
-from al_ray.experiment.canonical import canonical_json, fingerprint
+from al_ray.experiment.canonical import canonical_json, cell_fingerprint
 from al_ray.experiment.recorded_rounds import RecordedRound, now
 from al_ray.experiment.store import MLFLOW_FILE, MLFLOW_FOLDER, CellStore, StudyStore
 from al_ray.experiment.tracking_content import (
@@ -226,7 +226,7 @@ class Projection:
 
     def _run(self, key: str, spec: Mapping[str, Any], started_at: datetime | None = None) -> _Run:
         if key not in self._runs:
-            tags = {_KIND: "cell", _CELL: key, _FINGERPRINT: fingerprint(spec), _PARENT: self._parent.run_id}
+            tags = {_KIND: "cell", _CELL: key, _FINGERPRINT: cell_fingerprint(spec), _PARENT: self._parent.run_id}
             self._runs[key] = self._create(key.rsplit("--", 1)[0], tags, started_at)
         run = self._runs[key]
         params = {name: text for name, text in spec_params(spec).items() if name not in run.params}

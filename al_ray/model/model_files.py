@@ -8,6 +8,7 @@ identifies the model, quantized weights and adapters. There is no option that al
 Links are followed, because the Hub's cache consists of them; a file that is linked to is read in the same way.
 """
 
+import hashlib
 import json
 import os
 import struct
@@ -19,6 +20,15 @@ from al_ray.errors import ModelError
 
 WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+_MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+# Where a model was saved and by which program: the same model says something else after a move.
+_SAYS_WHERE_FROM = (
+    "_name_or_path",
+    "name_or_path",
+    "special_tokens_map_file",
+    "tokenizer_file",
+    "transformers_version",
+)
 _CONFIG, _TOKENIZER_CONFIG, _ADAPTER = "config.json", "tokenizer_config.json", "adapter_config.json"
 # The largest in use are 34 MB (a vocabulary of 256,000); a file beyond this would take gigabytes to read.
 MAX_TOKENIZER_BYTES = 256 * 2**20
@@ -58,6 +68,23 @@ def check_model_files(name: str, folder: Path) -> None:
             f"Merge it into {WEIGHTS} and save that alone."
         )
     _check_header(where, folder / WEIGHTS)
+
+
+def settings_sha256(folder: Path) -> str:
+    """Hash what beside the weights decides what a checked model computes: its configuration and its tokenizer.
+
+    Returns:
+        64 hexadecimal digits; the same wherever the folder lies, and however its settings are laid out.
+    """
+    digest = hashlib.sha256(b"al_ray model settings, version 1\n")
+    for name in sorted({_CONFIG, *TOKENIZER_FILES, *_MORE_TOKENIZER_FILES}):
+        if (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            if name in (_CONFIG, _TOKENIZER_CONFIG):
+                settings = {key: value for key, value in json.loads(content).items() if key not in _SAYS_WHERE_FROM}
+                content = json.dumps(settings, sort_keys=True).encode()
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _weights_advice(folder: Path) -> str:

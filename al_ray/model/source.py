@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from al_ray.errors import ModelError, without_secrets
-from al_ray.model.model_files import TOKENIZER_FILES, WEIGHTS, check_model_files
+from al_ray.model.model_files import TOKENIZER_FILES, WEIGHTS, check_model_files, settings_sha256
 
 HUB_FILES = ("config.json", WEIGHTS, "tokenizer*", "special_tokens_map.json", "merges.txt", *TOKENIZER_FILES)
 HUB_TIMEOUT_S = 5.0
@@ -46,12 +46,15 @@ class ResolvedModel:
         revision: commit on the Hub, or None for a local folder.
         path: folder with configuration, tokenizer and weights.
         sha256: of the weights file; identity, whatever the folder is called.
+        settings_sha256: of what else decides what is computed, configuration and tokenizer; identity likewise. Empty
+            where only the weights are to be read.
     """
 
     name: str
     revision: str | None
     path: str
     sha256: str
+    settings_sha256: str = ""
 
 
 def resolve_model(name: str, revision: str | None) -> ResolvedModel:
@@ -78,7 +81,13 @@ def resolve_model(name: str, revision: str | None) -> ResolvedModel:
     if hub_id == MINILM and revision == REVISIONS[MINILM]:
         return _minilm(name)
     commit, folder = _from_hub(name, hub_id, revision)
-    return ResolvedModel(name=name, revision=commit, path=str(folder), sha256=_checked_folder(name, folder))
+    return _resolved(name, commit, folder)
+
+
+def _resolved(name: str, revision: str | None, folder: Path) -> ResolvedModel:
+    weights = _checked_folder(name, folder)
+    settings = settings_sha256(folder)
+    return ResolvedModel(name=name, revision=revision, path=str(folder), sha256=weights, settings_sha256=settings)
 
 
 def _is_folder_name(name: str) -> bool:
@@ -91,19 +100,19 @@ def _from_folder(name: str, revision: str | None) -> ResolvedModel:
         raise ModelError(f"model {name!r} is a local folder, which has no revision {revision!r}. Remove 'revision'.")
     if not folder.is_dir():
         raise ModelError(f"model folder {str(folder)!r} does not exist. Give the folder that holds config.json.")
-    return ResolvedModel(name=name, revision=None, path=str(folder), sha256=_checked_folder(name, folder))
+    return _resolved(name, None, folder)
 
 
 def _minilm(name: str) -> ResolvedModel:
     revision = REVISIONS[MINILM]
     folder = _wheel_folder() or _from_hub(name, MINILM, revision)[1]
-    found = _checked_folder(name, folder)
-    if found != MINILM_SHA256:
+    found = _resolved(name, revision, folder)
+    if found.sha256 != MINILM_SHA256:
         raise ModelError(
-            f"model 'minilm' in {str(folder)!r} has weights with SHA-256 {found}, expected {MINILM_SHA256}. "
+            f"model 'minilm' in {str(folder)!r} has weights with SHA-256 {found.sha256}, expected {MINILM_SHA256}. "
             f"The copy is damaged or not {MINILM}; install it again."
         )
-    return ResolvedModel(name=name, revision=revision, path=str(folder), sha256=found)
+    return found
 
 
 def _wheel_folder() -> Path | None:

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from al_ray.core.metrics import metric_name
 from al_ray.errors import StorageError
 from al_ray.report.predictions import read_table
 from al_ray.report.records import StudyRecords
@@ -196,11 +195,11 @@ def _overlaps(of_seed: pd.DataFrame) -> Iterator[tuple[tuple[str, str], float]]:
 
 
 def _pool_kinds(counts: Mapping[str, int] | None) -> dict[str, float]:
-    """Return the slices' shares of the training split under the names that metrics have them."""
+    """Return the slices' shares of the training split."""
     if not counts:
         return {}
     total = sum(counts.values())
-    return {metric_name("acquired", name).removeprefix(_ACQUIRED): n / total for name, n in counts.items()}
+    return {name: n / total for name, n in counts.items()}
 
 
 def _padded(counts: Sequence[int], n: int) -> Floats:

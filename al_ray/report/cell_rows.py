@@ -1,13 +1,13 @@
 """One row for every cell of a study: what it is, and how far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from al_ray.experiment.cell_names import JOIN, CellNames
 from al_ray.experiment.cell_store import CellStore
 from al_ray.experiment.spec import CellSpec
-from al_ray.experiment.study_file import base_slug
-from al_ray.report.method_names import JOIN, MethodName, parse_method, role_of
+from al_ray.report.method_names import MethodName, parse_method, role_of
 from al_ray.report.recorded_cell import RecordedCell
 
 
@@ -20,20 +20,21 @@ class ReadCell:
     spec: CellSpec
 
 
-def recorded_row(key: str, read: ReadCell, planned: Mapping[str, Any] | None, extra: Sequence[str]) -> dict[str, Any]:
+def recorded_row(key: str, read: ReadCell, planned: Mapping[str, Any] | None, names: CellNames) -> dict[str, Any]:
     """Return the row of a recorded cell.
 
     Args:
         key: name of its folder.
         read: what was read.
-        planned: its entry in the plan, which knows what varies in the whole grid; None where it is in none.
-        extra: what varies among the recorded cells, used where the plan is silent.
+        planned: its entry in the plan, which knows what the whole grid calls it; None where it is in none.
+        names: what it is called among the recorded cells, used where the plan is silent.
     """
     spec, recorded = read.spec, read.cell
-    dataset, model, *parts = base_slug(spec)
-    variant = JOIN.join(extra) if planned is None else planned["variant"]
+    place = names.dataset, names.model, JOIN.join(names.variant)
+    if planned is not None:
+        place = planned["dataset"], planned["model"], planned["variant"]
     return {
-        **_identity(dataset, model, variant, parse_method(parts), spec.strategy.name, spec.seed),
+        **_identity(*place, parse_method(names.method), spec.strategy.name, spec.seed),
         "key": key,
         "slug": read.store.slug,
         "fingerprint": read.store.fingerprint,

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from al_ray.experiment.cell_names import JOIN
 from al_ray.filtering import filters
 
 Role = Literal["query", "random", "passive"]
-JOIN = " + "
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from al_ray.errors import StorageError
 from al_ray.experiment.cell_store import CellStore
 from al_ray.experiment.recorded_rounds import round_file
+from al_ray.experiment.round_arrays import decode_table
 from al_ray.report.records import StudyRecords
 
 N_BINS = 10
@@ -36,14 +35,7 @@ def read_table(store: CellStore, round_index: int, table: str, columns: Sequence
     where, data = store.folder.where(name), store.folder.read(name)
     if data is None:
         raise StorageError(f"{where} is missing. Put the file back, or move the folder of its cell away.")
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        wanted = [f"{table}.{column}" for column in columns if f"{table}.{column}" in file.schema_arrow.names]
-        groups = _groups_of(file, table)
-        read = file.read_row_groups(groups, columns=wanted, use_threads=False)
-        return {field.split(".", 1)[1]: _numpy(read[field].combine_chunks()) for field in wanted}
-    except (OSError, pa.ArrowException, KeyError, IndexError) as error:
-        raise StorageError(f"{where} is damaged: {error}. Put the file back or move the folder away.") from error
+    return decode_table(data, where, table, columns)
 
 
 def bin_sums(confidence: npt.NDArray[Any], correct: npt.NDArray[Any]) -> Bins:
@@ -147,24 +139,3 @@ def _bin_columns(sums: Bins) -> dict[str, float]:
     for kind, values in zip(("n", "confidence", "accuracy"), (n, *means), strict=True):
         columns |= {f"{kind}_{at}": float(value) for at, value in enumerate(values)}
     return columns
-
-
-def _groups_of(file: pq.ParquetFile, table: str) -> list[int]:
-    """Return the row groups of a table; each group holds one table's rows, so the statistics of one column tell."""
-    found = []
-    for group in range(file.num_row_groups):
-        if not file.metadata.row_group(group).num_rows:
-            continue
-        column = file.metadata.row_group(group).column(0)
-        name = column.statistics.min if column.statistics is not None and column.statistics.has_min_max else None
-        if name is None:
-            name = file.read_row_group(group, columns=["table"])["table"][0].as_py()
-        if name == table:
-            found.append(group)
-    return found
-
-
-def _numpy(column: pa.Array) -> npt.NDArray[Any]:
-    if pa.types.is_fixed_size_list(column.type):
-        return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), column.type.list_size)
-    return np.asarray(column.to_numpy(zero_copy_only=False))

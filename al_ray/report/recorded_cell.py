@@ -129,14 +129,14 @@ def _fitted_round(record: Mapping[str, Any]) -> dict[str, float]:
 def _queries(records: Sequence[Mapping[str, Any]]) -> Columns:
     asked = [record for record in records if record["query"]["ids"]]
     sizes = [len(record["query"]["ids"]) for record in asked]
-    labels = np.array([label for record in asked for label in record["annotation"]["labels"]], dtype=np.int16)
+    labels = np.array([label for record in asked for label in record["annotation"]["labels"]], dtype=np.int32)
     beliefs = [row for record in asked for row in record["query"]["probs"] or ()]
     is_believed = np.repeat([record["query"]["probs"] is not None for record in asked], sizes).astype(np.bool_)
     found: Columns = {
-        "round_index": np.repeat([record["round_index"] for record in asked], sizes).astype(np.int16),
+        "round_index": np.repeat([record["round_index"] for record in asked], sizes).astype(np.int32),
         "id": np.array([i for record in asked for i in record["query"]["ids"]], dtype=np.int64),
         "label": labels,
-        "predicted": np.full(len(labels), -1, dtype=np.int16),
+        "predicted": np.full(len(labels), -1, dtype=np.int32),
         "confidence": np.full(len(labels), np.nan, dtype=np.float32),
         "brier": np.full(len(labels), np.nan, dtype=np.float32),
     }

@@ -15,10 +15,10 @@ import pandas as pd
 from pyarrow import fs
 
 from al_ray.errors import AlRayError, StorageError
+from al_ray.experiment.cell_names import CellNames, dataset_content, model_content, name_cells
 from al_ray.experiment.cell_store import CellStore
 from al_ray.experiment.spec import SPEC_VERSION, CellSpec, read_spec
 from al_ray.experiment.store import StudyStore, cell_key
-from al_ray.experiment.study_file import variants
 from al_ray.report.cell_rows import ReadCell, planned_row, recorded_row
 from al_ray.report.recorded_cell import read_cell
 from al_ray.report.study_folder import open_study
@@ -108,14 +108,15 @@ def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileS
     _check_problems(store, problems, len(tables.cells), skip_damaged)
     if not tables.cells and not planned:
         raise StorageError(f"{store.root} is a study without cells: nothing has run yet. Run it, then report.")
+    cells = _cells(tables.cells, planned, problems)
     return StudyRecords(
         study=store.study,
         address=store.root,
         store=store,
-        cells=_cells(tables.cells, planned, problems),
+        cells=cells,
         rounds=tables.rounds(),
         queries=tables.queries(),
-        datasets=plan["datasets"] if plan else tables.datasets,
+        datasets={**tables.datasets(cells), **(plan["datasets"] if plan else {})},
         plan_known=plan is not None,
         versions={name: ", ".join(seen) for name, seen in tables.versions.items()},
         skip_damaged=skip_damaged,
@@ -129,7 +130,7 @@ class _Tables:
     def __init__(self) -> None:
         self.cells: dict[str, ReadCell] = {}
         self.versions: dict[str, dict[str, None]] = {}
-        self.datasets: dict[str, dict[str, Any]] = {}
+        self._class_names: list[list[str]] = []
         self._rounds: list[pd.DataFrame] = []
         self._open_rounds: list[dict[str, float]] = []
         self._queries: list[Mapping[str, npt.NDArray[Any]]] = []
@@ -144,9 +145,13 @@ class _Tables:
         for name in VERSIONS_OF:
             if name in cell.provenance:
                 self.versions.setdefault(name, {})[str(cell.provenance[name])] = None
-        names = list(cell.provenance.get("class_names", []))
-        self.datasets[read.spec.dataset_name()] = {"class_names": names}
+        self._class_names.append(list(cell.provenance.get("class_names", [])))
         self.cells[key] = replace(read, cell=replace(cell, rounds=(), queries={}, provenance={}))
+
+    def datasets(self, cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
+        """Return what the records of cells say of their data sets, by name."""
+        names = cells["dataset"].tolist()[: len(self._class_names)]
+        return {name: {"class_names": of_cell} for name, of_cell in zip(names, self._class_names, strict=True)}
 
     def rounds(self) -> pd.DataFrame:
         self._pack()
@@ -212,11 +217,26 @@ def _read_one(store: StudyStore, key: str, specs: _Specs) -> ReadCell | None:
 
 def _cells(read: Mapping[str, ReadCell], planned: Mapping[str, Any], problems: Mapping[str, str]) -> pd.DataFrame:
     """Return one row a cell: the recorded ones in the order of their numbers, then those that wait."""
-    unplanned = [key for key in read if key not in planned]
-    extra = dict(zip(unplanned, variants([read[key].spec for key in unplanned]), strict=True))
-    rows = [recorded_row(key, found, planned.get(key), extra.get(key, ())) for key, found in read.items()]
+    names = _names(read, planned)
+    rows = [recorded_row(key, found, planned.get(key), names[key]) for key, found in read.items()]
     rows += [planned_row(key, cell, problems.get(key, "")) for key, cell in planned.items() if key not in read]
     return pd.DataFrame(rows)
+
+
+def _names(read: Mapping[str, ReadCell], planned: Mapping[str, Any]) -> dict[str, CellNames]:
+    """Name the recorded cells among each other; data and models that the plan names keep the name from there."""
+    names = dict(zip(read, name_cells([found.spec for found in read.values()]), strict=True))
+    in_plan = [(found.spec, planned[key]) for key, found in read.items() if key in planned]
+    datasets = {dataset_content(spec): entry["dataset"] for spec, entry in in_plan}
+    models = {model_content(spec): entry["model"] for spec, entry in in_plan}
+    return {
+        key: replace(
+            name,
+            dataset=datasets.get(dataset_content(read[key].spec), name.dataset),
+            model=models.get(model_content(read[key].spec), name.model),
+        )
+        for key, name in names.items()
+    }
 
 
 def _check_problems(store: StudyStore, problems: Mapping[str, str], n_read: int, skip_damaged: bool) -> None:

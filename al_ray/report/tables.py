@@ -46,9 +46,9 @@ def _cells(analysis: Analysis) -> pd.DataFrame:
 
 
 def _acquired(analysis: Analysis) -> pd.DataFrame:
-    outliers = analysis.outliers.rename(columns={"outliers": "share"}).assign(kind="outlier")
-    columns = ["setting", "method", "kind", "share"]
-    parts = [part[columns] for part in (outliers, analysis.kinds) if len(part)]
+    outliers = analysis.outliers.rename(columns={"outliers": "share"}).assign(what="outliers", kind="")
+    columns = ["setting", "method", "what", "kind", "share"]
+    parts = [part[columns] for part in (outliers, analysis.kinds.assign(what="kind")) if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 

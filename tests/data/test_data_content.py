@@ -11,12 +11,18 @@ from al_ray.core.types import TextSplit
 from al_ray.data.content import content_sha256
 
 
-def split(texts: list[str], ids: list[int] | None = None, labels: list[int] | None = None) -> TextSplit:
+def split(
+    texts: list[str],
+    ids: list[int] | None = None,
+    labels: list[int] | None = None,
+    groups: list[str] | None = None,
+) -> TextSplit:
     n = len(texts)
     return TextSplit(
         ids=np.array(range(n) if ids is None else ids, dtype=np.int64),
         texts=texts,
         labels=np.array([0] * n if labels is None else labels, dtype=np.int64),
+        groups=groups,
     )
 
 
@@ -43,6 +49,10 @@ def test_every_part_of_the_content_counts() -> None:
         {"train": split(["x", "yz"], ids=[0, 2])},
         {"train": split(["x", "yz"], labels=[0, 1])},
         {"test": split(["T"])},
+        {"test": split(["t"], groups=["<30"])},
+        {"test": split(["t"], groups=[">30"])},
+        {"train": split(["x", "yz"], groups=["ab", "c"]), "test": split(["t"], groups=["d"])},
+        {"train": split(["x", "yz"], groups=["a", "bc"]), "test": split(["t"], groups=["d"])},
         {"train": split(["t"]), "test": split(["x", "yz"])},
     ]
     assert len({content_sha256(**(BASE | change)) for change in changed}) == len(changed)

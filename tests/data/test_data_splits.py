@@ -93,6 +93,7 @@ def test_without_an_id_column_the_row_number_is_the_id() -> None:
         ({"text": ["a", "", "c", " \n\t"]}, "column 'text' is empty or only white space in rows 1, 3"),
         ({"text": ["a", "b", 7, "d"]}, r"column 'text' is not text in row 2 \(counted from 0\) \(7\)"),
         ({"text": ["a", "b", "c", "\ud800"]}, "column 'text' is not valid Unicode in row 3"),
+        ({"label": ["a", "b", "a", "\ud800"]}, "column 'label' is not valid Unicode in row 3"),
         ({"label": ["a", "b", None, "a"]}, "column 'label' is missing in row 2"),
         ({"label": ["a", "b", " ", "a"]}, "column 'label' is missing in row 2"),
         ({"label": [0, 1, 1.0, 0]}, r"column 'label' is neither an integer nor a string in row 2 .*\(1\.0\)"),
@@ -109,6 +110,7 @@ def test_without_an_id_column_the_row_number_is_the_id() -> None:
         ({"id": [1, None, 3, 4]}, "column 'id' is no integer in row 1"),
         ({"id": [1, 2**63, 3, 4]}, "column 'id' is no integer in row 1"),
         ({"group": ["g", "", "g", "g"]}, "column 'group' is not the name of a group in row 1"),
+        ({"group": ["g", "g", "\ud800", "g"]}, "column 'group' is not valid Unicode in row 2"),
     ],
 )
 def test_a_bad_value_is_named_with_file_column_and_row(columns: dict[str, list[Any]], message: str) -> None:

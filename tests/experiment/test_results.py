@@ -70,7 +70,7 @@ def test_the_shares_of_the_slices_are_averaged_over_seeds() -> None:
 
 
 def test_the_pool_s_shares_go_by_the_names_of_the_metrics() -> None:
-    assert slice_shares(["a b", "c", "c", "a b", "c"]) == {"a_b": pytest.approx(0.4), "c": pytest.approx(0.6)}
+    assert slice_shares(["a b", "c", "c", "a b", "c"]) == {"a b": pytest.approx(0.4), "c": pytest.approx(0.6)}
 
 
 def test_a_metric_that_the_first_rounds_lack_has_a_last_value_and_no_area() -> None:

@@ -1,15 +1,31 @@
 """Study files: what is laid out, what is identity, and what bad ones are told."""
 
+import dataclasses
 import json
+import math
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from al_ray.confidence import confidences
+from al_ray.data import datasets
 from al_ray.errors import ConfigError
-from al_ray.experiment.canonical import fingerprint
+from al_ray.experiment.canonical import canonical_json, cell_fingerprint, flatten
+from al_ray.experiment.cell_files import cell_key
 from al_ray.experiment.spec import CellSpec, make_spec, read_spec
+from al_ray.experiment.store import StudyStore
 from al_ray.experiment.study_file import Execution, load_study, parse_study, set_options
+from al_ray.filtering import filters
+from al_ray.initial import initial_queries
+from al_ray.model.recipe import FinetuneRecipe
+from al_ray.registry import Registry
+from al_ray.report.records import _Specs
+from al_ray.stopping import stopping_rules
+from al_ray.strategy import strategies
 from pipelines.cli import study_schema
 
 STUDIES = sorted(Path("pipelines/studies").glob("*.yaml"))
@@ -74,12 +90,99 @@ def test_a_spec_reads_back_equal_and_its_fingerprint_hangs_on_every_field() -> N
     }  # fmt: skip
     only_choice = {"oracle"}
     assert set(changes) | only_choice == set(CellSpec.model_fields)
-    prints = {fingerprint(make_spec(study_of()["defaults"] | {k: v}, "here").to_json()) for k, v in changes.items()}
-    assert len(prints | {fingerprint(spec.to_json())}) == len(changes) + 1
+    prints = {make_spec(study_of()["defaults"] | {k: v}, "here").fingerprint() for k, v in changes.items()}
+    assert len(prints | {spec.fingerprint()}) == len(changes) + 1
+
+
+def test_once_the_content_is_known_neither_name_nor_path_is_identity() -> None:
+    def known(dataset: Any, model: str, rows: str = "1", weights: str = "2", settings: str = "3", **more: Any) -> str:
+        content = {"sha256": weights * 64, "settings_sha256": settings * 64}
+        values = {"dataset": dataset, "dataset_sha256": rows * 64, "model": {"name": model, **content, **more}}
+        return make_spec(study_of()["defaults"] | values, "here").fingerprint()
+
+    one = known("a/data.csv", "models/bert")
+    assert known({"path": "/b/data.csv", "text": "body", "name": "mine"}, "/elsewhere/bert") == one
+    assert known("tickets", "minilm", revision="4" * 40) == one
+    others = [known("a/data.csv", "models/bert", **{part: "9"}) for part in ("rows", "weights", "settings")]
+    assert len({one, *others, known("a/data.csv", "models/bert", init="random")}) == 5
+
+
+NUMBERS = (-(2**63), -1, 0, 1, 2, 7, 2**31, 2**63 - 1, 2**63, 2**80, -0.0, 1e-300, 0.5, 1.0, 1e308, math.inf, math.nan)
+FAMILIES: dict[str, Any] = {
+    "confidence": confidences, "strategy": strategies, "filters": filters, "stopping": stopping_rules,
+    "initial": initial_queries, "dataset": datasets,
+}  # fmt: skip
+
+
+def values_of(hint: Any) -> st.SearchStrategy[Any]:
+    """Return values of an option by its type, with numbers that no record holds among them."""
+    if typing.get_origin(hint) is typing.Literal:
+        return st.sampled_from(typing.get_args(hint))
+    numbers = st.sampled_from(NUMBERS)
+    if typing.get_origin(hint) is tuple:
+        return st.lists(numbers, max_size=3)
+    return st.none() | st.just("bald") if hint is str else numbers
+
+
+@st.composite
+def options(draw: st.DrawFn, family: Registry[Any]) -> dict[str, Any]:
+    name = draw(st.sampled_from(family.names()))
+    hints = typing.get_type_hints(family.get(name))
+    fields = [field.name for field in dataclasses.fields(family.get(name))]
+    chosen = draw(st.lists(st.sampled_from(fields), unique=True, max_size=2)) if fields else []
+    return {"name": name, **{field: draw(values_of(hints[field])) for field in chosen}}
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> dict[str, Any]:
+    cell: dict[str, Any] = {"dataset": "tickets", "strategy": "margin", "seed": 1}
+    for key in draw(st.lists(st.sampled_from(sorted(FAMILIES)), unique=True, max_size=2)):
+        option = draw(options(FAMILIES[key]))
+        cell[key] = [option] if key in ("filters", "stopping") else option
+    whole = st.sampled_from([key for key, field in CellSpec.model_fields.items() if field.annotation is int])
+    cell |= {key: draw(st.sampled_from(NUMBERS)) for key in draw(st.lists(whole, unique=True, max_size=2))}
+    hints = typing.get_type_hints(FinetuneRecipe)
+    chosen = draw(st.lists(st.sampled_from(sorted(hints)), unique=True, max_size=2))
+    return {**cell, "finetune": {key: draw(values_of(hints[key])) for key in chosen}}
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cell=cells())
+def test_whatever_a_plan_takes_is_read_again_from_records_and_by_reports(cell: dict[str, Any], tmp_path: Path) -> None:
+    try:
+        spec = make_spec(cell, "here")
+    except ConfigError:
+        return
+    store = StudyStore.open(str(tmp_path), "s")
+    store.claim()
+    store.cell("cell", spec.fingerprint()).begin(spec.to_json(), {})
+    found = store.find(cell_key("cell", spec.fingerprint()))
+    assert found is not None
+    stored = found.spec()
+    assert read_spec(stored) == _Specs().read("here", stored) == spec
+    assert read_spec(stored).fingerprint() == cell_fingerprint(stored) == found.fingerprint
+    assert "-0.0" not in canonical_json(stored)
+    assert all(abs(leaf) < 2**63 for _, leaf in flatten(stored) if type(leaf) is int)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ({"seed": 2**63}, "seed is 9223372036854775808: input should be less than or equal to 9223372036854775807"),
+        ({"rounds": 16**5000}, "rounds is a number of thousands of digits: input should be less than or equal to"),
+        ({"finetune": {"epochs": 2**63}}, "is 9223372036854775808, and records hold whole numbers up to 92"),
+        ({"filters": [{"name": "unsure_subsample", "full_rounds": [1, 2**64]}]}, "'full_rounds' of filter 'unsure_sub"),
+        ({"stopping": [{"name": "overall_uncertainty", "threshold": math.inf}]}, "is inf, which no record can hold"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_numbers_that_no_record_holds_are_refused_where_they_are_read(cell: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_study(study_of(cell))
 
 
 def test_a_stored_spec_of_another_version_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has version 99, this al_ray reads version 2"):
+    with pytest.raises(ConfigError, match="has version 99, this al_ray reads version 3"):
         read_spec({"spec_version": 99})
 
 

@@ -1,5 +1,6 @@
 """Records: exact, whole, in order, of this study, and of nothing else."""
 
+import io
 import json
 import os
 import pickle
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +23,7 @@ from pyarrow import fs
 
 from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.errors import StorageError
+from al_ray.experiment.canonical import cell_fingerprint
 from al_ray.experiment.round_arrays import decode_tables, encode_tables
 from al_ray.experiment.store import StudyStore, canonical_json, changed_fields, fingerprint, free_space
 from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell, run_cell
@@ -266,6 +271,34 @@ def test_equal_arrays_give_equal_bytes() -> None:
     assert encode_tables(table) == encode_tables(table)
 
 
+def test_every_shape_of_arrays_opens_in_pandas_and_comes_back_exactly_through_pyarrow(tmp_path: Path) -> None:
+    tables = {
+        "pool": {"id": np.arange(4), "score": np.array([0.5, np.nan, -0.0, np.inf])},
+        "stop_set": {"id": np.arange(3), "predicted": np.array([0, 1, 0])},
+        "test": {"id": np.arange(2), "log_probs": np.float32([[0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])},
+        "nothing": {"probs": np.empty((0, 5))},
+    }
+    file = tmp_path / "round-001.parquet"
+    file.write_bytes(encode_tables(tables))
+    read = pd.read_parquet(file)
+    assert read["table"].tolist() == ["pool"] * 4 + ["stop_set"] * 3 + ["test"] * 2
+    np.testing.assert_array_equal(np.stack(read["test.log_probs"][7:].tolist()), tables["test"]["log_probs"])
+    assert read["test.log_probs"][:7].isna().all()
+    column = pq.read_table(file)["test.log_probs"].combine_chunks()
+    assert column.drop_null().to_pylist() == tables["test"]["log_probs"].tolist()
+    assert decode_tables(file.read_bytes(), "here")["nothing"]["probs"].shape == (0, 5)
+
+
+def test_a_list_of_another_length_than_its_column_is_refused() -> None:
+    field = pa.field("test.x", pa.list_(pa.float64()), metadata={"width": "2"})
+    for rows in ([[1.0, 2.0], [3.0]], [[1.0, 2.0], None]):
+        table = pa.table([["test", "test"], rows], schema=pa.schema([pa.field("table", pa.string()), field]))
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        with pytest.raises(StorageError, match=r"x\.parquet is damaged: a row of test\.x has another length than 2"):
+            decode_tables(sink.getvalue(), "x.parquet")
+
+
 def test_arrays_that_no_record_can_hold_are_refused() -> None:
     with pytest.raises(
         StorageError, match=r"columns of table 'pool' must be equally long, found \{'id': 3, 'score': 2\}"
@@ -325,6 +358,31 @@ def test_drift_is_refused_field_by_field_with_what_to_do(tmp_path: Path) -> None
         StorageError, match=r"(?s)finetune\.learning_rate: 2e-05 -> 5e-05; seed: 42 -> 43.*Rename the study"
     ):
         store.check_drift({"trec6-margin-s42": (fingerprint(now), now)})
+
+
+def test_records_of_another_spec_version_are_refused_as_such_and_not_field_by_field(tmp_path: Path) -> None:
+    open_cell(tmp_path, spec_version=2)
+    now = {**SPEC, "spec_version": 3, "seed": 43}
+    with pytest.raises(
+        StorageError, match=r"s42--\w+: a spec of version 2, this al_ray writes version 3\n.*Rename the"
+    ):
+        StudyStore.open(str(tmp_path), "softmax").check_drift({"trec6-margin-s42": (fingerprint(now), now)})
+
+
+def test_where_data_and_model_lie_is_no_drift_and_no_other_cell(tmp_path: Path) -> None:
+    content = {"sha256": "2" * 64, "settings_sha256": "3" * 64}
+    specs = [
+        {**SPEC, "dataset": {"path": path}, "dataset_sha256": "1" * 64, "model": {"name": f"{path}/model", **content}}
+        for path in ("here", "there")
+    ]
+    store = StudyStore.open(str(tmp_path), "softmax")
+    store.claim()
+    cell = store.cell("trec6-margin-s42", cell_fingerprint(specs[0]))
+    for spec in specs:
+        cell.begin(spec, {})
+        store.check_drift({cell.slug: (cell_fingerprint(spec), spec)})
+    with pytest.raises(StorageError, match=r"holds the records of another spec: dataset_sha256: \"1+\" -> \"9+\"\.$"):
+        cell.begin({**specs[1], "dataset_sha256": "9" * 64}, {})
 
 
 def test_drift_names_every_cell_up_to_ten(tmp_path: Path) -> None:

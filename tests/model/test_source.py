@@ -1,6 +1,7 @@
 """Where models come from, and every way in which one is refused."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,17 @@ def test_a_folder_is_identified_by_the_hash_of_its_weights(bert: Path) -> None:
     found = resolve_model(str(bert), None)
     assert found.sha256 == hashlib.sha256((bert / "model.safetensors").read_bytes()).hexdigest()
     assert (found.name, found.revision, found.path) == (str(bert), None, str(bert.resolve()))
+
+
+def test_settings_are_identified_by_what_they_say_and_not_by_where_they_were_saved(bert: Path, copied: Path) -> None:
+    before = resolve_model(str(bert), None).settings_sha256
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((copied / name).read_text(encoding="utf-8"))
+        moved = {"_name_or_path": "/before", "name_or_path": "/before", "transformers_version": "9", **settings}
+        (copied / name).write_text(json.dumps(moved, indent=7), encoding="utf-8")
+    assert resolve_model(str(copied), None).settings_sha256 == before
+    (copied / "special_tokens_map.json").write_text('{"pad_token": "[CLS]"}', encoding="utf-8")
+    assert resolve_model(str(copied), None).settings_sha256 != before
 
 
 def test_changed_weights_change_the_hash_within_one_process(copied: Path) -> None:

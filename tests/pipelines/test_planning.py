@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from al_ray.experiment.canonical import fingerprint
 from al_ray.experiment.forecast import forecast
 from al_ray.experiment.plan import Plan, plan_study
 from al_ray.experiment.plan_record import plan_record
@@ -84,8 +83,8 @@ def record(plan: Plan) -> None:
     store = StudyStore.open(plan.store.storage, plan.study.name)
     store.claim()
     for cell in plan.cells:
-        values = cell.spec.to_json()
-        store.cell(cell.slug, fingerprint(values)).begin(values, {})
+        assert cell.fingerprint is not None
+        store.cell(cell.slug, cell.fingerprint).begin(cell.spec.to_json(), {})
 
 
 def calls_of(action: Callable[[], None]) -> int:

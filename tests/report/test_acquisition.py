@@ -164,8 +164,8 @@ def test_kinds_are_read_where_they_were_recorded_and_compared_with_the_pool(stud
     study.plan()
     note = {"class_names": ["no", "yes"], "class_counts": [30, 10], "n_train": 40, "n_test": 4, "source": "made up"}
     study.write_plan({"subj": {**note, "group_counts": {"junk": 4, "very rare": 36}}})
-    study.cell(metrics={"acquired.junk": 0.25, "acquired.very_rare": 0.75})
-    study.cell(seed=43, metrics={"acquired.junk": 0.75, "acquired.very_rare": 0.25})
+    study.cell(metrics={"acquired.junk": 0.25, "acquired.very rare": 0.75})
+    study.cell(seed=43, metrics={"acquired.junk": 0.75, "acquired.very rare": 0.25})
     kinds = analysis_of(study).kinds
     assert row(kinds, method=MARGIN, kind="junk")["share"] == pytest.approx(0.5)
-    assert row(kinds, method="pool", kind="very_rare")["share"] == pytest.approx(0.9)
+    assert row(kinds, method="pool", kind="very rare")["share"] == pytest.approx(0.9)

@@ -218,8 +218,8 @@ def test_an_example_that_is_asked_for_twice_is_refused(study: SampleStudy) -> No
 def test_records_of_two_versions_are_refused_with_both_numbers(study: SampleStudy) -> None:
     study.cell(seed=43)
     file = file_of(study.cell(), "spec.json")
-    file.write_text(file.read_text().replace('"spec_version": 2', '"spec_version": 1'))
-    with pytest.raises(StorageError, match=r"1 of 2 cells .*\n .*spec of version 1, this al_ray reads version 2"):
+    file.write_text(file.read_text().replace('"spec_version": 3', '"spec_version": 1'))
+    with pytest.raises(StorageError, match=r"1 of 2 cells .*\n .*spec of version 1, this al_ray reads version 3"):
         read_study(study.path)
 
 
