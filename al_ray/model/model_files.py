@@ -57,7 +57,13 @@ def check_model_files(name: str, folder: Path) -> None:
             f"{where} holds {_ADAPTER}: an adapter changes the weights whose hash identifies the model. "
             f"Merge it into {WEIGHTS} and save that alone."
         )
-    _check_header(where, folder / WEIGHTS)
+    _read_header(where, folder / WEIGHTS)
+
+
+def stored_shapes(folder: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of the tensors that a folder's weights consist of; the weights themselves are not read."""
+    header = _read_header(f"model {str(folder)!r}", folder / WEIGHTS)
+    return [tuple(entry["shape"]) for tensor, entry in header.items() if tensor != "__metadata__"]
 
 
 def _weights_advice(folder: Path) -> str:
@@ -128,7 +134,7 @@ def _json_object(where: str, what: str, text: bytes) -> dict[str, Any]:
     return found
 
 
-def _check_header(where: str, file: Path) -> None:
+def _read_header(where: str, file: Path) -> dict[str, Any]:
     """Make sure that a weights file starts as safetensors do: so a pickle is refused whatever it is called."""
     size = os.path.getsize(file)
     with file.open("rb") as weights:
@@ -140,6 +146,7 @@ def _check_header(where: str, file: Path) -> None:
     for tensor, entry in header.items():
         if tensor != "__metadata__" and not (isinstance(entry, dict) and _is_shape(entry.get("shape"))):
             raise ModelError(f"{where}: {file.name} does not say the shape of {tensor!r}. Copy or save it again.")
+    return header
 
 
 def _is_shape(shape: Any) -> bool:
