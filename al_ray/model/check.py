@@ -7,6 +7,7 @@ a configuration need be known by its name.
 
 from collections import Counter
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,24 +83,19 @@ def ask_network(model: ResolvedModel) -> ModelFacts:
 
 
 def _check_vocabulary(model: ResolvedModel, network: "Network") -> None:
-    """Make sure that there is a vector for every word that the tokenizer can give, and for the padding.
+    """Make sure that there is a vector for every word that the tokenizer can give.
 
     Raises:
         ModelError: words were added to the tokenizer alone, or it is another model's.
     """
     words = load_tokenizer(model, 3).get_vocab(with_added_tokens=True)
-    word = max(words, key=lambda word: words[word])
+    word, number = max(words.items(), key=itemgetter(1), default=("", 0))
     n_vectors = len(network.word_embeddings.weight)
-    if words[word] >= n_vectors:
+    if number >= n_vectors:
         raise ModelError(
             f"model {model.name!r} has vectors for {n_vectors} words, but its tokenizer numbers {word!r} as "
-            f"{words[word]}, so a text that holds it cannot be read. Call model.resize_token_embeddings(len(tokenizer))"
-            " and save both again, or use the tokenizer that the model was trained with."
-        )
-    if not 0 <= network.pad_id < n_vectors:
-        raise ModelError(
-            f"model {model.name!r} has vectors for {n_vectors} words, but its padding token is number "
-            f"{network.pad_id}. Write its tokenizer's padding id as 'pad_token_id' into config.json."
+            f"{number}, so a text that holds it cannot be read. Call model.resize_token_embeddings(len(tokenizer)) "
+            "and save both again, or use the tokenizer that the model was trained with."
         )
 
 
@@ -127,10 +123,13 @@ def _check_reading(model: ResolvedModel, network: "Network") -> None:
     Raises:
         ModelError: a text's scores depend on the texts beside it, or its first token on nothing but itself.
     """
+    from al_ray.model.encoder import quiet
+
     try:
-        words = _cut_down(network)
-        text, longer, other = words[:3], words[1:8], words[[0, 1, 8]]
-        alone, beside, changed = _read(network, text), _read(network, text, longer), _read(network, other)
+        with quiet():
+            words = _cut_down(network)
+            text, longer, other = words[:3], words[1:8], words[[0, 1, 8]]
+            alone, beside, changed = _read(network, text), _read(network, text, longer), _read(network, other)
     except Exception as error:  # an architecture may raise anything when it is used as an encoder of texts
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise _unusable(model, network, f"fails on a short text: {reason}") from error

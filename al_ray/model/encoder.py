@@ -136,7 +136,7 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
     # Written-out attention is the faster one on a CPU; on a GPU the library's choice is.
     attention = {"attn_implementation": "eager"} if device.type in ("cpu", "meta") else {}
     place = device if device.type == "meta" else torch.device("cpu")
-    with _INITIALISING, _readable(model), _quiet(), no_init_weights(), place:
+    with _INITIALISING, _readable(model), quiet(), no_init_weights(), place:
         # Left open, the library asks on the terminal whether it may run code of the model's own.
         config = AutoConfig.from_pretrained(
             model.path, num_labels=n_classes, local_files_only=True, trust_remote_code=False
@@ -290,7 +290,7 @@ def read_encoder(path: str, sha256: str) -> Mapping[str, Tensor]:
     from transformers import AutoModel
 
     model = ResolvedModel(name=path, revision=None, path=path, sha256=sha256)
-    with _readable(model), _quiet(), fork_random(torch.device("cpu"), 0):
+    with _readable(model), quiet(), fork_random(torch.device("cpu"), 0):
         encoder, info = AutoModel.from_pretrained(
             path,
             dtype=torch.float32,
@@ -325,7 +325,7 @@ def _readable(model: ResolvedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from printing load reports and progress bars."""
     from transformers.utils import logging
 

@@ -91,12 +91,14 @@ def test_the_longest_text_is_the_longest_that_the_encoder_itself_reads(save: Sav
     [
         ("gpt2", {"pad_token_id": None}, "gpt2 is a decoder, made to write on from a text"),
         ("gpt2", {"pad_token_id": 0}, "gpt2 is a decoder, made to write on from a text"),
+        ("llama", {}, "llama is a decoder, made to write on from a text"),
         ("xlnet", {}, "xlnet is a decoder, made to write on from a text; its class is read off the last token"),
         ("bart", {}, "bart is an encoder-decoder"),
         ("t5", {}, "t5 is an encoder-decoder"),
         ("vit", {}, "transformers has no classifier of texts for vit"),
         ("bert", {"is_decoder": True}, "bert is a decoder: its first token does not see those behind it"),
         ("convbert", {}, "convbert scores a text differently when a longer one is beside it"),
+        ("mobilebert", {}, "mobilebert scores a text differently when a longer one is beside it"),
         ("fnet", {}, "fnet scores a text differently when a longer one is beside it"),
     ],
 )  # fmt: skip

@@ -76,6 +76,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
     "convbert": {**SIZES, "embedding_size": 32},
     "fnet": SIZES,
+    "mobilebert": {**SIZES, "embedding_size": 16, "true_hidden_size": 16, "intra_bottleneck_size": 16},
+    "llama": {**SIZES, "num_key_value_heads": 4},
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40, "bos_token_id": 2, "eos_token_id": 3},
     "bart": {"d_model": 32, **{f"{part}_{size}": number for part in ("encoder", "decoder")
