@@ -36,6 +36,12 @@ def list_methods(
     for family in FAMILIES:
         console.print(family_table(family))
     console.print(
+        "A model is minilm, a Hub id with a revision, or a folder, of an encoder: BERT, RoBERTa, XLM-RoBERTa, "
+        "DistilBERT, ELECTRA, ALBERT, MPNet, DeBERTa. Decoders and encoder-decoders (GPT-2, Llama, XLNet, BART, T5) "
+        "are refused.",
+        highlight=False,
+    )
+    console.print(
         "A data set may also be a path: {path: FOLDER or FILE, text: COLUMN, label: COLUMN}, Parquet, CSV or JSONL.",
         highlight=False,
     )

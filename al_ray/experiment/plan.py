@@ -2,7 +2,6 @@
 
 import bisect
 import functools
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from al_ray.experiment.cell_names import CellNames
 from al_ray.experiment.spec import CellSpec
 from al_ray.experiment.store import CellStore, StudyStore
 from al_ray.experiment.study_file import Study
+from al_ray.model.check import ModelFacts, examine_model
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.stopping import stopping_rules
 
@@ -97,7 +97,7 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
         only: slug of the one cell to plan.
 
     Raises:
-        ConfigError: cells that their data does not allow; all of them are named.
+        ConfigError: cells that their data or their model does not allow; all of them are named.
         StorageError: the storage holds records that this study does not explain.
     """
     specs = _selected(study, only)
@@ -109,8 +109,8 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     for name, revision in dict.fromkeys((spec.model.name, spec.model.revision) for spec in specs.values()):
         _collect(models, (name, revision), functools.partial(resolve_model, name, revision), missing)
     models |= {(model.name, model.revision): model for model in models.values()}
-    configs = {key: _config(model) for key, model in models.items()}
-    problems = [problem for slug, spec in specs.items() for problem in _misfits(slug, spec, datasets, models, configs)]
+    facts, problems = _examine(models.values())
+    problems += [problem for slug, spec in specs.items() for problem in _misfits(slug, spec, datasets, models, facts)]
     if problems:
         raise ConfigError(_several(problems))
     store = StudyStore.open(storage, study.name)
@@ -144,6 +144,18 @@ def _collect(found: dict[Any, Any], key: Any, resolve: Any, missing: list[str]) 
         found[key] = resolve()
     except (DataError, ModelError) as error:
         missing.append(str(error))
+
+
+def _examine(models: Iterable[ResolvedModel]) -> tuple[dict[ResolvedModel, ModelFacts], list[str]]:
+    """Ask each model what it can do, and say why those cannot be used that are no encoders."""
+    facts: dict[ResolvedModel, ModelFacts] = {}
+    problems: list[str] = []
+    for model in dict.fromkeys(models):
+        try:
+            facts[model] = examine_model(model)
+        except ModelError as error:
+            problems.append(str(error))
+    return facts, problems
 
 
 def _resolve(
@@ -208,7 +220,7 @@ def _misfits(
     spec: CellSpec,
     datasets: Mapping[str, TextDataset],
     models: Mapping[Any, ResolvedModel],
-    configs: Mapping[Any, Mapping[str, Any]],
+    facts: Mapping[ResolvedModel, ModelFacts],
 ) -> list[str]:
     """Say why a cell cannot run on its data set and model."""
     found = []
@@ -220,15 +232,11 @@ def _misfits(
         )
     if dataset is not None and not spec.strategy.labels_everything:
         found += _misfits_of_sizes(spec, dataset)
-    key = spec.model.name, spec.model.revision
-    if key in models and spec.model.settings_sha256 not in (None, models[key].settings_sha256):
-        found.append(
-            f"model.settings_sha256 is {str(spec.model.settings_sha256)[:12]}..., but configuration and tokenizer of "
-            f"{spec.model.name!r} have {models[key].settings_sha256[:12]}... . Use the files that the study was "
-            "written for, or drop the key."
-        )
-    if key in models:
-        found += _misfits_of_model(spec, models[key], configs[key])
+    model = models.get((spec.model.name, spec.model.revision))
+    if model is not None:
+        found += _misfits_of_files(spec, model)
+    if model is not None and model in facts:
+        found += _misfits_of_model(spec, facts[model])
     return [f"cell {slug}: {problem}" for problem in found]
 
 
@@ -283,25 +291,42 @@ def _largest(key: str, spec: CellSpec, dataset: TextDataset) -> int | None:
     return least + at - 1 if at else None
 
 
-def _config(model: ResolvedModel) -> dict[str, Any]:
-    with open(f"{model.path}/config.json", encoding="utf-8") as file:
-        return dict(json.load(file))
+def _misfits_of_files(spec: CellSpec, model: ResolvedModel) -> list[str]:
+    """Say which files are not those for which a study was written that names their hashes."""
+    pinned = (
+        ("sha256", "the weights", spec.model.sha256, model.sha256),
+        ("settings_sha256", "configuration and tokenizer", spec.model.settings_sha256, model.settings_sha256),
+    )
+    return [
+        f"model.{key} is {wanted[:12]}..., but {what} of {spec.model.name!r} have {found[:12]}... . Use the files that "
+        "the study was written for, or drop the key."
+        for key, what, wanted, found in pinned
+        if wanted is not None and wanted != found
+    ]
 
 
-def _misfits_of_model(spec: CellSpec, model: ResolvedModel, config: Mapping[str, Any]) -> list[str]:
-    found = []
-    if spec.model.sha256 not in (None, model.sha256):
+def _misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
+    found, name = [], spec.model.name
+    if facts.longest_text is not None and spec.max_tokens > facts.longest_text:
         found.append(
-            f"model.sha256 is {str(spec.model.sha256)[:12]}..., but the weights of {model.name!r} have "
-            f"{model.sha256[:12]}... . Use the weights that the study was written for, or drop the key."
+            f"max_tokens is {spec.max_tokens}, but {name!r} reads {facts.longest_text} tokens at most. "
+            f"Set max_tokens to {facts.longest_text} or less."
         )
-    limit, layers = config.get("max_position_embeddings"), config.get("num_hidden_layers")
-    if limit is not None and config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
-        limit -= config.get("pad_token_id", 1) + 1  # these models count positions from behind the padding id
-    if limit is not None and spec.max_tokens > limit:
-        found.append(f"max_tokens is {spec.max_tokens}, but {spec.model.name!r} reads {limit} tokens at most.")
-    if layers is not None and spec.finetune.frozen_layers > layers:
-        found.append(f"frozen_layers is {spec.finetune.frozen_layers}, but {spec.model.name!r} has {layers} layers.")
+    if spec.finetune.frozen_layers > facts.n_layers:
+        found.append(
+            f"frozen_layers is {spec.finetune.frozen_layers}, but {name!r} has {facts.n_layers} layers that can be "
+            f"frozen one by one. Use at most {facts.n_layers}."
+        )
+    if spec.confidence.sampling.adaptive_attention and not facts.adapts_attention:
+        found.append(
+            f"confidence {spec.confidence.name!r} changes the attention, which is written for BERT and RoBERTa and not "
+            f"for {name!r}. Use 'where: logits'."
+        )
+    if spec.model.init == "pretrained" and facts.weights_lack is not None:
+        found.append(
+            f"the weights of {name!r} lack {facts.weights_lack} of the encoder that its config.json describes. Save "
+            "both again from one model, or use 'init: random', which reads no weights."
+        )
     return found
 
 

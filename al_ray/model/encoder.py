@@ -23,6 +23,8 @@ from al_ray.model.source import ResolvedModel
 
 # The library switches initialisation off for the whole process; two threads at it would leave weights undrawn.
 _INITIALISING = threading.Lock()
+POSITION_TABLES = ("position_embeddings", "embed_positions")
+USE_AN_ENCODER = "Use an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet or DeBERTa."
 
 
 class Network(nn.Module):
@@ -37,7 +39,7 @@ class Network(nn.Module):
         self.model = model
         self.packs = can_pack(model.config)
         self.adaptive_attention = False
-        self._pad_id = model.config.pad_token_id or 0
+        self.pad_id = int(model.config.pad_token_id)
         self.head_dropouts = _share_head_dropouts(model)
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -45,7 +47,7 @@ class Network(nn.Module):
         if self.packs:
             features = packed_features(self.model, batch, adaptive=self.adaptive_attention)
             return packed_head(self.model, features), features
-        logits, features, _ = padded_forward(self.model, batch, self._pad_id)
+        logits, features, _ = padded_forward(self.model, batch, self.pad_id)
         return logits, features
 
     def head(self, batch: TokenBatch, features: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ class Network(nn.Module):
 
     def embed(self, batch: TokenBatch) -> Tensor:
         """Return the mean of the encoder's output over each text's tokens, at unit length ``[n_texts, n_features]``."""
-        mean = packed_mean(self.model, batch) if self.packs else padded_forward(self.model, batch, self._pad_id)[2]
+        mean = packed_mean(self.model, batch) if self.packs else padded_forward(self.model, batch, self.pad_id)[2]
         return nn.functional.normalize(mean.float(), dim=1)
 
     @property
@@ -120,6 +122,11 @@ def _share_head_dropouts(model: Any) -> tuple[HeadDropout, ...]:
 def build_network(model: ResolvedModel, n_classes: int, device: torch.device) -> Network:
     """Build the network of a model without any weights; :func:`load_weights` gives it some.
 
+    Args:
+        model: whose configuration is read.
+        n_classes: of the data set.
+        device: where it computes; on ``meta`` it has shapes and no memory.
+
     Raises:
         ModelError: the configuration cannot be read, or describes no encoder that can classify.
     """
@@ -127,25 +134,61 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
     from transformers.initialization import no_init_weights
 
     # Written-out attention is the faster one on a CPU; on a GPU the library's choice is.
-    attention = {"attn_implementation": "eager"} if device.type == "cpu" else {}
-    with _INITIALISING, _readable(model), _quiet(), no_init_weights():
+    attention = {"attn_implementation": "eager"} if device.type in ("cpu", "meta") else {}
+    place = device if device.type == "meta" else torch.device("cpu")
+    with _INITIALISING, _readable(model), quiet(), no_init_weights(), place:
         # Left open, the library asks on the terminal whether it may run code of the model's own.
         config = AutoConfig.from_pretrained(
             model.path, num_labels=n_classes, local_files_only=True, trust_remote_code=False
         )
+        _check_family(model, config)
         built = AutoModelForSequenceClassification.from_config(
             config, dtype=torch.float32, trust_remote_code=False, **attention
         )
-    return Network(built).to(device)
+        return Network(built).to(device)
+
+
+def _check_family(model: ResolvedModel, config: Any) -> None:
+    """Refuse by name what is no encoder with a head over its first token.
+
+    Raises:
+        ModelError: no head at all, a decoder, an encoder-decoder, or no padding token.
+    """
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    )
+
+    family, kind = config.model_type, type(config)
+    reason = None
+    if kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        reason = f"transformers has no classifier of texts for {family}."
+    elif config.is_encoder_decoder:
+        reason = f"{family} is an encoder-decoder, whose class is read off the last token that the decoder is shown."
+    elif kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING:
+        reason = f"{family} is a decoder, made to write on from a text; its class is read off the last token."
+    if reason is not None:
+        raise ModelError(f"model {model.name!r} cannot be used: {reason} {USE_AN_ENCODER}")
+    if getattr(config, "pad_token_id", None) is None:
+        raise ModelError(
+            f"model {model.name!r} names no padding token, so texts of different lengths cannot share a batch. Write "
+            "its tokenizer's padding id as 'pad_token_id' into config.json."
+        )
 
 
 def longest_text(network: Network) -> int | None:
-    """Return how many tokens of a text the encoder can read, or None where its positions have no end."""
-    config = network.model.config
-    limit: int | None = getattr(config, "max_position_embeddings", None)
-    if limit is not None and hasattr(getattr(network.model.base_model, "embeddings", None), "padding_idx"):
-        limit -= int(config.pad_token_id) + 1
-    return limit
+    """Return how many tokens of a text the encoder can read, or None where its positions have no end.
+
+    Its table of positions says so. Where that has a padding id, positions are counted from behind it.
+    """
+    tables = (part for name, part in network.model.base_model.named_modules() if name.endswith(POSITION_TABLES))
+    return min(map(_n_places, tables), default=None)
+
+
+def _n_places(table: Any) -> int:
+    padding: int | None = getattr(table, "padding_idx", None)
+    return len(table.weight) - (0 if padding is None else padding + 1)
 
 
 def freeze_layers(network: Network, n_layers: int) -> None:
@@ -156,20 +199,24 @@ def freeze_layers(network: Network, n_layers: int) -> None:
     """
     if n_layers == 0:
         return
-    layers = _encoder_layers(network)
+    layers = encoder_layers(network)
     if n_layers > len(layers):
         raise ConfigError(
-            f"option 'frozen_layers' is {n_layers}, but the encoder has {len(layers)} layers. "
-            f"Use at most {len(layers)}."
+            f"option 'frozen_layers' is {n_layers}, but the encoder has {len(layers)} layers that can be frozen one by "
+            f"one. Use at most {len(layers)}."
         )
-    for part in (network.model.base_model.embeddings, *layers[:n_layers]):
+    embeddings = getattr(network.model.base_model, "embeddings", network.word_embeddings)
+    for part in (embeddings, *layers[:n_layers]):
         part.requires_grad_(False)
 
 
-def _encoder_layers(network: Network) -> nn.ModuleList:
-    n_layers = network.model.config.num_hidden_layers
-    stacks = (part for part in network.model.base_model.modules() if isinstance(part, nn.ModuleList))
-    return next(part for part in stacks if len(part) == n_layers)
+def encoder_layers(network: Network) -> nn.ModuleList:
+    """Return the encoder's layers from the lowest up; empty where they are no single stack, or share their weights."""
+    n_layers = getattr(network.model.config, "num_hidden_layers", None)
+    lists = [part for part in network.model.base_model.modules() if isinstance(part, nn.ModuleList)]
+    inner = {id(part) for each in lists for part in each.modules() if part is not each}
+    stacks = [each for each in lists if len(each) == n_layers and id(each) not in inner]
+    return stacks[0] if len(stacks) == 1 else nn.ModuleList()
 
 
 def load_weights(network: Network, model: ResolvedModel, init: Literal["pretrained", "random"], seed: int) -> None:
@@ -188,6 +235,19 @@ def load_weights(network: Network, model: ResolvedModel, init: Literal["pretrain
         for name, value in kept.items():
             value.copy_(body[name.removeprefix(prefix)])
     _draw_missing(network.model, kept, seed)
+
+
+def draw_weights(network: Network, seed: int) -> None:
+    """Give a network without memory some on the CPU, with random weights that make every word tell.
+
+    They are wider than those that training starts from, whatever the configuration says.
+    """
+    network.to_empty(device="cpu")
+    with _INITIALISING, fork_random(torch.device("cpu"), seed), torch.no_grad():
+        network.model.initialize_weights()  # also computes what is no weight, such as numbers of positions
+        for value in network.parameters():
+            if value.dim() > 1:
+                value.normal_(std=value.shape[-1] ** -0.5)
 
 
 def _draw_missing(model: Any, kept: Mapping[str, Tensor], seed: int) -> None:
@@ -230,7 +290,7 @@ def read_encoder(path: str, sha256: str) -> Mapping[str, Tensor]:
     from transformers import AutoModel
 
     model = ResolvedModel(name=path, revision=None, path=path, sha256=sha256)
-    with _readable(model), _quiet(), fork_random(torch.device("cpu"), 0):
+    with _readable(model), quiet(), fork_random(torch.device("cpu"), 0):
         encoder, info = AutoModel.from_pretrained(
             path,
             dtype=torch.float32,
@@ -254,7 +314,7 @@ def _readable(model: ResolvedModel) -> Iterator[None]:
     """Say which model it was when a library cannot read it; a file from a stranger may raise anything there."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, ModelError):
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -265,7 +325,7 @@ def _readable(model: ResolvedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from printing load reports and progress bars."""
     from transformers.utils import logging
 

@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from al_ray.errors import ModelError
 
@@ -67,7 +67,13 @@ def check_model_files(name: str, folder: Path) -> None:
             f"{where} holds {_ADAPTER}: an adapter changes the weights whose hash identifies the model. "
             f"Merge it into {WEIGHTS} and save that alone."
         )
-    _check_header(where, folder / WEIGHTS)
+    _read_header(where, folder / WEIGHTS)
+
+
+def stored_shapes(folder: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of the tensors that a folder's weights consist of; the weights themselves are not read."""
+    header = _read_header(f"model {str(folder)!r}", folder / WEIGHTS)
+    return [tuple(entry["shape"]) for tensor, entry in header.items() if tensor != "__metadata__"]
 
 
 def settings_sha256(folder: Path) -> str:
@@ -155,8 +161,8 @@ def _json_object(where: str, what: str, text: bytes) -> dict[str, Any]:
     return found
 
 
-def _check_header(where: str, file: Path) -> None:
-    """Make sure that a weights file starts as safetensors do: so a pickle is refused whatever it is called."""
+def _read_header(where: str, file: Path) -> dict[str, Any]:
+    """Make sure that a weights file is whole, and safetensors: so a pickle is refused whatever it is called."""
     size = os.path.getsize(file)
     with file.open("rb") as weights:
         start = weights.read(8)
@@ -165,12 +171,24 @@ def _check_header(where: str, file: Path) -> None:
             raise ModelError(f"{where}: {file.name} is no safetensors file ({size:,} bytes). Copy or save it again.")
         header = _json_object(where, f"the header of {file.name}", weights.read(length))
     for tensor, entry in header.items():
-        if tensor != "__metadata__" and not (isinstance(entry, dict) and _is_shape(entry.get("shape"))):
-            raise ModelError(f"{where}: {file.name} does not say the shape of {tensor!r}. Copy or save it again.")
+        if tensor != "__metadata__" and not (isinstance(entry, dict) and _is_placed(entry)):
+            raise ModelError(
+                f"{where}: {file.name} does not say the shape and place of {tensor!r}. Copy or save it again."
+            )
+    ends = [entry["data_offsets"][1] for tensor, entry in header.items() if tensor != "__metadata__"]
+    whole = 8 + length + max(ends, default=0)
+    if size < whole:
+        raise ModelError(f"{where}: {file.name} is cut short: {size:,} of {whole:,} bytes. Copy or save it again.")
+    return header
 
 
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, list) and all(type(size) is int and 0 <= size < 2**63 for size in shape)
+def _is_placed(entry: Mapping[str, Any]) -> bool:
+    place = entry.get("data_offsets")
+    return _are_sizes(entry.get("shape")) and _are_sizes(place) and len(place) == 2
+
+
+def _are_sizes(numbers: Any) -> TypeGuard[list[int]]:
+    return isinstance(numbers, list) and all(type(size) is int and 0 <= size < 2**63 for size in numbers)
 
 
 def _shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 Only safetensors are read, and no code of a model repository is ever run: see :mod:`al_ray.model.model_files`.
 """
 
+import difflib
 import hashlib
 import importlib.util
 import os
@@ -74,10 +75,7 @@ def resolve_model(name: str, revision: str | None) -> ResolvedModel:
     hub_id = ALIASES.get(name, name)
     revision = revision or REVISIONS.get(hub_id)
     if revision is None:
-        raise ModelError(
-            f"model {name!r} names no revision, and al_ray pins none for it. Write the commit as 'revision' in the "
-            "study ('revision: main' takes today's and records it), or give a local folder."
-        )
+        raise _nothing_here(name)
     if hub_id == MINILM and revision == REVISIONS[MINILM]:
         return _minilm(name)
     commit, folder = _from_hub(name, hub_id, revision)
@@ -99,8 +97,46 @@ def _from_folder(name: str, revision: str | None) -> ResolvedModel:
     if revision is not None:
         raise ModelError(f"model {name!r} is a local folder, which has no revision {revision!r}. Remove 'revision'.")
     if not folder.is_dir():
-        raise ModelError(f"model folder {str(folder)!r} does not exist. Give the folder that holds config.json.")
+        raise _no_folder(name, folder)
     return _resolved(name, None, folder)
+
+
+def _no_folder(name: str, folder: Path) -> ModelError:
+    """Say up to where the path of a folder leads, and what is spelt like the part that is not there."""
+    if folder.exists():
+        return ModelError(f"model {name!r} is a file. Give the folder that holds it, with config.json and tokenizer.")
+    missing = folder
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    return ModelError(
+        f"model folder {str(folder)!r} does not exist: there is no {missing.name!r} in {str(missing.parent)!r}."
+        f"{_near(missing.name, _folders_in(missing.parent))} Give the folder that holds config.json."
+    )
+
+
+def _nothing_here(name: str) -> ModelError:
+    """Say that a name without a revision is no folder here, and no Hub id that is pinned."""
+    pinned_or_main = "Write the commit as 'revision' in the study ('revision: main' takes today's and records it)"
+    if name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir()):
+        problem = str(_no_folder(name, Path(name).absolute()))
+        return ModelError(problem if name.count("/") > 1 else f"{problem} If it is a Hub id: {pinned_or_main}.")
+    near = _near(name, [*ALIASES, *ALIASES.values()]) or _near(Path(name).parts[0], _folders_in(Path()))
+    return ModelError(
+        f"model {name!r} is no folder in {os.getcwd()!r}, names no revision, and al_ray pins none for it.{near} "
+        f"{pinned_or_main}, or give a local folder."
+    )
+
+
+def _folders_in(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def _near(name: str, known: list[str]) -> str:
+    found = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 def _minilm(name: str) -> ResolvedModel:

@@ -47,7 +47,7 @@ def used_words(network: Network, split: TokenizedSplit) -> Iterator[UsedWords]:
         yield UsedWords(split)
         return
     # All numbers up to the padding id stay, because models recognise padding by its number.
-    n_kept = 0 if embeddings.padding_idx is None else embeddings.padding_idx + 1
+    n_kept = max(network.pad_id, embeddings.padding_idx or 0) + 1
     words = np.union1d(split.tokens, np.arange(n_kept))
     rows = torch.from_numpy(words.astype(np.int64)).to(full.device)
     used = UsedWords(replace(split, tokens=np.searchsorted(words, split.tokens).astype(np.int32)))

@@ -194,8 +194,15 @@ def test_the_small_vocabulary_gives_the_same_outputs_and_is_put_back(roberta: Pa
     torch.testing.assert_close(logits(split), before, rtol=0, atol=0)
 
 
+def test_no_word_takes_the_number_of_the_padding_where_the_embeddings_do_not_mark_it(distilbert: Path) -> None:
+    network, split = fresh(distilbert), tiny.split_of(tiny.toy_table(9, seed=2), resolve_model(str(distilbert), None))
+    network.word_embeddings.padding_idx = None
+    with used_words(network, split) as words:
+        assert (words.split.tokens != network.pad_id).all()
+
+
 def test_more_frozen_layers_than_the_encoder_has_are_refused(bert: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'frozen_layers' is 4, but the encoder has 3 layers. Use at most 3"):
+    with pytest.raises(ConfigError, match=r"'frozen_layers' is 4, but the encoder has 3 layers .*Use at most 3"):
         fresh(bert, frozen=4)
 
 

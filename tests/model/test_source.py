@@ -45,8 +45,43 @@ def test_changed_weights_change_the_hash_within_one_process(copied: Path) -> Non
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model folder .*nowhere' does not exist. Give the folder that holds config"):
+    message = r"model folder .*nowhere' does not exist: there is no 'nowhere' in .* Give the folder that holds config"
+    with pytest.raises(ModelError, match=message):
         resolve_model(str(tmp_path / "nowhere"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("models/bf16", r"/models/bf16' does not exist: there is no 'bf16' in .* Did you mean 'bf18'\? .*Hub id"),
+        ("./models/bf16", r"there is no 'bf16' in '.*/models'. Did you mean 'bf18'\? Give the folder"),
+        ("./modles/bf18", r"/modles/bf18' does not exist: there is no 'modles' in '.*'. Did you mean 'models'\?"),
+        ("modles/bf18", r"'modles/bf18' is no folder in '.*', names no revision.* Did you mean 'models'\?"),
+        ("modles/bf18/last", r"there is no 'modles' in '.*'. Did you mean 'models'\? Give the folder"),
+        ("model", r"'model' is no folder in '.*', names no revision.* Did you mean 'models'\?"),
+        ("minlm", r"names no revision.* Did you mean 'minilm'\?"),
+        ("models/bf18/config.json", r"is a file. Give the folder that holds it"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_folder_is_looked_for_here_and_what_is_near_is_named(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    shutil.copytree(bert, tmp_path / "models" / "bf18")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("models/bf18", None).path == str(tmp_path / "models" / "bf18")
+    with pytest.raises(ModelError, match=message):
+        resolve_model(name, None)
+
+
+def test_a_hub_id_with_a_revision_is_none_of_the_folders_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "someone").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"'someone/their-model' .* the Hub cannot be reached"):
+        resolve_model("someone/their-model", "main")
 
 
 @pytest.mark.parametrize(
@@ -74,12 +109,13 @@ def test_a_folder_with_a_revision_is_refused(bert: Path) -> None:
         resolve_model(str(bert), "main")
 
 
-def test_a_truncated_checkpoint_is_refused_when_it_is_read(copied: Path) -> None:
+def test_a_truncated_checkpoint_is_refused_before_it_is_read(copied: Path) -> None:
     weights = copied / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    found = resolve_model(str(copied), None)
-    with pytest.raises(ModelError, match=r"cannot be read: .* must hold a complete encoder"):
-        read_encoder(found.path, found.sha256)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1000])
+    message = f"model.safetensors is cut short: {len(whole) - 1000:,} of {len(whole):,} bytes. Copy or save it again"
+    with pytest.raises(ModelError, match=message):
+        resolve_model(str(copied), None)
 
 
 def test_weights_of_another_architecture_are_refused(copied: Path, distilbert: Path) -> None:
@@ -108,7 +144,7 @@ def test_a_wheel_with_other_weights_is_refused(copied: Path, monkeypatch: pytest
 
 
 def test_an_unknown_hub_id_needs_a_revision() -> None:
-    with pytest.raises(ModelError, match="'someone/their-model' names no revision, and al_ray pins none"):
+    with pytest.raises(ModelError, match=r"'someone/their-model' .*names no revision, and al_ray pins none"):
         resolve_model("someone/their-model", None)
 
 

@@ -64,6 +64,52 @@ def save_distilbert(folder: Path, *, seed: int = 0) -> Path:
     return _save_tokenizer(folder, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
 
 
+# What each family calls its sizes, where those are not BERT's names.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": SIZES,
+    "roberta": SIZES,
+    "xlm-roberta": SIZES,
+    "electra": {**SIZES, "embedding_size": 16},
+    "albert": {**SIZES, "embedding_size": 16},
+    "mpnet": SIZES,
+    "deberta-v2": {**SIZES, "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    "convbert": {**SIZES, "embedding_size": 32},
+    "fnet": SIZES,
+    "mobilebert": {**SIZES, "embedding_size": 16, "true_hidden_size": 16, "intra_bottleneck_size": 16},
+    "llama": {**SIZES, "num_key_value_heads": 4},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40, "bos_token_id": 2, "eos_token_id": 3},
+    "bart": {"d_model": 32, **{f"{part}_{size}": number for part in ("encoder", "decoder")
+             for size, number in {"layers": 2, "attention_heads": 4, "ffn_dim": 48}.items()}},
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
+    "vit": SIZES,
+}  # fmt: skip
+LIKE_ROBERTA = ("roberta", "xlm-roberta", "mpnet", "bart")
+
+
+def save_family(folder: Path, family: str, *, seed: int = 0, **changes: Any) -> Path:
+    """Write a random model of a family that transformers knows, with 42 places where it has a table of them."""
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {"vocab_size": 5 + len(WORDS), "pad_token_id": int(family in LIKE_ROBERTA), **FAMILIES[family], **changes}
+    if "n_positions" not in sizes and family not in ("xlnet", "t5", "vit"):
+        sizes = {"max_position_embeddings": 42, **sizes}
+    _save(AutoModel.from_config, AutoConfig.for_model(family, initializer_range=0.2, **sizes), folder, seed)
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return _save_tokenizer(folder, specials[0] if family in LIKE_ROBERTA else specials[1])
+
+
+def add_word(folder: Path, word: str = "newword") -> Path:
+    """Add a word to a model's tokenizer and leave its embeddings as they are."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([word])
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def _save(build: Any, config: Any, folder: Path, seed: int) -> None:
     import torch
 

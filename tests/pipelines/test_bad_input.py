@@ -15,6 +15,7 @@ from al_ray.errors import ConfigError
 from al_ray.experiment import study as study_module
 from al_ray.experiment.plan import plan_study
 from al_ray.experiment.study_file import load_study
+from tests.model import tiny
 
 POOL_EXHAUSTED = "'stopping: [pool_exhausted]'"
 
@@ -103,6 +104,64 @@ def test_each_way_out_of_too_few_examples_is_one(study, tmp_path: Path, sizes: d
         if value.isdigit():
             with pytest.raises(ConfigError):
                 plan(**{key: int(value) + 1})
+
+
+MISFITS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any] | None]] = {
+    "a decoder": ("gpt2", {}, "gpt2 is a decoder", None),
+    "an encoder-decoder": ("bart", {}, "bart is an encoder-decoder", None),
+    "texts longer than BERT's places": ("bert", {"max_tokens": 43}, "reads 42 tokens at most", {"max_tokens": 42}),
+    "places behind the padding": ("mpnet", {"max_tokens": 41}, "reads 40 tokens at most", {"max_tokens": 40}),
+    "more layers frozen than there are": (
+        "distilbert",
+        {"finetune": {"frozen_layers": 3, "epochs": 1}},
+        "has 2 layers that can be frozen one by one. Use at most 2.",
+        {"finetune": {"frozen_layers": 2, "epochs": 1}},
+    ),
+    "layers that share their weights": (
+        "albert",
+        {"finetune": {"frozen_layers": 1, "epochs": 1}},
+        "has 0 layers that can be frozen one by one. Use at most 0.",
+        {"finetune": {"frozen_layers": 0, "epochs": 1}},
+    ),
+    "an attention that cannot be changed": (
+        "distilbert",
+        {"confidence": {"name": "adaptive_temperature", "where": "both"}},
+        "confidence 'adaptive_temperature' changes the attention, which is written for BERT and RoBERTa and not for",
+        {"confidence": {"name": "adaptive_temperature", "where": "logits"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_model_that_does_not_fit_is_refused_in_the_plan_and_the_advice_runs(
+    refused, study, al_ray, tmp_path: Path, name: str
+) -> None:
+    family, change, message, advised = MISFITS[name]
+    model = str(tiny.save_family(tmp_path / "model", family))
+    assert message in refused(model=model, **change)
+    if advised is not None:
+        path = study(model=model, **{"finetune": {"epochs": 1}, "rounds": 1, **advised})
+        outcome = al_ray("run", path, "--local", "--storage", tmp_path / "out", "--set", "tracking=off")
+        assert outcome.code == 0, outcome.text
+
+
+def test_weights_of_another_configuration_are_refused_in_the_plan_where_they_are_read(
+    refused, study, al_ray, tmp_path: Path
+) -> None:
+    folder = tiny.save_family(tmp_path / "model", "distilbert")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "n_layers": 3}), encoding="utf-8")
+    text = refused(model=str(folder))
+    assert "lack transformer.layer.2." in text
+    assert "or use 'init: random', which reads no weights" in text
+    model = {"name": str(folder), "init": "random"}
+    outcome = al_ray("run", study(model=model), "--plan", "--storage", tmp_path / "out")
+    assert outcome.code == 0, outcome.text
+
+
+def test_a_model_is_said_to_be_no_encoder_once_and_not_for_every_cell(refused, tmp_path: Path) -> None:
+    text = refused(model=str(tiny.save_family(tmp_path / "model", "gpt2")), seed=[1, 2, 3])
+    assert text.count("error:") == 1
 
 
 def with_column(name: str, values: list[Any], n: int = 60) -> pa.Table:

@@ -1,0 +1,177 @@
+"""Whether a model is an encoder that cells can fine-tune, asked of the network itself before anything starts.
+
+The network is built of its configuration on torch's meta device, where it has shapes and no weights, and its modules
+say what they can do. Then its lowest layers get random weights and read a few words. No weights are read, and no key of
+a configuration need be known by its name.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from al_ray.core.types import IntArray
+from al_ray.errors import ModelError
+from al_ray.model.model_files import stored_shapes
+from al_ray.model.source import MINILM, MINILM_SHA256, REVISIONS, ResolvedModel
+from al_ray.model.tokens import load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from al_ray.model.encoder import Network
+
+N_LAYERS_TRIED = 2
+SAME = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a model can do.
+
+    Attributes:
+        longest_text: tokens of a text that it can read, special ones included; None where its positions have no end.
+        n_layers: layers that can be frozen one by one; 0 where they share their weights.
+        adapts_attention: whether adaptive temperature can act in its attention.
+        weights_lack: an encoder's weight for which the file has no tensor of its shape; None where nothing is missing.
+    """
+
+    longest_text: int | None
+    n_layers: int
+    adapts_attention: bool
+    weights_lack: str | None = None
+
+
+# What MiniLM answers, so that a study of the default model is planned without torch; a test asks it again.
+MINILM_FACTS = ModelFacts(longest_text=512, n_layers=6, adapts_attention=True)
+
+
+def examine_model(model: ResolvedModel) -> ModelFacts:
+    """Ask a model what it can do.
+
+    Raises:
+        ModelError: it cannot be read, is no encoder that can classify, or does not go with its tokenizer.
+    """
+    if (model.revision, model.sha256) == (REVISIONS[MINILM], MINILM_SHA256):
+        return MINILM_FACTS
+    return ask_network(model)
+
+
+def ask_network(model: ResolvedModel) -> ModelFacts:
+    """Build a model's network without weights and ask it; takes seconds, because torch has to be imported.
+
+    Raises:
+        ModelError: as :func:`examine_model`.
+    """
+    import torch
+
+    from al_ray.model.encoder import build_network, encoder_layers, longest_text
+
+    network = build_network(model, 3, torch.device("meta"))
+    _check_vocabulary(model, network)
+    facts = ModelFacts(
+        longest_text=longest_text(network),
+        n_layers=len(encoder_layers(network)),
+        adapts_attention=network.packs,
+        weights_lack=_what_weights_lack(model, network),
+    )
+    _check_reading(model, network)
+    return facts
+
+
+def _check_vocabulary(model: ResolvedModel, network: "Network") -> None:
+    """Make sure that there is a vector for every word that the tokenizer can give.
+
+    Raises:
+        ModelError: words were added to the tokenizer alone, or it is another model's.
+    """
+    words = load_tokenizer(model, 3).get_vocab(with_added_tokens=True)
+    word, number = max(words.items(), key=itemgetter(1), default=("", 0))
+    n_vectors = len(network.word_embeddings.weight)
+    if number >= n_vectors:
+        raise ModelError(
+            f"model {model.name!r} has vectors for {n_vectors} words, but its tokenizer numbers {word!r} as "
+            f"{number}, so a text that holds it cannot be read. Call model.resize_token_embeddings(len(tokenizer)) "
+            "and save both again, or use the tokenizer that the model was trained with."
+        )
+
+
+def _what_weights_lack(model: ResolvedModel, network: "Network") -> str | None:
+    """Compare shapes with those in the weights file: names change from version to version, and the library maps them.
+
+    Where it also splits or joins tensors on reading, only reading can tell.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    if get_model_conversion_mapping(network.model, add_legacy=False):
+        return None
+    left = Counter(stored_shapes(Path(model.path)))
+    for name, value in network.model.base_model.named_parameters():
+        shape = tuple(value.shape)
+        left[shape] -= 1
+        if left[shape] < 0 and "pooler" not in name:
+            return f"{name} {list(shape)}"
+    return None
+
+
+def _check_reading(model: ResolvedModel, network: "Network") -> None:
+    """Let the lowest layers read a text alone, beside a longer one, and with another last word.
+
+    Raises:
+        ModelError: a text's scores depend on the texts beside it, or its first token on nothing but itself.
+    """
+    from al_ray.model.encoder import quiet
+
+    try:
+        with quiet():
+            words = _cut_down(network)
+            text, longer, other = words[:3], words[1:8], words[[0, 1, 8]]
+            alone, beside, changed = _read(network, text), _read(network, text, longer), _read(network, other)
+    except Exception as error:  # an architecture may raise anything when it is used as an encoder of texts
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _unusable(model, network, f"fails on a short text: {reason}") from error
+    if any(_differ(one, two) for one, two in zip(alone, beside, strict=True)):
+        raise _unusable(model, network, "scores a text differently when a longer one is beside it in a batch.")
+    if not _differ(alone[1], changed[1]):
+        raise _unusable(model, network, "is a decoder: its first token does not see those behind it.")
+
+
+def _cut_down(network: "Network") -> IntArray:
+    """Leave a network its lowest layers and a few words, with random weights, and return the numbers of nine words."""
+    from torch import nn
+
+    from al_ray.model.encoder import draw_weights, encoder_layers
+
+    del encoder_layers(network)[N_LAYERS_TRIED:]
+    embeddings = network.word_embeddings
+    n_kept = max(network.pad_id, embeddings.padding_idx or 0) + 10
+    embeddings.weight = nn.Parameter(embeddings.weight[:n_kept])
+    draw_weights(network, seed=0)
+    network.eval()
+    return np.resize(np.setdiff1d(np.arange(len(embeddings.weight)), [network.pad_id])[-9:], 9)
+
+
+def _read(network: "Network", *texts: IntArray) -> tuple["Tensor", "Tensor"]:
+    """Return logits and features of the first of some texts."""
+    import torch
+
+    from al_ray.model.packed import pack
+
+    lengths = np.array([len(text) for text in texts])
+    with torch.no_grad():
+        logits, features = network(pack(np.concatenate(texts).astype(np.int32), lengths, torch.device("cpu")))
+    return logits[0], features[0]
+
+
+def _differ(one: "Tensor", two: "Tensor") -> bool:
+    return float((one - two).abs().max()) > SAME * float(one.abs().max())
+
+
+def _unusable(model: ResolvedModel, network: "Network", reason: str) -> ModelError:
+    from al_ray.model.encoder import USE_AN_ENCODER
+
+    family = network.model.config.model_type
+    return ModelError(f"model {model.name!r} cannot be used: {family} {reason} {USE_AN_ENCODER}")
