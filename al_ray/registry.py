@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from al_ray.errors import ConfigError, unknown_name
+from al_ray.errors import ConfigError, in_yaml, unknown_name
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -110,10 +110,11 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         try:
             checked[key] = _checker(cls, key).validate_python(value, strict=True)  # type: ignore[arg-type]
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
+            first = error.errors()[0]
+            reason = first["msg"]
             raise ConfigError(
                 f"option {key!r} of {where} is {value!r}: {reason[0].lower()}{reason[1:]}. "
-                f"It takes {_type_words(hints[key])}."
+                f"It takes {_type_words(hints[key])}.{in_yaml(first['type'], first['input'])}"
             ) from None
     for key, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

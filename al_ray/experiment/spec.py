@@ -4,7 +4,7 @@ Validated by pydantic, strictly: no value is converted and no key is guessed. A 
 dataclass that its option builds.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails, core_schema
 
 from al_ray.confidence import ConfidenceMethod, confidences
 from al_ray.data import normalise_option
-from al_ray.errors import AlRayError, ConfigError, unknown_name
+from al_ray.errors import AlRayError, ConfigError, in_yaml, unknown_name
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.initial import InitialQuery, initial_queries
 from al_ray.model.recipe import FinetuneRecipe
@@ -65,7 +65,7 @@ def _recipe(value: Any) -> FinetuneRecipe:
 
 
 def _model(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+    return value if isinstance(value, Mapping | ModelSpec) else {"name": value}
 
 
 class Identity(BaseModel):
@@ -221,7 +221,7 @@ def read_spec(stored: Mapping[str, Any]) -> CellSpec:
     return make_spec(values, "stored spec")
 
 
-def validate(model: Callable[..., Any], values: Mapping[str, Any], where: str) -> Any:
+def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
     """Build a pydantic model from untrusted values, wording its errors in the project's style.
 
     Raises:
@@ -230,8 +230,7 @@ def validate(model: Callable[..., Any], values: Mapping[str, Any], where: str) -
     try:
         return model(**_tuples(values))
     except ValidationError as error:
-        fields = getattr(model, "model_fields", {})
-        raise ConfigError("\n".join(_words(detail, fields, where) for detail in error.errors())) from None
+        raise ConfigError("\n".join(_words(detail, model, where) for detail in error.errors())) from None
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,15 +238,16 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
             for key, v in values.items()}  # fmt: skip
 
 
-def _words(detail: ErrorDetails, fields: Iterable[str], where: str) -> str:
+def _words(detail: ErrorDetails, model: type[BaseModel], where: str) -> str:
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, AlRayError):
         return f"{where}: {cause}"
     path = ".".join(str(part) for part in detail["loc"])
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = fields if len(detail["loc"]) == 1 else ModelSpec.model_fields
-        return f"{where}: {unknown_name('key', path.rsplit('.', 1)[-1], known)}"
+        holder: Any = model if len(detail["loc"]) == 1 else model.model_fields[str(detail["loc"][0])].annotation
+        return f"{where}: {unknown_name('key', path.rsplit('.', 1)[-1], holder.model_fields)}"
     if detail["type"] == "missing":
-        return f"{where}: the key {path!r} is missing. Name it in the block or in 'defaults'."
+        place = "Name it in the block or in 'defaults'" if model is CellSpec else "Add it at the top of the file"
+        return f"{where}: the key {path!r} is missing. {place}."
     reason = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{where}: {path} is {detail['input']!r}: {reason}."
+    return f"{where}: {path} is {detail['input']!r}: {reason}.{in_yaml(detail['type'], detail['input'])}"

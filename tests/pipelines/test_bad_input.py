@@ -129,9 +129,9 @@ def test_a_disk_without_room_is_refused_before_anything_starts(study, al_ray, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_says_what_is_missing_here_and_still_plans(study, al_ray, tmp_path: Path) -> None:
+def test_a_plan_says_what_is_missing_here_still_plans_and_leaves_with_1(study, al_ray, tmp_path: Path) -> None:
     outcome = al_ray("run", study({"model": ["./no/model", "minilm"]}), "--plan", "--storage", tmp_path / "out")
-    assert outcome.code == 0
+    assert outcome.code == 1
     assert "missing here:" in outcome.text
     assert "unknown until the data and models are here" in outcome.text
 
