@@ -73,7 +73,7 @@ def in_yaml(kind: str, value: object) -> str:
         value: as it was read.
     """
     if value is None:
-        return " Give it a value, or leave the key out."
+        return " Give it a value, or leave it out."
     if kind == "string_type" and isinstance(value, bool | int | float):
         return " To have it as a text, put it in quotes."
     return " Write true or false." if kind == "bool_type" else ""

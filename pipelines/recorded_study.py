@@ -41,7 +41,7 @@ def find_study(study: str, storage: str | None) -> RecordedStudy:
     Raises:
         ConfigError: both a folder and a storage folder are named, a bucket is, or the study file is wrong.
     """
-    if study.endswith((".yaml", ".yml")):
+    if study.endswith((".yaml", ".yml")) and not os.path.isdir(study):
         loaded = load_study(study)
         folder = loaded.execution.storage if storage is None else storage
         _refuse_link(folder, loaded.name)

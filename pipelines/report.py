@@ -7,6 +7,7 @@ import typer
 from al_ray.errors import without_secrets
 from al_ray.experiment.mlflow_address import tracking_address
 from al_ray.experiment.tracking import log_report
+from al_ray.storage.address import check_address
 from pipelines.recorded_study import find_study
 from pipelines.run_study import print_mlflow, user_errors
 from pipelines.terminal import make_console
@@ -31,6 +32,8 @@ def report(
     console = make_console()
     with user_errors(console):
         found = find_study(study, storage)
+        if out is not None:
+            check_address("--out", out)
         address = tracking_address(found.execution.tracking if tracking is None else tracking, found.storage)
         made = build_report(found.address, description=found.description, skip_damaged=skip_damaged)
         written = write_report(made, out)

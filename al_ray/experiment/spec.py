@@ -30,6 +30,7 @@ from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 
 SPEC_VERSION = 2
+_CONSISTENT = "'ensemble', or {name: mc_dropout, where: head}"
 
 
 class _Option:
@@ -138,9 +139,12 @@ class CellSpec(Identity):
         found = []
         name, draws = self.strategy.name, self.confidence.n_draws
         if draws < self.strategy.min_draws:
+            usual = confidences.build(self.confidence.name).n_draws
+            few = f"With its default options it gives {usual}" if usual >= self.strategy.min_draws else ""
+            many = f"Use {_CONSISTENT}" if self.strategy.needs_consistent_draws else "Use 'mc_dropout' or 'ensemble'"
             found.append(
                 f"strategy {name!r} needs at least {self.strategy.min_draws} draws per example, "
-                f"but confidence {self.confidence.name!r} gives {draws}. Use 'mc_dropout' or 'ensemble'."
+                f"but confidence {self.confidence.name!r} gives {draws}. {few or many}."
             )
         found += self._misfits_of_confidence() + self._misfits_of_filters()
         if self.strategy.labels_everything and self.filters:
@@ -159,8 +163,7 @@ class CellSpec(Identity):
         if strategy.needs_consistent_draws and not confidence.has_consistent_draws and confidence.n_draws > 1:
             found.append(
                 f"strategy {strategy.name!r} needs draws that are one model for all examples, but those of confidence "
-                f"{confidence.name!r} differ from example to example. Use 'ensemble', or "
-                "{name: mc_dropout, where: head}."
+                f"{confidence.name!r} differ from example to example. Use {_CONSISTENT}."
             )
         if strategy.needs_uncertainty and not confidence.has_uncertainty:
             able = [name for name in confidences.names() if confidences.get(name).has_uncertainty]
@@ -171,7 +174,8 @@ class CellSpec(Identity):
         if 0 < strategy.n_watched < self.query_size:
             found.append(
                 f"strategy {strategy.name!r} watches {strategy.n_watched} examples, fewer than query_size "
-                f"({self.query_size}). Watch more."
+                f"({self.query_size}). Raise n_watched to {self.query_size}, or lower query_size to "
+                f"{strategy.n_watched}."
             )
         return found
 

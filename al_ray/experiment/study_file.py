@@ -170,7 +170,8 @@ def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
     file = validate(StudyFile, values, where)
     if not SLUG.match(file.study):
         raise ConfigError(
-            f"{where}: study is {file.study!r}; it names a folder, so use letters, digits, '.', '_' and '-'."
+            f"{where}: study is {file.study!r}; it names a folder, so use letters, digits, '.', '_' and '-', the first "
+            "of them a letter or a digit."
         )
     specs: list[tuple[str, CellSpec]] = []
     problems: list[str] = []
@@ -203,7 +204,7 @@ def set_options(execution: Execution, assignments: Sequence[str]) -> Execution:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment!r} has no '='. Write --set lanes=2.")
+            raise ConfigError(f"--set {assignment!r} has no '='. Write KEY=VALUE, such as --set lanes=2.")
         if key in CellSpec.model_fields:
             raise ConfigError(
                 f"--set {assignment!r} would change what is computed, and --set changes execution only "
