@@ -216,7 +216,8 @@ def _print_addresses(console: Console, store: StudyStore, address: str | None) -
     left = f"records: {store.root}{bytes_left(store.sizes())}"
     console.print(left, soft_wrap=True, highlight=False)
     if address is None:
-        console.print("MLflow: off. 'al-ray sync' fills any MLflow server from the records.", soft_wrap=True)
+        later = f"al-ray sync {shlex.quote(store.root)} --tracking http://HOST:PORT"
+        console.print(f"MLflow: off. Later: {later}", soft_wrap=True, highlight=False)
     else:
         print_mlflow(console, store, address)
 

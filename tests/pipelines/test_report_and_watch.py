@@ -264,8 +264,10 @@ def test_a_report_that_mlflow_does_not_take_is_written_all_the_same(
 # ------------------------------------------------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize("command", [("report", "--tracking", "off"), ("watch", "--once")], ids=["report", "watch"])
-class TestBothCommands:
+@pytest.mark.parametrize(
+    "command", [("report", "--tracking", "off"), ("watch", "--once"), ("sync",)], ids=["report", "watch", "sync"]
+)
+class TestCommandsThatReadRecords:
     def test_refuse_a_folder_that_is_no_study(self, command: tuple[str, ...], al_ray: AlRay, tmp_path: Path) -> None:
         outcome = al_ray(command[0], tmp_path, *command[1:])
         assert outcome.code == 1
@@ -280,7 +282,7 @@ class TestBothCommands:
         outcome = al_ray(command[0], "two-method", "--storage", records, *command[1:])
         assert outcome.code == 1
         assert f"error: there is no folder {records}/two-method." in outcome.text
-        assert not (records / "two-method").exists()
+        assert sorted(path.name for path in records.iterdir()) == [STUDY]
 
     def test_refuse_a_folder_together_with_a_storage_folder(
         self, command: tuple[str, ...], al_ray: AlRay, records: Path
@@ -295,6 +297,41 @@ class TestBothCommands:
         outcome = al_ray(command[0], tmp_path / "none.yaml", *command[1:])
         assert outcome.code == 1
         assert "none.yaml" in outcome.text
+
+    def test_refuse_half_an_address(self, command: tuple[str, ...], al_ray: AlRay) -> None:
+        for study, said in (
+            ("s3:/bucket/x", "Write s3://bucket/x."),
+            ("s3:///x", "'s3:///x' names no bucket"),
+            ("https://host/x.yaml", "'https://host/x.yaml' is an address, and a study file is read from a disk"),
+            ("", "STUDY is ''. Name a folder"),
+        ):
+            outcome = al_ray(command[0], study, *command[1:])
+            assert outcome.code == 1
+            assert said in outcome.text
+
+
+def test_sync_says_in_words_what_it_did_and_is_given_a_study_like_the_others(
+    here: Path, records: Path, al_ray: AlRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first = al_ray("sync", records / STUDY)
+    assert first.code == 0, first.text
+    assert f"{N_CELLS} cells recorded, 0 of them complete there already; {N_CELLS + 1} runs made" in first.text
+    assert "MLflow UI: " in first.text
+    again = al_ray("sync", here / "study.yaml", "--storage", records)
+    assert f"{N_CELLS} of them complete there already; 0 runs made, 0 metric points added." in again.text
+
+
+def test_sync_without_an_mlflow_says_how_to_name_one(
+    records: Path, al_ray: AlRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    outcome = al_ray("sync", records / STUDY, "--tracking", "off")
+    assert outcome.code == 1
+    advice = re.search(r"--tracking (sqlite:\S+)\.", outcome.text)
+    assert advice is not None
+    address = advice[1].replace("/FOLDER", str(tmp_path / "made here"))
+    assert al_ray("sync", records / STUDY, "--tracking", address).code == 0
 
 
 def test_watch_needs_a_plan(records: Path, al_ray: AlRay) -> None:
