@@ -87,7 +87,7 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
 
     Raises:
         ConfigError: cells that their data does not allow; all of them are named.
-        StorageError: the storage holds records that this study does not explain.
+        StorageError: the storage holds records that this study does not explain, or something else in their place.
     """
     specs = _selected(study, only)
     datasets: dict[str, TextDataset] = {}
@@ -103,6 +103,7 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     if problems:
         raise ConfigError(_several(problems))
     store = StudyStore.open(storage, study.name)
+    store.check_free()
     found = store.cells()
     recorded = {cell.fingerprint: cell for cell in found}
     resolved = {slug: _resolve(slug, spec, datasets, models) for slug, spec in specs.items()}

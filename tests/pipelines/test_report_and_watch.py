@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -508,3 +509,34 @@ def test_watching_an_unfinished_study_says_who_runs_it_or_that_nobody_does(recor
     assert "driver: none; the same al-ray run goes on with what is not done" in al_ray("watch", records / STUDY).text
     with Lease(_store(records).folder, STUDY, print).held():
         assert f"driver: process {os.getpid()} on " in al_ray("watch", records / STUDY, "--once").text
+
+
+def test_a_second_driver_is_told_how_to_watch_the_first(here: Path, records: Path, al_ray: AlRay) -> None:
+    _cut_short(records, 0)
+    with Lease(_store(records).folder, STUDY, print).held():
+        run = al_ray("run", here / "study.yaml", "--local", "--storage", records, "--set", "tracking=off")
+        assert run.code == 1
+        advice = re.search(r"Watch it \(al-ray (watch .+)\), or stop it and run again", run.text)
+        assert advice is not None
+        assert al_ray(*shlex.split(advice[1]), "--once").code == 0
+
+
+def test_a_run_without_mlflow_says_how_to_fill_one_later(
+    here: Path, records: Path, al_ray: AlRay, tmp_path: Path
+) -> None:
+    run = al_ray("run", here / "study.yaml", "--local", "--storage", records, "--set", "tracking=off")
+    advice = re.search(r"MLflow: off\. Later: al-ray (sync \S+ --tracking) http://HOST:PORT", run.text)
+    assert advice is not None
+    assert al_ray(*shlex.split(advice[1]), f"sqlite:///{tmp_path}/mlflow.db").code == 0
+
+
+def test_a_link_to_a_study_is_refused_and_what_it_leads_to_is_read(
+    records: Path, al_ray: AlRay, tmp_path: Path
+) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / STUDY).symlink_to(records / STUDY)
+    refused = al_ray("watch", STUDY, "--storage", tmp_path / "links", "--once")
+    assert refused.code == 1
+    advice = re.search(r"Name the folder that it leads to, (\S+)\.$", refused.text)
+    assert advice is not None
+    assert al_ray("watch", advice[1], "--once").code == 0
