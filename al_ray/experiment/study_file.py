@@ -129,7 +129,8 @@ def _text(path: str) -> str:
         inside = ", ".join(str(file / name) for name in _study_files(file)[:5])
         raise ConfigError(f"{path!r} is a folder. Name a study file{f' in it: {inside}' if inside else ''}.")
     if not file.is_file():
-        raise ConfigError(_no_file(file))
+        pipe = f"{path!r} is a pipe or a device. Save the study in a file, and name that."
+        raise ConfigError(pipe if file.exists() else _no_file(file))
     try:
         size = file.stat().st_size
         if size > MAX_FILE_BYTES:

@@ -4,6 +4,7 @@ A URI may end in a query, ``s3://bucket/folder?region=us-east-1``, and hold a lo
 the folder stands before the query, and the login is for machines alone.
 """
 
+import os
 import re
 from urllib.parse import quote, unquote
 
@@ -36,6 +37,8 @@ def check_address(what: str, address: str) -> None:
     """
     if not isinstance(address, str) or not address.strip():
         raise StorageError(f"{what} is {address!r}. Name a folder or a URI such as s3://bucket/folder.")
+    if re.search(r"[\ud800-\udfff]", address if is_uri(address) else os.path.abspath(address)):
+        raise StorageError(f"{what} {address!r} is not UTF-8. Name the folder otherwise: records are kept as UTF-8.")
     scheme, _, rest = address.partition(":")
     if _ONE_SLASH.match(address):
         right = shown(f"{scheme}:/{rest}")
@@ -47,9 +50,8 @@ def check_address(what: str, address: str) -> None:
     if _NO_BUCKET.match(address):
         raise StorageError(f"{what} {shown(address)!r} names no bucket. Write {scheme}://bucket/folder.")
     if odd := _odd_character(address) if is_uri(address) else "":
-        escaped = quote(odd, errors="surrogateescape")
         raise StorageError(
-            f"{what} {hidden(address, address)!r} has {odd!r} in it, which no URI can hold. Write {escaped} instead."
+            f"{what} {hidden(address, address)!r} has {odd!r} in it, which no URI can hold. Write {quote(odd)} instead."
         )
 
 

@@ -239,6 +239,11 @@ class Folder:
             self._patiently(lambda: files.check_usable(self.address), partial(unopened, self.location))
             return
         existing = _nearest_existing(self.path)
+        if os.path.islink(self.path) and not os.path.exists(self.path):
+            raise StorageError(
+                f"storage {self.address} is a link to {os.readlink(self.path)}, which is not there. "
+                "Make that folder, or name another one."
+            )
         if os.path.isfile(self.path):
             raise StorageError(f"storage {self.address} is a file. Name a folder.")
         if not existing.is_dir():

@@ -1,5 +1,6 @@
 """What people type and write: texts that stay texts, study files of any kind, and advice that can be followed."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,10 @@ class TestAStudyFileOfAnyKind:
         monkeypatch.chdir(tmp_path)
         said = self.refused("no/such.yaml", rf"in {tmp_path}/no, nor that folder. Correct the path")
         assert f"it starts at {tmp_path} unless it is absolute" in said
+
+    def test_a_pipe(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        self.refused(str(tmp_path / "pipe"), r"is a pipe or a device. Save the study in a file")
 
     def test_an_address(self) -> None:
         self.refused("https://user:hidden@host/x.yaml", r"'https://host/x.yaml' is an address")

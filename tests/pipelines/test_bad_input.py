@@ -68,6 +68,14 @@ def test_a_cell_that_cannot_run_is_refused_before_anything_starts(
     assert message in refused(**change)
 
 
+def test_advice_of_the_plan_can_be_followed(study, al_ray, tmp_path: Path) -> None:
+    plan = ("--plan", "--storage", tmp_path / "out", "--set", "tracking=off")
+    outcome = al_ray("run", study(dataset_sha256="0" * 64), *plan)
+    assert outcome.code == 1
+    assert "or drop the key." in outcome.text
+    assert al_ray("run", study(), *plan).code == 0
+
+
 def with_column(name: str, values: list[Any], n: int = 60) -> pa.Table:
     return table(n, **{name: values})
 

@@ -55,10 +55,20 @@ def test_an_address_that_cannot_be_opened_is_told_without_its_key(storage: str, 
     assert "KEYKEY" not in str(caught.value)
 
 
+def test_a_link_that_leads_nowhere_is_refused_until_there_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "away")
+    with pytest.raises(StorageError, match=rf"is a link to {tmp_path}/away, which is not there. Make that folder"):
+        Folder.open(str(tmp_path / "link"))
+    (tmp_path / "away").mkdir()
+    Folder.open(str(tmp_path / "link")).write("file", b"x", "a file")
+    assert (tmp_path / "away" / "file").read_bytes() == b"x"
+
+
 @pytest.mark.parametrize(
     ("address", "message", "right"),
     [
         ("", "is ''. Name a folder", None),
+        ("x\udcff", "is not UTF-8. Name the folder otherwise", "x"),
         ("s3:/bucket/x", "has two slashes behind its scheme", "s3://bucket/x"),
         (f"s3:/KEYKEY:{SECRET}@bucket/x", "has two slashes behind its scheme", "s3://bucket/x"),
         ("file:{here}/x", "has two slashes behind its scheme", "file://{here}/x"),

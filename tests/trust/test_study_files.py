@@ -1,5 +1,6 @@
 """A study file from a stranger: it names things, and neither runs code nor takes the machine down."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -148,5 +149,12 @@ def test_the_command_refuses_the_cluster_before_it_is_joined(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     file = write_study(tmp_path / "tiny.yaml", bert, execution={"address": "203.0.113.7:6379", "tracking": "off"})
-    assert "lets that cluster run code here" in refused("run", file, "--storage", tmp_path / "out")
+    said = refused("run", file, "--storage", tmp_path / "out")
+    assert "lets that cluster run code here" in said
     assert not (tmp_path / "out").exists()
+    advice = re.search(r"name it yourself: (--set) (address=\S+), or (RAY_ADDRESS)=(\S+)\.$", said)
+    assert advice is not None
+    named = refused("run", file, "--storage", "relative", *advice.groups()[:2])
+    assert "a relative folder, and the study joins Ray at '203.0.113.7:6379'" in named
+    monkeypatch.setenv(*advice.groups()[2:])
+    assert "a relative folder, and the study joins" in refused("run", file, "--storage", "relative")
