@@ -24,6 +24,7 @@ _SECRET_PARAMETER = re.compile(
     r"(?i)([?&;][^=&\s]*(?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s'\"]+"
 )
 _SECRET_VARIABLE = re.compile(r"(?i)(?:^|_)(?:secret|token|password|passwd|passphrase|key)(?:_id)?$")
+_N_KNOWN = 50  # names that a message lists: every method of a family, and not every cell of a large grid
 _SHORTEST_SECRET = 8  # what is shorter would be found in innocent words
 
 
@@ -60,7 +61,22 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {str(name)!r}.{hint} Known: {', '.join(names) if names else 'none'}."
+    more = f", and {len(names) - _N_KNOWN:,} more" if len(names) > _N_KNOWN else ""
+    return f"unknown {kind} {str(name)!r}.{hint} Known: {', '.join(names[:_N_KNOWN]) if names else 'none'}{more}."
+
+
+def in_yaml(kind: str, value: object) -> str:
+    """Say how a value is written in a study file that was read as something else; empty where that is not the trouble.
+
+    Args:
+        kind: of error, in pydantic's words.
+        value: as it was read.
+    """
+    if value is None:
+        return " Give it a value, or leave it out."
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return " To have it as a text, put it in quotes."
+    return " Write true or false." if kind == "bool_type" else ""
 
 
 def without_logins(address: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from al_ray.errors import ConfigError, unknown_name
+from al_ray.errors import ConfigError, in_yaml, unknown_name
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -113,10 +113,11 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         try:
             checked[key] = _recordable(_checker(cls, key).validate_python(value, strict=True))  # type: ignore[arg-type]
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
+            first = error.errors()[0]
+            reason = first["msg"]
             raise ConfigError(
                 f"option {key!r} of {where} is {shown_value(value)}: {reason[0].lower()}{reason[1:]}. "
-                f"It takes {_type_words(hints[key])}."
+                f"It takes {_type_words(hints[key])}.{in_yaml(first['type'], first['input'])}"
             ) from None
         except ValueError as error:
             raise ConfigError(f"option {key!r} of {where} {error}. It takes {_type_words(hints[key])}.") from None

@@ -2,12 +2,10 @@
 
 import importlib.util
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlparse
 
@@ -16,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from al_ray.data.files import data_folder, named_folders
-from al_ray.errors import AlRayError, DataError, without_secrets
+from al_ray.errors import AlRayError, DataError, StorageError, without_secrets
 from al_ray.experiment.forecast import has_fast_bf16
+from al_ray.experiment.mlflow_address import tracking_address
+from al_ray.experiment.store import free_space
 from al_ray.model.source import resolve_model
 from pipelines.terminal import make_console
 
@@ -47,19 +47,17 @@ def doctor(
     for finding in findings:
         table.add_row(finding.what, Text(finding.verdict, style=style[finding.verdict]), finding.detail)
     console.print(table)
-    if any(finding.verdict == "missing" and finding.what in NEEDED for finding in findings):
+    if any(finding.verdict == "missing" for finding in findings):
         raise typer.Exit(1)
-
-
-NEEDED = ("packages", "model minilm", "Ray")
 
 
 def examine(storage: str) -> Iterator[Finding]:
     """Yield a finding for every part; nothing is started and nothing is downloaded."""
     checks: tuple[Callable[[], Finding], ...] = (
-        _packages, _cores, _memory, _ray, _gpu, _bf16, _hub, _data, _minilm, _mlflow,
+        _packages, _cores, _memory, _ray, _gpu, _bf16, _hub, _data, _minilm,
     )  # fmt: skip
     yield from (check() for check in checks)
+    yield _mlflow(storage)
     yield _disk(storage)
 
 
@@ -118,7 +116,7 @@ def _hub() -> Finding:
     try:
         port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
         socket.create_connection((endpoint.hostname or "", port), timeout=HUB_TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         detail = f"cannot be reached ({error}). Use local folders: AL_RAY_DATA for data, a path for models."
         return Finding("Hugging Face Hub", "note", detail)
     return Finding("Hugging Face Hub", "ok", f"{endpoint.hostname} answers")
@@ -144,16 +142,23 @@ def _minilm() -> Finding:
     return Finding("model minilm", "ok", f"{model.path}, SHA-256 checked")
 
 
-def _mlflow() -> Finding:
-    address = os.environ.get("MLFLOW_TRACKING_URI")
+def _mlflow(storage: str) -> Finding:
+    try:
+        address = tracking_address(None, storage)
+    except AlRayError as error:
+        return Finding("MLflow", "missing", str(error))
     if address is None:
-        return Finding("MLflow", "ok", "a SQLite file in the storage folder (MLFLOW_TRACKING_URI is not set)")
-    return Finding("MLflow", "ok", f"{without_secrets(address)} (MLFLOW_TRACKING_URI)")
+        return Finding("MLflow", "note", "off unless a study names one; set MLFLOW_TRACKING_URI to a server")
+    source = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI", "").strip() else "in the storage folder"
+    return Finding("MLflow", "ok", f"{without_secrets(address)} ({source})")
 
 
 def _disk(storage: str) -> Finding:
-    folder = Path(storage)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / 2**30
+    try:
+        free_bytes = free_space(storage)
+    except StorageError as error:
+        return Finding("disk", "missing", str(error))
+    if free_bytes is None:
+        return Finding("disk", "ok", "an object store, which answers and has no end")
+    free = free_bytes / 2**30
     return Finding("disk", "ok" if free > 2 else "note", f"{free:.0f} GiB free where the records go")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from al_ray.errors import ConfigError
 from al_ray.experiment.study_file import Execution, load_study
-from al_ray.storage.address import above, below, is_uri, shown
+from al_ray.storage.address import above, below, check_address, is_uri, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,15 @@ def find_study(study: str, storage: str | None) -> RecordedStudy:
     Raises:
         ConfigError: both a folder and a storage folder are named, a bucket is, or the study file is wrong.
     """
-    if study.endswith((".yaml", ".yml")):
-        loaded = load_study(Path(study))
-        folder = storage or loaded.execution.storage
+    if study.endswith((".yaml", ".yml")) and not os.path.isdir(study):
+        loaded = load_study(study)
+        folder = loaded.execution.storage if storage is None else storage
         _refuse_link(folder, loaded.name)
         return RecordedStudy(
             storage=folder, name=loaded.name, description=loaded.description, execution=loaded.execution
         )
     execution = Execution()
+    check_address("STUDY", study)
     if "/" in study or (storage is None and Path(study).is_dir()):
         if storage is not None:
             raise ConfigError(
@@ -60,8 +61,9 @@ def find_study(study: str, storage: str | None) -> RecordedStudy:
                 f"{shown(study)!r} has no folder. Name the study's own, such as s3://bucket/results/study."
             )
         return RecordedStudy(storage=holder, name=name, description="", execution=execution)
-    _refuse_link(storage or execution.storage, study)
-    return RecordedStudy(storage=storage or execution.storage, name=study, description="", execution=execution)
+    folder = execution.storage if storage is None else storage
+    _refuse_link(folder, study)
+    return RecordedStudy(storage=folder, name=study, description="", execution=execution)
 
 
 def _refuse_link(storage: str, name: str) -> None:

@@ -5,8 +5,10 @@ from typing import Annotated
 import typer
 
 from al_ray.errors import without_secrets
-from al_ray.experiment.tracking import log_report, tracking_address
-from pipelines.recorded_study import RecordedStudy, find_study
+from al_ray.experiment.mlflow_address import tracking_address
+from al_ray.experiment.tracking import log_report
+from al_ray.storage.address import check_address
+from pipelines.recorded_study import find_study
 from pipelines.run_study import print_mlflow, user_errors
 from pipelines.terminal import make_console
 
@@ -30,6 +32,9 @@ def report(
     console = make_console()
     with user_errors(console):
         found = find_study(study, storage)
+        if out is not None:
+            check_address("--out", out)
+        address = tracking_address(found.execution.tracking if tracking is None else tracking, found.storage)
         made = build_report(found.address, description=found.description, skip_damaged=skip_damaged)
         written = write_report(made, out)
         found_out = make_verdict(made.content)
@@ -40,16 +45,11 @@ def report(
             console.print(sentence, soft_wrap=True, highlight=False, markup=False)
         console.print(f"page: {without_secrets(written[0])}", soft_wrap=True, highlight=False)
         console.print(f"tables: {len(written) - 1} files beside it", soft_wrap=True, highlight=False)
-        address = _address(found, tracking)
         if address is not None:
             store = open_study(found.address)
             log_report(store, address, written)
             console.print(f"logged to MLflow: {without_secrets(address)}", soft_wrap=True, highlight=False)
             print_mlflow(console, store, address)
-
-
-def _address(found: RecordedStudy, tracking: str | None) -> str | None:
-    return tracking_address(tracking or found.execution.tracking, found.storage)
 
 
 if __name__ == "__main__":

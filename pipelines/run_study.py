@@ -1,10 +1,11 @@
 """Run a study: ``python -m pipelines.run_study STUDY.yaml``, or ``al-ray run STUDY.yaml``."""
 
 import os
+import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from rich.padding import Padding
 from al_ray.data import near_equal_notes
 from al_ray.errors import AlRayError, ConfigError, without_secrets
 from al_ray.experiment.forecast import Forecast, forecast, has_fast_bf16, round_costs
+from al_ray.experiment.mlflow_address import DATABASES, scheme_of, tracking_address
 from al_ray.experiment.plan import Plan, dataset_key, plan_study, require_complete
 from al_ray.experiment.results import read_curves, slice_shares, summarize_methods
 from al_ray.experiment.store import StudyStore
@@ -36,11 +38,14 @@ from pipelines.terminal import (
 
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
+# A misspelt option, too, is input that cannot run; 2 says that cells failed, which the same command tries again.
+_UsageError: Any = typer.BadParameter.__base__
+_UsageError.exit_code = 1
 _HERE = frozenset({"auto", "local", "localhost", "127.0.0.1", "[::1]"})
 
 
 def run(
-    study: Annotated[Path, typer.Argument(help="Study file, YAML.", metavar="STUDY.yaml")],
+    study: Annotated[str, typer.Argument(help="Study file, YAML.", metavar="STUDY.yaml")],
     plan: Annotated[bool, typer.Option("--plan", help="Print cells, checks and cost; start nothing.")] = False,
     cell: Annotated[str | None, typer.Option("--cell", help="Run this one cell.", metavar="SLUG")] = None,
     local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
@@ -53,18 +58,25 @@ def run(
     console = make_console()
     with user_errors(console):
         loaded = load_study(study)
-        execution = set_options(loaded.execution, [*(set_ or []), *([f"storage={storage}"] if storage else [])])
+        typed = [*(set_ or []), *([] if storage is None else [f"storage={storage}"])]
+        execution = set_options(loaded.execution, typed)
+        tracking = tracking_address(execution.tracking, execution.storage)
         planned = plan_study(loaded, execution.storage, only=cell)
         lanes = 1 if local else _lanes(execution, planned)
         cost = forecast(planned, lanes or 1)
         if plan:
             _print_plan(console, planned, cost, disk_bytes(cost, execution), lanes)
-            return
+            raise typer.Exit(1 if planned.missing else 0)
         require_complete(planned)
-        if not local and not any(assignment.startswith("address=") for assignment in set_ or []):
+        if not local and not any(assignment.startswith("address=") for assignment in typed):
             check_cluster(execution)
         check_space(planned, cost, execution)
-        _run(console, planned, execution, local, cost, lanes)
+        failures = _run(console, planned, execution, local, cost, lanes)
+        print_results(console, planned)
+        _print_addresses(console, planned.store, tracking)
+        if failures:
+            console.print("\n".join(failure_lines(failures)), style="red", soft_wrap=True)
+            raise typer.Exit(2)
 
 
 def check_cluster(execution: Execution) -> None:
@@ -162,7 +174,10 @@ def _warn_bf16(say: Callable[[str], None], plan: Plan) -> None:
         )
 
 
-def _run(console: Console, plan: Plan, execution: Execution, local: bool, cost: Forecast, lanes: int | None) -> None:
+def _run(
+    console: Console, plan: Plan, execution: Execution, local: bool, cost: Forecast, lanes: int | None
+) -> Mapping[str, Mapping[str, Any]]:
+    """Run what waits, and return the cells that failed with what their records say."""
     waiting = plan.waiting()
     _announce(console, plan, cost, lanes)
     costs = {}
@@ -175,11 +190,7 @@ def _run(console: Console, plan: Plan, execution: Execution, local: bool, cost: 
     if waiting:
         with progress:
             run_study(plan, execution, local=local, listener=progress, say=progress.say)
-    print_results(console, plan)
-    _print_addresses(console, plan, execution)
-    if failures := progress.failures():
-        console.print("\n".join(failure_lines(failures)), style="red", soft_wrap=True)
-        raise typer.Exit(2)
+    return progress.failures()
 
 
 def _announce(console: Console, plan: Plan, cost: Forecast, lanes: int | None) -> None:
@@ -214,20 +225,18 @@ def print_results(console: Console, plan: Plan) -> None:
             console.print(table)
 
 
-def _print_addresses(console: Console, plan: Plan, execution: Execution) -> None:
-    from al_ray.experiment.tracking import tracking_address
-
-    left = f"records: {plan.store.root}{bytes_left(plan.store.sizes())}"
+def _print_addresses(console: Console, store: StudyStore, address: str | None) -> None:
+    left = f"records: {store.root}{bytes_left(store.sizes())}"
     console.print(left, soft_wrap=True, highlight=False)
-    address = tracking_address(execution.tracking, execution.storage)
     if address is None:
-        console.print("MLflow: off. 'al-ray sync' fills any MLflow server from the records.", soft_wrap=True)
+        later = f"al-ray sync {shlex.quote(store.root)} --tracking http://HOST:PORT"
+        console.print(f"MLflow: off. Later: {later}", soft_wrap=True, highlight=False)
     else:
-        print_mlflow(console, plan.store, address)
+        print_mlflow(console, store, address)
 
 
 def print_mlflow(console: Console, store: StudyStore, address: str) -> None:
-    """Print where the table of a study's cells is, as a link where MLflow is a server.
+    """Print where the table of a study's cells is, as a link where MLflow is a server; for a database, what opens it.
 
     MLflow's own page of an experiment shows the parent run and hides its cells behind a small arrow. The link is known
     only where this process has been in touch with MLflow; no login is printed.
@@ -235,8 +244,8 @@ def print_mlflow(console: Console, store: StudyStore, address: str) -> None:
     from al_ray.experiment.tracking import cells_path
 
     path, shown = cells_path(store, address) or "", without_secrets(address)
-    if not address.startswith(("http://", "https://")):
-        command = f"{Path(sys.executable).parent}/mlflow ui --backend-store-uri {shown}"
+    if scheme_of(address) in DATABASES:
+        command = shlex.join([f"{Path(sys.executable).parent}/mlflow", "ui", "--backend-store-uri", shown])
         console.print(f"MLflow UI: {command}", soft_wrap=True, highlight=False, markup=False)
         shown = "http://127.0.0.1:5000"
         if not path:

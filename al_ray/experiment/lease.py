@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import secrets
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -156,7 +157,7 @@ class Lease:
     def _refusal(self, holder: dict[str, Any]) -> StorageError:
         return StorageError(
             f"study {self.study} is being run by process {holder['pid']} on {holder['host']} since {holder['since']}. "
-            f"Watch it with 'al-ray watch', or stop it and run again."
+            f"Watch it (al-ray watch {shlex.quote(self.folder.address)}), or stop it and run again."
         )
 
     def _renew_for_ever(self) -> None:

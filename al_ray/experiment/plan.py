@@ -98,7 +98,7 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
 
     Raises:
         ConfigError: cells that their data or their model does not allow; all of them are named.
-        StorageError: the storage holds records that this study does not explain.
+        StorageError: the storage holds records that this study does not explain, or something else in their place.
     """
     specs = _selected(study, only)
     datasets: dict[str, TextDataset] = {}
@@ -114,6 +114,7 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     if problems:
         raise ConfigError(_several(problems))
     store = StudyStore.open(storage, study.name)
+    store.check_free()
     found = store.cells()
     recorded = {cell.fingerprint: cell for cell in found}
     resolved = {slug: _resolve(slug, spec, study.names[slug], datasets, models) for slug, spec in specs.items()}

@@ -4,7 +4,7 @@ Validated by pydantic, strictly: no value is converted and no key is guessed. A 
 dataclass that its option builds.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails, core_schema
 
 from al_ray.confidence import ConfidenceMethod, confidences
 from al_ray.data import normalise_option
-from al_ray.errors import AlRayError, ConfigError, unknown_name
+from al_ray.errors import AlRayError, ConfigError, in_yaml, unknown_name
 from al_ray.experiment.canonical import cell_fingerprint
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.initial import InitialQuery, initial_queries
@@ -31,6 +31,7 @@ from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 
 SPEC_VERSION = 3
+_CONSISTENT = "'ensemble', or {name: mc_dropout, where: head}"
 
 
 class _Option:
@@ -66,7 +67,7 @@ def _recipe(value: Any) -> FinetuneRecipe:
 
 
 def _model(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+    return value if isinstance(value, Mapping | ModelSpec) else {"name": value}
 
 
 class Identity(BaseModel):
@@ -146,9 +147,12 @@ class CellSpec(Identity):
         found = []
         name, draws = self.strategy.name, self.confidence.n_draws
         if draws < self.strategy.min_draws:
+            usual = confidences.build(self.confidence.name).n_draws
+            few = f"With its default options it gives {usual}" if usual >= self.strategy.min_draws else ""
+            many = f"Use {_CONSISTENT}" if self.strategy.needs_consistent_draws else "Use 'mc_dropout' or 'ensemble'"
             found.append(
                 f"strategy {name!r} needs at least {self.strategy.min_draws} draws per example, "
-                f"but confidence {self.confidence.name!r} gives {draws}. Use 'mc_dropout' or 'ensemble'."
+                f"but confidence {self.confidence.name!r} gives {draws}. {few or many}."
             )
         found += self._misfits_of_confidence() + self._misfits_of_filters()
         if self.strategy.labels_everything and self.filters:
@@ -167,8 +171,7 @@ class CellSpec(Identity):
         if strategy.needs_consistent_draws and not confidence.has_consistent_draws and confidence.n_draws > 1:
             found.append(
                 f"strategy {strategy.name!r} needs draws that are one model for all examples, but those of confidence "
-                f"{confidence.name!r} differ from example to example. Use 'ensemble', or "
-                "{name: mc_dropout, where: head}."
+                f"{confidence.name!r} differ from example to example. Use {_CONSISTENT}."
             )
         if strategy.needs_uncertainty and not confidence.has_uncertainty:
             able = [name for name in confidences.names() if confidences.get(name).has_uncertainty]
@@ -179,7 +182,8 @@ class CellSpec(Identity):
         if 0 < strategy.n_watched < self.query_size:
             found.append(
                 f"strategy {strategy.name!r} watches {strategy.n_watched} examples, fewer than query_size "
-                f"({self.query_size}). Watch more."
+                f"({self.query_size}). Raise n_watched to {self.query_size}, or lower query_size to "
+                f"{strategy.n_watched}."
             )
         return found
 
@@ -229,7 +233,7 @@ def read_spec(stored: Mapping[str, Any]) -> CellSpec:
     return make_spec(values, "stored spec")
 
 
-def validate(model: Callable[..., Any], values: Mapping[str, Any], where: str) -> Any:
+def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
     """Build a pydantic model from untrusted values, wording its errors in the project's style.
 
     Raises:
@@ -238,8 +242,7 @@ def validate(model: Callable[..., Any], values: Mapping[str, Any], where: str) -
     try:
         return model(**_tuples(values))
     except ValidationError as error:
-        fields = getattr(model, "model_fields", {})
-        raise ConfigError("\n".join(_words(detail, fields, where) for detail in error.errors())) from None
+        raise ConfigError("\n".join(_words(detail, model, where) for detail in error.errors())) from None
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,15 +250,16 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
             for key, v in values.items()}  # fmt: skip
 
 
-def _words(detail: ErrorDetails, fields: Iterable[str], where: str) -> str:
+def _words(detail: ErrorDetails, model: type[BaseModel], where: str) -> str:
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, AlRayError):
         return f"{where}: {cause}"
     path = ".".join(str(part) for part in detail["loc"])
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = fields if len(detail["loc"]) == 1 else ModelSpec.model_fields
-        return f"{where}: {unknown_name('key', path.rsplit('.', 1)[-1], known)}"
+        holder: Any = model if len(detail["loc"]) == 1 else model.model_fields[str(detail["loc"][0])].annotation
+        return f"{where}: {unknown_name('key', path.rsplit('.', 1)[-1], holder.model_fields)}"
     if detail["type"] == "missing":
-        return f"{where}: the key {path!r} is missing. Name it in the block or in 'defaults'."
+        place = "Name it in the block or in 'defaults'" if model is CellSpec else "Add it at the top of the file"
+        return f"{where}: the key {path!r} is missing. {place}."
     reason = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{where}: {path} is {shown_value(detail['input'])}: {reason}."
+    return f"{where}: {path} is {shown_value(detail['input'])}: {reason}.{in_yaml(detail['type'], detail['input'])}"

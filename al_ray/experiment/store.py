@@ -132,13 +132,21 @@ class StudyStore:
         """
         return replace(self, folder=self.folder.claimed(_STUDY, patience_s))
 
-    def _make_study(self) -> None:
+    def check_free(self) -> None:
+        """Refuse a folder that holds something, and no study.
+
+        Raises:
+            StorageError: naming what it holds.
+        """
         files, folders = self.folder.names()
         if _STUDY not in files and (files or folders):
             raise StorageError(
                 f"{self.root} is not empty and no study of al_ray: it holds {', '.join([*files, *folders][:5])}. "
                 f"Rename the study, or move the folder away."
             )
+
+    def _make_study(self) -> None:
+        self.check_free()
         content = {
             "format": FORMAT,
             "study": self.study,

@@ -17,13 +17,13 @@ from al_ray.errors import ConfigError, StorageError
 from al_ray.experiment.cell import run_cell
 from al_ray.experiment.forecast import Forecast
 from al_ray.experiment.lease import Lease
+from al_ray.experiment.mlflow_address import tracking_address
 from al_ray.experiment.plan import Plan, PlannedCell, dataset_key, require_complete
 from al_ray.experiment.plan_record import plan_record
 from al_ray.experiment.recorded_rounds import now
 from al_ray.experiment.store import free_space
 from al_ray.experiment.study_file import Execution
 from al_ray.experiment.tracker import Tracker
-from al_ray.experiment.tracking import tracking_address
 from al_ray.model.tokens import tokenize_table
 from al_ray.model.warm import import_model_code
 from al_ray.runtime.cells import CellEvent, CellTask

@@ -6,9 +6,12 @@ leaves out. Everything is checked before anything starts, and every problem is s
 A study file is data: safe YAML of bounded size, names from the registries, and no expression, template or import.
 """
 
+import difflib
 import itertools
 import math
+import os
 import re
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from al_ray.errors import ConfigError
 from al_ray.experiment.cell_names import CellNames, name_cells, slugs_of
 from al_ray.experiment.spec import CellSpec, make_spec, validate
-from al_ray.experiment.study_yaml import read_yaml
+from al_ray.experiment.study_yaml import read_scalar, read_yaml
+from al_ray.storage.address import is_uri, shown
 
 LIST_FIELDS = ("filters", "stopping")
 MAX_FILE_BYTES = 2**20
@@ -45,14 +49,14 @@ class Execution(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     storage: str = "results"
-    lanes: Annotated[int, Field(ge=1)] | None = None
-    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    lanes: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    cpus_per_worker: Annotated[int, Field(ge=1, le=10_000)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1000)] = 0.0
     accelerator_type: str | None = None
     wait_for_nodes: bool = False
     # The other workers of a cell wait half an hour for its first one: longer than this, and than one slow try.
     storage_patience_s: Annotated[float, Field(ge=0, le=1200)] = 300.0
-    retries: Annotated[int, Field(ge=0)] = 2
+    retries: Annotated[int, Field(ge=0, le=1_000_000)] = 2
     address: str | None = None
     tracking: str | None = None
 
@@ -104,18 +108,59 @@ def load_study(path: str | Path) -> Study:
         ConfigError: no file, no YAML, or cells that cannot be; with all the problems found.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"there is no study file {str(path)!r}. Studies that come along are in pipelines/studies.")
-    size = file.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise ConfigError(f"{file.name} has {size:,} bytes, a study file has at most {MAX_FILE_BYTES:,}.")
-    try:
-        values = read_yaml(file.name, file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file.name} is not YAML: {error}") from None
+    values = read_yaml(file.name, _text(str(path)))
     if not isinstance(values, dict):
-        raise ConfigError(f"{file.name} holds a {type(values).__name__}, a study is a mapping with 'study' and 'grid'.")
+        found = "is empty" if values is None else f"holds a {type(values).__name__}"
+        raise ConfigError(f"{file.name} {found}, a study is a mapping with 'study' and 'grid'.")
     return parse_study(values, file.name)
+
+
+def _text(path: str) -> str:
+    """Return what a study file holds.
+
+    Raises:
+        ConfigError: it is not there, is no file, too large, or not UTF-8.
+    """
+    if not path.strip():
+        raise ConfigError(f"STUDY.yaml is {path!r}. Name a study file.")
+    if is_uri(path):
+        raise ConfigError(f"{shown(path)!r} is an address, and a study file is read from a disk. Copy it here first.")
+    file = Path(path)
+    if file.is_dir():
+        inside = ", ".join(str(file / name) for name in _study_files(file)[:5])
+        raise ConfigError(f"{path!r} is a folder. Name a study file{f' in it: {inside}' if inside else ''}.")
+    if not file.is_file():
+        pipe = f"{path!r} is a pipe or a device. Save the study in a file, and name that."
+        raise ConfigError(pipe if file.exists() else _no_file(file))
+    try:
+        size = file.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ConfigError(f"{file.name} has {size:,} bytes, a study file has at most {MAX_FILE_BYTES:,}.")
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path!r} cannot be read: {error.strerror}. Make it readable.") from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{file.name} is not UTF-8 at line {line}, byte {error.start:,} (0x{content[error.start]:02x}). "
+            "Save it as UTF-8."
+        ) from None
+
+
+def _no_file(file: Path) -> str:
+    """Word that a study file is not there, with the nearest one that is."""
+    folder = Path(os.path.abspath(file)).parent
+    said = f"there is no study file {file.name!r} in {folder}."
+    if not folder.is_dir():
+        return f"{said[:-1]}, nor that folder. Correct the path; it starts at {Path.cwd()} unless it is absolute."
+    near = difflib.get_close_matches(file.name, _study_files(folder), n=1)
+    return f"{said} Did you mean {str(file.with_name(near[0]))!r}?" if near else f"{said} Correct the path."
+
+
+def _study_files(folder: Path) -> list[str]:
+    return sorted(found.name for found in folder.iterdir() if found.suffix in (".yaml", ".yml"))
 
 
 def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
@@ -127,7 +172,8 @@ def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
     file = validate(StudyFile, values, where)
     if not SLUG.match(file.study):
         raise ConfigError(
-            f"{where}: study is {file.study!r}; it names a folder, so use letters, digits, '.', '_' and '-'."
+            f"{where}: study is {file.study!r}; it names a folder, so use letters, digits, '.', '_' and '-', the first "
+            "of them a letter or a digit."
         )
     specs: list[tuple[str, CellSpec]] = []
     problems: list[str] = []
@@ -157,24 +203,37 @@ def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
 def set_options(execution: Execution, assignments: Sequence[str]) -> Execution:
     """Apply ``key=value`` of the command line to the execution.
 
+    What is typed for a text is that text, whatever YAML would make of it. Nothing after the ``=`` takes an option away
+    that may be none, and so does ``null`` where a number is meant.
+
     Raises:
-        ConfigError: a key that is no execution option (identity cannot be set from the command line), or a bad value.
+        ConfigError: a key that is no execution option (identity cannot be set from the command line), one that is given
+            twice, or a bad value.
     """
-    values = execution.model_dump()
+    values, given = execution.model_dump(), dict[str, str]()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment!r} has no '='. Write --set lanes=2.")
+            raise ConfigError(f"--set {assignment!r} has no '='. Write KEY=VALUE, such as --set lanes=2.")
         if key in CellSpec.model_fields:
             raise ConfigError(
                 f"--set {assignment!r} would change what is computed, and --set changes execution only "
                 f"({', '.join(Execution.model_fields)}). Write {key!r} in the study file."
             )
-        values[key] = read_yaml(f"--set {assignment!r}", text)
-        if key == "gpus_per_worker" and isinstance(values[key], int):
-            values[key] = float(values[key])
+        if given.setdefault(key, text) != text:
+            raise ConfigError(f"{key} is given twice, as {given[key]!r} and as {text!r}. Give it once.")
+        values[key] = _typed(key, text)
     result: Execution = validate(Execution, values, "--set")
     return result
+
+
+def _typed(key: str, text: str) -> Any:
+    """Read what was typed for an option as the option's type asks."""
+    field = Execution.model_fields.get(key)
+    kinds = (field.annotation, *typing.get_args(field.annotation)) if field else ()
+    if str not in kinds:
+        return read_scalar(text)
+    return None if not text and type(None) in kinds else text
 
 
 def _product(

@@ -30,6 +30,16 @@ def read_yaml(where: str, text: str) -> Any:
     return value
 
 
+def read_scalar(text: str) -> Any:
+    """Read a number, ``true``, ``false`` or ``null`` that was typed on a command line; anything else is a text."""
+    loader = _StudyLoader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    try:
+        return loader.construct_object(yaml.ScalarNode(tag, text))  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, ValueError):  # "<<", or thousands of digits
+        return text
+
+
 def _n_values(value: Any, known: dict[int, float]) -> float:
     """Count the values of nested YAML without writing aliases out; a value inside itself has no end."""
     if not isinstance(value, dict | list):
@@ -42,7 +52,7 @@ def _n_values(value: Any, known: dict[int, float]) -> float:
 
 
 class _StudyLoader(yaml.SafeLoader):
-    """Safe YAML where ``2e-5`` is a number, ``off`` is a word, a repeated key is an error and no merge explodes."""
+    """Safe YAML: ``2e-5`` is a number, ``off`` and a date are texts, a repeated key is an error, no merge explodes."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Put merged keys into a mapping.
@@ -76,14 +86,16 @@ def _check_n_keys(node: yaml.MappingNode, n_keys: int) -> None:
         )
 
 
-# YAML 1.1 reads off, on, no and yes as booleans and 2e-5 as a text; people mean the text and the number.
-_StudyLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+# YAML 1.1 reads off, on, no and yes as booleans, 2026-11-29 as a date, 010 as eight, 1:30 as ninety and 2e-5 as a text;
+# people mean the text and the number.
+_StudyLoader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("bool", r"(?:true|false)\Z", "tf"),
-    ("float", r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z", "-+0123456789"),
+    ("null", r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)\Z", "-+0123456789"),
+    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?\Z", "-+.0123456789"),
+    ("float", r"(?:[-+]?\.inf|\.nan)\Z", "-+."),
+    ("merge", r"<<\Z", "<"),
 ):
     _StudyLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
         f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from al_ray.errors import AlRayError, ConfigError, ExecutionError, without_secrets
-from al_ray.experiment.store import MLFLOW_FILE, StudyStore
+from al_ray.errors import AlRayError, ExecutionError, without_secrets
+from al_ray.experiment.store import StudyStore
 from al_ray.experiment.tracking_outage import brief
 from al_ray.storage.address import above
 from al_ray.storage.folder import Folder
@@ -27,45 +27,6 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 _cells_paths: dict[tuple[str, str], str] = {}  # (tracking URI, study folder) -> where this process found the study
-
-
-def default_tracking_uri(storage: str) -> str | None:
-    """Return where MLflow is when nobody says: ``MLFLOW_TRACKING_URI``, else a SQLite file in a local storage folder.
-
-    Returns:
-        the address, or None for remote storage, where no file can be shared.
-
-    Raises:
-        ConfigError: the folder's name does not fit into an MLflow address.
-        StorageError: the storage cannot be opened.
-    """
-    named = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if named:
-        return named
-    folder = Folder.open(storage)
-    if not folder.is_local:
-        return None
-    if set("?%") & set(folder.path):
-        raise ConfigError(
-            f"storage {folder.address} has '?' or '%' in its name, which the address of an MLflow file cannot hold. "
-            f"Name the folder otherwise, name an MLflow server, or turn tracking off."
-        )
-    return f"sqlite:///{folder.path}/{MLFLOW_FILE}"
-
-
-def tracking_address(tracking: str | None, storage: str) -> str | None:
-    """Return the MLflow address that an execution asks for.
-
-    Args:
-        tracking: an address, ``off``, or None for the default.
-        storage: folder of the records.
-
-    Returns:
-        the address, or None where MLflow is not used.
-    """
-    if tracking == "off":
-        return None
-    return tracking or default_tracking_uri(storage)
 
 
 def connect(store: StudyStore, tracking_uri: str) -> "Projection":

@@ -4,18 +4,64 @@ A URI may end in a query, ``s3://bucket/folder?region=us-east-1``, and hold a lo
 the folder stands before the query, and the login is for machines alone.
 """
 
+import os
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-from al_ray.errors import without_logins, without_secrets
+from al_ray.errors import StorageError, without_logins, without_secrets
 
+KINDS = "Use a folder, file:///folder, s3://bucket/folder or gs://bucket/folder"
 _LOGIN = re.compile(r"//(.*)@", re.DOTALL)
 _TOO_SHORT_TO_HIDE = 3
+_ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
+_SCHEMES = frozenset({"file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs"})
+_NO_BUCKET = re.compile(r"(?:s3|gs|gcs|abfs)://(?:[/?]|\Z)")
+_ODD = re.compile(r"[^!-~]|[#\"<>\\^`{|}]|%(?![0-9A-Fa-f]{2})")
+_ODD_IN_FILES = re.compile(rf"{_ODD.pattern}|\?")
 
 
 def is_uri(address: str) -> bool:
     """Tell a URI from a path."""
     return "://" in address
+
+
+def check_address(what: str, address: str) -> None:
+    """Refuse an address that opens nothing, or another folder than it seems to name.
+
+    Args:
+        what: the message calls it.
+        address: a path or URI, as somebody typed it.
+
+    Raises:
+        StorageError: it is empty, half a URI, or a URI with a character that has to be escaped there.
+    """
+    if not isinstance(address, str) or not address.strip():
+        raise StorageError(f"{what} is {address!r}. Name a folder or a URI such as s3://bucket/folder.")
+    if re.search(r"[\ud800-\udfff]", address if is_uri(address) else os.path.abspath(address)):
+        raise StorageError(f"{what} {address!r} is not UTF-8. Name the folder otherwise: records are kept as UTF-8.")
+    scheme, _, rest = address.partition(":")
+    if _ONE_SLASH.match(address):
+        right = shown(f"{scheme}:/{rest}")
+        advice = f"Write {right.replace('//', '///') if scheme == 'file' else right}" if scheme in _SCHEMES else KINDS
+        raise StorageError(
+            f"{what} {right.replace('//', '/', 1)!r} is no folder and no URI, which has two slashes behind its scheme. "
+            f"{advice}."
+        )
+    if _NO_BUCKET.match(address):
+        raise StorageError(f"{what} {shown(address)!r} names no bucket. Write {scheme}://bucket/folder.")
+    if odd := _odd_character(address) if is_uri(address) else "":
+        raise StorageError(
+            f"{what} {hidden(address, address)!r} has {odd!r} in it, which no URI can hold. Write {quote(odd)} instead."
+        )
+
+
+def _odd_character(address: str) -> str:
+    """Return the first character of a URI that has to be escaped; empty for none.
+
+    Behind a ``#`` nothing is read, nor behind the ``?`` of a file, so that two folders would be one.
+    """
+    odd = (_ODD_IN_FILES if address.startswith("file:") else _ODD).search(address)
+    return odd[0] if odd else ""
 
 
 def below(address: str, name: str) -> str:

@@ -4,11 +4,9 @@ import os
 
 import pyarrow as pa
 
-from al_ray.storage.address import hidden
+from al_ray.storage.address import KINDS, hidden
 from al_ray.storage.patience import FULL
 from al_ray.storage.remote_files import advice
-
-_KINDS = "Use a folder, file://, s3://bucket/folder or gs://bucket/folder"
 
 
 def unopened(storage: str, error: Exception) -> str:
@@ -16,8 +14,8 @@ def unopened(storage: str, error: Exception) -> str:
     what, why = hidden(storage, storage), _why(error, storage)
     if isinstance(error, pa.ArrowException):
         odd = " A key with / or + in it is written with %2F and %2B." if "@" in storage else ""
-        return f"storage {what!r} cannot be opened: {why}. {_KINDS}.{odd}"
-    return f"storage {what!r} cannot be used: {why}. {advice(error) or _KINDS}."
+        return f"storage {what!r} cannot be opened: {why}. {KINDS}.{odd}"
+    return f"storage {what!r} cannot be used: {why}. {advice(error) or KINDS}."
 
 
 def unread(where: str, location: str, anchor: str | None, error: Exception) -> str:

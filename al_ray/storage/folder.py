@@ -18,7 +18,7 @@ from typing import TypeVar
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.storage.address import below, is_uri, shown
+from al_ray.storage.address import below, check_address, is_uri, shown
 from al_ray.storage.failures import is_full, no_space, unopened, unread, unwritten
 from al_ray.storage.local_files import LocalFiles
 from al_ray.storage.patience import patiently
@@ -84,10 +84,9 @@ class Folder:
     @classmethod
     def at(cls, storage: str, filesystem: fs.FileSystem | None = None, *, patience_s: float = 0.0) -> "Folder":
         """Return the folder that a path or URI names, as in :meth:`open`, without a look at it."""
-        if not isinstance(storage, str) or not storage.strip():
-            raise StorageError(f"storage is {storage!r}. Name a folder or a URI such as s3://bucket/folder.")
-        if filesystem is not None:
+        if filesystem is not None and storage.strip():
             return cls(*_unwrap(filesystem, storage.strip("/")), storage, patience_s)
+        check_address("storage", storage)
         if is_uri(storage):
             sentence = partial(unopened, storage)
             found, path = _unwrap(*patiently(lambda: fs.FileSystem.from_uri(storage), patience_s, sentence))
@@ -240,6 +239,11 @@ class Folder:
             self._patiently(lambda: files.check_usable(self.address), partial(unopened, self.location))
             return
         existing = _nearest_existing(self.path)
+        if os.path.islink(self.path) and not os.path.exists(self.path):
+            raise StorageError(
+                f"storage {self.address} is a link to {os.readlink(self.path)}, which is not there. "
+                "Make that folder, or name another one."
+            )
         if os.path.isfile(self.path):
             raise StorageError(f"storage {self.address} is a file. Name a folder.")
         if not existing.is_dir():

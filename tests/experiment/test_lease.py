@@ -58,7 +58,7 @@ def test_a_lease_is_there_while_it_is_held_and_gone_afterwards(store: StudyStore
 def test_a_living_process_of_this_machine_is_not_disturbed(store: StudyStore) -> None:
     with (
         lease(store).held(),
-        pytest.raises(StorageError, match=rf"is being run by process {os.getpid()} on .* since .* 'al-ray watch'"),
+        pytest.raises(StorageError, match=rf"is being run by process {os.getpid()} on .* since .* \(al-ray watch /"),
         lease(store).held(),
     ):
         pass

@@ -408,6 +408,69 @@ def test_a_folder_that_is_no_study_is_refused_and_left_alone(tmp_path: Path) -> 
     assert [file.name for file in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
+def _move(path: Path, to: Path) -> None:
+    to.parent.mkdir(exist_ok=True)
+    path.rename(to)
+
+
+RECORDS_ADVICE = {  # what was done to the folder, what is advised, and how that is followed
+    "something else is there, rename": ("photos", "Rename the study, or", lambda at: "another"),
+    "something else is there, move": (
+        "photos", "or move the folder away", lambda at: _move(at / "softmax", at / "away" / "x")
+    ),
+    "renamed, give the name back": (
+        "renamed", "Give the folder its name back", lambda at: _move(at / "softmax", at / "first") or "first"
+    ),
+    "renamed, rename": ("renamed", "or rename the study", lambda at: "another"),
+    "a cell renamed": (
+        "cell renamed", "Give the folder its name back",
+        lambda at: _move(next((at / "softmax").glob("x--*")), at / "softmax" / open_cell(at / "copy").key),
+    ),
+    "no spec": (
+        "no spec", "Move the folder away",
+        lambda at: _move(next((at / "softmax").glob("trec6*")), at / "away" / "x"),
+    ),
+    "drift, rename": ("drift", "Rename the study, ", lambda at: "another"),
+    "drift, move": (
+        "drift", "or move the folders of these cells out of the study",
+        lambda at: _move(next((at / "softmax").glob("trec6*")), at / "away" / "x"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RECORDS_ADVICE)
+def test_advice_about_records_can_be_followed(case: str, tmp_path: Path) -> None:
+    done, advice, follow = RECORDS_ADVICE[case]
+    _spoil(tmp_path, done)
+    with pytest.raises(StorageError, match=advice):
+        _use(tmp_path, "softmax")
+    _use(tmp_path, follow(tmp_path) or "softmax")
+
+
+def _spoil(storage: Path, how: str) -> None:
+    if how == "photos":
+        (storage / "softmax" / "photos").mkdir(parents=True)
+        return
+    if how == "renamed":
+        StudyStore.open(str(storage), "first").claim()
+        (storage / "first").rename(storage / "softmax")
+        return
+    cell = open_cell(storage, seed=43 if how == "drift" else 42)
+    run_cell(cell)
+    if how == "cell renamed":
+        Path(cell.address).rename(storage / "softmax" / f"x--{'0' * 8}")
+    elif how == "no spec":
+        (Path(cell.address) / "spec.json").unlink()
+
+
+def _use(storage: Path, study: str) -> None:
+    """Do what a run does with the records of a study before it starts."""
+    store = StudyStore.open(str(storage), study)
+    store.claim()
+    store.cells()
+    store.check_drift({"trec6-margin-s42": (fingerprint(SPEC), SPEC)})
+
+
 def test_claiming_twice_changes_nothing(tmp_path: Path) -> None:
     store = StudyStore.open(str(tmp_path), "softmax")
     store.claim()

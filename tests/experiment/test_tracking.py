@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shlex
 import shutil
 import socket
 import subprocess
@@ -20,10 +21,11 @@ from rich.console import Console
 from al_ray.errors import ConfigError, ExecutionError
 from al_ray.experiment import tracker as tracker_module
 from al_ray.experiment import tracking
+from al_ray.experiment.mlflow_address import default_tracking_uri, tracking_address
 from al_ray.experiment.recorded_rounds import RecordedRound, now
 from al_ray.experiment.store import CellStore, StudyStore
 from al_ray.experiment.tracker import Tracker
-from al_ray.experiment.tracking import cells_path, connect, default_tracking_uri, sync, tracking_address
+from al_ray.experiment.tracking import cells_path, connect, sync
 from al_ray.experiment.tracking_backlog import Backlog
 from al_ray.experiment.tracking_content import final_points, query_table, round_points, spec_params
 from al_ray.experiment.tracking_outage import Outage
@@ -369,7 +371,10 @@ def test_a_printed_address_opens_the_table_of_cells_and_holds_no_login(
     open_cell(storage)
     server, file = "https://user:secret@mlflow.example/", uri(storage)
     assert printed(storage, server) == "MLflow UI: https://mlflow.example\n"
-    assert printed(storage, file).endswith(f"mlflow ui --backend-store-uri {file}\n")
+    monkeypatch.setattr(sys, "executable", "/my python/bin/python")
+    typed = shlex.split(printed(storage, file).removeprefix("MLflow UI: "))
+    assert typed == ["/my python/bin/mlflow", "ui", "--backend-store-uri", file]
+    assert printed(storage, "databricks://profile") == "MLflow UI: databricks://profile\n"
     for address in (server, file):
         monkeypatch.setitem(tracking._cells_paths, (address, study(storage).root), "/#/experiments/1/runs?x")
     assert printed(storage, server) == "table of cells: https://mlflow.example/#/experiments/1/runs?x\n"

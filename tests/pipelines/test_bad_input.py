@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,14 @@ def test_a_model_is_said_to_be_no_encoder_once_and_not_for_every_cell(refused, t
     assert text.count("error:") == 1
 
 
+def test_advice_of_the_plan_can_be_followed(study, al_ray, tmp_path: Path) -> None:
+    plan = ("--plan", "--storage", tmp_path / "out", "--set", "tracking=off")
+    outcome = al_ray("run", study(dataset_sha256="0" * 64), *plan)
+    assert outcome.code == 1
+    assert "or drop the key." in outcome.text
+    assert al_ray("run", study(), *plan).code == 0
+
+
 def with_column(name: str, values: list[Any], n: int = 60) -> pa.Table:
     return table(n, **{name: values})
 
@@ -214,9 +223,10 @@ def test_a_folder_of_another_study_is_refused(study, al_ray, tmp_path: Path) -> 
     claimed = tmp_path / "out" / "tiny"
     claimed.mkdir(parents=True)
     (claimed / "thesis.tex").write_text("my only copy", encoding="utf-8")
-    outcome = al_ray("run", study(), "--local", "--storage", tmp_path / "out", "--set", "tracking=off")
-    assert outcome.code == 1
-    assert "is not empty and no study of al_ray" in outcome.text
+    for way in ("--local", "--plan"):
+        outcome = al_ray("run", study(), way, "--storage", tmp_path / "out", "--set", "tracking=off")
+        assert outcome.code == 1
+        assert "is not empty and no study of al_ray" in outcome.text
     assert sorted(path.name for path in claimed.iterdir()) == ["thesis.tex"]
 
 
@@ -228,11 +238,101 @@ def test_a_disk_without_room_is_refused_before_anything_starts(study, al_ray, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_says_what_is_missing_here_and_still_plans(study, al_ray, tmp_path: Path) -> None:
+def test_a_plan_says_what_is_missing_here_still_plans_and_leaves_with_1(study, al_ray, tmp_path: Path) -> None:
     outcome = al_ray("run", study({"model": ["./no/model", "minilm"]}), "--plan", "--storage", tmp_path / "out")
-    assert outcome.code == 0
+    assert outcome.code == 1
     assert "missing here:" in outcome.text
     assert "unknown until the data and models are here" in outcome.text
+
+
+@pytest.mark.parametrize("names", [("runs #1", "runs #2"), ("2024", "2026-11-29"), ("null", "a: b")])
+def test_records_go_where_the_storage_was_typed(study, al_ray, tmp_path: Path, monkeypatch, names) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = study(rounds=0)
+    for name in names:
+        outcome = al_ray("run", path, "--local", "--storage", name, "--set", "tracking=off")
+        assert outcome.code == 0, outcome.text
+        assert "nothing to do" not in outcome.text
+        assert (tmp_path / name / "tiny" / "study.json").is_file()
+
+
+def test_an_empty_storage_is_refused_and_nothing_is_written(study, al_ray, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = al_ray("run", path := study(), "--local", "--storage", "")
+    assert outcome.code == 1
+    assert "storage is ''. Name a folder" in outcome.text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("how", ["MLFLOW_TRACKING_URI", "--set tracking=", "the study file"])
+def test_an_mlflow_address_that_cannot_work_is_refused_before_anything_starts(
+    study, al_ray, tmp_path: Path, monkeypatch, how: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    bad, path = f"file://{tmp_path}/runs", study(rounds=0)
+
+    def run(address: str, *options: str) -> Any:
+        if how == "MLFLOW_TRACKING_URI":
+            monkeypatch.setenv(how, address)
+        elif how == "--set tracking=":
+            options = (*options, "--set", f"tracking={address}")
+        else:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            path.write_text(yaml.safe_dump(content | {"execution": {"tracking": address}}), encoding="utf-8")
+        return al_ray("run", path, "--local", "--storage", tmp_path / "out", *options)
+
+    for options in ((), ("--plan",)):
+        outcome = run(bad, *options)
+        assert outcome.code == 1
+        source = how if how == "MLFLOW_TRACKING_URI" else "tracking"
+        assert outcome.text.startswith(f"error: {source} is '{bad}': MLflow keeps no runs")
+    assert not (tmp_path / "out").exists()
+    advice = re.search(r"Write (sqlite:\S+) for a file there", outcome.text)
+    assert advice is not None
+    finished = run(advice[1])
+    assert finished.code == 0
+    assert f"MLflow UI: {Path(sys.executable).parent}/mlflow ui --backend-store-uri {advice[1]}" in finished.text
+    assert (tmp_path / "runs" / "mlflow.db").is_file()
+
+
+@pytest.mark.parametrize("command", ["report", "sync"])
+def test_a_report_and_a_sync_refuse_such_an_address_before_they_read(al_ray, command: str) -> None:
+    outcome = al_ray(command, "no/study/there", "--tracking", "http:/host")
+    assert outcome.code == 1
+    assert outcome.text.startswith("error: tracking is 'http:/host': that is no server's address. Write http://HOST")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run",),
+        ("run", "--no"),
+        ("nope",),
+        ("watch", "x", "--every", "0"),
+        ("report",),
+        ("list", "--x"),
+        ("schema", "x"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_is_typed_wrong_leaves_with_1_as_other_input_that_cannot_run(al_ray, arguments) -> None:
+    assert al_ray(*arguments).code == 1
+
+
+def test_a_misspelt_cell_is_told_the_right_one(study, al_ray, tmp_path: Path) -> None:
+    plan = ("run", study(), "--plan", "--storage", tmp_path / "out", "--cell")
+    outcome = al_ray(*plan, "tickets-bert-softmax-margn-s1")
+    assert outcome.code == 1
+    advice = re.search(r"Did you mean '(\S+)'\?", outcome.text)
+    assert advice is not None
+    assert al_ray(*plan, advice[1]).code == 0
+
+
+def test_a_report_for_no_folder_is_refused_before_anything_is_read(al_ray) -> None:
+    for out, said in (("", "--out is ''. Name a folder"), ("s3:/bucket/x", "Write s3://bucket/x.")):
+        outcome = al_ray("report", "no/study/there", "--tracking", "off", "--out", out)
+        assert outcome.code == 1
+        assert said in outcome.text
 
 
 def test_identity_cannot_be_set_from_the_command_line(study, al_ray, tmp_path: Path) -> None:

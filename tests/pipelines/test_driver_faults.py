@@ -101,7 +101,7 @@ def test_of_two_drivers_that_start_at_once_one_runs_and_the_other_says_who_does(
         assert sorted(codes) == [0, 1], texts
         loser = codes.index(1)
         assert f"is being run by process {pair[1 - loser].pid} on" in texts[loser]
-        assert "Watch it with 'al-ray watch', or stop it and run again." in texts[loser]
+        assert f"Watch it (al-ray watch {tmp_path / 'out' / 'tiny'}), or stop it and run again." in texts[loser]
     assert computed(tmp_path / "out") == undisturbed
     runs = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("provenance.json")]
     assert all(len(entries) == 1 for entries in runs)

@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -264,8 +265,10 @@ def test_a_report_that_mlflow_does_not_take_is_written_all_the_same(
 # ------------------------------------------------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize("command", [("report", "--tracking", "off"), ("watch", "--once")], ids=["report", "watch"])
-class TestBothCommands:
+@pytest.mark.parametrize(
+    "command", [("report", "--tracking", "off"), ("watch", "--once"), ("sync",)], ids=["report", "watch", "sync"]
+)
+class TestCommandsThatReadRecords:
     def test_refuse_a_folder_that_is_no_study(self, command: tuple[str, ...], al_ray: AlRay, tmp_path: Path) -> None:
         outcome = al_ray(command[0], tmp_path, *command[1:])
         assert outcome.code == 1
@@ -280,7 +283,7 @@ class TestBothCommands:
         outcome = al_ray(command[0], "two-method", "--storage", records, *command[1:])
         assert outcome.code == 1
         assert f"error: there is no folder {records}/two-method." in outcome.text
-        assert not (records / "two-method").exists()
+        assert sorted(path.name for path in records.iterdir()) == [STUDY]
 
     def test_refuse_a_folder_together_with_a_storage_folder(
         self, command: tuple[str, ...], al_ray: AlRay, records: Path
@@ -295,6 +298,41 @@ class TestBothCommands:
         outcome = al_ray(command[0], tmp_path / "none.yaml", *command[1:])
         assert outcome.code == 1
         assert "none.yaml" in outcome.text
+
+    def test_refuse_half_an_address(self, command: tuple[str, ...], al_ray: AlRay) -> None:
+        for study, said in (
+            ("s3:/bucket/x", "Write s3://bucket/x."),
+            ("s3:///x", "'s3:///x' names no bucket"),
+            ("https://host/x.yaml", "'https://host/x.yaml' is an address, and a study file is read from a disk"),
+            ("", "STUDY is ''. Name a folder"),
+        ):
+            outcome = al_ray(command[0], study, *command[1:])
+            assert outcome.code == 1
+            assert said in outcome.text
+
+
+def test_sync_says_in_words_what_it_did_and_is_given_a_study_like_the_others(
+    here: Path, records: Path, al_ray: AlRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first = al_ray("sync", records / STUDY)
+    assert first.code == 0, first.text
+    assert f"{N_CELLS} cells recorded, 0 of them complete there already; {N_CELLS + 1} runs made" in first.text
+    assert "MLflow UI: " in first.text
+    again = al_ray("sync", here / "study.yaml", "--storage", records)
+    assert f"{N_CELLS} of them complete there already; 0 runs made, 0 metric points added." in again.text
+
+
+def test_sync_without_an_mlflow_says_how_to_name_one(
+    records: Path, al_ray: AlRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    outcome = al_ray("sync", records / STUDY, "--tracking", "off")
+    assert outcome.code == 1
+    advice = re.search(r"--tracking (sqlite:\S+)\.", outcome.text)
+    assert advice is not None
+    address = advice[1].replace("/FOLDER", str(tmp_path / "made here"))
+    assert al_ray("sync", records / STUDY, "--tracking", address).code == 0
 
 
 def test_watch_needs_a_plan(records: Path, al_ray: AlRay) -> None:
@@ -471,3 +509,34 @@ def test_watching_an_unfinished_study_says_who_runs_it_or_that_nobody_does(recor
     assert "driver: none; the same al-ray run goes on with what is not done" in al_ray("watch", records / STUDY).text
     with Lease(_store(records).folder, STUDY, print).held():
         assert f"driver: process {os.getpid()} on " in al_ray("watch", records / STUDY, "--once").text
+
+
+def test_a_second_driver_is_told_how_to_watch_the_first(here: Path, records: Path, al_ray: AlRay) -> None:
+    _cut_short(records, 0)
+    with Lease(_store(records).folder, STUDY, print).held():
+        run = al_ray("run", here / "study.yaml", "--local", "--storage", records, "--set", "tracking=off")
+        assert run.code == 1
+        advice = re.search(r"Watch it \(al-ray (watch .+)\), or stop it and run again", run.text)
+        assert advice is not None
+        assert al_ray(*shlex.split(advice[1]), "--once").code == 0
+
+
+def test_a_run_without_mlflow_says_how_to_fill_one_later(
+    here: Path, records: Path, al_ray: AlRay, tmp_path: Path
+) -> None:
+    run = al_ray("run", here / "study.yaml", "--local", "--storage", records, "--set", "tracking=off")
+    advice = re.search(r"MLflow: off\. Later: al-ray (sync \S+ --tracking) http://HOST:PORT", run.text)
+    assert advice is not None
+    assert al_ray(*shlex.split(advice[1]), f"sqlite:///{tmp_path}/mlflow.db").code == 0
+
+
+def test_a_link_to_a_study_is_refused_and_what_it_leads_to_is_read(
+    records: Path, al_ray: AlRay, tmp_path: Path
+) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / STUDY).symlink_to(records / STUDY)
+    refused = al_ray("watch", STUDY, "--storage", tmp_path / "links", "--once")
+    assert refused.code == 1
+    advice = re.search(r"Name the folder that it leads to, (\S+)\.$", refused.text)
+    assert advice is not None
+    assert al_ray("watch", advice[1], "--once").code == 0

@@ -195,6 +195,30 @@ def test_doctor_says_what_this_machine_can_run(al_ray, monkeypatch) -> None:
     ):
         assert part in outcome.text
     assert "AL_RAY_DATA is '/nowhere/at/all', which is not a folder" in outcome.text
+    assert outcome.code == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "options", "said"),
+    [
+        ("MLFLOW_TRACKING_URI", "file:///x", (), "MLFLOW_TRACKING_URI is 'file:///x': MLflow keeps no runs"),
+        ("HF_HUB_OFFLINE", "1", ("--storage", "/dev/null"), "storage /dev/null cannot be made"),
+        ("HF_HUB_OFFLINE", "1", ("--storage", "mock://bucket"), "an object store"),
+        ("HF_ENDPOINT", "https://host:port", (), "Port could not be cast"),
+    ],
+)
+def test_doctor_leaves_with_1_where_something_is_missing_and_only_there(
+    al_ray, monkeypatch, tmp_path: Path, name: str, value: str, options: tuple[str, ...], said: str
+) -> None:
+    for variable in ("MLFLOW_TRACKING_URI", "AL_RAY_DATA", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    outcome = al_ray("doctor", *options)
+    assert said in outcome.text
+    assert outcome.code == (1 if " missing " in outcome.text else 0)
+    assert (" missing " in outcome.text) == (said.startswith(("MLFLOW", "storage")))
 
 
 def test_a_study_takes_about_the_disk_that_its_plan_said_and_tells_what_a_cell_left(

@@ -9,7 +9,7 @@ from pyarrow import fs
 from al_ray.errors import ConfigError, StorageError
 from al_ray.experiment.store import StudyStore
 from al_ray.report.study_folder import open_study
-from al_ray.storage.address import above, below, hidden, shown, without_query
+from al_ray.storage.address import above, below, check_address, hidden, shown, without_query
 from al_ray.storage.folder import Folder
 from pipelines.recorded_study import find_study
 from tests.experiment.record_samples import open_cell, run_cell
@@ -53,6 +53,49 @@ def test_an_address_that_cannot_be_opened_is_told_without_its_key(storage: str, 
         Folder.open(storage)
     assert secret not in str(caught.value)
     assert "KEYKEY" not in str(caught.value)
+
+
+def test_a_link_that_leads_nowhere_is_refused_until_there_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "away")
+    with pytest.raises(StorageError, match=rf"is a link to {tmp_path}/away, which is not there. Make that folder"):
+        Folder.open(str(tmp_path / "link"))
+    (tmp_path / "away").mkdir()
+    Folder.open(str(tmp_path / "link")).write("file", b"x", "a file")
+    assert (tmp_path / "away" / "file").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("address", "message", "right"),
+    [
+        ("", "is ''. Name a folder", None),
+        ("x\udcff", "is not UTF-8. Name the folder otherwise", "x"),
+        ("s3:/bucket/x", "has two slashes behind its scheme", "s3://bucket/x"),
+        (f"s3:/KEYKEY:{SECRET}@bucket/x", "has two slashes behind its scheme", "s3://bucket/x"),
+        ("file:{here}/x", "has two slashes behind its scheme", "file://{here}/x"),
+        ("https:/host/x", "Use a folder, file:///folder, s3://bucket/folder", None),
+        ("s3://", "names no bucket", "s3://bucket/folder"),
+        ("s3:///x", "names no bucket", "s3://bucket/folder"),
+        ("gs://?a=b", "names no bucket", "gs://bucket/folder"),
+        ("file://{here}/runs#1", "has '#' in it, which no URI can hold. Write %23 instead", "file://{here}/runs%231"),
+        ("file://{here}/runs?1", "has '?' in it, which no URI can hold. Write %3F instead", "file://{here}/runs%3F1"),
+        ("file://{here}/my runs", "has ' ' in it, which no URI can hold. Write %20 instead", "file://{here}/my%20runs"),
+        ("file://{here}/50%", "has '%' in it, which no URI can hold. Write %25 instead", "file://{here}/50%25"),
+        ("file://{here}/é", "has 'é' in it, which no URI can hold. Write %C3%A9 instead", "file://{here}/%C3%A9"),
+        (f"s3://KEYKEY:{SECRET}@bucket/runs#1", "has '#' in it", "s3://bucket/runs%231"),
+    ],
+)
+def test_an_address_that_opens_another_folder_than_it_names_is_refused_with_the_right_one(
+    address: str, message: str, right: str | None, tmp_path: Path
+) -> None:
+    with pytest.raises(StorageError) as caught:
+        Folder.open(address.format(here=tmp_path))
+    said = str(caught.value)
+    assert message in said
+    assert SECRET not in said
+    if right is not None:
+        check_address("storage", right.format(here=tmp_path))
+    if right is not None and right.startswith("file"):
+        assert Folder.open(right.format(here=tmp_path)).path == str(tmp_path / address.rpartition("/")[2])
 
 
 def test_the_key_is_cut_out_of_the_texts_of_others_however_it_is_written() -> None:
