@@ -1,6 +1,7 @@
 """The live view of a study in MLflow, which goes on through outages and never holds the study up."""
 
 import logging
+import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,7 @@ WAITS_S = (1.0, 4.0, 15.0)
 LOOKS_S = (30.0, 300.0)
 MAX_ROUNDS = 256
 CLOSE_TIMEOUT_S = 60.0
-_AGAIN = (
-    "The study goes on and its records are complete; MLflow is tried again from time to time, and 'al-ray sync' brings "
-    "it up to them."
-)
+_AGAIN = "The study goes on and its records are complete; MLflow is tried again from time to time."
 _SLOW = (
     "more rounds are waiting than are kept. Cells are brought up from their records instead, with fewer calls; the "
     "study does not wait, and nothing is lost."
@@ -60,7 +58,9 @@ class Tracker:
     ) -> None:
         self._store = store
         self._uri = tracking_uri
-        self._address = f"MLflow at {without_secrets(tracking_uri or '')}"
+        shown = without_secrets(tracking_uri or "")
+        self._address = f"MLflow at {shown}"
+        self._sync = shlex.join(["al-ray", "sync", store.root, "--tracking", shown])
         self._say = say or _log.warning
         self._backlog = Backlog(max_rounds)
         self._outage = Outage(waits_s, looks_s)
@@ -129,7 +129,7 @@ class Tracker:
             return True
         behind = self._backlog.behind()
         lacks = f"the last news of {cells_named(behind)}" if behind else "the end of the study"
-        self._tell(f"{self._address} lacks {lacks}.{self._why} The records are complete; 'al-ray sync' adds it.")
+        self._tell(f"{self._address} lacks {lacks}.{self._why} The records are complete; this adds it: {self._sync}")
         return False
 
     def _abandon(self) -> None:

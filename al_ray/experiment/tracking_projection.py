@@ -5,6 +5,7 @@ completed and one that is complete costs nothing. The times of points are the ti
 """
 
 import os
+import shlex
 import tempfile
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
@@ -281,8 +282,8 @@ class Projection:
         if self._own_folder is not None and not _is_below(run.artifacts, self._own_folder):
             raise ExecutionError(
                 f"{MLFLOW_FILE} in {self._own_folder} keeps artifacts in {run.artifacts}, outside that folder: it was "
-                f"copied or moved. Move {MLFLOW_FILE} away and run 'al-ray sync', which makes it anew from the "
-                "records, or name an MLflow server."
+                f"copied or moved. Name an MLflow server, or move {MLFLOW_FILE} away; it is made anew from the records "
+                f"by: al-ray sync {shlex.quote(self._store.root)}"
             )
 
     def _set_status(self, run: _Run, status: str, at: datetime | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shlex
 import shutil
 import socket
 import threading
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from al_ray.experiment.store import CellStore, StudyStore
 from al_ray.experiment.tracker import Tracker
 from al_ray.experiment.tracking import sync
+from pipelines.cli import app
 from tests.experiment.mlflow_view import shown, values, without_ids
 from tests.experiment.record_samples import make_story, open_cell
 from tests.mlflow_server import mlflow_server
@@ -301,9 +304,10 @@ def test_a_server_that_is_down_in_the_end_is_named_with_what_it_lacks_and_a_sync
         assert not tracker.close(PATIENCE_S)
         assert len(study.said) == 2
         assert f"lacks the last news of 1 cell ({second.key})" in study.said[1]
-        assert "'al-ray sync' adds it" in study.said[1]
+        advice = study.said[1].rpartition("this adds it: al-ray ")[2]
         study.proxy.mend()
-        sync(study.store, study.address)
+        done = CliRunner().invoke(app, shlex.split(advice))
+        assert done.exit_code == 0, done.output
         study.assert_shown_whole(migrated)
 
 
