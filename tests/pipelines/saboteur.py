@@ -4,15 +4,19 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pyarrow as pa
 
+from al_ray.experiment.cell import run_cell
 from al_ray.experiment.study_file import load_study, set_options
+from al_ray.model.worker import Worker
 from al_ray.runtime.cells import CellEvent
-from tests.processes import ray_processes
+from tests.processes import ray_processes, wait_until
 
 
 @dataclass
@@ -80,6 +84,28 @@ def dies_once(table: pa.Table, tokenize: Callable[[pa.Table], pa.Table], been_he
         been_here.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return tokenize(table)
+
+
+def stop_at_gates(
+    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run a cell that stands still after each of its rounds until a file lets it go on."""
+    gates = Path(payload["storage"]).parent / "gates"
+
+    def report_and_wait(data: dict[str, Any]) -> None:
+        report(data)
+        wait_until((gates / str(data["round_index"])).exists, "the gate opens", 600)
+
+    run_cell(payload, tables, worker, report_and_wait)
+
+
+def kill_the_raylet(
+    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Kill the raylet before the cell's first round, and wait for what comes of it."""
+    [raylet] = [parent for parent in psutil.Process().parents() if parent.name() == "raylet"]
+    raylet.kill()
+    signal.pause()
 
 
 def run_with(path: Path, storage: Path, listener: Callable[[CellEvent], None], *options: str) -> list[str]:
