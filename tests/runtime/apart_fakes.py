@@ -15,6 +15,7 @@ from al_ray.runtime import grid
 from al_ray.runtime.apart import Apart, Line
 from al_ray.runtime.cells import CellTask
 
+drive = grid.drive  # some of these take its place
 SLEEPER = [sys.executable, "-c", "import signal; signal.pause()"]
 
 
@@ -93,14 +94,14 @@ def drive_with_a_raylet_that_dies(
         return raylet
 
     services.start_raylet = start_and_kill
-    return grid.drive(start, cells, scratch, line)
+    return drive(start, cells, scratch, line)
 
 
 def drive_as_of_another_version(start: grid.GridStart, cells: Sequence[CellTask], scratch: Path, line: Line) -> str:
     import ray
 
     ray.__version__ = "2.50.0"
-    return grid.drive(start, cells, scratch, line)
+    return drive(start, cells, scratch, line)
 
 
 def dying_raylets(n_times: int, folder: Path) -> Callable[..., str]:
