@@ -32,7 +32,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 300) -> None:
     """Wait for something that another process does."""
     deadline = time.monotonic() + timeout_s
     while not true():

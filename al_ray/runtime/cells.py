@@ -104,6 +104,14 @@ class ExchangeLostError(ExecutionError):
     """The exchange died or cannot be reached, and with it what was under way; what is recorded is not lost."""
 
 
+class RayLostError(ExecutionError):
+    """The head of Ray died, or the process that drives it; what is recorded is not lost."""
+
+
+class RayStartError(ExecutionError):
+    """A private Ray did not start."""
+
+
 def brief(error: object, limit: int = 400) -> str:
     """Return what an exception says in one line: Ray tells pages of advice with some."""
     text = " ".join(without_secrets(str(error)).split())

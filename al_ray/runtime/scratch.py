@@ -35,6 +35,15 @@ def scratch_folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def keep_logs(folder: Path) -> Path:
+    """Move the logs of a Ray that ran in a scratch folder to one that stays, and return it."""
+    kept = Path(tempfile.mkdtemp(prefix="al_ray_logs_", dir=folder.parent))
+    for path in (*folder.glob("*.log"), *folder.glob("session_*/logs/*")):
+        if path.is_file() and "session_latest" not in path.parts:
+            shutil.copy(path, kept)
+    return kept
+
+
 def _make() -> Path:
     for number in itertools.count():
         name = f"al_ray_{_host()}_{os.getpid()}_{start_of_this()}_{number}"

@@ -3,18 +3,28 @@
 import contextlib
 import logging
 import os
-import signal
-import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from al_ray.errors import ExecutionError
+from al_ray.runtime.address import why_no_head
+from al_ray.runtime.cells import RayStartError, brief
 from al_ray.runtime.plan import LaneResources, NodeSize, object_store_bytes
-from al_ray.runtime.scratch import scratch_folder
 
 DATA_PLANE_CPUS = 1
+DAEMONS = ("gcs_server", "raylet")
+START_PATIENCE_S, LOOK_AGAIN_S = 300.0, 0.2
+# How long the parts of a private Ray wait for each other: a machine ten times slower than a laptop starts it, too.
+PATIENT_START = {
+    "RAY_gcs_server_port_wait_time_s": 300,
+    "RAY_raylet_start_wait_time_s": 2,  # of one look; see patient_start
+    "RAY_worker_register_timeout_seconds": 300,
+    "RAY_agent_register_timeout_ms": 300_000,
+}
 ACCELERATOR = "accelerator_type:"
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -47,26 +57,47 @@ class RaySession:
     scratch: Path
 
 
+def is_here() -> bool:
+    """Tell whether this process has a Ray already."""
+    import ray
+
+    return bool(ray.is_initialized())
+
+
+def address_of(resources: LaneResources) -> str | None:
+    """Return the address of the cluster to join; None where a private Ray is to be started."""
+    address = resources.address or os.environ.get("RAY_ADDRESS")
+    return None if address == "local" else address or None
+
+
 @contextlib.contextmanager
-def ray_session(resources: LaneResources) -> Iterator[RaySession]:
+def ray_session(resources: LaneResources, scratch: Path) -> Iterator[RaySession]:
     """Give a Ray to work on and take back only what was started here.
 
     A Ray that this process already has is used and left alone. A stranger's cluster on this machine is never joined
     unless an address is given or ``RAY_ADDRESS`` is set, as inside a Ray job.
 
+    Args:
+        resources: which Ray, and its size.
+        scratch: an empty folder for what the run needs on this machine.
+
     Raises:
-        ExecutionError: no cluster answers at the address.
+        ExecutionError: no cluster answers at the address, or it cannot be joined.
+        RayStartError: a private Ray does not start.
     """
-    with quiet_ray(), scratch_folder() as scratch:
+    with quiet_ray():
         import ray
 
-        if ray.is_initialized():
+        if is_here():
             yield RaySession(False, _nodes(0), scratch)
             return
-        with _own_sigterm():
-            private = _connect(resources, scratch)
+        address = address_of(resources)
+        if address is None:
+            _start(resources.cpus or os.cpu_count() or 1, scratch)
+        else:
+            _join(address)
         try:
-            yield RaySession(private, _nodes(DATA_PLANE_CPUS if private else 0), scratch)
+            yield RaySession(address is None, _nodes(DATA_PLANE_CPUS if address is None else 0), scratch)
         finally:
             ray.shutdown()
 
@@ -98,32 +129,14 @@ def _restore(before: dict[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _connect(resources: LaneResources, scratch: Path) -> bool:
-    """Join the named cluster, or start a private Ray; True when private."""
-    address = resources.address or os.environ.get("RAY_ADDRESS")
-    if address is None or address == "local":
-        _start(resources.cpus or os.cpu_count() or 1, scratch)
-        return True
-    _join(address)
-    return False
-
-
-@contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the program's handler of SIGTERM, if it has one, where connecting to Ray puts another in its place."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
-
-
 def _start(cpus: int, scratch: Path) -> None:
     import ray
 
+    os.environ.update({name: str(seconds) for name, seconds in PATIENT_START.items()})
     # A lane is four processes and more, most of them idle; at its default Ray warns of this on the terminal.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * cpus + 4))
     try:
-        with on_loopback():
+        with on_loopback(), patient_start():
             ray.init(
                 address="local",
                 num_cpus=cpus + DATA_PLANE_CPUS,
@@ -133,11 +146,54 @@ def _start(cpus: int, scratch: Path) -> None:
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
             )
-    except (OSError, RuntimeError) as error:
-        raise ExecutionError(
-            f"a private Ray cannot start in {scratch}: {error}. Name a folder that this machine can write to and whose "
-            "name is short with TMPDIR, or join a Ray with --set address=."
-        ) from error
+    except RayStartError:
+        raise
+    except Exception as error:  # Ray's own words for it have no common type
+        raise RayStartError(f"{type(error).__name__}: {brief(error)}") from error
+
+
+@contextlib.contextmanager
+def patient_start() -> Iterator[None]:
+    """Wait for a private Ray's raylet as long as it lives, not for Ray's 30 s, which a busy machine may exceed.
+
+    Ray 2.60 has the number in ``ray/_private/node.py`` (``raylet_start_wait_time_s``), where no setting reaches it.
+    What it asks again and again there is asked here, and between two looks the raylet itself is looked at.
+    """
+    from ray._private import services
+
+    get_node, start_raylet, raylets = services.get_node, services.start_raylet, list[Any]()
+    deadline = time.monotonic() + START_PATIENCE_S
+
+    def start_and_note(*arguments: Any, **options: Any) -> Any:
+        raylets.append(start_raylet(*arguments, **options))
+        return raylets[-1]
+
+    def get_node_patiently(gcs_address: str, node_id: str) -> Any:
+        while True:
+            try:
+                return get_node(gcs_address, node_id)
+            except RuntimeError:
+                for raylet in raylets:
+                    if (code := raylet.process.poll()) is not None:
+                        raise RayStartError(f"its raylet ended with code {code}") from None
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK_AGAIN_S)
+
+    services.get_node, services.start_raylet = get_node_patiently, start_and_note
+    try:
+        yield
+    finally:
+        services.get_node, services.start_raylet = get_node, start_raylet
+
+
+def dead_daemon() -> str | None:
+    """Return the name of a process that a private Ray cannot live without and that is dead, if there is one."""
+    from ray._private import worker
+
+    node = worker._global_node
+    dead = {} if node is None else dict(node.dead_processes())
+    return next((name for name in DAEMONS if name in dead), None)
 
 
 @contextlib.contextmanager
@@ -162,13 +218,74 @@ def on_loopback() -> Iterator[None]:
 def _join(address: str) -> None:
     import ray
 
+    gcs = _find_head(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        _greet(gcs)
+        ray.init(address=gcs, log_to_driver=False, logging_level=logging.CRITICAL)
+    except Exception as error:  # Ray's own words for it have no common type
+        raise ExecutionError(f"the Ray cluster at {address!r} cannot be joined: {_why_not_joined(error)}") from error
+
+
+def _find_head(address: str) -> str:
+    """Return host and port of a cluster's head, which is there.
+
+    Raises:
+        ExecutionError: nothing answers there, or something that no driver can join.
+    """
+    from ray._private import services
+
+    if "://" in address:
         raise ExecutionError(
-            f"no Ray cluster answers at {address!r}: {error}. Start one, correct the address, "
-            "or leave the address out to use a private Ray on this machine."
-        ) from error
+            f"{address!r} is the address of a service of Ray, and a study joins the head itself, from a machine of the "
+            "cluster. Give HOST:PORT of the head (port 6379 at its default) with --set address=, or start the study as "
+            "a job: ray job submit."
+        )
+    try:
+        gcs: str = services.canonicalize_bootstrap_address(address)
+        host, _, port = gcs.rpartition(":")
+        why = why_no_head(host.strip("[]"), int(port))
+    except ValueError:
+        raise ExecutionError(
+            f"{address!r} is no address of a Ray cluster. Give HOST:PORT of its head (port 6379 at its default), or "
+            "'auto' for the one of this machine."
+        ) from None
+    except OSError as error:
+        gcs, why = address, brief(error)
+    if why is not None:
+        at = f"{address!r}" if gcs == address else f"{address!r} ({gcs})"
+        raise ExecutionError(
+            f"no Ray cluster answers at {at}: {why}. Start one, correct the address, or leave it out "
+            "(--set address=, RAY_ADDRESS) to use a private Ray on this machine."
+        )
+    return gcs
+
+
+def _greet(gcs: str) -> None:
+    """Ask a head for its name once: Ray does so twenty times, and then does not tell what was wrong."""
+    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    # Without this, which ray.init does as well, Ray's C++ part ends the process where there is no token.
+    ensure_token_if_auth_enabled(None, create_token_if_missing=False)
+    GcsClient(address=gcs)
+
+
+def _why_not_joined(error: Exception) -> str:
+    from ray.exceptions import AuthenticationError, RpcError
+
+    if isinstance(error, AuthenticationError):
+        return (
+            "it wants a token, and this process has none or another one. Set RAY_AUTH_MODE=token here too, and "
+            "RAY_AUTH_TOKEN_PATH to a file with the cluster's token (~/.ray/auth_token at its default)."
+        )
+    if isinstance(error, RpcError):
+        return (
+            f"what answers is not the head of a Ray ({brief(error)}). Give HOST:PORT of the head (port 6379 at its "
+            "default); port 10001 is that of Ray Client."
+        )
+    if "Version mismatch" in str(error):
+        return f"{brief(error)} Use the same versions of Ray and Python here and there."
+    return brief(error)
 
 
 def _nodes(reserved_cpus: int) -> tuple[NodeSize, ...]:

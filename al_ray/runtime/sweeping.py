@@ -26,8 +26,8 @@ SWEEP_EVERY_S = 2.0
 HANGING_AFTER_S = 3.0
 SILENT_AFTER_S = 20.0
 SILENCE = (
-    f"the head of Ray has not answered for {SILENT_AFTER_S:.0f} s. If it stays away for a minute, Ray ends this "
-    "process. Every recorded round is kept; the same command goes on from there once there is a head again."
+    f"the head of Ray has not answered for {SILENT_AFTER_S:.0f} s. If it stays away for a minute, Ray gives it up. "
+    "Every recorded round is kept."
 )
 LOOK_TIMEOUT_S, LEAVING_TIMEOUT_S = 5.0, 20.0
 _log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Sweeper:
 
 
 def tell_of_silence(sweeper: Sweeper, say: Callable[[str], None], left: threading.Event) -> None:
-    """Say when Ray's head stops answering the sweeper: after a minute Ray ends this process in its own words only."""
+    """Say when Ray's head stops answering the sweeper: after a minute Ray ends this process without a word."""
     was_silent = False
     while not left.wait(1.0):
         is_silent = time.monotonic() - sweeper.answered > SILENT_AFTER_S

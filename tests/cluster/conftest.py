@@ -104,11 +104,13 @@ class TwoNodes:
         self.started.append(process)
         return process
 
-    def run_study(self, path: Path, storage: Path, *settings: str) -> "subprocess.Popen[str]":
+    def run_study(
+        self, path: Path, storage: Path, *settings: str, program: str = "pipelines.run_study", **environment: str
+    ) -> "subprocess.Popen[str]":
         """Start a driver that joins the cluster."""
         options = [word for setting in ("tracking=off", *settings) for word in ("--set", setting)]
         where = ["--storage", str(storage), "--set", f"address={self.gcs}"]
-        return self.start(sys.executable, "-m", "pipelines.run_study", str(path), *where, *options)
+        return self.start(sys.executable, "-m", program, str(path), *where, *options, environment=environment)
 
     def job(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of ``ray job`` to its end."""

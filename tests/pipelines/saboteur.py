@@ -1,18 +1,20 @@
-"""Kills processes of a running study, for real, at moments drawn from a seed."""
+"""Kills processes of a running study, for real."""
 
 import os
-import random
 import signal
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pyarrow as pa
 
+from al_ray.experiment.cell import run_cell
 from al_ray.experiment.study_file import load_study, set_options
+from al_ray.model.worker import Worker
 from al_ray.runtime.cells import CellEvent
-from tests.processes import ray_processes
+from tests.processes import ray_processes, wait_until
 
 
 @dataclass
@@ -21,31 +23,27 @@ class Saboteur:
 
     Attributes:
         strikes: what to kill, in order: a function from the event to pids, of which the first takes the blow. Each
-            strikes once, after a recorded round and the blow before, a random moment later.
-        seed: of those moments.
+            strikes once, after a recorded round, and after a cell was started again that felt the blow before.
     """
 
     strikes: list[Callable[[CellEvent], list[int]]]
-    seed: int = 0
-    longest_s: float = 0.4
     events: list[CellEvent] = field(default_factory=list)
     killed: list[int] = field(default_factory=list)
     _pids: dict[str, int] = field(default_factory=dict)
-    _n_begun: int = 0
-
-    def __post_init__(self) -> None:
-        self._moments = random.Random(self.seed)
+    _is_recovering: bool = False
 
     def __call__(self, event: CellEvent) -> None:
         self.events.append(event)
         if event.kind == "started":
+            self._is_recovering &= event.key not in self._pids
             self._pids[event.key] = event.data["pid"]
-        if event.kind == "round" and event.data["round_index"] and self.strikes and self._n_begun == len(self.killed):
+        if event.kind == "round" and event.data["round_index"] and self.strikes and not self._is_recovering:
             victims = [pid for pid in self.strikes[0](event) if pid not in self.killed]
             if victims:
                 self.strikes.pop(0)
-                self._n_begun += 1
-                threading.Timer(self._moments.uniform(0, self.longest_s), self._kill, victims[:1]).start()
+                os.kill(victims[0], signal.SIGKILL)
+                self.killed.append(victims[0])
+                self._is_recovering = True
 
     def of(self, kind: str) -> list[CellEvent]:
         return [event for event in self.events if event.kind == kind]
@@ -53,10 +51,6 @@ class Saboteur:
     def worker_of(self, event: CellEvent) -> list[int]:
         """The Train worker that told of this round."""
         return [self._pids[event.key]]
-
-    def _kill(self, pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-        self.killed.append(pid)
 
 
 def trials(event: CellEvent) -> list[int]:
@@ -80,6 +74,28 @@ def dies_once(table: pa.Table, tokenize: Callable[[pa.Table], pa.Table], been_he
         been_here.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return tokenize(table)
+
+
+def stop_at_gates(
+    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run a cell that stands still after each of its rounds until a file lets it go on."""
+    gates = Path(payload["storage"]).parent / "gates"
+
+    def report_and_wait(data: dict[str, Any]) -> None:
+        report(data)
+        wait_until((gates / str(data["round_index"])).exists, "the gate opens", 600)
+
+    run_cell(payload, tables, worker, report_and_wait)
+
+
+def kill_the_raylet(
+    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Kill the raylet before the cell's first round, and wait for what comes of it."""
+    [raylet] = [parent for parent in psutil.Process().parents() if parent.name() == "raylet"]
+    raylet.kill()
+    signal.pause()
 
 
 def run_with(path: Path, storage: Path, listener: Callable[[CellEvent], None], *options: str) -> list[str]:

@@ -1,13 +1,11 @@
-"""The driver itself is killed, or there are two of them."""
+"""The driver itself is killed, told to leave, or there are two of them."""
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,13 @@ import psutil
 import pytest
 
 from tests.pipelines.conftest import computed
-from tests.processes import is_alive, title, wait_until
+from tests.pipelines.gated_driver import TORN
+from tests.processes import is_alive, wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
-ROUNDS = 10
+ROUNDS = 4
+PATIENCE_S = 900
 
 
 @pytest.fixture
@@ -37,10 +37,12 @@ def undisturbed(cells: Path, al_ray: Any, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def drive(cells: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Return a function that starts a driver in a process of its own."""
+    """Return a function that starts a driver in a process of its own, whose cells may stand at gates."""
+    (tmp_path / "gates").mkdir()
 
-    def start(*options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipelines.run_study", str(cells), "--storage", str(tmp_path / "out")]
+    def start(*options: str, gated: bool = False) -> subprocess.Popen[str]:
+        program = "tests.pipelines.gated_driver" if gated else "pipelines.run_study"
+        command = [sys.executable, "-m", program, str(cells), "--storage", str(tmp_path / "out")]
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         return subprocess.Popen(
             [*command, "--set", "tracking=off", *options],
@@ -50,35 +52,55 @@ def drive(cells: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     return start
 
 
+def open_gates(folder: Path, *indices: int) -> None:
+    for index in indices:
+        (folder / "gates" / str(index)).touch()
+
+
 def records(folder: Path) -> list[Path]:
     return sorted((folder / "out").rglob("round-*.json"))
 
 
 def said(driver: subprocess.Popen[str]) -> str:
-    return " ".join(driver.communicate(timeout=300)[0].split())
+    return " ".join(driver.communicate(timeout=PATIENCE_S)[0].split())
+
+
+def wait_for_round(folder: Path, index: int, driver: subprocess.Popen[str]) -> None:
+    """Wait until the first cell stands at a gate."""
+
+    def stands() -> bool:
+        assert driver.poll() is None, said(driver)
+        return bool(list((folder / "out").rglob(f"round-{index:03d}.json")))
+
+    wait_until(stands, "the cell stands at its gate", PATIENCE_S)
 
 
 @pytest.mark.ray
-def test_a_killed_driver_takes_its_ray_with_it_and_the_same_command_goes_on(
-    drive: Any, undisturbed: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("fatal", [signal.SIGKILL, signal.SIGTERM], ids=str)
+def test_a_driver_that_is_ended_takes_its_ray_with_it_and_the_same_command_goes_on(
+    drive: Any, undisturbed: dict[str, Any], tmp_path: Path, fatal: signal.Signals
 ) -> None:
-    moments = random.Random(5)
-    driver = drive("--set", "lanes=1")
-    n_wanted = moments.randint(2, 6)
-    wait_until(lambda: len(records(tmp_path)) >= n_wanted, "some rounds are recorded", 120)
-    time.sleep(moments.uniform(0, 0.5))
-    # Two agents of Ray itself look for a minute before they end; they hold nothing.
-    started = [child for child in psutil.Process(driver.pid).children(recursive=True) if "Agent" not in title(child)]
+    driver = drive("--set", "lanes=1", gated=True)
+    open_gates(tmp_path, 0)
+    wait_for_round(tmp_path, 1, driver)
+    started = psutil.Process(driver.pid).children(recursive=True)
     scratch = list(Path(tempfile.gettempdir()).glob(f"al_ray_*_{driver.pid}_*"))
     assert started
     assert scratch
-    driver.kill()
-    driver.communicate()
-    wait_until(lambda: not any(map(is_alive, started)), "the processes of the killed driver are gone")
+    open_gates(tmp_path, 1)  # it may be anywhere in the next round, and cannot get beyond
+    driver.send_signal(fatal)
+    text = said(driver)
+    wait_until(lambda: not any(map(is_alive, started)), "the processes of the driver are gone")
+    if fatal == signal.SIGKILL:
+        assert driver.returncode == -fatal
+    else:
+        assert driver.returncode == 128 + fatal, text
+        assert "interrupted. Every recorded round is kept; the same command goes on from there." in text
+        assert not any(folder.exists() for folder in scratch)
     before = {path: path.read_bytes() for path in records(tmp_path)}
-    assert 2 <= len(before) < 3 * (ROUNDS + 2)  # the initial query and the initial model are rounds too
+    assert before
     assert not list((tmp_path / "out").rglob("failed.json"))
-    again = drive("--set", "lanes=1")
+    again = drive("--set", "lanes=1") if fatal == signal.SIGKILL else drive("--local")
     text = said(again)
     assert again.returncode == 0, text
     assert {path: path.read_bytes() for path in before} == before
@@ -92,16 +114,17 @@ def test_a_killed_driver_takes_its_ray_with_it_and_the_same_command_goes_on(
 def test_of_two_drivers_that_start_at_once_one_runs_and_the_other_says_who_does(
     drive: Any, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    pair = [drive("--local"), drive("--local")]
-    texts = [said(driver) for driver in pair]
-    codes = [driver.returncode for driver in pair]
-    if codes == [0, 0]:  # one had finished before the other looked
-        assert any("nothing to do" in text for text in texts), texts
-    else:
-        assert sorted(codes) == [0, 1], texts
-        loser = codes.index(1)
-        assert f"is being run by process {pair[1 - loser].pid} on" in texts[loser]
-        assert f"Watch it (al-ray watch {tmp_path / 'out' / 'tiny'}), or stop it and run again." in texts[loser]
+    pair = [drive("--local", gated=True), drive("--local", gated=True)]
+    wait_until(lambda: any(driver.poll() is not None for driver in pair), "one driver gives way", PATIENCE_S)
+    [loser] = [driver for driver in pair if driver.poll() is not None]
+    [winner] = [driver for driver in pair if driver is not loser]
+    text = said(loser)
+    assert loser.returncode == 1, text
+    assert f"is being run by process {winner.pid} on" in text
+    assert f"Watch it (al-ray watch {tmp_path / 'out' / 'tiny'}), or stop it and run again." in text
+    open_gates(tmp_path, *range(ROUNDS + 2))
+    text = said(winner)
+    assert winner.returncode == 0, text
     assert computed(tmp_path / "out") == undisturbed
     runs = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("provenance.json")]
     assert all(len(entries) == 1 for entries in runs)
@@ -110,27 +133,20 @@ def test_of_two_drivers_that_start_at_once_one_runs_and_the_other_says_who_does(
 def test_a_driver_killed_between_the_arrays_and_the_record_of_a_round_has_not_done_the_round(
     drive: Any, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    driver = drive("--local")
-    torn = _kill_inside_a_round(driver, tmp_path / "out")
+    driver = drive("--local", TORN, gated=True)
+
+    def torn() -> list[Path]:
+        assert driver.poll() is None, said(driver)
+        return list((tmp_path / "out").rglob("round-002.parquet"))
+
+    wait_until(lambda: bool(torn()), "the driver stands between the files", PATIENCE_S)
+    [arrays] = torn()
+    driver.kill()
     driver.communicate()
-    assert torn.exists()
-    assert not torn.with_suffix(".json").exists()
+    assert arrays.exists()
+    assert not arrays.with_suffix(".json").exists()
     again = drive("--local")
     text = said(again)
     assert again.returncode == 0, text
     assert computed(tmp_path / "out") == undisturbed
     assert not list((tmp_path / "out").rglob("*.tmp"))
-
-
-def _kill_inside_a_round(driver: subprocess.Popen[str], out: Path) -> Path:
-    """Stop the driver again and again until it stands between two files of a round, and kill it there."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and driver.poll() is None:
-        os.kill(driver.pid, signal.SIGSTOP)
-        for arrays in out.rglob("round-*.parquet"):
-            if not arrays.with_suffix(".json").exists():
-                driver.kill()
-                return arrays
-        os.kill(driver.pid, signal.SIGCONT)
-        time.sleep(0.0003)
-    raise AssertionError("the driver was never seen between the two files of a round")

@@ -31,7 +31,7 @@ def task(key: str = "a", pool_key: str = "p", workers: int = 1) -> CellTask:
 
 def play(script: Callable[[Channel], Awaitable[Any]], attempts_allowed: int = 2) -> Any:
     async def run() -> Any:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await script(Channel(attempts_allowed))
 
     return asyncio.run(run())

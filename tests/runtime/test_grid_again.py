@@ -1,69 +1,69 @@
-"""How often a grid starts again that lost the process between its driver and its lanes; no Ray here."""
+"""How often a grid starts again that lost the process between its driver and its lanes, or its Ray; no Ray here."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from al_ray.runtime import grid as grid_module
-from al_ray.runtime.cells import CellEvent, CellTask, ExchangeLostError
-from al_ray.runtime.grid import Grid, run_grid
-from al_ray.runtime.plan import LaneResources
+from al_ray.errors import ExecutionError
+from al_ray.runtime.cells import CellEvent, CellTask, ExchangeLostError, RayLostError
+from al_ray.runtime.grid import GridWatch, run_until_ended
 
 CELLS = [CellTask(key=key, payload={}, pool_key="p") for key in ("a", "b")]
+Loss = type[ExecutionError]
 
 
-@pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
-    """The cells of every start; the first cell gets on as the test says, and then the exchange dies."""
-    starts: list[list[str]] = []
+class Grids:
+    """Grids that are lost, one after the other, but for the last; the first cell of each gets on as the story says."""
 
-    @contextlib.contextmanager
-    def session(resources: LaneResources) -> Iterator[Any]:
-        yield type("Session", (), {"scratch": tmp_path})
+    def __init__(self, story: list[list[Any]], loss: Loss) -> None:
+        self.story, self.loss = story, loss
+        self.starts: list[list[str]] = []
+        self.told: list[str] = []
+        self.said: list[str] = []
+        self.watch = GridWatch(lambda event: self.told.append(event.kind))
 
-    def run(self: Grid, cells: Sequence[CellTask], pools: Mapping[str, Any]) -> None:
-        starts.append([cell.key for cell in cells])
-        for kind in STORY[len(starts) - 1]:
+    def run(self, cells: Sequence[CellTask]) -> None:
+        self.starts.append([cell.key for cell in cells])
+        for kind in self.story[len(self.starts) - 1]:
             self.watch.tell(CellEvent(kind, cells[0].key, {}))
-        if len(starts) < len(STORY):
-            raise ExchangeLostError("it died")
-
-    monkeypatch.setattr(grid_module, "ray_session", session)
-    monkeypatch.setattr(Grid, "run", run)
-    return starts
+        if len(self.starts) < len(self.story):
+            raise self.loss("It died.")
 
 
-STORY: list[list[Any]] = []
+def play(story: list[list[Any]], retries: int, loss: Loss) -> Grids:
+    grids = Grids(story, loss)
+    run_until_ended(grids.run, CELLS, grids.watch, retries, loss, grids.said.append)
+    return grids
 
 
-def play(story: list[list[Any]], retries: int) -> list[str]:
-    STORY[:] = story
-    told: list[str] = []
-    run_grid(
-        cells=CELLS,
-        pools={"p": None},  # type: ignore[dict-item]
-        run_cell=print,  # type: ignore[arg-type]
-        resources=LaneResources(retries=retries),
-        on_event=lambda event: told.append(event.kind),
-    )
-    return told
+each_loss = pytest.mark.parametrize("loss", [ExchangeLostError, RayLostError])
 
 
-def test_only_cells_that_have_not_ended_are_started_again(starts: list[list[str]]) -> None:
-    told = play([["started", "round", "finished"], ["started", "finished"]], retries=1)
-    assert starts == [["a", "b"], ["b"]]
-    assert told == ["started", "round", "finished", "started", "finished"]
+@each_loss
+def test_only_cells_that_have_not_ended_are_started_again(loss: Loss) -> None:
+    grids = play([["started", "round", "finished"], ["started", "finished"]], 1, loss)
+    assert grids.starts == [["a", "b"], ["b"]]
+    assert grids.told == ["started", "round", "finished", "started", "finished"]
+    assert grids.said == ["It died. Another one is started now, for 1 cell(s)."]
 
 
-def test_a_grid_that_gets_on_may_lose_its_exchange_any_number_of_times(starts: list[list[str]]) -> None:
-    play([["started", "round"]] * 9, retries=1)
-    assert len(starts) == 9
+@each_loss
+def test_a_grid_that_gets_on_may_be_lost_any_number_of_times(loss: Loss) -> None:
+    assert len(play([["started", "round"]] * 9, 1, loss).starts) == 9
 
 
-def test_a_grid_that_gets_nowhere_is_given_up_after_its_retries(starts: list[list[str]]) -> None:
-    with pytest.raises(ExchangeLostError):
-        play([["started"]] * 9, retries=2)
-    assert len(starts) == 3
+@each_loss
+def test_a_grid_that_gets_nowhere_is_given_up_after_its_retries(loss: Loss) -> None:
+    grids = Grids([["started"]] * 9, loss)
+    with pytest.raises(loss, match=r"It died\. It is given up: retries is 2\. The same command goes on\."):
+        run_until_ended(grids.run, CELLS, grids.watch, 2, loss, grids.said.append)
+    assert len(grids.starts) == 3
+
+
+@each_loss
+def test_what_was_not_the_loss_is_not_tried_again(loss: Loss) -> None:
+    grids = Grids([["started"]] * 2, ExecutionError)
+    with pytest.raises(ExecutionError, match="It died"):
+        run_until_ended(grids.run, CELLS, grids.watch, 2, loss, grids.said.append)
+    assert len(grids.starts) == 1

@@ -1,0 +1,109 @@
+"""What processes apart do in tests."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from al_ray.errors import DataError
+from al_ray.runtime import grid
+from al_ray.runtime.apart import Apart, Line
+from al_ray.runtime.cells import CellTask
+
+drive = grid.drive  # some of these take its place
+SLEEPER = [sys.executable, "-c", "import signal; signal.pause()"]
+
+
+def count(line: Line, n: int) -> str:
+    for number in range(n):
+        line.tell("number", number)
+    return "counted"
+
+
+def refuse(line: Line) -> None:
+    raise DataError("row 7 has no label")
+
+
+class HomeMadeError(Exception):
+    """One that cannot travel: it is made from two words, and pickled with one."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def fail_in_a_way_that_cannot_travel(line: Line) -> None:
+    raise HomeMadeError("a", "b")
+
+
+def start_a_family(line: Line) -> None:
+    """Start a child and a grandchild in a process group of its own, tell their numbers, and wait for ever."""
+    child = subprocess.Popen(SLEEPER)
+    script = f"import subprocess; print(subprocess.Popen({SLEEPER!r}, process_group=0).pid, flush=True); {SLEEPER[-1]}"
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    line.tell("family", [child.pid, parent.pid, int(parent.stdout.readline())])
+    signal.pause()
+
+
+def die(line: Line) -> None:
+    print("a last word on the output", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_the_end(line: Line) -> str:
+    told = threading.Event()
+    line.on_leave = told.set
+    line.tell("ready")
+    told.wait()
+    return "left in order"
+
+
+def do_not_listen(line: Line) -> None:
+    line.on_leave = lambda: None
+    line.tell("ready")
+    threading.Event().wait()
+
+
+def found_a_family(folder: str) -> None:
+    """Be a program that starts a process apart, prints whom that started, and is killed."""
+    with Apart(start_a_family, Path(folder)) as process:
+        _, family = next(process.news())
+        print(process.pid, *family, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def drive_with_a_raylet_that_dies(
+    n_times: int, folder: Path, start: grid.GridStart, cells: Sequence[CellTask], scratch: Path, line: Line
+) -> str:
+    """Drive a grid, but kill the raylet as it starts, so many times."""
+    from ray._private import services
+
+    start_raylet: Callable[..., Any] = services.start_raylet
+
+    def start_and_kill(*arguments: Any, **options: Any) -> Any:
+        raylet = start_raylet(*arguments, **options)
+        n_before = len(list(folder.iterdir()))
+        if n_before < n_times:
+            (folder / str(n_before)).touch()
+            raylet.process.kill()
+        return raylet
+
+    services.start_raylet = start_and_kill
+    return drive(start, cells, scratch, line)
+
+
+def drive_as_of_another_version(start: grid.GridStart, cells: Sequence[CellTask], scratch: Path, line: Line) -> str:
+    import ray
+
+    ray.__version__ = "2.50.0"
+    return drive(start, cells, scratch, line)
+
+
+def dying_raylets(n_times: int, folder: Path) -> Callable[..., str]:
+    folder.mkdir()
+    return functools.partial(drive_with_a_raylet_that_dies, n_times, folder)

@@ -1,0 +1,89 @@
+"""A process apart: its news, its ends, and that nothing stays of it; no Ray is started here."""
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from al_ray.errors import DataError
+from al_ray.runtime import apart
+from al_ray.runtime.apart import ENDED, Apart, Line
+from tests.processes import is_alive, wait_until
+from tests.runtime import apart_fakes as fakes
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(what: Callable[[Line], object], folder: Path) -> tuple[list[Any], Apart]:
+    with Apart(what, folder) as process:
+        return list(process.news()), process
+
+
+def test_news_arrive_in_order_and_the_last_words_come_last(tmp_path: Path) -> None:
+    news, _ = run(functools.partial(fakes.count, n=1000), tmp_path)
+    assert news == [*[("number", i) for i in range(1000)], (ENDED, "counted")]
+
+
+def test_an_error_arrives_as_it_is_with_the_place_where_it_was_raised(tmp_path: Path) -> None:
+    [(_, error)], _ = run(fakes.refuse, tmp_path)
+    assert isinstance(error, DataError)
+    assert str(error) == "row 7 has no label"
+    assert "in refuse" in error.__notes__[0]
+
+
+def test_an_error_that_cannot_travel_arrives_in_words(tmp_path: Path) -> None:
+    [(_, error)], _ = run(fakes.fail_in_a_way_that_cannot_travel, tmp_path)
+    assert isinstance(error, RuntimeError)
+    assert "HomeMadeError: ab" in str(error)
+
+
+def test_a_process_that_is_killed_has_no_last_words_and_its_output_is_kept(tmp_path: Path) -> None:
+    news, process = run(fakes.die, tmp_path)
+    assert not news
+    assert process.how_it_ended() == "the process that drives it was killed by signal 9"
+    assert (tmp_path / apart.LOG_NAME).read_text() == "a last word on the output\n"
+
+
+def test_a_process_that_is_told_to_leave_does_so_in_order(tmp_path: Path) -> None:
+    with Apart(fakes.wait_for_the_end, tmp_path) as process:
+        news = process.news()
+        assert next(news)[0] == "ready"
+        process.leave()
+        assert list(news) == [(ENDED, "left in order")]
+
+
+def test_a_process_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "LEAVING_TIMEOUT_S", 0.1)
+    with Apart(fakes.do_not_listen, tmp_path) as process:
+        news = process.news()
+        assert next(news)[0] == "ready"
+        living = psutil.Process(process.pid)
+        process.leave()
+        assert not list(news)
+    assert not is_alive(living)
+    assert process.how_it_ended() == "the process that drives it did not answer"
+
+
+def test_all_that_a_process_started_ends_with_it(tmp_path: Path) -> None:
+    with Apart(fakes.start_a_family, tmp_path) as process:
+        _, family = next(process.news())
+        living = [psutil.Process(pid) for pid in (process.pid, *family)]
+        assert all(map(is_alive, living))
+    wait_until(lambda: not any(map(is_alive, living)), "the whole family is gone")
+
+
+def test_all_of_it_ends_where_the_one_that_started_it_is_killed(tmp_path: Path) -> None:
+    code = "import sys; from tests.runtime.apart_fakes import found_a_family; found_a_family(sys.argv[1])"
+    program = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    words = program.communicate(timeout=120)[0].split()
+    assert len(words) == 4
+    wait_until(lambda: not any(is_there(int(pid)) for pid in words), "the whole family is gone")
+
+
+def is_there(pid: int) -> bool:
+    return psutil.pid_exists(pid) and is_alive(psutil.Process(pid))
