@@ -50,7 +50,7 @@ def _wait_until_healthy(address: str, server: "subprocess.Popen[bytes]", log: Pa
             return False
 
     try:
-        wait_until(is_healthy, "the start of the MLflow server", lambda: server.poll() is None)
+        wait_until(is_healthy, "the start of the MLflow server", server)
     except AssertionError as error:
         raise AssertionError(f"{error}: {log.read_text()[-2000:]}") from None
 

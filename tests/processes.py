@@ -1,8 +1,5 @@
 """What processes the tests look at, by what they call themselves."""
 
-import time
-from collections.abc import Callable
-
 import psutil
 
 from al_ray.runtime.sweeping import LANE_ACTORS
@@ -30,11 +27,3 @@ def is_alive(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 300) -> None:
-    """Wait for something that another process does."""
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.05)

@@ -1,22 +1,26 @@
 """How tests wait: for something to become true, never for a time to pass."""
 
+import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 # What takes a second here may take a minute on a slow machine with other work. Only a test that fails waits so long.
-PATIENCE_S = 400.0
+PATIENCE_S = 600.0
 
 
-def wait_until(true: Callable[[], object], what: str = "it", may_go_on: Callable[[], bool] = lambda: True) -> None:
+def wait_until(
+    true: Callable[[], object], what: str = "what is waited for", process: "subprocess.Popen[Any] | None" = None
+) -> None:
     """Wait for something that another thread or process does.
 
     Args:
         true: asked again and again.
-        what: should happen, for the message of a test that fails.
-        may_go_on: whether it can still happen, such as whether the process that should do it lives.
+        what: should become true, for the message of a test that fails.
+        process: the one that does it, if that is one: when it ends before, nothing is waited for.
     """
     deadline = time.monotonic() + PATIENCE_S
     while not true():
-        assert may_go_on(), f"{what} can no longer happen"
-        assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE_S:.0f} s"
-        time.sleep(0.01)
+        assert process is None or process.poll() is None, f"{what}: the process ended with {process.returncode}"
+        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S:.0f} s"
+        time.sleep(0.02)

@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,20 +23,11 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from tests.pipelines.conftest import bert, computed
 from tests.processes import LANE_TITLES
+from tests.waiting import PATIENCE_S, wait_until
 
 __all__ = ["bert"]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 400.0
-
-
-def wait_until(holds: Callable[[], object], what: str, process: "subprocess.Popen[str] | None" = None) -> None:
-    """Wait for something to become true, as long as the process that should make it so lives."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert process is None or process.poll() is None, f"{what}: the process ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S:.0f} s"
-        time.sleep(0.05)
 
 
 def command_lines() -> dict[int, str]:

@@ -17,11 +17,13 @@ import typer
 from rich.console import Console
 
 from pipelines.run_study import user_errors
-from tests.cluster.conftest import PATIENCE_S, ROOT, LocalRun, TwoNodes, nodes_of, ray_command, wait_until
+from tests.cluster.conftest import ROOT, LocalRun, TwoNodes, nodes_of, ray_command
 from tests.pipelines.conftest import computed
+from tests.waiting import PATIENCE_S, wait_until
 
 # 127.0.0.1, the same written as IPv6, and ::1, in hexadecimal as in /proc/net.
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+RUN_STUDY = "pipelines.run_study"
 EXCLUDED = ("__pycache__", ".git", "results", "node_modules", ".*_cache")
 
 
@@ -37,27 +39,12 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-# Put behind the code of a copy: its cells stand still after their second round, until a file is there.
-GATE = """
-def _append_and_wait(self, record, arrays, append=SharedRecords.append):
-    import os, time
-    append(self, record, arrays)
-    while record.round_index == 1 and not os.path.exists({gate!r}):
-        time.sleep(0.05)
-SharedRecords.append = _append_and_wait
-"""
-
-
-def put_gate(checkout: Path, gate: Path) -> None:
-    """Let no cell of a checkout get beyond its second round before the file ``gate`` is there."""
-    with (checkout / "al_ray" / "experiment" / "cell.py").open("a", encoding="utf-8") as code:
-        code.write(GATE.format(gate=str(gate)))
-
-
-def submit(ray: TwoNodes, checkout: Path, name: str, study: Path, storage: Path, *settings: str) -> Process:
+def submit(
+    ray: TwoNodes, checkout: Path, name: str, study: Path, storage: Path, *settings: str, program: str = RUN_STUDY
+) -> Process:
     """Submit a study as the README does, and follow its log."""
     options = [word for setting in ("tracking=off", *settings) for word in ("--set", setting)]
-    entrypoint = [sys.executable, "-m", "pipelines.run_study", str(study), "--storage", str(storage), *options]
+    entrypoint = [sys.executable, "-m", program, str(study), "--storage", str(storage), *options]
     job = ["--submission-id", name, "--runtime-env", "pipelines/cluster/runtime_env.yaml", "--", *entrypoint]
     return ray.start(*ray_command("job", "submit", "--address", ray.dashboard, *job), cwd=checkout)
 
@@ -66,9 +53,12 @@ def submit(ray: TwoNodes, checkout: Path, name: str, study: Path, storage: Path,
 def test_a_job_that_was_stopped_and_submitted_again_equals_a_local_run(
     two_nodes: TwoNodes, two_cells: LocalRun, checkout: Path, tmp_path: Path
 ) -> None:
-    storage, gate = tmp_path / "shared", tmp_path / "gate"
-    put_gate(checkout, gate)
-    first = submit(two_nodes, checkout, "first", two_cells.path, storage, "lanes=1", "accelerator_type=A10G")
+    storage, gates = tmp_path / "shared", tmp_path / "gates"
+    gates.mkdir()
+    (gates / "0").touch()  # the first cell stands still after its second round
+    settings = ("lanes=1", "accelerator_type=A10G")
+    gated = "tests.pipelines.gated_driver"
+    first = submit(two_nodes, checkout, "first", two_cells.path, storage, *settings, program=gated)
     wait_until(lambda: any(storage.rglob("round-001.json")), "a first round", first)
     stopped = two_nodes.job("stop", "first")
     log, _ = first.communicate(timeout=PATIENCE_S)
@@ -82,7 +72,6 @@ def test_a_job_that_was_stopped_and_submitted_again_equals_a_local_run(
     assert two_nodes.second is not None
     assert set(nodes_of(storage)) == {two_nodes.second.node_id}, "cells went to a node without the GPUs named"
 
-    gate.touch()
     second = submit(two_nodes, checkout, "second", two_cells.path, storage)
     log, _ = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, log

@@ -5,18 +5,17 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from tests.cluster.conftest import (
-    PATIENCE_S,
     LocalRun,
     TwoNodes,
     children,
     kill,
     nodes_of,
-    wait_until,
     write_study,
 )
 from tests.pipelines.conftest import computed
+from tests.waiting import PATIENCE_S, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.ray
 
 
 def workers_of(pid: int) -> list[int]:

@@ -14,7 +14,8 @@ from al_ray.experiment.cell import run_cell
 from al_ray.experiment.study_file import load_study, set_options
 from al_ray.model.worker import Worker
 from al_ray.runtime.cells import CellEvent
-from tests.processes import ray_processes, wait_until
+from tests.processes import ray_processes
+from tests.waiting import wait_until
 
 
 @dataclass
@@ -84,7 +85,7 @@ def stop_at_gates(
 
     def report_and_wait(data: dict[str, Any]) -> None:
         report(data)
-        wait_until((gates / str(data["round_index"])).exists, "the gate opens", 600)
+        wait_until((gates / str(data["round_index"])).exists, "the gate opens")
 
     run_cell(payload, tables, worker, report_and_wait)
 

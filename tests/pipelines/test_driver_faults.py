@@ -15,12 +15,10 @@ import pytest
 
 from tests.pipelines.conftest import computed
 from tests.pipelines.gated_driver import TORN
-from tests.processes import is_alive, wait_until
-
-pytestmark = pytest.mark.timeout(1800)
+from tests.processes import is_alive
+from tests.waiting import PATIENCE_S, wait_until
 
 ROUNDS = 4
-PATIENCE_S = 900
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ def wait_for_round(folder: Path, index: int, driver: subprocess.Popen[str]) -> N
         assert driver.poll() is None, said(driver)
         return bool(list((folder / "out").rglob(f"round-{index:03d}.json")))
 
-    wait_until(stands, "the cell stands at its gate", PATIENCE_S)
+    wait_until(stands, "the cell stands at its gate")
 
 
 @pytest.mark.ray
@@ -115,7 +113,7 @@ def test_of_two_drivers_that_start_at_once_one_runs_and_the_other_says_who_does(
     drive: Any, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     pair = [drive("--local", gated=True), drive("--local", gated=True)]
-    wait_until(lambda: any(driver.poll() is not None for driver in pair), "one driver gives way", PATIENCE_S)
+    wait_until(lambda: any(driver.poll() is not None for driver in pair), "one driver gives way")
     [loser] = [driver for driver in pair if driver.poll() is not None]
     [winner] = [driver for driver in pair if driver is not loser]
     text = said(loser)
@@ -139,7 +137,7 @@ def test_a_driver_killed_between_the_arrays_and_the_record_of_a_round_has_not_do
         assert driver.poll() is None, said(driver)
         return list((tmp_path / "out").rglob("round-002.parquet"))
 
-    wait_until(lambda: bool(torn()), "the driver stands between the files", PATIENCE_S)
+    wait_until(lambda: bool(torn()), "the driver stands between the files")
     [arrays] = torn()
     driver.kill()
     driver.communicate()

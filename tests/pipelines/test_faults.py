@@ -10,9 +10,10 @@ from al_ray.experiment import study as study_module
 from tests.pipelines import saboteur
 from tests.pipelines.conftest import computed
 from tests.pipelines.saboteur import Saboteur, run_with
-from tests.processes import LANE_TITLES, ray_processes, wait_until
+from tests.processes import LANE_TITLES, ray_processes
+from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800), pytest.mark.usefixtures("private_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("private_ray")]
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from al_ray.runtime.cells import CellEvent
 from tests.pipelines import saboteur
 from tests.pipelines.conftest import computed
 from tests.pipelines.saboteur import run_with
-from tests.processes import is_alive, title, wait_until
+from tests.processes import is_alive, title
 from tests.runtime import apart_fakes as fakes
+from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.ray
 
 Victims = Callable[[psutil.Process], list[psutil.Process]]
 

@@ -13,10 +13,9 @@ import pytest
 from al_ray.errors import DataError
 from al_ray.runtime import apart
 from al_ray.runtime.apart import ENDED, Apart, Line
-from tests.processes import is_alive, wait_until
+from tests.processes import is_alive
 from tests.runtime import apart_fakes as fakes
-
-pytestmark = pytest.mark.timeout(300)
+from tests.waiting import wait_until
 
 
 def run(what: Callable[[Line], object], folder: Path) -> tuple[list[Any], Apart]:

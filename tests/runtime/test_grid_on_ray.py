@@ -12,10 +12,11 @@ from al_ray.runtime.grid import run_grid
 from al_ray.runtime.plan import LaneResources
 from al_ray.runtime.pool import PoolSource, prepare_pools
 from al_ray.runtime.score import score_parquet
-from tests.processes import LANE_TITLES, ray_processes, wait_until
+from tests.processes import LANE_TITLES, ray_processes
 from tests.runtime import lane_fakes as fakes
+from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900), pytest.mark.usefixtures("private_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("private_ray")]
 
 Events = dict[str, list[CellEvent]]
 
@@ -171,8 +172,8 @@ def test_an_error_on_all_ranks_alike_fails_the_cell_and_keeps_the_pair_warm(pair
 def test_nothing_of_a_grid_is_left_running(grid: Events, pairs: Events) -> None:
     import ray
 
-    wait_until(lambda: not ray_processes(*LANE_TITLES), "all actors are gone", 15)
-    wait_until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"], "all CPUs are free", 15)
+    wait_until(lambda: not ray_processes(*LANE_TITLES), "all actors are gone")
+    wait_until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"], "all CPUs are free")
 
 
 def test_lanes_start_no_actor_that_they_do_not_use(grid: Events) -> None:

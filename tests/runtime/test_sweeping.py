@@ -12,10 +12,10 @@ import pytest
 
 from al_ray.runtime import sweeping
 from al_ray.runtime.sweeping import Sweeper
-from tests.processes import is_alive, wait_until
+from tests.processes import is_alive
+from tests.waiting import wait_until
 
 on_ray = pytest.mark.usefixtures("private_ray")
-pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_silent_head_is_told_of_once_and_so_is_its_return(monkeypatch: pytest.MonkeyPatch) -> None:
