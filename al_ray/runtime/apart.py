@@ -128,6 +128,13 @@ class Apart:
         with contextlib.suppress(OSError):
             self._line.send(LEAVE)
 
+    def leave_unheard(self) -> None:
+        """Ask the process to leave in order, and wait for it; its news are over, the last one perhaps half read."""
+        self.leave()
+        with contextlib.suppress(OSError):
+            while self._line.poll(self._time_left()) and os.read(self._line.fileno(), 2**16):
+                pass
+
     def _time_left(self) -> float | None:
         return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
 

@@ -26,7 +26,7 @@ from al_ray.runtime.exchange import Exchange
 from al_ray.runtime.plan import LaneResources, lanes_that_fit
 from al_ray.runtime.pool import PoolRefs, PoolSource, prepare_pool
 from al_ray.runtime.scratch import keep_logs, scratch_folder
-from al_ray.runtime.session import RaySession, address_of, dead_daemon, is_here, ray_session
+from al_ray.runtime.session import RaySession, address_of, dead_daemon, is_here, ray_session, what_died
 from al_ray.runtime.sweeping import sweeping
 
 if TYPE_CHECKING:
@@ -138,10 +138,12 @@ def run_until_ended(
             run(left)
             return
         except loss as error:
+            left = watch.go_on(left)
+            if not left:
+                return
             in_vain = 1 if watch.n_rounds > n_rounds else in_vain + 1
             if in_vain > retries:
                 raise loss(f"{error} It is given up: retries is {retries}. The same command goes on.") from error
-            left = watch.go_on(left)
             say(f"{error} Another one is started now, for {len(left)} cell(s).")
 
 
@@ -219,8 +221,7 @@ class GridApart:
                 last_words = self._listen(process)
             except KeyboardInterrupt:
                 if self._is_ready:
-                    process.leave()
-                    self._listen(process)
+                    process.leave_unheard()
                 raise
         self.watch.check()
         if last_words is None:
@@ -284,9 +285,11 @@ def _watched(session: RaySession, line: Line) -> Iterator[None]:
     thread.start()
     try:
         yield
-    except Exception:
-        # Whatever was raised came from the loss, which may be seen a moment later.
-        left.wait(WATCH_EVERY_S * 2)
+    except Exception as error:
+        # It may come from the loss, which the system tells a moment later.
+        left.wait(WATCH_EVERY_S)
+        if (why := what_died()) is not None:
+            raise RayLostError(why) from error
         raise
     finally:
         left.set()

@@ -196,6 +196,17 @@ def dead_daemon() -> str | None:
     return next((name for name in DAEMONS if name in dead), None)
 
 
+def what_died() -> str | None:
+    """Tell what of the Ray in use is gone, if anything is: a part of a private one, or the head."""
+    import ray
+
+    if (name := dead_daemon()) is not None:
+        return f"its {name} ended"
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    why = why_no_head(host.strip("[]"), int(port))
+    return why and f"its head does not answer: {why}"
+
+
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
     """Let a Ray that is started inside listen on 127.0.0.1 only; at its default all machines of the network reach it.

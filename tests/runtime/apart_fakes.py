@@ -60,6 +60,7 @@ def wait_for_the_end(line: Line) -> str:
     line.on_leave = told.set
     line.tell("ready")
     told.wait()
+    print("left in order", flush=True)
     return "left in order"
 
 

@@ -56,6 +56,13 @@ def test_a_process_that_is_told_to_leave_does_so_in_order(tmp_path: Path) -> Non
         assert list(news) == [(ENDED, "left in order")]
 
 
+def test_a_process_whose_news_are_half_read_leaves_in_order_as_well(tmp_path: Path) -> None:
+    with Apart(fakes.wait_for_the_end, tmp_path) as process:
+        assert next(process.news())[0] == "ready"
+        process.leave_unheard()
+    assert (tmp_path / apart.LOG_NAME).read_text() == "left in order\n"
+
+
 def test_a_process_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apart, "LEAVING_TIMEOUT_S", 0.1)
     with Apart(fakes.do_not_listen, tmp_path) as process:

@@ -67,3 +67,10 @@ def test_what_was_not_the_loss_is_not_tried_again(loss: Loss) -> None:
     with pytest.raises(ExecutionError, match="It died"):
         run_until_ended(grids.run, CELLS, grids.watch, 2, loss, grids.said.append)
     assert len(grids.starts) == 1
+
+
+@each_loss
+def test_a_grid_that_is_lost_when_all_its_cells_have_ended_is_not_started_again(loss: Loss) -> None:
+    grids = Grids([["finished"], ["finished"], []], loss)
+    run_until_ended(grids.run, CELLS, grids.watch, 2, loss, grids.said.append)
+    assert grids.starts == [["a", "b"], ["b"]]
