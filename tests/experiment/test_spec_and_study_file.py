@@ -27,19 +27,9 @@ from al_ray.report.records import _Specs
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import strategies
 from pipelines.cli import study_schema
+from tests.experiment.study_texts import study_of, write
 
 STUDIES = sorted(Path("pipelines/studies").glob("*.yaml"))
-
-
-def study_of(*blocks: dict[str, Any], **top: Any) -> dict[str, Any]:
-    defaults = {"dataset": "tickets", "seed": 1, "strategy": "margin"}
-    return {"study": "s", "defaults": defaults, "grid": list(blocks) or [{}]} | top
-
-
-def write(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "study.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -13,18 +13,7 @@ from al_ray.experiment.spec import make_spec
 from al_ray.experiment.study_file import Execution, load_study, parse_study, set_options
 from al_ray.experiment.study_yaml import read_scalar, read_yaml
 from al_ray.strategy import strategies
-
-
-def study_of(*blocks: dict[str, Any], **top: Any) -> dict[str, Any]:
-    defaults = {"dataset": "tickets", "seed": 1, "strategy": "margin"}
-    return {"study": "s", "defaults": defaults, "grid": list(blocks) or [{}]} | top
-
-
-def write(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "study.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
+from tests.experiment.study_texts import study_of, write
 
 TEXTS = [
     "2024",
