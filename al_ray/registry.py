@@ -126,9 +126,15 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         if required and key not in checked:
             raise ConfigError(f"{where} needs the option {key!r} ({_type_words(hints[key])}).")
     try:
-        return cls(**checked)
+        built = cls(**checked)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+    for key, value in checked.items():  # after the class itself, which knows what would be right
+        if not _is_finite(value):
+            raise ConfigError(
+                f"option {key!r} of {where} is {value}, which no record can hold. It takes {_type_words(hints[key])}."
+            )
+    return built
 
 
 def shown_value(value: Any) -> str:
@@ -141,18 +147,22 @@ def shown_value(value: Any) -> str:
 
 
 def _recordable(value: Any) -> Any:
-    """Return a value that records can hold and give back: no number beyond 64 bits, none that is not finite, no -0.0.
+    """Return a value that records give back as it was: no whole number beyond 64 bits, no -0.0.
 
     Raises:
         ValueError: with the end of a sentence that says why not.
     """
     if isinstance(value, tuple):
         return tuple(_recordable(each) for each in value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"is {value}, which no record can hold")
     if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
         raise ValueError(f"is {shown_value(value)}, and records hold whole numbers up to {LARGEST}")
     return value + 0.0 if isinstance(value, float) else value
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def option_of(plugin: Any) -> dict[str, Any]:
