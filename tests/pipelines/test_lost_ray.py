@@ -69,7 +69,7 @@ def itself(driver: psutil.Process) -> list[psutil.Process]:
 
 @dataclass
 class Striker:
-    """Kills after chosen rounds of the first cell, which stands still until that is done.
+    """Kills after chosen rounds of the first cell, which stands still until another Ray has started.
 
     Attributes:
         strikes: index of the round -> what to kill.
@@ -80,22 +80,25 @@ class Striker:
     strikes: dict[int, Victims]
     gates: Path
     seen: list[psutil.Process] = field(default_factory=list)
-    n_struck: int = 0
+    struck: list[int] = field(default_factory=list)
 
     def __call__(self, event: CellEvent) -> None:
+        if event.kind == "started":  # by a new Ray, if there was a blow
+            for index in self.struck:
+                (self.gates / str(index)).touch()
         if event.kind != "round":
             return
         index = event.data["round_index"]
-        gate = self.gates / str(index)
-        if index in self.strikes and not gate.exists():
+        if index in self.strikes and index not in self.struck:
+            self.struck.append(index)
             [driver] = drivers_of_ray()
             self.seen += [driver, *driver.children(recursive=True)]
             victims = self.strikes[index](driver)
             assert victims
             for victim in victims:
                 victim.send_signal(signal.SIGKILL)
-            self.n_struck += 1
-        gate.touch()
+        else:
+            (self.gates / str(index)).touch()
 
 
 def test_a_study_whose_private_ray_dies_in_every_way_ends_by_itself_with_the_same_records(
@@ -108,7 +111,7 @@ def test_a_study_whose_private_ray_dies_in_every_way_ends_by_itself_with_the_sam
     ways: dict[int, Victims] = {1: daemon("gcs_server"), 2: daemon("raylet"), 3: everything, 4: itself}
     striker = Striker(ways, tmp_path / "gates")
     said = run_with(cells, tmp_path / "stormy", striker, "lanes=1", "retries=1")
-    assert striker.n_struck == len(ways)
+    assert striker.struck == list(ways)
     assert computed(tmp_path / "stormy") == computed(tmp_path / "calm")
     assert not list((tmp_path / "stormy").rglob("failed.json"))
     wait_until(lambda: not any(map(is_alive, striker.seen)), "no process is left")
