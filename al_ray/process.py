@@ -50,14 +50,14 @@ def life_of(pid: int, start: int) -> Life:
 
 
 def session_members(leader: int) -> set[int]:
-    """Return the living processes of a session of the system (``man setsid``); where it does not tell, the leader."""
+    """Return the living processes of a session of the system (``man setsid``); none where it has no ``/proc``."""
     members = set[int]()
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, *fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             if int(fields[2]) == leader and state not in ("Z", "X"):
                 members.add(int(path.parent.name))
-    return members if life_of(leader, start_of(leader)) == "dead" else members | {leader}
+    return members
 
 
 def _look_up(pid: int) -> tuple[str, int] | Life:

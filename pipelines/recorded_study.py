@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from al_ray.errors import ConfigError
 from al_ray.experiment.study_file import Execution, load_study
@@ -50,7 +49,7 @@ def find_study(study: str, storage: str | None) -> RecordedStudy:
         )
     execution = Execution()
     check_address("STUDY", study)
-    if "/" in study or (storage is None and Path(study).is_dir()):
+    if "/" in study or (storage is None and os.path.isdir(study)):
         if storage is not None:
             raise ConfigError(
                 f"{shown(study)!r} is a folder already, so --storage says it twice. Leave one of the two out."

@@ -156,7 +156,7 @@ def _with_counts(names: list[str], train: Counter[str], test: Counter[str]) -> s
 
 
 def _source(option: str | Mapping[str, Any]) -> "DatasetSource | PathSource":
-    from al_ray.data.files import PathSource, named_folders
+    from al_ray.data.files import PathSource, named_folder, named_folders
 
     if isinstance(option, str) and _LOOKS_LIKE_A_PATH.search(option):
         option = {"path": option}
@@ -164,7 +164,7 @@ def _source(option: str | Mapping[str, Any]) -> "DatasetSource | PathSource":
         return PathSource.from_option(option)
     name = option.get("name") if isinstance(option, Mapping) else option
     if isinstance(name, str) and name not in datasets.names():
-        if folder := named_folders(with_rows=False).get(name):
+        if folder := named_folder(name):
             more = {key: option[key] for key in option if key != "name"} if isinstance(option, Mapping) else {}
             return PathSource.from_option({"path": str(folder), **more})
         raise ConfigError(

@@ -143,8 +143,19 @@ def data_folder() -> Path | None:
     return folder
 
 
-def named_folders(*, with_rows: bool = True) -> dict[str, Path]:
-    """Return the folders in ``AL_RAY_DATA`` that hold a training split, or all, by name; a study may call them so.
+def named_folder(name: str) -> Path | None:
+    """Return the folder in ``AL_RAY_DATA`` of that name, whatever it holds; None where there is none.
+
+    Raises:
+        DataError: ``AL_RAY_DATA`` is not a folder.
+    """
+    root = data_folder()
+    is_name = name not in ("", ".", "..") and os.sep not in name
+    return root / name if root is not None and is_name and os.path.isdir(root / name) else None
+
+
+def named_folders() -> list[str]:
+    """Return the names of the folders in ``AL_RAY_DATA`` that hold a training split; a study may name its data so.
 
     Raises:
         DataError: ``AL_RAY_DATA`` is not a folder.
@@ -152,7 +163,7 @@ def named_folders(*, with_rows: bool = True) -> dict[str, Path]:
     root = data_folder()
     paths = [] if root is None else sorted(root.iterdir())
     folders = [path for path in paths if path.is_dir() and os.access(path, os.R_OK)]
-    return {folder.name: folder for folder in folders if _files_of(folder, "train") or not with_rows}
+    return [folder.name for folder in folders if _files_of(folder, "train")]
 
 
 def split_files(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -234,6 +234,8 @@ def _find_separator(file: Path, lines: TextIO, wanted: Mapping[str, str]) -> str
             f"{file}: its header names the columns with {' and with '.join(map(repr, fitting))} between them. "
             f"Put the one that is right into a line of its own above it: sep={fitting[0]}"
         )
+    if not fitting and not headers[","]:
+        return ","  # an empty file, or a header that is no CSV: told with its place when the rows are read
     return fitting[0] if fitting else max(headers, key=lambda separator: len(headers[separator]))
 
 

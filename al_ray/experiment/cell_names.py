@@ -5,6 +5,7 @@ One way for slugs, tables, MLflow and reports. Names are made of what a study fi
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,8 @@ def _labels(things: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, s
             if apart.count(words) > 1:  # the same words in a study file, and other content since
                 words = with_hash(words, key, len(words) + 9).lstrip(".")
             labels[key] = f"{name} ({words})" if words else name
-    return labels
+    taken = Counter(labels.values())  # a thing may be called what was made up here for another one
+    return {key: label if taken[label] == 1 else with_hash(label, key, len(label) + 9) for key, label in labels.items()}
 
 
 def _what_differs(options: Sequence[Mapping[str, Any]]) -> list[str]:

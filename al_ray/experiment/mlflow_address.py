@@ -123,14 +123,22 @@ def _fault_of_sqlite(address: str) -> str | None:
     if not slashes or path in ("", ":memory:"):
         return f"it names no file. Write sqlite:////FOLDER/{MLFLOW_FILE}, or sqlite:///{MLFLOW_FILE} for one in here"
     file = Path(os.path.abspath(path))
-    holder = next(place for place in file.parents if place.exists())
+    try:
+        fault = _fault_of_file(file)
+    except OSError as error:  # such as a name that is too long, or a folder that one may not enter
+        fault = f"{file} cannot be looked at ({error.strerror}). Name another place"
+    return fault or (_fault_of_driver(address) if "+" in address.partition(":")[0] else None)
+
+
+def _fault_of_file(file: Path) -> str | None:
+    holder = next(place for place in file.parents if os.path.exists(place))
     if file.is_dir():
         return f"that is a folder. Name a file in it, sqlite:///{file / MLFLOW_FILE}"
     if not holder.is_dir() or not os.access(holder, os.W_OK | os.X_OK):
         return f"{holder} is {'a folder that cannot be written' if holder.is_dir() else 'a file'}. Name another place"
     if file.is_file() and not _is_sqlite(file):
         return "that file is no SQLite database. Name another one, which is made if it is not there"
-    return _fault_of_driver(address) if "+" in address.partition(":")[0] else None
+    return None
 
 
 def _fault_of_driver(address: str) -> str | None:

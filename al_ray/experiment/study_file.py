@@ -126,12 +126,12 @@ def _text(path: str) -> str:
     if is_uri(path):
         raise ConfigError(f"{shown(path)!r} is an address, and a study file is read from a disk. Copy it here first.")
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         inside = ", ".join(str(file / name) for name in _study_files(file)[:5])
         raise ConfigError(f"{path!r} is a folder. Name a study file{f' in it: {inside}' if inside else ''}.")
-    if not file.is_file():
+    if not os.path.isfile(file):  # also of a name that is too long
         pipe = f"{path!r} is a pipe or a device. Save the study in a file, and name that."
-        raise ConfigError(pipe if file.exists() else _no_file(file))
+        raise ConfigError(pipe if os.path.exists(file) else _no_file(file))
     try:
         size = file.stat().st_size
         if size > MAX_FILE_BYTES:

@@ -71,14 +71,20 @@ def ask_network(model: ResolvedModel) -> ModelFacts:
     from al_ray.model.encoder import build_network, encoder_layers, longest_text
 
     network = build_network(model, 3, torch.device("meta"))
-    _check_vocabulary(model, network)
-    facts = ModelFacts(
-        longest_text=longest_text(network),
-        n_layers=len(encoder_layers(network)),
-        adapts_attention=network.packs,
-        weights_lack=_what_weights_lack(model, network),
-    )
-    _check_reading(model, network)
+    try:
+        _check_vocabulary(model, network)
+        facts = ModelFacts(
+            longest_text=longest_text(network),
+            n_layers=len(encoder_layers(network)),
+            adapts_attention=network.packs,
+            weights_lack=_what_weights_lack(model, network),
+        )
+        _check_reading(model, network)
+    except ModelError:
+        raise
+    except Exception as error:  # an architecture may raise anything when it is asked as an encoder of texts
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _unusable(model, network, f"cannot be asked what an encoder is asked: {reason}.") from error
     return facts
 
 
@@ -125,14 +131,10 @@ def _check_reading(model: ResolvedModel, network: "Network") -> None:
     """
     from al_ray.model.encoder import quiet
 
-    try:
-        with quiet():
-            words = _cut_down(network)
-            text, longer, other = words[:3], words[1:8], words[[0, 1, 8]]
-            alone, beside, changed = _read(network, text), _read(network, text, longer), _read(network, other)
-    except Exception as error:  # an architecture may raise anything when it is used as an encoder of texts
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _unusable(model, network, f"fails on a short text: {reason}") from error
+    with quiet():
+        words = _cut_down(network)
+        text, longer, other = words[:3], words[1:8], words[[0, 1, 8]]
+        alone, beside, changed = _read(network, text), _read(network, text, longer), _read(network, other)
     if any(_differ(one, two) for one, two in zip(alone, beside, strict=True)):
         raise _unusable(model, network, "scores a text differently when a longer one is beside it in a batch.")
     if not _differ(alone[1], changed[1]):

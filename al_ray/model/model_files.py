@@ -19,7 +19,8 @@ from typing import Any, TypeGuard
 from al_ray.errors import ModelError
 
 WEIGHTS = "model.safetensors"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+_TOKENIZER = "tokenizer.json"
+TOKENIZER_FILES = (_TOKENIZER, "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 _MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 # Where a model was saved and by which program: the same model says something else after a move.
 _SAYS_WHERE_FROM = (
@@ -83,7 +84,10 @@ def settings_sha256(folder: Path) -> str:
         64 hexadecimal digits; the same wherever the folder lies, and however its settings are laid out.
     """
     digest = hashlib.sha256(b"al_ray model settings, version 1\n")
-    for name in sorted({_CONFIG, *TOKENIZER_FILES, *_MORE_TOKENIZER_FILES}):
+    # Where the whole tokenizer is in one file, that is read, and which others a download brought along is no matter.
+    is_whole = (folder / _TOKENIZER).is_file()
+    files = (_TOKENIZER, _TOKENIZER_CONFIG) if is_whole else (*TOKENIZER_FILES, *_MORE_TOKENIZER_FILES)
+    for name in sorted({_CONFIG, *files}):
         if (folder / name).is_file():
             content = (folder / name).read_bytes()
             if name in (_CONFIG, _TOKENIZER_CONFIG):

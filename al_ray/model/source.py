@@ -15,7 +15,15 @@ from pathlib import Path
 from al_ray.errors import ModelError, without_secrets
 from al_ray.model.model_files import TOKENIZER_FILES, WEIGHTS, check_model_files, settings_sha256
 
-HUB_FILES = ("config.json", WEIGHTS, "tokenizer*", "special_tokens_map.json", "merges.txt", *TOKENIZER_FILES)
+HUB_FILES = (
+    "config.json",
+    WEIGHTS,
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    *TOKENIZER_FILES,
+)
 HUB_TIMEOUT_S = 5.0
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -89,24 +97,24 @@ def _resolved(name: str, revision: str | None, folder: Path) -> ResolvedModel:
 
 
 def _is_folder_name(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or os.sep in name[:1] or Path(name).is_dir()
+    return name.startswith((".", "/", "~")) or os.path.isdir(name)
 
 
 def _from_folder(name: str, revision: str | None) -> ResolvedModel:
-    folder = Path(name).expanduser().resolve()
+    folder = Path(os.path.abspath(os.path.expanduser(name)))
     if revision is not None:
         raise ModelError(f"model {name!r} is a local folder, which has no revision {revision!r}. Remove 'revision'.")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # also of a name that is too long
         raise _no_folder(name, folder)
     return _resolved(name, None, folder)
 
 
 def _no_folder(name: str, folder: Path) -> ModelError:
     """Say up to where the path of a folder leads, and what is spelt like the part that is not there."""
-    if folder.exists():
+    if os.path.exists(folder):
         return ModelError(f"model {name!r} is a file. Give the folder that holds it, with config.json and tokenizer.")
     missing = folder
-    while not missing.parent.is_dir():
+    while not os.path.isdir(missing.parent):
         missing = missing.parent
     return ModelError(
         f"model folder {str(folder)!r} does not exist: there is no {missing.name!r} in {str(missing.parent)!r}."
@@ -117,7 +125,7 @@ def _no_folder(name: str, folder: Path) -> ModelError:
 def _nothing_here(name: str) -> ModelError:
     """Say that a name without a revision is no folder here, and no Hub id that is pinned."""
     pinned_or_main = "Write the commit as 'revision' in the study ('revision: main' takes today's and records it)"
-    if name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir()):
+    if name.count("/") > 1 or ("/" in name and os.path.isdir(Path(name).parent)):
         problem = str(_no_folder(name, Path(name).absolute()))
         return ModelError(problem if name.count("/") > 1 else f"{problem} If it is a Hub id: {pinned_or_main}.")
     near = _near(name, [*ALIASES, *ALIASES.values()]) or _near(Path(name).parts[0], _folders_in(Path()))

@@ -16,16 +16,27 @@ _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)
 _FRAME_BYTES, _SETTINGS = 9, 4
 
 
-def why_no_head(host: str, port: int) -> str | None:
-    """Tell why no head of Ray can be there; None where one may be."""
+def why_no_head(host: str, port: int, *, silence_counts: bool = True) -> str | None:
+    """Tell why no head of Ray can be there; None where one may be.
+
+    Args:
+        host: its name or number.
+        port: of the head itself, not of its dashboard.
+        silence_counts: whether nobody is there where nobody answers in time; a busy head may be late.
+    """
     # In a thread of its own, since finding a name has no time limit.
     found = _within(PATIENCE_S, lambda: _look(host, port))
-    return f"no answer within {PATIENCE_S:.0f} s" if found is None else found or None
+    if found is None:
+        return f"no answer within {PATIENCE_S:.0f} s" if silence_counts else None
+    return found or None
 
 
-def _look(host: str, port: int) -> str:
+def _look(host: str, port: int) -> str | None:
+    """Return what is wrong with what answers, nothing where it may be a head, None where nothing answers."""
     try:
         line = socket.create_connection((host, port), timeout=PATIENCE_S)
+    except TimeoutError:
+        return None
     except socket.gaierror:
         return f"the name {host!r} is not known here"
     except OSError as error:
@@ -37,7 +48,7 @@ def _look(host: str, port: int) -> str:
             line.sendall(_HELLO)
             answer = _read(line, _FRAME_BYTES)
         except TimeoutError:
-            return f"what listens there said nothing for {PATIENCE_S:.0f} s"
+            return None
         except OSError as error:
             return f"what listens there hung up ({error.strerror or error})"
     if answer.startswith(b"HTTP/1"):
@@ -55,9 +66,9 @@ def _read(line: socket.socket, n_bytes: int) -> bytes:
     return found
 
 
-def _within(seconds: float, look: Callable[[], str]) -> str | None:
+def _within(seconds: float, look: Callable[[], str | None]) -> str | None:
     """Call a function and return what it returns; None where it takes longer."""
-    found: list[str] = []
+    found: list[str | None] = []
     thread = threading.Thread(target=lambda: found.append(look()), name="address", daemon=True)
     thread.start()
     thread.join(seconds)

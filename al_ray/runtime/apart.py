@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,9 @@ class Apart:
     def __exit__(self, *exception: object) -> None:
         """End the process and all that it started."""
         self._line.close()
-        end_session(self._process.pid)
+        self._process.kill()
         self._process.wait()
+        end_session(self._process.pid)
 
     @property
     def pid(self) -> int:
@@ -140,7 +142,14 @@ class Apart:
 
 
 def end_session(leader: int) -> None:
-    """Kill all processes of a session of the system; its leader, where that is this process, as the last."""
+    """Kill all processes of a session of the system; its leader, where that is this process, as the last.
+
+    Where the system does not tell who they are (no ``/proc``), those are killed that are still in the leader's group.
+    """
+    if not Path("/proc/self/stat").exists():
+        with contextlib.suppress(OSError):
+            os.killpg(leader, signal.SIGKILL)
+        return
     deadline = time.monotonic() + ENDING_TIMEOUT_S
     while (others := session_members(leader) - {os.getpid()}) and time.monotonic() < deadline:
         for pid in others:
@@ -176,12 +185,10 @@ def _obey(line: Line) -> None:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """Return an exception as it can travel, with the place where it was raised."""
-    import ray.cloudpickle
-
+    """Return an exception as the line can carry it, with the place where it was raised."""
     trace = "".join(traceback.format_exception(error))
     try:
-        ray.cloudpickle.loads(ray.cloudpickle.dumps(error))
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:
         error = RuntimeError(trace)
     error.add_note(f"raised in the process that drives Ray:\n{trace}")

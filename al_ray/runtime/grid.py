@@ -262,7 +262,13 @@ class GridApart:
 
 def drive(start: GridStart, cells: Sequence[CellTask], scratch: Path, line: Line) -> str:
     """Run a grid from this process, which was started for it, and tell all news; return the last words."""
-    watch = GridWatch(lambda event: line.tell(EVENT, (event.kind, event.key, event.data)))
+
+    def tell(event: CellEvent) -> None:
+        if event.kind == "failed" and (name := dead_daemon()) is not None:
+            raise RayLostError(f"its {name} ended")  # of which the cell's failure came
+        line.tell(EVENT, (event.kind, event.key, event.data))
+
+    watch = GridWatch(tell)
     line.on_leave = lambda: watch.stop(KeyboardInterrupt())
     around = functools.partial(_watched, line=line)
     run_here(start, cells, watch, functools.partial(line.tell, SAID), scratch, around)
@@ -480,6 +486,6 @@ def _no_start(error: RayStartError, logs: Path) -> str:
 
 def _no_lane_starts(event: CellEvent) -> ExecutionError:
     return ExecutionError(
-        f"no lane could start: {event.data['error']}: {event.data['message']}. Nothing has run; "
-        "mend this and start again."
+        f"no lane could start: {event.data['error']}: {event.data['message']}. Mend this and "
+        "start again; what is recorded is kept."
     )

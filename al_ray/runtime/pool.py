@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from al_ray.errors import ExecutionError
+from al_ray.runtime.cells import brief
 from al_ray.runtime.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def prepare_pools(pools: Mapping[str, PoolSource]) -> dict[str, PoolRefs]:
         pools: pool key -> texts and tokenizer.
 
     Raises:
-        ExecutionError: a tokenizer returned other rows than it was given.
+        ExecutionError: a tokenizer failed, or returned other rows than it was given.
     """
     return {key: prepare_pool(source) for key, source in pools.items()}
 
@@ -68,7 +69,15 @@ def _tokenised_blocks(split: str, table: "pa.Table", tokenize: "Callable[[pa.Tab
     texts = ray.data.from_arrow([table.slice(i * BLOCK_ROWS, BLOCK_ROWS) for i in range(n_blocks)])
     texts.context.enable_progress_bars = False
     texts.context.execution_options.preserve_order = True
-    tokens = texts.map_batches(tokenize, batch_format="pyarrow", batch_size=None, zero_copy_batch=True).materialize()
+    tokenising = texts.map_batches(tokenize, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+    try:
+        tokens = tokenising.materialize()
+    except ray.exceptions.RayTaskError as error:
+        # A stack trace in words: that of the tokenizer, then what Ray Data says of it.
+        own, _, _ = str(error).partition("The above exception was")
+        raise ExecutionError(
+            f"the texts of the table {split!r} cannot be tokenised: {brief(own.strip().rpartition(chr(10))[2])}"
+        ) from error
     if tokens.count() != table.num_rows:
         raise ExecutionError(
             f"the table {split!r} has {tokens.count()} rows after tokenising, {table.num_rows} went in. "

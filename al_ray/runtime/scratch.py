@@ -36,11 +36,12 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def keep_logs(folder: Path) -> Path:
-    """Move the logs of a Ray that ran in a scratch folder to one that stays, and return it."""
+    """Copy the logs of a Ray that ran in a scratch folder to one that stays, as far as there is room, and return it."""
     kept = Path(tempfile.mkdtemp(prefix="al_ray_logs_", dir=folder.parent))
-    for path in (*folder.glob("*.log"), *folder.glob("session_*/logs/*")):
-        if path.is_file() and "session_latest" not in path.parts:
-            shutil.copy(path, kept)
+    with contextlib.suppress(OSError):
+        for path in (*folder.glob("*.log"), *folder.glob("session_*/logs/*")):
+            if path.is_file() and "session_latest" not in path.parts:
+                shutil.copy(path, kept)
     return kept
 
 

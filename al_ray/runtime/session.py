@@ -203,7 +203,7 @@ def what_died() -> str | None:
     if (name := dead_daemon()) is not None:
         return f"its {name} ended"
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    why = why_no_head(host.strip("[]"), int(port))
+    why = why_no_head(host.strip("[]"), int(port), silence_counts=False)
     return why and f"its head does not answer: {why}"
 
 

@@ -98,9 +98,10 @@ class TwoNodes:
         self, path: Path, storage: Path, *settings: str, program: str = "pipelines.run_study", **environment: str
     ) -> "subprocess.Popen[str]":
         """Start a driver that joins the cluster."""
-        options = [word for setting in ("tracking=off", *settings) for word in ("--set", setting)]
-        where = ["--storage", str(storage), "--set", f"address={self.gcs}"]
-        return self.start(sys.executable, "-m", program, str(path), *where, *options, environment=environment)
+        address = [] if any(setting.startswith("address=") for setting in settings) else [f"address={self.gcs}"]
+        options = [word for setting in ("tracking=off", *address, *settings) for word in ("--set", setting)]
+        command = [sys.executable, "-m", program, str(path), "--storage", str(storage), *options]
+        return self.start(*command, environment=environment)
 
     def job(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of ``ray job`` to its end."""

@@ -170,7 +170,7 @@ def test_any_folder_there_is_a_data_set_by_its_name(folder: Path, write: Write) 
         write(f"mine/{split}.csv", rows(8))
         write(f"other/{split}.jsonl", {"body": ["a", "b"], "team": ["x", "y"]})
     (folder / "notes").mkdir()
-    assert list(named_folders()) == ["mine", "other", "subj"]
+    assert named_folders() == ["mine", "other", "subj"]
     dataset = resolve_dataset("mine")
     assert (dataset.name, dataset.class_names, len(dataset.train)) == ("mine", ("0", "1"), 8)
     assert dataset.content_sha256 == resolve_dataset({"path": str(folder / "mine")}).content_sha256

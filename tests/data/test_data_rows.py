@@ -115,6 +115,7 @@ def test_a_column_that_occurs_twice_is_ambiguous(tmp_path: Path) -> None:
         ("r.csv", "text,label\na,x\n\nb,y\n", r"line 3 has 0 values"),
         ("r.csv", 'text,label\na,x\n"b,y\n', r"line 3 is not CSV: unexpected end of data"),
         ("r.csv", 'text,label\n"a"b,x\n', r"line 2 is not CSV"),
+        ("r.csv", 'text,"label\na,x\n', r"line 1 is not CSV"),
         ("r.jsonl", '{"text": "a", "label": 0}\n{"text": "b", \n', r"line 2 is not JSON"),
         ("r.jsonl", '{"text": "a", "label": 0}\n\n', r"line 2 is not JSON"),
         ("r.jsonl", '{"text": "a", "label": 0}\n["b", 1]\n', r"line 2 is '\[\"b\", 1\]', not an object"),

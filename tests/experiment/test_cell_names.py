@@ -44,6 +44,14 @@ def test_data_sets_of_one_name_are_told_apart_by_as_little_of_their_paths_as_it_
     assert datasets_of(*paths) == names
 
 
+def test_a_name_that_another_one_was_given_to_be_told_apart_is_told_apart_too() -> None:
+    models = [spec(model={"name": name, "revision": "r"}) for name in ("q/a/bert", "q/b/bert", "q/bert (a)")]
+    names = [each.model for each in name_cells(models)]
+    assert len(set(names)) == 3
+    assert names[1] == "bert (b)"
+    assert len(set(slugs_of(models, name_cells(models)))) == 3
+
+
 def test_options_tell_data_sets_apart_where_paths_do_not() -> None:
     assert datasets_of({"name": "tickets", "seed": 1}, {"name": "tickets", "seed": 2}) == [
         "tickets (seed=1)", "tickets (seed=2)"

@@ -38,6 +38,7 @@ ONLY_HERE = [
     ("sqlite://", r"it names no file"),  # MLflow would keep it in memory, each connection its own
     ("sqlite:///:memory:", r"it names no file"),
     ("sqlite:////{here}", r"that is a folder"),  # MLflow tries for minutes
+    (f"sqlite:////{{here}}/{'a' * 300}.db", r"cannot be looked at \(File name too long\)\. Name another place"),
     ("postgresql+psycopg://user:hidden-1@host/x", r"its database driver is not here \(.*psycopg"),
 ]
 

@@ -33,8 +33,18 @@ def test_settings_are_identified_by_what_they_say_and_not_by_where_they_were_sav
         moved = {"_name_or_path": "/before", "name_or_path": "/before", "transformers_version": "9", **settings}
         (copied / name).write_text(json.dumps(moved, indent=7), encoding="utf-8")
     assert resolve_model(str(copied), None).settings_sha256 == before
-    (copied / "special_tokens_map.json").write_text('{"pad_token": "[CLS]"}', encoding="utf-8")
+    for name in ("special_tokens_map.json", "vocab.txt"):  # of a download; where tokenizer.json is, nobody reads them
+        (copied / name).write_text("{}", encoding="utf-8")
+    assert resolve_model(str(copied), None).settings_sha256 == before
+    tokenizer = copied / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + " ", encoding="utf-8")
     assert resolve_model(str(copied), None).settings_sha256 != before
+
+
+@pytest.mark.parametrize("name", ["./" + "a" * 300, "a" * 300, "~nobody-of-this-name/x", "./\0"])
+def test_a_name_that_can_be_no_folder_is_a_sentence(name: str) -> None:
+    with pytest.raises(ModelError, match=r"does not exist|is no folder"):
+        resolve_model(name, None)
 
 
 def test_changed_weights_change_the_hash_within_one_process(copied: Path) -> None:

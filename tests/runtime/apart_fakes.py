@@ -36,7 +36,17 @@ class HomeMadeError(Exception):
         super().__init__(one + two)
 
 
-def fail_in_a_way_that_cannot_travel(line: Line) -> None:
+def fail_in_a_way_that_cannot_travel(kind: str, line: Line) -> None:
+    if kind == "of a task of Ray":
+        from ray.exceptions import RayTaskError
+
+        raise RayTaskError("task", "HomeMadeError: ab", DataError("x")).as_instanceof_cause()
+    if kind == "of a local class":
+
+        class LocalHomeMadeError(Exception):
+            """One whose class nobody else can find."""
+
+        raise LocalHomeMadeError("HomeMadeError: ab")
     raise HomeMadeError("a", "b")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from al_ray.errors import RoundError
+from al_ray.errors import ModelError, RoundError
 from al_ray.model.worker import Worker
 
 
@@ -25,6 +25,10 @@ def tokenize(table: pa.Table) -> pa.Table:
     """One token per character, its value the row's id."""
     rows = zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
     return table.append_column("input_ids", pa.array([[i] * len(text) for i, text in rows], pa.list_(pa.int32())))
+
+
+def refuse_a_text(table: pa.Table) -> pa.Table:
+    raise ModelError("the tokenizer gave text 7 no token")
 
 
 def lose_a_row(table: pa.Table) -> pa.Table:

@@ -15,7 +15,7 @@ from al_ray.runtime import apart
 from al_ray.runtime.apart import ENDED, Apart, Line
 from tests.processes import is_alive
 from tests.runtime import apart_fakes as fakes
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 
 def run(what: Callable[[Line], object], folder: Path) -> tuple[list[Any], Apart]:
@@ -35,8 +35,9 @@ def test_an_error_arrives_as_it_is_with_the_place_where_it_was_raised(tmp_path: 
     assert "in refuse" in error.__notes__[0]
 
 
-def test_an_error_that_cannot_travel_arrives_in_words(tmp_path: Path) -> None:
-    [(_, error)], _ = run(fakes.fail_in_a_way_that_cannot_travel, tmp_path)
+@pytest.mark.parametrize("kind", ["made from two words", "of a local class", "of a task of Ray"])
+def test_an_error_that_cannot_travel_arrives_in_words(tmp_path: Path, kind: str) -> None:
+    [(_, error)], _ = run(functools.partial(fakes.fail_in_a_way_that_cannot_travel, kind), tmp_path)
     assert isinstance(error, RuntimeError)
     assert "HomeMadeError: ab" in str(error)
 
@@ -86,7 +87,7 @@ def test_all_that_a_process_started_ends_with_it(tmp_path: Path) -> None:
 def test_all_of_it_ends_where_the_one_that_started_it_is_killed(tmp_path: Path) -> None:
     code = "import sys; from tests.runtime.apart_fakes import found_a_family; found_a_family(sys.argv[1])"
     program = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    words = program.communicate(timeout=120)[0].split()
+    words = program.communicate(timeout=PATIENCE_S)[0].split()
     assert len(words) == 4
     wait_until(lambda: not any(is_there(int(pid)) for pid in words), "the whole family is gone")
 

@@ -213,6 +213,14 @@ def test_a_tokenizer_that_loses_a_row_is_refused() -> None:
         prepare_pools({"short": source})
 
 
+def test_a_tokenizer_that_fails_is_told_in_its_own_words() -> None:
+    source = PoolSource(tables={"pool": fakes.texts(20)}, tokenize=fakes.refuse_a_text)
+    with pytest.raises(
+        ExecutionError, match=r"'pool' cannot be tokenised: .*ModelError: the tokenizer gave text 7 no tok"
+    ):
+        prepare_pools({"refused": source})
+
+
 def test_scoring_a_parquet_folder_keeps_every_row(tmp_path: Path) -> None:
     source = parquet_folder(tmp_path, n_files=3, n_rows=400)
     n_scored = score_parquet(
