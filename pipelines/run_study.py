@@ -21,7 +21,7 @@ from al_ray.experiment.mlflow_address import DATABASES, scheme_of, tracking_addr
 from al_ray.experiment.plan import Plan, dataset_key, plan_study, require_complete
 from al_ray.experiment.results import read_curves, slice_shares, summarize_methods
 from al_ray.experiment.store import StudyStore
-from al_ray.experiment.study import check_space, disk_bytes, run_study
+from al_ray.experiment.study import check_shared, check_space, disk_bytes, run_study
 from al_ray.experiment.study_file import Execution, load_study, set_options
 from pipelines.terminal import (
     Progress,
@@ -61,6 +61,8 @@ def run(
         typed = [*(set_ or []), *([] if storage is None else [f"storage={storage}"])]
         execution = set_options(loaded.execution, typed)
         tracking = tracking_address(execution.tracking, execution.storage)
+        if not local:
+            check_shared(execution)
         planned = plan_study(loaded, execution.storage, only=cell)
         lanes = 1 if local else _lanes(execution, planned)
         cost = forecast(planned, lanes or 1)
@@ -154,7 +156,7 @@ def _print_plan(console: Console, plan: Plan, cost: Forecast, n_bytes: int, lane
         console.print(Padding(classes, (0, 0, 0, 2)), highlight=False)
     _warn_near_equal(console.print, plan)
     for sentence in plan.missing:
-        console.print(f"missing here: {sentence}", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"cannot be used here: {sentence}", style="yellow", markup=False, soft_wrap=True)
     _warn_bf16(console.print, plan)
     console.print(forecast_lines(cost, n_bytes, lanes), soft_wrap=True)
     console.print("nothing was started.")

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -101,9 +102,7 @@ def _class_name(name: str, n: int = 30) -> str:
 
 def forecast_lines(cost: Forecast, disk_bytes: int, lanes: int | None) -> str:
     """Say what the rest of a study costs, on one lane where it is not known how many there will be."""
-    seconds = (
-        "unknown until the data and models are here" if cost.seconds is None else f"about {duration(cost.seconds)}"
-    )
+    seconds = "unknown until data and models can be read" if cost.seconds is None else f"about {duration(cost.seconds)}"
     return (
         f"forecast: {cost.n_finetuned:,} examples to fine-tune on, {cost.n_scored:,} texts to score, "
         f"{disk_bytes / 2**20:.1f} MiB of disk; {seconds} on {_lanes(lanes)} ({cost.source})."
@@ -140,6 +139,40 @@ def failure_lines(failures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class WideTable:
+    """A table that is broken into several, one below the other, where the terminal is too narrow for its columns.
+
+    Attributes:
+        table: its first column stands before each of the others, and is all that is folded.
+    """
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table, or its parts."""
+        taken: list[int] = []
+        for column in range(1, len(self.table.columns)):
+            if taken and self._width(console, options, [*taken, column]) > options.max_width:
+                yield self._part(taken)
+                taken = []
+            taken.append(column)
+        yield self._part(taken)
+
+    def _width(self, console: Console, options: ConsoleOptions, columns: Sequence[int]) -> int:
+        return Measurement.get(console, options.update(max_width=10_000), self._part(columns)).minimum
+
+    def _part(self, columns: Sequence[int]) -> Table:
+        whole = self.table
+        chosen = [whole.columns[column] for column in (0, *columns)]
+        part = Table(title=whole.title, title_justify=whole.title_justify, box=whole.box, pad_edge=whole.pad_edge)
+        for column in chosen:
+            part.add_column(column.header, justify=column.justify, overflow=column.overflow, min_width=column.min_width)
+        for row, cells in zip(whole.rows, zip(*(column.cells for column in chosen), strict=True), strict=True):
+            part.add_row(*cells, style=row.style)
+        return part
+
+
 def result_tables(results: Sequence[MethodResult]) -> list[Table]:
     """Lay out the closing tables, one a data set and model: accuracy, area under the curve, labels saved."""
     tables: dict[tuple[str, str], Table] = {}
@@ -152,7 +185,7 @@ def result_tables(results: Sequence[MethodResult]) -> list[Table]:
     return list(tables.values())
 
 
-def slice_tables(results: Sequence[MethodResult], pools: Mapping[str, Mapping[str, float]]) -> list[Table]:
+def slice_tables(results: Sequence[MethodResult], pools: Mapping[str, Mapping[str, float]]) -> list[WideTable]:
     """Lay out which share of its queries each method spent on each slice of the data, one table a data set and model.
 
     Args:
@@ -168,7 +201,7 @@ def slice_tables(results: Sequence[MethodResult], pools: Mapping[str, Mapping[st
             tables[r.dataset, r.model] = _empty_slice_table(r, pools.get(r.dataset, {}))
         cells = [f"{100 * share:.1f}" for share in r.acquired.values()]
         tables[r.dataset, r.model].add_row(_method_words(r, confidences), *cells)
-    return list(tables.values())
+    return [WideTable(table) for table in tables.values()]
 
 
 def _empty_slice_table(result: MethodResult, pool: Mapping[str, float]) -> Table:

@@ -18,7 +18,7 @@ from al_ray.experiment.store import StudyStore
 from al_ray.experiment.watching import CellView, Watcher, seconds_left
 from pipelines.recorded_study import find_study
 from pipelines.run_study import user_errors
-from pipelines.terminal import duration, make_console
+from pipelines.terminal import WideTable, duration, make_console
 
 N_SHOWN = 12
 STALLED_S = 600.0
@@ -63,7 +63,7 @@ def picture(store: StudyStore, cells: Sequence[CellView]) -> RenderableType:
     parts: list[RenderableType] = [Text(totals(store.study, cells))]
     if any(cell.status != "done" for cell in cells):
         parts += [Text(f"driver: {driver}") for driver in living_drivers(store.folder) or [NO_DRIVER]]
-    parts.append(_grid(cells))
+    parts.append(WideTable(_grid(cells)))
     running = [cell for cell in cells if cell.status == "running"]
     failed = [cell for cell in cells if cell.status == "failed"]
     if running:

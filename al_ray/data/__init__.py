@@ -168,7 +168,7 @@ def _source(option: str | Mapping[str, Any]) -> "DatasetSource | PathSource":
             more = {key: option[key] for key in option if key != "name"} if isinstance(option, Mapping) else {}
             return PathSource.from_option({"path": str(folder), **more})
         raise ConfigError(
-            f"{unknown_name('data set', name, [*datasets.names(), *named_folders()])} Name files of your own by their "
+            f"{unknown_name('data set', name, {*datasets.names(), *named_folders()})} Name files of your own by their "
             "path, {path: ..., text: ..., label: ...}, or put a folder of that name where AL_RAY_DATA points."
         )
     return datasets.build(option)

@@ -263,8 +263,10 @@ def _groups(rows: Rows, columns: Columns) -> list[str] | None:
     if columns.group is None:
         return None
     values = rows.columns[columns.group]
-    bad = [not isinstance(value, str) or not value.strip() for value in values]
-    _refuse(rows, columns.group, bad, "is not the name of a group", "Name the group of every example", values)
+    bad = [value is None or (isinstance(value, str) and not value.strip()) for value in values]
+    _refuse(rows, columns.group, bad, "is empty", "Name the group of every example")
+    bad = [not isinstance(value, str) for value in values]
+    _refuse(rows, columns.group, bad, "is not the name of a group", "Write the names of groups as strings", values)
     _refuse(
         rows, columns.group, [not _is_unicode(v) for v in values], "is not valid Unicode", "Mend the lone surrogates"
     )

@@ -49,7 +49,7 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
     """
     require_complete(plan)
     if not local:
-        _check_shared(execution)
+        check_shared(execution)
     plan.store.claim()
     plan = replace(plan, store=plan.store.claimed(execution.storage_patience_s))
     # The lease has no patience: it tells an outage at once, while all else waits.
@@ -100,7 +100,7 @@ def disk_bytes(cost: Forecast, execution: Execution) -> int:
     return cost.disk_bytes + (cost.tracking_bytes if address and address.startswith("sqlite") else 0)
 
 
-def _check_shared(execution: Execution) -> None:
+def check_shared(execution: Execution) -> None:
     """Refuse a relative folder on a joined cluster: every machine would take it for another place.
 
     Raises:

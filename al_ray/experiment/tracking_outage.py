@@ -53,9 +53,25 @@ class Outage:
 
 
 def brief(error: Exception, limit: int = 300) -> str:
-    """Return an error in one line that may be shown."""
-    text = without_secrets(" ".join(str(error).split())) or type(error).__name__
+    """Return an error in one line that may be shown: where the network failed, in the system's words."""
+    text = _of_the_system(error) or without_secrets(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _of_the_system(error: BaseException) -> str | None:
+    """Return what the system said, which the client's libraries wrap in pages of their own; None where it said nothing.
+
+    The outermost error is left out: a file that cannot be read says which one.
+    """
+    seen, inner = {id(error)}, error.__cause__ or error.__context__
+    while inner is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror[0].lower() + inner.strerror[1:]
+        if type(inner).__name__.endswith(("ReadTimeout", "ReadTimeoutError", "ConnectTimeout")):
+            return "no answer in time"
+        inner = inner.__cause__ or inner.__context__
+    return None
 
 
 def cells_named(keys: Sequence[str]) -> str:

@@ -97,7 +97,7 @@ def _resolved(name: str, revision: str | None, folder: Path) -> ResolvedModel:
 
 
 def _is_folder_name(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or os.path.isdir(name)
+    return name.startswith((".", "/", "~")) or os.path.exists(name)
 
 
 def _from_folder(name: str, revision: str | None) -> ResolvedModel:

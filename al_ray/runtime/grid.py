@@ -144,7 +144,7 @@ def run_until_ended(
             in_vain = 1 if watch.n_rounds > n_rounds else in_vain + 1
             if in_vain > retries:
                 raise loss(f"{error} It is given up: retries is {retries}. The same command goes on.") from error
-            say(f"{error} Another one is started now, for {len(left)} cell(s).")
+            say(f"{error} Another one is started now, for {len(left)} cell{'' if len(left) == 1 else 's'}.")
 
 
 def run_here(

@@ -264,9 +264,11 @@ def _find_head(address: str) -> str:
         gcs, why = address, brief(error)
     if why is not None:
         at = f"{address!r}" if gcs == address else f"{address!r} ({gcs})"
+        is_variable = os.environ.get("RAY_ADDRESS") == address
+        without = "unset RAY_ADDRESS" if is_variable else "leave 'address' out"
         raise ExecutionError(
-            f"no Ray cluster answers at {at}: {why}. Start one, correct the address, or leave it out "
-            "(--set address=, RAY_ADDRESS) to use a private Ray on this machine."
+            f"no Ray cluster answers at {at}: {why}. Start one, correct the address, or {without} to use a private Ray "
+            "on this machine."
         )
     return gcs
 

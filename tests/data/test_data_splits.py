@@ -109,7 +109,7 @@ def test_without_an_id_column_the_row_number_is_the_id() -> None:
         ({"id": ["x1", "x2", "x3", "x4"]}, "column 'id' is no integer in rows 0, 1, 2, 3 .*Ids are 64-bit integers"),
         ({"id": [1, None, 3, 4]}, "column 'id' is no integer in row 1"),
         ({"id": [1, 2**63, 3, 4]}, "column 'id' is no integer in row 1"),
-        ({"group": ["g", "", "g", "g"]}, "column 'group' is not the name of a group in row 1"),
+        ({"group": ["g", "", "g", "g"]}, "column 'group' is empty in row 1"),
         ({"group": ["g", "g", "\ud800", "g"]}, "column 'group' is not valid Unicode in row 2"),
     ],
 )

@@ -412,7 +412,7 @@ def test_an_outage_neither_raises_nor_delays_and_is_said_once(tmp_path: Path, mo
     assert not tracker.close(PATIENCE_S)
     assert len(said) == 2
     assert "127.0.0.1:9 cannot be used" in said[0]
-    assert f"127.0.0.1:9 lacks the last news of 1 cell ({cell.key}). It cannot be used" in said[1]
+    assert f"127.0.0.1:9 lacks the last news of 1 cell ({cell.key}). It cannot be used: connection refused." in said[1]
     assert said[1].endswith(f"al-ray sync {study(tmp_path).root} --tracking http://127.0.0.1:9")
     assert not any("secret" in sentence for sentence in said)
     with pytest.raises(ExecutionError, match=r"MLflow at http://127\.0\.0\.1:9 does not do what it should"):

@@ -241,8 +241,8 @@ def test_a_disk_without_room_is_refused_before_anything_starts(study, al_ray, tm
 def test_a_plan_says_what_is_missing_here_still_plans_and_leaves_with_1(study, al_ray, tmp_path: Path) -> None:
     outcome = al_ray("run", study({"model": ["./no/model", "minilm"]}), "--plan", "--storage", tmp_path / "out")
     assert outcome.code == 1
-    assert "missing here:" in outcome.text
-    assert "unknown until the data and models are here" in outcome.text
+    assert "cannot be used here:" in outcome.text
+    assert "unknown until data and models can be read" in outcome.text
 
 
 @pytest.mark.parametrize("names", [("runs #1", "runs #2"), ("2024", "2026-11-29"), ("null", "a: b")])

@@ -122,7 +122,7 @@ def test_a_study_whose_private_ray_dies_in_every_way_ends_by_itself_with_the_sam
     ):
         assert sentence.startswith("the private Ray died: ")
         assert cause in sentence
-        assert sentence.endswith("Another one is started now, for 2 cell(s).")
+        assert sentence.endswith("Another one is started now, for 2 cells.")
 
 
 def test_a_private_ray_that_dies_again_and_again_without_a_round_is_given_up(

@@ -7,12 +7,14 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
 from al_ray.core.types import TextDataset, TextSplit
 from al_ray.experiment.failed_cells import ADVICE
 from al_ray.runtime.cells import CellEvent, FailureKind
-from pipelines.terminal import Progress, bytes_left, dataset_lines, duration, failure_lines
+from pipelines.terminal import Progress, WideTable, bytes_left, dataset_lines, duration, failure_lines
 
 
 def round_of(key: str, index: int, n_labeled: int, accuracy: float | None) -> CellEvent:
@@ -42,6 +44,24 @@ def test_the_live_table_shows_cell_round_labels_accuracy_and_time_left(monkeypat
     # a tenth of a minute for one of four parts of the cell, and for one of eight of all
     assert "a │ 1/2 │ 25 │ 0.500 │ 30 s" in shown
     assert "1 of 3 cells done, 10 s gone, about 1 min 10 s left" in shown
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_table_of_many_columns_loses_none_on_a_narrow_terminal(width: int) -> None:
+    table = Table(title="shares", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold", min_width=20)
+    slices = [f"slice-{number}" for number in range(14)]
+    for name in slices:
+        table.add_column(name, justify="right")
+    table.add_row("random", *(f"{number}.25" for number in range(14)))
+    table.add_row("margin", *(f"{number}.75" for number in range(14)), style="dim")
+    console = Console(file=io.StringIO(), width=width)
+    console.print(WideTable(table))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    assert text.split().count("random") == text.split().count("margin") == text.count("shares")
+    assert [word for word in text.split() if word.startswith("slice-")] == slices
+    assert {f"{number}.{part}" for number in range(14) for part in ("25", "75")} <= set(text.split())
 
 
 def test_failures_are_shown_at_once_and_counted() -> None:

@@ -135,6 +135,13 @@ def test_what_is_no_address_is_refused(address: str) -> None:
         _find_head(address)
 
 
-def test_a_cluster_that_is_not_there_is_named_with_the_ways_out(closed_port: int) -> None:
-    with pytest.raises(ExecutionError, match=rf"at '127.0.0.1:{closed_port}'.*: no connection .*leave it out"):
-        _find_head(f"127.0.0.1:{closed_port}")
+def test_a_cluster_that_is_not_there_is_named_with_the_ways_out(
+    closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"127.0.0.1:{closed_port}"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ExecutionError, match=rf"at '{address}'.*: no connection .*leave 'address' out to use"):
+        _find_head(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ExecutionError, match="or unset RAY_ADDRESS to use a private Ray"):
+        _find_head(address)

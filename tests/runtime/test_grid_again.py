@@ -45,7 +45,7 @@ def test_only_cells_that_have_not_ended_are_started_again(loss: Loss) -> None:
     grids = play([["started", "round", "finished"], ["started", "finished"]], 1, loss)
     assert grids.starts == [["a", "b"], ["b"]]
     assert grids.told == ["started", "round", "finished", "started", "finished"]
-    assert grids.said == ["It died. Another one is started now, for 1 cell(s)."]
+    assert grids.said == ["It died. Another one is started now, for 1 cell."]
 
 
 @each_loss
