@@ -101,16 +101,18 @@ class Striker:
             (self.gates / str(index)).touch()
 
 
-def test_a_study_whose_private_ray_dies_in_every_way_ends_by_itself_with_the_same_records(
+def test_a_study_whose_private_ray_does_not_start_and_dies_in_every_way_ends_by_itself_with_the_same_records(
     study: Any, al_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_logs: Any
 ) -> None:
     cells = study({"seed": [1, 2]}, rounds=6)
     assert al_ray("run", cells, "--local", "--storage", tmp_path / "calm", "--set", "tracking=off").code == 0
     monkeypatch.setattr(study_module, "run_cell", saboteur.stop_at_gates)
+    monkeypatch.setattr(grid_module, "drive", fakes.dying_raylets(1, tmp_path / "deaths"))
     (tmp_path / "gates").mkdir()
     ways: dict[int, Victims] = {1: daemon("gcs_server"), 2: daemon("raylet"), 3: everything, 4: itself}
     striker = Striker(ways, tmp_path / "gates")
-    said = run_with(cells, tmp_path / "stormy", striker, "lanes=1", "retries=1")
+    first, *said = run_with(cells, tmp_path / "stormy", striker, "lanes=1", "retries=1")
+    assert first == "a private Ray did not start: its raylet ended with code -9. It is tried once more."
     assert striker.struck == list(ways)
     assert computed(tmp_path / "stormy") == computed(tmp_path / "calm")
     assert not list((tmp_path / "stormy").rglob("failed.json"))
@@ -135,16 +137,6 @@ def test_a_private_ray_that_dies_again_and_again_without_a_round_is_given_up(
         run_with(study(), tmp_path / "out", lambda event: None, "lanes=1", "retries=0")
     assert kept_logs(str(error.value))
     assert not drivers_of_ray()
-
-
-def test_a_private_ray_that_does_not_start_is_tried_once_more(
-    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grid_module, "drive", fakes.dying_raylets(1, tmp_path / "deaths"))
-    events: list[CellEvent] = []
-    said = run_with(study(), tmp_path / "out", events.append, "lanes=1")
-    assert said == ["a private Ray did not start: its raylet ended with code -9. It is tried once more."]
-    assert events[-1].kind == "finished"
 
 
 def test_a_private_ray_that_does_not_start_twice_is_told_with_the_place_of_its_logs(
