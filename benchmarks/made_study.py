@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from al_ray.core.metrics import evaluate
 from al_ray.core.seeding import stream
-from al_ray.experiment.canonical import canonical_json, fingerprint
+from al_ray.experiment.canonical import canonical_json
 from al_ray.experiment.cell_names import base_slug
 from al_ray.experiment.recorded_rounds import round_file
 from al_ray.experiment.round_arrays import encode_tables
@@ -61,7 +61,7 @@ class MadeStudy:
         """Write everything; return the study's folder."""
         store = StudyStore.open(str(self.storage), "made")
         store.claim()
-        cells = [(spec, slug, fingerprint(spec.to_json())) for spec, slug in self._specs()]
+        cells = [(spec, slug, spec.fingerprint()) for spec, slug in self._specs()]
         for spec, slug, digest in cells:
             self._write_cell(Path(store.root) / cell_key(slug, digest), spec, slug, digest)
         store.write_plan(_plan(cells))

@@ -15,9 +15,9 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     """Return the grid of a study and its data sets in JSON form.
 
     Returns:
-        ``cells``: slug, fingerprint, and by what a report groups them; ``datasets``: by the name that the
-        cells have for it, class names, how many
-        training examples each class and each slice has, sizes, and where the rows came from.
+        ``cells``: slug, fingerprint, and by what a report groups them; ``datasets``: by the name that the cells have
+        for it, class names, how many training examples each class and each slice has, sizes, and where the rows came
+        from.
     """
     cells = [
         {
