@@ -1,6 +1,7 @@
 """One local Ray for all tests that need one, and no test that is timed."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import HealthCheck, settings
 # Speed is measured in benchmarks; a deadline here, or a limit on making examples, would fail on a busy machine.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+# Ray lets its workers give way to every other program (nice 15): beside two busy ones they would stand nearly still.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="session")
