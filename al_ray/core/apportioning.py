@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from al_ray.core.types import IntArray
+from al_ray.core.seeding import tie_keys
+from al_ray.core.types import IntArray, LabeledSet
 
 
 def seats_as_run(counts: IntArray, size: int, stream: np.random.Generator) -> IntArray:
@@ -32,3 +33,17 @@ def seats_as_run(counts: IntArray, size: int, stream: np.random.Generator) -> In
         left = known - seats
         seats[stream.choice(len(known), p=left / left.sum())] += 1
     return np.pad(seats, (0, len(counts) - len(known)))
+
+
+def draw_seats(truth: LabeledSet, seats: IntArray, stream: np.random.Generator) -> IntArray:
+    """Return ids with so many examples of each class, drawn at random within it.
+
+    Args:
+        truth: ids and labels to draw from.
+        seats: examples of each class ``[n_classes]``, at most as many as there are.
+        stream: draws them.
+    """
+    order = np.argsort(tie_keys(truth.ids, int(stream.integers(2**62))))
+    ids, labels = truth.ids[order], truth.labels[order]
+    chosen = np.concatenate([np.flatnonzero(labels == c)[:n_seats] for c, n_seats in enumerate(seats)])
+    return ids[np.sort(chosen)]

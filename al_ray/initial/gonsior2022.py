@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from al_ray.core.apportioning import seats_as_run
-from al_ray.core.seeding import tie_keys
+from al_ray.core.apportioning import draw_seats, seats_as_run
 from al_ray.core.types import FloatArray, IntArray, LabeledSet
 from al_ray.initial import InitialQuery, initial_queries
 
@@ -35,7 +34,4 @@ class StratifiedAsRun(InitialQuery):
     ) -> IntArray:
         """Return ``size`` ids, drawn at random within each class."""
         seats = seats_as_run(np.bincount(truth.labels, minlength=n_classes), size, stream)
-        order = np.argsort(tie_keys(truth.ids, int(stream.integers(2**62))))
-        ids, labels = truth.ids[order], truth.labels[order]
-        chosen = np.concatenate([np.flatnonzero(labels == c)[: seats[c]] for c in range(n_classes)])
-        return ids[np.sort(chosen)]
+        return draw_seats(truth, seats, stream)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from al_ray.core.seeding import tie_keys
+from al_ray.core.apportioning import draw_seats
 from al_ray.core.types import FloatArray, IntArray, LabeledSet
 from al_ray.errors import ConfigError
 from al_ray.initial import InitialQuery, initial_queries
@@ -36,10 +36,7 @@ class StratifiedInitial(InitialQuery):
         """
         counts = np.bincount(truth.labels, minlength=n_classes)
         quota = apportion(counts, size)
-        order = np.argsort(tie_keys(truth.ids, int(stream.integers(2**62))))
-        ids, labels = truth.ids[order], truth.labels[order]
-        chosen = np.concatenate([np.flatnonzero(labels == c)[: quota[c]] for c in range(n_classes)])
-        return ids[np.sort(chosen)]
+        return draw_seats(truth, quota, stream)
 
 
 def apportion(counts: IntArray, size: int) -> IntArray:
