@@ -25,11 +25,11 @@ import pyarrow as pa
 
 from al_ray.core.seeding import stream
 from al_ray.core.types import Annotation, Query, RoundRecord
-from al_ray.experiment.store import StudyStore
 from al_ray.model.worker import Worker
-from al_ray.runtime.cells import CellEvent, CellTask
-from al_ray.runtime.plan import LaneResources
+from al_ray.records.study import StudyStore
+from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.pool import PoolSource
+from al_ray.runtime.tasks import CellEvent, CellTask
 from benchmarks.processes import cpu_seconds, descendants
 from benchmarks.report import Report, n_cores, run_benchmark
 
@@ -162,10 +162,10 @@ def run_grid_alone(n_cells: int) -> dict[str, Any]:
 
 def run_as_study(n_cells: int) -> dict[str, Any]:
     """Run a study of stub cells as ``al-ray run`` does: records, the live table, MLflow's thread."""
-    from al_ray.experiment import study as study_module
-    from al_ray.experiment.plan import plan_study
-    from al_ray.experiment.study_file import parse_study, set_options
-    from pipelines.terminal import Progress, make_console
+    from al_ray.cli.terminal import Progress, make_console
+    from al_ray.study import run as study_module
+    from al_ray.study.file import parse_study, set_options
+    from al_ray.study.plan import plan_study
 
     study_module.run_cell = stub_cell  # type: ignore[attr-defined]
     watch = GridWatch(n_cells)

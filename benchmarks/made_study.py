@@ -1,6 +1,6 @@
 """A large study made up for the benchmark of reports: real formats and sizes, invented numbers, written quickly.
 
-Every record is what :class:`~al_ray.experiment.cell_store.CellStore` would have written, checksums included, but
+Every record is what :class:`~al_ray.records.cell.CellStore` would have written, checksums included, but
 nothing is flushed to the disk and texts that repeat are made once: 5,000 cells take a minute instead of an hour.
 """
 
@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from al_ray.core.metrics import evaluate
 from al_ray.core.seeding import stream
-from al_ray.experiment.canonical import canonical_json
-from al_ray.experiment.cell_names import base_slug
-from al_ray.experiment.recorded_rounds import round_file
-from al_ray.experiment.round_arrays import encode_tables
-from al_ray.experiment.spec import CellSpec, make_spec
-from al_ray.experiment.store import StudyStore, cell_key
+from al_ray.records.arrays import encode_tables
+from al_ray.records.json import canonical_json
+from al_ray.records.round import round_file
+from al_ray.records.study import StudyStore, cell_key
+from al_ray.study.names import base_slug
+from al_ray.study.spec import CellSpec, make_spec
 
 DATASETS = ("trec6", "ag_news", "subj", "rotten_tomatoes", "sst2")
 N_CLASSES = {"trec6": 6, "ag_news": 4}

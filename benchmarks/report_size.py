@@ -53,7 +53,7 @@ def report_on(study: Path) -> dict[str, float]:
     began = time.perf_counter()
     from al_ray.report.analysis import analyze
     from al_ray.report.build import make_report, write_report
-    from al_ray.report.records import read_study
+    from al_ray.report.read import read_study
 
     imported = time.perf_counter()
     records = read_study(str(study))

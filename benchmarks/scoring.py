@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.model.tokens import TokenizedSplit, tokenize_table
-from al_ray.runtime.cells import CellEvent, CellTask
 from al_ray.runtime.grid import LaneResources, run_grid
 from al_ray.runtime.pool import PoolSource
+from al_ray.runtime.tasks import CellEvent, CellTask
 from benchmarks.inputs import MAX_TOKENS, minilm, text_table, tokenized, trec6
 from benchmarks.report import Report, n_cores, run_benchmark
 from benchmarks.scoring_baselines import TRIALS, Loop, Scorer, timed_pass

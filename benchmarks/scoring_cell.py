@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from al_ray.core.types import LabeledSet
-from al_ray.experiment.cell import Report
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.source import resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
+from al_ray.study.cell import Report
 
 N_LABELED = 64
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from al_ray.errors import AlRayError
-from al_ray.experiment.plan import Plan, plan_study
-from al_ray.experiment.store import CellStore, RecordedRound
-from al_ray.experiment.study import run_study
-from al_ray.experiment.study_file import parse_study, set_options
-from al_ray.runtime.cells import CellEvent
+from al_ray.records.study import CellStore, RecordedRound
+from al_ray.runtime.tasks import CellEvent
+from al_ray.study.file import parse_study, set_options
+from al_ray.study.plan import Plan, plan_study
+from al_ray.study.run import run_study
 
 COMPUTE_PHASES = ("finetune", "evaluate", "score")
 

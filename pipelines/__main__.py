@@ -1,5 +1,5 @@
 """``python -m pipelines``: the same as ``al-ray``."""
 
-from pipelines.cli import app
+from al_ray.cli.app import app
 
 app()

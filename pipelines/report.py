@@ -1,58 +1,7 @@
-"""``al-ray report``: what the records say, as one page and as tables."""
+"""Report a study: ``python -m pipelines.report STUDY``, the same as ``al-ray report STUDY``."""
 
-from typing import Annotated
-
-import typer
-
-from al_ray.errors import without_secrets
-from al_ray.experiment.mlflow_address import tracking_address
-from al_ray.experiment.tracking import log_report
-from al_ray.storage.address import check_address
-from pipelines.recorded_study import find_study
-from pipelines.run_study import print_mlflow, user_errors
-from pipelines.terminal import make_console
-
-
-def report(
-    study: Annotated[str, typer.Argument(help="Study file, name or folder of a study.", metavar="STUDY")],
-    storage: Annotated[str | None, typer.Option("--storage", help="Folder or URI of the records.")] = None,
-    out: Annotated[str | None, typer.Option("--out", help="Folder or URI for the page and its tables.")] = None,
-    tracking: Annotated[
-        str | None, typer.Option("--tracking", help="MLflow address to log them to; 'off' for none.")
-    ] = None,
-    skip_damaged: Annotated[
-        bool, typer.Option("--skip-damaged", help="Leave cells with damaged records out, and say so on the page.")
-    ] = False,
-) -> None:
-    """Write the verdict on a study, at any time: one HTML page, and the same numbers as CSV and Parquet."""
-    from al_ray.report.build import build_report, write_report
-    from al_ray.report.study_folder import open_study
-    from al_ray.report.verdict import make_verdict
-
-    console = make_console()
-    with user_errors(console):
-        found = find_study(study, storage)
-        if out is not None:
-            check_address("--out", out)
-        address = tracking_address(found.execution.tracking if tracking is None else tracking, found.storage)
-        made = build_report(found.address, description=found.description, skip_damaged=skip_damaged)
-        written = write_report(made, out)
-        found_out = make_verdict(made.content)
-        for sentence in (
-            found_out.headline, *found_out.saves, *found_out.sure, *found_out.change, *found_out.clipping,
-            *found_out.missing,
-        ):  # fmt: skip
-            console.print(sentence, soft_wrap=True, highlight=False, markup=False)
-        console.print(f"page: {without_secrets(written[0])}", soft_wrap=True, highlight=False)
-        console.print(f"tables: {len(written) - 1} files beside it", soft_wrap=True, highlight=False)
-        if address is not None:
-            store = open_study(found.address)
-            log_report(store, address, written)
-            console.print(f"logged to MLflow: {without_secrets(address)}", soft_wrap=True, highlight=False)
-            print_mlflow(console, store, address)
-
+from al_ray.cli.app import run_alone
+from al_ray.cli.report import report
 
 if __name__ == "__main__":
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(report)
-    app()
+    run_alone(report)

@@ -20,7 +20,7 @@ def private_ray() -> Iterator[None]:
     """Start a Ray of four logical CPUs, which lanes then use instead of starting their own."""
     import ray
 
-    from al_ray.runtime.session import on_loopback, quiet_ray
+    from al_ray.runtime.cluster.session import on_loopback, quiet_ray
 
     with quiet_ray(), on_loopback():
         ray.init(

@@ -10,8 +10,8 @@ from al_ray.core.seeding import stream
 from al_ray.core.types import IntArray, LabeledSet, ModelOutputs, RoundRecord, Sampling
 from al_ray.filtering import filters as filter_registry
 from al_ray.initial import initial_queries
+from al_ray.loop.ports import Arrays, Loop, Split
 from al_ray.oracle import oracles
-from al_ray.ports import Arrays, Loop, Split
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 

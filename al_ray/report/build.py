@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from al_ray.report.analysis import Analysis, analyze
-from al_ray.report.content import ReportContent
-from al_ray.report.content_parts import (
+from al_ray.report.analysis.content_parts import (
     absences,
     calibrations,
     cell_states,
@@ -23,9 +22,10 @@ from al_ray.report.content_parts import (
     settings,
     unequal_budgets,
 )
-from al_ray.report.how import notes_on_method
-from al_ray.report.page import render_page
-from al_ray.report.records import read_study
+from al_ray.report.analysis.results import ReportContent
+from al_ray.report.page.notes import notes_on_method
+from al_ray.report.page.render import render_page
+from al_ray.report.read import read_study
 from al_ray.report.tables import TABLES, report_tables
 from al_ray.storage.address import below
 from al_ray.storage.folder import Folder

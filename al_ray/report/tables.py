@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from al_ray.report.analysis import Analysis
-from al_ray.report.content import Comparison, Ranking
+from al_ray.report.analysis.results import Comparison, Ranking
 
 TABLES = {
     "cells": "every cell, planned or recorded: how far it is and, finished, what it comes to",

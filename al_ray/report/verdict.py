@@ -1,19 +1,357 @@
-"""The answer in plain sentences: which method to use, what it saves, how sure that is, and what would change it.
-
-Every sentence is made from a number of the content and none says more than the number does: a lead that can be
-chance is called one, a p-value that the statistics refuse is never written, and what is missing is part of the answer.
-"""
+"""The verdict: which method to use, how far the numbers carry that, and what is missing."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Literal
 
-from al_ray.report.content import Comparison, LevelReached, Ranking, ReportContent
-from al_ray.report.leader import Case, Leader, find_leader
-from al_ray.report.verdict_gaps import what_clipping_does, what_is_missing
-from al_ray.report.verdict_reasons import how_sure, what_it_saves, what_would_change_it
-from al_ray.report.wording import METRIC_WORDS, count, joined, plural, points, size_in_points, some
+from al_ray.report.analysis.results import Comparison, LevelReached, MethodScore, Ranking, ReportContent, Setting
+from al_ray.report.wording import (
+    METRIC_WORDS,
+    count,
+    interval_count,
+    interval_points,
+    joined,
+    p_words,
+    percent,
+    plural,
+    points,
+    size_in_points,
+    some,
+)
+
+
+class Case(Enum):
+    """What can be said of the first method of a ranking."""
+
+    BEATS_RANDOM = auto()
+    """It is better than random queries by more than chance."""
+    MAY_BE_CHANCE = auto()
+    """It is ahead of random queries, and tested, but the difference can be chance."""
+    NOT_TESTABLE = auto()
+    """It is ahead of random queries, on too few pairs for a test."""
+    NOT_AHEAD_IN_PAIRS = auto()
+    """Its mean is highest, but not on the cells that it shares with random queries."""
+    NO_SHARED_PAIRS = auto()
+    """Random queries are there, but never on the same data set, model and seed."""
+    RANDOM_FIRST = auto()
+    """Random queries are first."""
+    NO_RANDOM = auto()
+    """There are no finished random queries."""
+    ALONE = auto()
+    """There is one method only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leader:
+    """The first method of a ranking.
+
+    Attributes:
+        ranking: where it leads.
+        case: what can be said of it.
+        best: the first row.
+        random: the row of random queries, None where there is none.
+        versus: how it compares with random queries; where random is first, how the second row does.
+        close: rows that cannot be told apart from the first, best first; random among them.
+        alpha: level of the tests.
+    """
+
+    ranking: Ranking
+    case: Case
+    best: MethodScore
+    random: MethodScore | None
+    versus: Comparison | None
+    close: tuple[MethodScore, ...]
+    alpha: float
+
+    @property
+    def other_close(self) -> tuple[MethodScore, ...]:
+        """Return the rows that cannot be told apart from the first, without random."""
+        return tuple(row for row in self.close if row is not self.random)
+
+
+def find_leader(ranking: Ranking, content: ReportContent) -> Leader:
+    """Return who leads a ranking that has at least one row."""
+    best = ranking.rows[0]
+    random = next((row for row in ranking.rows if content.role(row.method) == "random"), None)
+    second = ranking.rows[1] if len(ranking.rows) > 1 else None
+    versus = second.versus_random if best is random and second is not None else best.versus_random
+    return Leader(
+        ranking=ranking,
+        case=_case(ranking, random, versus, content.alpha),
+        best=best,
+        random=random,
+        versus=versus,
+        close=tuple(row for row in ranking.rows[1:] if not _is_below(row, content.alpha)),
+        alpha=content.alpha,
+    )
+
+
+def _case(ranking: Ranking, random: MethodScore | None, versus: Comparison | None, alpha: float) -> Case:
+    if len(ranking.rows) == 1:
+        return Case.ALONE
+    if random is None:
+        return Case.NO_RANDOM
+    if ranking.rows[0] is random:
+        return Case.RANDOM_FIRST
+    if versus is None:
+        return Case.NO_SHARED_PAIRS
+    return _case_of_pairs(versus, alpha)
+
+
+def _case_of_pairs(versus: Comparison, alpha: float) -> Case:
+    if versus.difference <= 0:
+        return Case.NOT_AHEAD_IN_PAIRS
+    if versus.is_significant(alpha):
+        return Case.BEATS_RANDOM
+    return Case.NOT_TESTABLE if versus.p_holm is None else Case.MAY_BE_CHANCE
+
+
+def _is_below(row: MethodScore, alpha: float) -> bool:
+    versus = row.versus_best
+    return versus is not None and versus.difference < 0 and versus.is_significant(alpha)
+
+
+_MOST_NOTICES = 3
+
+
+def what_clipping_does(content: ReportContent) -> list[str]:
+    """Return one sentence for every filter of the study, over all settings."""
+    effects = [effect for effect in content.clipping if effect.setting is None]
+    return [_clipping_of(filters, content) for filters in dict.fromkeys(effect.filters for effect in effects)]
+
+
+def _clipping_of(filters: str, content: ReportContent) -> str:
+    effects = [effect for effect in content.clipping if effect.setting is None and effect.filters == filters]
+    tested = [effect for effect in effects if effect.comparison.p_holm is not None]
+    of = plural(len(effects), "method")
+    if not tested:
+        return f"{filters}: too little data to say what it changes for {of}. {effects[0].comparison.refusal}"
+    real = [effect for effect in tested if effect.comparison.is_significant(content.alpha)]
+    helped = [effect.method for effect in real if effect.comparison.difference > 0]
+    hurt = [effect.method for effect in real if effect.comparison.difference < 0]
+    if not real:
+        return f"{filters}: no difference is shown for {of if len(effects) == 1 else f'any of {of}'}."
+    parts = [f"helps {some(helped, 'method')}"] if helped else []
+    parts += [f"hurts {some(hurt, 'method')}"] if hurt else []
+    rest = len(effects) - len(real)
+    left = f"; for {plural(rest, 'other')} no difference is shown" if rest else ""
+    return f"{filters}: {joined(parts)} by more than chance{left}."
+
+
+def what_is_missing(content: ReportContent) -> list[str]:
+    """Return one sentence for everything that no number holds."""
+    said = [text for text in (_unfinished(content), _failed(content)) if text]
+    if not content.plan_known:
+        said.append(
+            "The records do not say how many cells the study plans, so cells that were never begun are not counted."
+        )
+    said += [f"{_unmeasured(content)}"] if _unmeasured(content) else []
+    if content.rankings and content.rankings[0].note:
+        said.append(content.rankings[0].note)
+    without = [setting.name for setting in content.settings if _lacks_passive(setting, content)]
+    if without and content.n("done"):
+        said.append(f"No passive model is finished on {some(without, 'setting')}, so shares of it are not known there.")
+    return [*said, *_notices(content)]
+
+
+def _notices(content: ReportContent) -> list[str]:
+    if len(content.notices) <= _MOST_NOTICES:
+        return list(content.notices)
+    return [f"{plural(len(content.notices), 'notice')} on damaged or odd records: see the state of the study."]
+
+
+def _lacks_passive(setting: Setting, content: ReportContent) -> bool:
+    return setting.passive is None and any(cell.setting == setting.name for cell in content.cells)
+
+
+def _unfinished(content: ReportContent) -> str:
+    running, waiting = content.n("running"), content.n("waiting")
+    if not running + waiting or not content.n("done"):
+        return ""
+    parts = [f"{count(n)} {word}" for n, word in ((running, "running"), (waiting, "waiting")) if n]
+    return (
+        f"The study is not finished: {count(content.n('done'))} of {plural(len(content.cells), 'cell')} are done, "
+        f"{joined(parts)}. The verdict may change."
+    )
+
+
+def _failed(content: ReportContent) -> str:
+    failed = [cell for cell in content.cells if cell.status == "failed"]
+    if not failed or len(failed) == len(content.cells):
+        return ""
+    methods = sorted({cell.method for cell in failed})
+    verb = "is" if len(failed) == 1 else "are"
+    return f"{plural(len(failed), 'cell')} failed and {verb} in no number: {some(methods, 'method')}."
+
+
+def _unmeasured(content: ReportContent) -> str:
+    done = {cell.method for cell in content.cells if cell.status == "done"}
+    never = [method.name for method in content.methods if method.name not in done]
+    if not never or not done:
+        return ""
+    return f"Without a finished cell, so in no ranking: {some(never, 'method')}."
+
+
+_MANY_SEEDS = 200
+
+
+def what_it_saves(leader: Leader, content: ReportContent) -> list[str]:
+    """Return sentences on the labels that the leader saves and the accuracy it reaches."""
+    if leader.case in (Case.ALONE, Case.RANDOM_FIRST):
+        return [_final_alone(leader.best, content)]
+    said = [_labels(leader.best)] if leader.random is not None and leader.best.levels else []
+    return [*said, _final(leader)]
+
+
+def _labels(best: MethodScore) -> str:
+    level = best.levels[0]
+    goal = f"{level.label} ({percent(level.level)})" if _needs_figure(level) else level.label
+    if level.saved is None or level.saved_of is None:
+        return f"{best.method} does not reach {goal}, so it saves no labels there."
+    between = f", interval {interval_count(level.saved_interval)}" if level.saved_interval else ""
+    share = percent(abs(level.saved) / level.saved_of, 0)
+    if round(level.saved) == 0:
+        return f"Labels: to reach {goal} it needs as many as random queries ({count(level.saved_of)})."
+    if level.saved < 0:
+        needs = f"{plural(-level.saved, 'label')} more than the {count(level.saved_of)} of random queries"
+        return f"Labels: to reach {goal} it needs {needs} ({share}{between})."
+    saves = f"{count(level.saved)} of the {plural(level.saved_of, 'label')} that random queries need"
+    return f"Labels: to reach {goal} it saves {saves} ({share}{between})."
+
+
+def _needs_figure(level: LevelReached) -> bool:
+    return level.level is not None and percent(level.level, 0) not in level.label
+
+
+def _final(leader: Leader) -> str:
+    best, random = leader.best, leader.random
+    text = f"Accuracy after the last round: {percent(best.final.mean)}"
+    if random is None:
+        return f"{text}{_of_passive(best)}."
+    unlike = (
+        ""
+        if random.n_cells == best.n_cells
+        else (f", over {plural(best.n_cells, 'cell')} and {plural(random.n_cells, 'cell')}")
+    )
+    return f"{text} against {percent(random.final.mean)} for random queries{unlike}{_of_passive(best)}."
+
+
+def _final_alone(best: MethodScore, content: ReportContent) -> str:
+    who = "random queries" if content.role(best.method) == "random" else best.method
+    return f"Accuracy after the last round: {percent(best.final.mean)} for {who}{_of_passive(best)}."
+
+
+def _of_passive(best: MethodScore) -> str:
+    return "" if best.passive_share is None else f"; that is {percent(best.passive_share)} of the passive model's"
+
+
+def how_sure(leader: Leader, content: ReportContent) -> list[str]:
+    """Return sentences on the pairs, tests and seeds behind the headline."""
+    said = [_versus(leader)] if leader.versus is not None else []
+    said += _friedman(leader.ranking)
+    said += _equal_rows(leader)
+    seeds = _seeds(content)
+    if seeds and max(seeds.values()) == 1:
+        said.append("Every setting has one seed only, so nobody knows how much of a difference is the seed's.")
+    return said
+
+
+def _versus(leader: Leader) -> str:
+    versus = leader.versus
+    assert versus is not None
+    who = f"{versus.method} against random queries"
+    result = f"{points(versus.difference)} of {METRIC_WORDS[versus.metric]}"
+    counts = f"better on {count(versus.wins)}, equal on {count(versus.ties)}, worse on {count(versus.losses)}"
+    text = f"{who}: {result} over {plural(versus.n_pairs, 'pair')} ({counts})"
+    if versus.interval is not None:
+        text += f", {percent(versus.interval.level, 0)} interval {interval_points(versus.interval)}"
+    if versus.p_holm is None:
+        return f"{text}. No p-value: {versus.refusal}"
+    text += f"; Wilcoxon signed-rank with Holm's correction: {p_words(versus.p_holm)}."
+    if versus.interval is not None and versus.interval.excludes_zero and not versus.is_significant(leader.alpha):
+        text += " The interval is of this comparison alone, the p-value is corrected for all of them."
+    return text
+
+
+def _friedman(ranking: Ranking) -> list[str]:
+    test = ranking.critical_difference
+    if test is None:
+        return []
+    found = "finds a difference" if test.p_value < test.alpha else "finds no difference"
+    methods, blocks = plural(len(test.mean_ranks), "method"), plural(test.n_blocks, test.unit)
+    return [f"Friedman's test {found} between {methods} over {blocks} ({p_words(test.p_value)})."]
+
+
+def _equal_rows(leader: Leader) -> list[str]:
+    versus = [(row.method, row.versus_best) for row in leader.close]
+    equal = [method for method, pairs in versus if pairs is not None and pairs.n_pairs and pairs.ties == pairs.n_pairs]
+    if not equal:
+        return []
+    verb = "is" if len(equal) == 1 else "are"
+    return [f"{some(equal, 'method')} {verb} equal to {leader.best.method} in every pair."]
+
+
+def what_would_change_it(leader: Leader, content: ReportContent) -> list[str]:
+    """Return sentences on how many more seeds, or which other cells, would settle what is open."""
+    said = []
+    if leader.case in (Case.MAY_BE_CHANCE, Case.NOT_TESTABLE) and leader.versus is not None:
+        said.append(_more_seeds(leader.versus, "random queries", leader.alpha))
+    if leader.case is Case.BEATS_RANDOM and leader.other_close:
+        rival = leader.other_close[0].versus_best
+        if rival is not None and rival.difference != 0:
+            said.append(_more_seeds(rival, leader.best.method, leader.alpha))
+    if leader.case is Case.NO_RANDOM:
+        said.append(_add_random(content))
+    if len(content.rankings) > 2:
+        said += _elsewhere(leader, content)
+    elif leader.case is not Case.ALONE:
+        said.append("All of this is one data set with one model; on others the order may be another.")
+    return said
+
+
+def _more_seeds(versus: Comparison, against: str, alpha: float) -> str:
+    apart = f"{versus.method} from {against} ({size_in_points(versus.difference)} apart)"
+    if versus.more_seeds is None:
+        return f"How many more seeds would tell {apart} cannot be estimated from {plural(versus.n_pairs, 'pair')}."
+    if versus.more_seeds > _MANY_SEEDS:
+        return f"To tell {apart} more than {_MANY_SEEDS} further seeds on every setting would be needed."
+    if versus.more_seeds > 0:
+        seeds = plural(versus.more_seeds, "further seed")
+        return f"To tell {apart} about {seeds} on every setting would be needed (80 % power)."
+    if versus.p_value is not None and versus.p_holm is not None and versus.p_value < alpha <= versus.p_holm:
+        return f"Taken alone the seeds would tell {apart}; corrected for the other comparisons they do not."
+    return f"The seeds would usually be enough to tell {apart}, yet the test does not; more seeds would settle it."
+
+
+def _add_random(content: ReportContent) -> str:
+    if any(method.role == "random" for method in content.methods):
+        return "The random cells of this study are not finished; with them the question can be answered."
+    return "The study has no random queries: add strategy: random to its grid, with the same seeds."
+
+
+def _elsewhere(leader: Leader, content: ReportContent) -> list[str]:
+    per_setting = [ranking for ranking in content.rankings[1:] if ranking.rows]
+    first = [ranking for ranking in per_setting if ranking.rows[0].method == leader.best.method]
+    often = count(len(first)) if first else "none"
+    said = [f"{leader.best.method} is first on {often} of {plural(len(per_setting), 'setting')}."]
+    below = [str(ranking.setting) for ranking in per_setting if _is_below_random(ranking, leader)]
+    if below:
+        said.append(f"It is below random queries by more than chance on {some(below, 'setting')}.")
+    return said
+
+
+def _is_below_random(ranking: Ranking, leader: Leader) -> bool:
+    row = next((row for row in ranking.rows if row.method == leader.best.method), None)
+    versus = row.versus_random if row else None
+    return versus is not None and versus.difference < 0 and versus.is_significant(leader.alpha)
+
+
+def _seeds(content: ReportContent) -> dict[str, int]:
+    done = [cell for cell in content.cells if cell.status == "done" and content.role(cell.method) != "passive"]
+    return {name: len({cell.seed for cell in done if cell.setting == name}) for name in {cell.setting for cell in done}}
+
 
 Tone = Literal["clear", "unclear", "nothing"]
 

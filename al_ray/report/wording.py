@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from al_ray.report.content import Comparison, Interval, Metric
+from al_ray.report.analysis.results import Comparison, Interval, Metric
 
 METRIC_WORDS: dict[Metric, str] = {
     "accuracy": "final accuracy",

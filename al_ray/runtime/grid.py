@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from al_ray.errors import ExecutionError
-from al_ray.runtime.apart import ENDED, Apart, Line
-from al_ray.runtime.cells import (
+from al_ray.runtime.cluster.apart import ENDED, Apart, Line
+from al_ray.runtime.cluster.resources import LaneResources, lanes_that_fit
+from al_ray.runtime.cluster.scratch import keep_logs, scratch_folder
+from al_ray.runtime.cluster.session import RaySession, address_of, dead_daemon, is_here, ray_session, what_died
+from al_ray.runtime.cluster.sweeping import sweeping
+from al_ray.runtime.lane.exchange import Exchange
+from al_ray.runtime.pool import PoolRefs, PoolSource, prepare_pool
+from al_ray.runtime.tasks import (
     CellEvent,
     CellTask,
     ExchangeLostError,
@@ -22,15 +28,9 @@ from al_ray.runtime.cells import (
     by_workers,
     check_cells,
 )
-from al_ray.runtime.exchange import Exchange
-from al_ray.runtime.plan import LaneResources, lanes_that_fit
-from al_ray.runtime.pool import PoolRefs, PoolSource, prepare_pool
-from al_ray.runtime.scratch import keep_logs, scratch_folder
-from al_ray.runtime.session import RaySession, address_of, dead_daemon, is_here, ray_session, what_died
-from al_ray.runtime.sweeping import sweeping
 
 if TYPE_CHECKING:
-    from al_ray.runtime.trial import LanePlan
+    from al_ray.runtime.lane.trial import LanePlan
 
 HEAD_SHARE = 0.001
 LEAVING_TIMEOUT_S = 10.0
@@ -62,7 +62,7 @@ def run_grid(
     after the other, small groups first. An exception of ``on_event`` stops the grid and is raised here; so does Ctrl-C.
     Where the exchange dies, or a private Ray, it is started again for the cells that have not ended.
 
-    Ray is driven in a process apart (:mod:`~al_ray.runtime.apart`), but where this one has a Ray already.
+    Ray is driven in a process apart (:mod:`~al_ray.runtime.cluster.apart`), but where this one has a Ray already.
 
     Args:
         cells: what to run, in the order to start.
@@ -319,7 +319,7 @@ class Grid:
             ExchangeLostError: the exchange died.
             ExecutionError: lanes that do not fit, or cannot start.
         """
-        from al_ray.runtime.trial import LanePlan
+        from al_ray.runtime.lane.trial import LanePlan
 
         classes, resources = by_workers(list(cells)), self.start.resources
         lanes = {workers: _lanes(self.session, workers, len(tasks), resources) for workers, tasks in classes.items()}
@@ -424,7 +424,7 @@ class PoolFilling:
 def _run_class(plan: "LanePlan", lanes: int, watch: GridWatch, folder: Path) -> None:
     from ray import tune
 
-    from al_ray.runtime.trial import LaneTrial
+    from al_ray.runtime.lane.trial import LaneTrial
     from al_ray.runtime.tuning import EventForwarder, GridStopper
 
     trainable = tune.with_resources(tune.with_parameters(LaneTrial, plan=plan), {"node:__internal_head__": HEAD_SHARE})

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from al_ray.model.worker import SingleProcess, set_threads
-from al_ray.runtime.cells import CellEvent, CellTask, Failure, RunCell
 from al_ray.runtime.pool import PoolSource
+from al_ray.runtime.tasks import CellEvent, CellTask, Failure, RunCell
 
 
 def run_local(

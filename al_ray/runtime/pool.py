@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from al_ray.errors import ExecutionError
-from al_ray.runtime.cells import brief
-from al_ray.runtime.exchange import Exchange
+from al_ray.runtime.lane.exchange import Exchange
+from al_ray.runtime.tasks import brief
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -48,7 +48,7 @@ def score_parquet(
 ) -> int:
     """Score a pool of any size as a stream and return the number of rows.
 
-    Needs a connected Ray (see :func:`al_ray.runtime.session.ray_session`).
+    Needs a connected Ray (see :func:`al_ray.runtime.cluster.session.ray_session`).
 
     Args:
         source: a Parquet file or folder, local or remote, that every node can read.

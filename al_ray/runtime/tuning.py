@@ -5,9 +5,9 @@ from typing import Any
 
 from ray import tune
 
-from al_ray.runtime.cells import CellEvent, CellTask, ExchangeLostError, Failure
-from al_ray.runtime.exchange import Exchange
 from al_ray.runtime.grid import GridWatch
+from al_ray.runtime.lane.exchange import Exchange
+from al_ray.runtime.tasks import CellEvent, CellTask, ExchangeLostError, Failure
 
 # Tune keeps statistics of every number of every trial, 2 KB each, which nobody reads here.
 CLOCKS = ("time_this_iter_s", "time_total_s", "time_since_restore", "iterations_since_restore")

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipelines.cli import app
-from tests.pipelines.conftest import bert, computed
+from al_ray.cli.app import app
+from tests.cli.conftest import bert, computed
 from tests.processes import LANE_TITLES
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -95,7 +95,7 @@ class TwoNodes:
         return process
 
     def run_study(
-        self, path: Path, storage: Path, *settings: str, program: str = "pipelines.run_study", **environment: str
+        self, path: Path, storage: Path, *settings: str, program: str = "al_ray.cli.run", **environment: str
     ) -> "subprocess.Popen[str]":
         """Start a driver that joins the cluster."""
         address = [] if any(setting.startswith("address=") for setting in settings) else [f"address={self.gcs}"]

@@ -1,7 +1,7 @@
 """``al-ray run`` that believes to have another version of Ray: ``python -m tests.cluster.other_version WORDS``."""
 
+from al_ray.cli.run import run
 from al_ray.runtime import grid
-from pipelines.run_study import run
 from tests.runtime.apart_fakes import drive_as_of_another_version
 
 if __name__ == "__main__":

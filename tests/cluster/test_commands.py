@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from al_ray.errors import ConfigError
-from al_ray.experiment.study_file import Execution, load_study, set_options
+from al_ray.study.file import Execution, load_study, set_options
 from tests.cluster.manifests import (
     CLUSTER,
     RAY_JOB,
@@ -58,13 +58,13 @@ def test_ray_knows_every_command_and_option_of_the_readme() -> None:
     for line in lines:
         ray(line)
     with pytest.raises(click.NoSuchOption, match="working-folder"):
-        ray("ray job submit --working-folder . -- python -m pipelines.run_study")
+        ray("ray job submit --working-folder . -- python -m al_ray.cli.run")
 
 
 def test_al_ray_knows_its_commands_of_the_readme() -> None:
     import typer
 
-    from pipelines.cli import app
+    from al_ray.cli.app import app
 
     (line,) = commands("al-ray ")
     assert parse(typer.main.get_command(app), shlex.split(line)[1:])["storage"] == "s3://BUCKET/results"
@@ -87,7 +87,7 @@ def execution(words: list[str]) -> Execution:
 
 def test_every_study_is_started_by_the_same_module_with_options_that_exist() -> None:
     for words in runs().values():
-        assert words[:3] == ["python", "-m", "pipelines.run_study"]
+        assert words[:3] == ["python", "-m", "al_ray.cli.run"]
         execution(words)
     with pytest.raises(ConfigError, match="lane"):
         execution([*runs()["cloud"], "--set", "lane=8"])

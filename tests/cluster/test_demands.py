@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.grid import HEAD_SHARE
-from al_ray.runtime.plan import LaneResources
 from tests.cluster.manifests import CLOUDS, cluster_config, kubernetes_objects
 
 TRIAL = {"node:__internal_head__": HEAD_SHARE}
@@ -38,7 +38,7 @@ def accelerator(cloud: str) -> str:
 
 def bundles(workers: int, resources: LaneResources) -> list[dict[str, float]]:
     """Return what a lane's Ray Train workers ask for."""
-    from al_ray.runtime.trial import scaling
+    from al_ray.runtime.lane.trial import scaling
 
     bundle: dict[str, float] = scaling(workers, resources)._resources_per_worker_not_none
     return [bundle] * workers

@@ -16,14 +16,14 @@ import pytest
 import typer
 from rich.console import Console
 
-from pipelines.run_study import user_errors
+from al_ray.cli.run import user_errors
+from tests.cli.conftest import computed
 from tests.cluster.conftest import ROOT, LocalRun, TwoNodes, nodes_of, ray_command
-from tests.pipelines.conftest import computed
 from tests.waiting import PATIENCE_S, wait_until
 
 # 127.0.0.1, the same written as IPv6, and ::1, in hexadecimal as in /proc/net.
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-RUN_STUDY = "pipelines.run_study"
+RUN_STUDY = "al_ray.cli.run"
 EXCLUDED = ("__pycache__", ".git", "results", "node_modules", ".*_cache")
 
 
@@ -57,7 +57,7 @@ def test_a_job_that_was_stopped_and_submitted_again_equals_a_local_run(
     gates.mkdir()
     (gates / "0").touch()  # the first cell stands still after its second round
     settings = ("lanes=1", "accelerator_type=A10G")
-    gated = "tests.pipelines.gated_driver"
+    gated = "tests.cli.gated_driver"
     first = submit(two_nodes, checkout, "first", two_cells.path, storage, *settings, program=gated)
     wait_until(lambda: any(storage.rglob("round-001.json")), "a first round", first)
     stopped = two_nodes.job("stop", "first")

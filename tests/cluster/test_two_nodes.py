@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from al_ray.cli.app import app
+from tests.cli.conftest import computed
 from tests.cluster.conftest import (
     LocalRun,
     TwoNodes,
@@ -12,7 +13,6 @@ from tests.cluster.conftest import (
     nodes_of,
     write_study,
 )
-from tests.pipelines.conftest import computed
 from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.ray
@@ -41,7 +41,7 @@ def test_a_study_survives_the_death_of_a_node_while_cells_run_on_both(
 ) -> None:
     storage, second, gates = tmp_path / "both", two_nodes.start_second_node(), tmp_path / "gates"
     gates.mkdir()
-    driver = two_nodes.run_study(two_cells.path, storage, program="tests.pipelines.gated_driver")
+    driver = two_nodes.run_study(two_cells.path, storage, program="tests.cli.gated_driver")
     # Each cell stands still after its first round, until there is one on each node.
     wait_until(lambda: len(list(storage.rglob("round-000.json"))) == 2, "two cells have begun", driver)
     assert len(set(nodes_of(storage))) == 2

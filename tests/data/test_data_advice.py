@@ -13,7 +13,7 @@ import pytest
 
 from al_ray.data import datasets, resolve_dataset
 from al_ray.errors import AlRayError
-from al_ray.experiment.study_yaml import read_yaml
+from al_ray.study.file import read_yaml
 
 Files = Mapping[str, Any]
 

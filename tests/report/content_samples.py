@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from al_ray.report.content import (
+from al_ray.report.analysis.results import (
     Acquired,
     Calibration,
     CellState,

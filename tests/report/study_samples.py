@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from al_ray.core.types import Annotation, Query, RoundRecord
-from al_ray.experiment.cell_names import base_slug
-from al_ray.experiment.cell_store import CellStore
-from al_ray.experiment.spec import CellSpec, make_spec
-from al_ray.experiment.store import StudyStore, fingerprint
+from al_ray.records.cell import CellStore
+from al_ray.records.study import StudyStore, fingerprint
+from al_ray.study.names import base_slug
+from al_ray.study.spec import CellSpec, make_spec
 
 QUERY_SIZE = 2
 N_TRAIN = 40

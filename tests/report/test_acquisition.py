@@ -9,10 +9,10 @@ import pytest
 
 from al_ray.core.metrics import expected_calibration_error
 from al_ray.errors import StorageError
-from al_ray.report.acquisition import jaccard_by_chance
 from al_ray.report.analysis import Analysis, analyze
-from al_ray.report.predictions import bin_sums, calibration_error
-from al_ray.report.records import read_study
+from al_ray.report.analysis.calibration import bin_sums, calibration_error
+from al_ray.report.analysis.queries import jaccard_by_chance
+from al_ray.report.read import read_study
 from tests.report.study_samples import ENTROPY, MARGIN, RANDOM, TEST, SampleStudy, row
 
 

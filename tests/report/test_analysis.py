@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from al_ray.core.metrics import labels_to_reach
 from al_ray.report.analysis import Analysis, analyze
-from al_ray.report.records import read_study
-from al_ray.report.savings import RANDOMS_FINAL, reach_all
+from al_ray.report.analysis.curves import RANDOMS_FINAL, reach_all
+from al_ray.report.read import read_study
 from tests.report.study_samples import CLIPPED, CLIPPING, ENTROPY, MARGIN, RANDOM, SampleStudy, row
 
 

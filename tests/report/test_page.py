@@ -6,9 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from al_ray.report import wording
-from al_ray.report.charts.scale import Scale
-from al_ray.report.charts.styles import assign_looks
-from al_ray.report.content import (
+from al_ray.report.analysis.results import (
     Absence,
     CellState,
     Comparison,
@@ -19,7 +17,8 @@ from al_ray.report.content import (
     Section,
     Setting,
 )
-from al_ray.report.page import render_page
+from al_ray.report.page.charts import Scale, assign_looks
+from al_ray.report.page.render import render_page
 from tests.report.content_samples import REASON, comparison, study, without
 
 VOID = {"meta", "input", "br", "wbr", "hr", "img", "link", "source", "col", "base"}

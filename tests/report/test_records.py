@@ -9,8 +9,8 @@ import pytest
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.experiment.cell_store import CellStore
-from al_ray.report.records import open_study, read_study
+from al_ray.records.cell import CellStore
+from al_ray.report.read import open_study, read_study
 from tests.report.study_samples import CLIPPING, SampleStudy
 
 

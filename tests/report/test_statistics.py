@@ -13,12 +13,20 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from al_ray.errors import ConfigError, DataError
-from al_ray.report.bootstrap import deviation_weights, mean_intervals
-from al_ray.report.comparison import Comparisons, PairedComparison, Settings
-from al_ray.report.power import pairs_for_power, seeds_for_observed, seeds_for_smallest, t_power
-from al_ray.report.ranks import critical_difference, find_cliques, rank_methods
-from al_ray.report.statistics import compare_all_pairs, compare_with_baseline
-from al_ray.report.wilcoxon import fewest_pairs, holm, signed_rank, smallest_p_value
+from al_ray.report.stats.bootstrap import deviation_weights, mean_intervals
+from al_ray.report.stats.paired import (
+    Comparisons,
+    PairedComparison,
+    Settings,
+    compare_all_pairs,
+    compare_with_baseline,
+    pairs_for_power,
+    seeds_for_observed,
+    seeds_for_smallest,
+    t_power,
+)
+from al_ray.report.stats.ranks import critical_difference, find_cliques, rank_methods
+from al_ray.report.stats.wilcoxon import fewest_pairs, holm, signed_rank, smallest_p_value
 
 QUICK = Settings(n_resamples=500)
 

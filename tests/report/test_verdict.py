@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from al_ray.report.content import (
+from al_ray.report.analysis.results import (
     CellState,
     ClippingEffect,
     CriticalDifference,

@@ -12,8 +12,8 @@ from typing import Any
 
 from al_ray.errors import DataError
 from al_ray.runtime import grid
-from al_ray.runtime.apart import Apart, Line
-from al_ray.runtime.cells import CellTask
+from al_ray.runtime.cluster.apart import Apart, Line
+from al_ray.runtime.tasks import CellTask
 
 drive = grid.drive  # some of these take its place
 SLEEPER = [sys.executable, "-c", "import signal; signal.pause()"]

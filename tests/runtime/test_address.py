@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from al_ray.errors import ExecutionError
-from al_ray.runtime import address as address_module
-from al_ray.runtime import session
-from al_ray.runtime.address import why_no_head
-from al_ray.runtime.session import _find_head
+from al_ray.runtime.cluster import address as address_module
+from al_ray.runtime.cluster import session
+from al_ray.runtime.cluster.address import why_no_head
+from al_ray.runtime.cluster.session import _find_head
 
 FAR_BEYOND_S = 60.0
 SETTINGS_FRAME = bytes((0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 255, 255))

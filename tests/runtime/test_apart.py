@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from al_ray.errors import DataError
-from al_ray.runtime import apart
-from al_ray.runtime.apart import ENDED, Apart, Line
+from al_ray.runtime.cluster import apart
+from al_ray.runtime.cluster.apart import ENDED, Apart, Line
 from tests.processes import is_alive
 from tests.runtime import apart_fakes as fakes
 from tests.waiting import PATIENCE_S, wait_until

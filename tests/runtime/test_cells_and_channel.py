@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from al_ray.errors import ConfigError, RoundError, StorageError
-from al_ray.runtime.cells import (
+from al_ray.runtime.grid import GridWatch
+from al_ray.runtime.lane.channel import Assignment, Channel
+from al_ray.runtime.tasks import (
     CellEvent,
     CellTask,
     ExchangeLostError,
@@ -15,8 +17,6 @@ from al_ray.runtime.cells import (
     check_cells,
     lane_survives,
 )
-from al_ray.runtime.channel import Assignment, Channel
-from al_ray.runtime.grid import GridWatch
 
 DIED = Failure("WorkersDied", "gone", kind="lost")
 

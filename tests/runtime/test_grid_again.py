@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from al_ray.errors import ExecutionError
-from al_ray.runtime.cells import CellEvent, CellTask, ExchangeLostError, RayLostError
 from al_ray.runtime.grid import GridWatch, run_until_ended
+from al_ray.runtime.tasks import CellEvent, CellTask, ExchangeLostError, RayLostError
 
 CELLS = [CellTask(key=key, payload={}, pool_key="p") for key in ("a", "b")]
 Loss = type[ExecutionError]

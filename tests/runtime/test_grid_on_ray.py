@@ -6,12 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from al_ray.errors import ConfigError, DataError, ExecutionError
-from al_ray.runtime import sweeping
-from al_ray.runtime.cells import CellEvent, CellTask
+from al_ray.runtime.cluster import sweeping
+from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.grid import run_grid
-from al_ray.runtime.plan import LaneResources
 from al_ray.runtime.pool import PoolSource, prepare_pools
 from al_ray.runtime.score import score_parquet
+from al_ray.runtime.tasks import CellEvent, CellTask
 from tests.processes import LANE_TITLES, ray_processes
 from tests.runtime import lane_fakes as fakes
 from tests.waiting import wait_until

@@ -3,7 +3,13 @@ from typing import Any
 import pytest
 
 from al_ray.errors import ExecutionError
-from al_ray.runtime.plan import LaneResources, NodeSize, lanes_that_fit, object_store_bytes, process_group_backend
+from al_ray.runtime.cluster.resources import (
+    LaneResources,
+    NodeSize,
+    lanes_that_fit,
+    object_store_bytes,
+    process_group_backend,
+)
 
 GIB = 1024**3
 

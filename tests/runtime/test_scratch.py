@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from al_ray.process import life_of, start_of_this
-from al_ray.runtime import scratch
-from al_ray.runtime.scratch import scratch_folder
+from al_ray.runtime.cluster import scratch
+from al_ray.runtime.cluster.scratch import scratch_folder
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from al_ray.runtime import sweeping
-from al_ray.runtime.sweeping import Sweeper
+from al_ray.runtime.cluster import sweeping
+from al_ray.runtime.cluster.sweeping import Sweeper
 from tests.processes import is_alive
 from tests.waiting import wait_until
 

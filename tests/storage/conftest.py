@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from al_ray.storage import local_files, patience
-from tests.pipelines.conftest import al_ray, bert, study
+from tests.cli.conftest import al_ray, bert, study
 from tests.proxy import Proxy
 
 __all__ = ["al_ray", "bert", "study"]

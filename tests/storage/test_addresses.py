@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from al_ray.cli.recorded_study import find_study
 from al_ray.errors import ConfigError, StorageError
-from al_ray.experiment.store import StudyStore
-from al_ray.report.study_folder import open_study
+from al_ray.records.study import StudyStore, open_study
 from al_ray.storage.address import above, below, check_address, hidden, shown, without_query
 from al_ray.storage.folder import Folder
-from pipelines.recorded_study import find_study
-from tests.experiment.record_samples import open_cell, run_cell
+from tests.records.record_samples import open_cell, run_cell
 from tests.storage.conftest import SECRET, Bucket
 
 URI = f"s3://KEY:{SECRET}@bucket/a/b?endpoint_override=127.0.0.1:5000&scheme=http&region=us-east-1"

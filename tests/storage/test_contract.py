@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.experiment.store import StudyStore, fingerprint
+from al_ray.records.study import StudyStore, fingerprint
 from al_ray.storage.folder import Folder
-from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell, run_cell
+from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 from tests.storage.conftest import Bucket
 
 ARRAYS = {"pool": {"id": np.arange(1000), "score": np.linspace(0, 1, 1000)}}

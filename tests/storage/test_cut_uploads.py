@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.experiment.store import StudyStore
+from al_ray.records.study import StudyStore
 from al_ray.storage.folder import Folder
-from tests.experiment.record_samples import SPEC, make_record, open_cell
 from tests.proxy import Proxy
+from tests.records.record_samples import SPEC, make_record, open_cell
 from tests.storage.conftest import Bucket
 
 ARRAYS = {"pool": {"id": np.arange(1000), "score": np.linspace(0, 1, 1000)}}
@@ -22,7 +22,7 @@ ARRAYS = {"pool": {"id": np.arange(1000), "score": np.linspace(0, 1, 1000)}}
 APPEND_FOR_EVER = """
 import itertools, sys
 import numpy as np
-from tests.experiment.record_samples import make_record, open_cell
+from tests.records.record_samples import make_record, open_cell
 cell = open_cell(sys.argv[1])
 for index in itertools.count(cell.n_rounds()):
     cell.append(make_record(index), {"pool": {"score": np.full(20_000, index)}})

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from al_ray.errors import ConfigError, StorageError
-from al_ray.experiment.store import CellStore, StudyStore, fingerprint
-from al_ray.experiment.study_file import Execution, set_options
+from al_ray.records.study import CellStore, StudyStore, fingerprint
 from al_ray.storage import local_files, remote_files
 from al_ray.storage.patience import is_outage
-from tests.experiment.record_samples import SPEC, make_record, make_story, open_cell
+from al_ray.study.file import Execution, set_options
 from tests.needs import lacks
 from tests.proxy import Proxy
+from tests.records.record_samples import SPEC, make_record, make_story, open_cell
 from tests.storage.conftest import Bucket
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -28,8 +28,8 @@ FILL_A_DISK = """
 import os, sys, threading
 import numpy as np
 from al_ray.errors import StorageError
-from al_ray.experiment.store import StudyStore
-from tests.experiment.record_samples import make_record, open_cell
+from al_ray.records.study import StudyStore
+from tests.records.record_samples import make_record, open_cell
 storage = sys.argv[1]
 cell = open_cell(storage)
 cell.append(make_record(0))

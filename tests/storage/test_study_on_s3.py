@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from al_ray.experiment.store import StudyStore
-from tests.pipelines.conftest import Outcome, computed
+from al_ray.records.study import StudyStore
+from tests.cli.conftest import Outcome, computed
 from tests.proxy import Proxy
 from tests.storage.conftest import SECRET, Bucket
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from al_ray.experiment import cell as cell_module
-from pipelines.cli import app
+from al_ray.cli.app import app
+from al_ray.study import cell as cell_module
 from tests.model import tiny
 
 SECRETS = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.experiment.round_arrays import decode_tables
-from al_ray.experiment.store import StudyStore
+from al_ray.records.arrays import decode_tables
+from al_ray.records.study import StudyStore
 from al_ray.storage.folder import check_name
 from tests.trust.conftest import Finished, Payload, al_ray, refused
 

@@ -67,8 +67,8 @@ def text(name: str, content: str) -> Spoil:
 
 def record(**values: Any) -> Spoil:
     """Return what changes the last round's record and makes its checksum right again."""
-    from al_ray.experiment.canonical import canonical_json
-    from al_ray.experiment.recorded_rounds import _sha256
+    from al_ray.records.json import canonical_json
+    from al_ray.records.round import _sha256
 
     def change(content: Any) -> Any:
         content["record"] |= values

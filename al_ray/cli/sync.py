@@ -1,0 +1,48 @@
+"""``al-ray sync``: rebuild every MLflow run of a study from its records."""
+
+from typing import Annotated
+
+import typer
+
+from al_ray.cli.recorded_study import find_study
+from al_ray.cli.run import print_mlflow, user_errors
+from al_ray.cli.terminal import make_console
+from al_ray.errors import ExecutionError, without_secrets
+from al_ray.tracking.address import tracking_address
+from al_ray.tracking.mlflow import SyncReport, sync
+
+
+def sync_mlflow(
+    study: Annotated[str, typer.Argument(help="Study file, name or folder of a study.", metavar="STUDY")],
+    storage: Annotated[str | None, typer.Option("--storage", help="Folder or URI of the records.")] = None,
+    tracking: Annotated[str | None, typer.Option("--tracking", help="MLflow address to fill.")] = None,
+) -> None:
+    """Bring MLflow up to the records: what is missing is logged, what is there stays, nothing is doubled."""
+    from al_ray.records.study import open_study
+
+    console = make_console()
+    with user_errors(console):
+        found = find_study(study, storage)
+        address = tracking_address(found.execution.tracking if tracking is None else tracking, found.storage)
+        if address is None:
+            raise ExecutionError(
+                "no MLflow address: tracking is off, or the records are not on a disk, where MLflow would have a file. "
+                "Give --tracking http://HOST:PORT, or --tracking sqlite:////FOLDER/mlflow.db."
+            )
+        store = open_study(found.address)
+        report = sync(store, address)
+        console.print(f"{without_secrets(address)}: {said(report)}", soft_wrap=True, highlight=False)
+        print_mlflow(console, store, address)
+
+
+def said(report: SyncReport) -> str:
+    """Say what a synchronisation found and did."""
+    cells, runs, points = _n(report.n_cells, "cell"), _n(report.n_runs, "run"), _n(report.n_points, "metric point")
+    doubled = f", {_n(len(report.duplicates), 'run')} that stood there twice deleted" if report.duplicates else ""
+    return (
+        f"{cells} recorded, {report.n_complete} of them complete there already; {runs} made, {points} added{doubled}."
+    )
+
+
+def _n(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,383 @@
+"""What a person sees: the plan, the live table of a running study, the closing table."""
+
+import math
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from al_ray.core.types import TextDataset
+from al_ray.records.cell import ADVICE, failure_words
+from al_ray.runtime.tasks import CellEvent
+from al_ray.study.forecast import Forecast
+from al_ray.study.plan import Plan
+from al_ray.study.results import MethodResult
+
+LINE_EVERY_S = 10.0
+WIDTH_OF_A_LOG = 110
+_ACTIVE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class PlainConsole(Console):
+    """A console on which text from files stays text: names and messages may come from somebody else's study.
+
+    Brackets are no markup, colons no emoji, and what a terminal would act on (control sequences, direction overrides)
+    or could not write (lone surrogates) is shown as a replacement character.
+    """
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__(width=width, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Lay something out, with every text in it made harmless."""
+        for segment in super().render(renderable, options):
+            if segment.control or not _ACTIVE.search(segment.text):
+                yield segment
+            else:
+                yield Segment(_ACTIVE.sub("\ufffd", segment.text), segment.style)
+
+
+def make_console() -> Console:
+    """Return a console as wide as the terminal, and wide enough for every table where there is none."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_LOG
+    return PlainConsole(width)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration the way people say it: ``48 s``, ``3 min 20 s``, ``7 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plan_table(plan: Plan, n_shown: int = 40) -> Table:
+    """Lay out the cells of a plan, the first ``n_shown`` of them."""
+    table = Table(title=f"study {plan.study.name}: {len(plan.cells)} cells", title_justify="left")
+    for name in ("cell", "rounds", "labels", "status"):
+        table.add_column(name, justify="left" if name in ("cell", "status") else "right", overflow="fold")
+    for cell in plan.cells[:n_shown]:
+        everything = cell.spec.strategy.labels_everything
+        labels = "all" if everything else str(cell.spec.initial_size + cell.spec.rounds * cell.spec.query_size)
+        state = cell.status if cell.status in ("new", "done") else f"{cell.status}, {cell.n_recorded} rounds recorded"
+        table.add_row(cell.key, "1" if everything else str(cell.spec.rounds + 1), labels, state)
+    if len(plan.cells) > n_shown:
+        table.add_row(f"... and {len(plan.cells) - n_shown} more", "", "", "")
+    return table
+
+
+def dataset_lines(name: str, dataset: TextDataset, n_shown: int = 12) -> list[str]:
+    """Say how large a data set is, where it is from and how many examples its classes have, the most common first."""
+    train, test = (Counter(split.labels.tolist()) for split in (dataset.train, dataset.test))
+    order = sorted(range(dataset.n_classes), key=lambda c: -train[c])
+    classes = [f"{_class_name(dataset.class_names[c])} {train[c]:,}/{test[c]:,}" for c in order]
+    if len(classes) > n_shown:
+        classes[n_shown - 2 : -2] = [f"({len(classes) - n_shown} more)"]
+    return [
+        f"data set {name}: {len(dataset.train):,} training and {len(dataset.test):,} test examples, "
+        f"{dataset.n_classes} classes, from {dataset.source}",
+        f"classes, training/test examples: {', '.join(classes)}",
+    ]
+
+
+def _class_name(name: str, n: int = 30) -> str:
+    short = name if len(name) <= n else f"{name[: n - 3]}..."
+    return short if short.isprintable() and short == short.strip() else repr(short)
+
+
+def forecast_lines(cost: Forecast, disk_bytes: int, lanes: int | None) -> str:
+    """Say what the rest of a study costs, on one lane where it is not known how many there will be."""
+    seconds = "unknown until data and models can be read" if cost.seconds is None else f"about {duration(cost.seconds)}"
+    return (
+        f"forecast: {cost.n_finetuned:,} examples to fine-tune on, {cost.n_scored:,} texts to score, "
+        f"{disk_bytes / 2**20:.1f} MiB of disk; {seconds} on {_lanes(lanes)} ({cost.source})."
+    )
+
+
+def _lanes(lanes: int | None) -> str:
+    if lanes is None:
+        return "1 lane, with as many lanes as fit on the cluster"
+    return f"{lanes} lane{'s' if lanes > 1 else ''}"
+
+
+def bytes_left(sizes: Mapping[str, int]) -> str:
+    """Say how much disk the cells of a study have taken, in words behind its address."""
+    if not sizes:
+        return ""
+    total = sum(sizes.values())
+    return f" ({total / 2**20:.1f} MiB, {total / len(sizes) / 2**10:.0f} KiB a cell)"
+
+
+def failure_lines(failures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say how many cells failed, of which kind, and what to do about each kind.
+
+    Args:
+        failures: cell -> what its ``failed.json`` says.
+    """
+    kinds = Counter(str(failure.get("kind", "error")) for failure in failures.values())
+    n = sum(kinds.values())
+    each = [f"  {count} x {kind}. {ADVICE.get(kind, '')}" for kind, count in kinds.most_common()]
+    return [
+        f"{n} cell{'s' if n > 1 else ''} failed; the reason and the log are in failed.json of each. "
+        "Run the same command to try them again.",
+        *each,
+    ]
+
+
+@dataclass(frozen=True)
+class WideTable:
+    """A table that is broken into several, one below the other, where the terminal is too narrow for its columns.
+
+    Attributes:
+        table: its first column stands before each of the others, and is all that is folded.
+    """
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table, or its parts."""
+        taken: list[int] = []
+        for column in range(1, len(self.table.columns)):
+            if taken and self._width(console, options, [*taken, column]) > options.max_width:
+                yield self._part(taken)
+                taken = []
+            taken.append(column)
+        yield self._part(taken)
+
+    def _width(self, console: Console, options: ConsoleOptions, columns: Sequence[int]) -> int:
+        return Measurement.get(console, options.update(max_width=10_000), self._part(columns)).minimum
+
+    def _part(self, columns: Sequence[int]) -> Table:
+        whole = self.table
+        chosen = [whole.columns[column] for column in (0, *columns)]
+        part = Table(title=whole.title, title_justify=whole.title_justify, box=whole.box, pad_edge=whole.pad_edge)
+        for column in chosen:
+            part.add_column(column.header, justify=column.justify, overflow=column.overflow, min_width=column.min_width)
+        for row, cells in zip(whole.rows, zip(*(column.cells for column in chosen), strict=True), strict=True):
+            part.add_row(*cells, style=row.style)
+        return part
+
+
+def result_tables(results: Sequence[MethodResult]) -> list[Table]:
+    """Lay out the closing tables, one a data set and model: accuracy, area under the curve, labels saved."""
+    tables: dict[tuple[str, str], Table] = {}
+    confidences = {r.method.split(" + ")[0] for r in results}
+    for r in sorted(results, key=lambda r: (r.dataset, r.model, -r.area)):
+        if (r.dataset, r.model) not in tables:
+            tables[r.dataset, r.model] = _empty_result_table(r)
+        numbers = (str(r.n_seeds), str(r.n_labeled), _mean(r.final, r.final_std), _mean(r.area, r.area_std), _saved(r))
+        tables[r.dataset, r.model].add_row(_method_words(r, confidences), *numbers)
+    return list(tables.values())
+
+
+def slice_tables(results: Sequence[MethodResult], pools: Mapping[str, Mapping[str, float]]) -> list[WideTable]:
+    """Lay out which share of its queries each method spent on each slice of the data, one table a data set and model.
+
+    Args:
+        results: of the methods.
+        pools: data set -> slice -> its share of the training split.
+    """
+    tables: dict[tuple[str, str], Table] = {}
+    confidences = {r.method.split(" + ")[0] for r in results}
+    for r in sorted(results, key=lambda r: (r.dataset, r.model, -r.area)):
+        if not r.acquired:
+            continue
+        if (r.dataset, r.model) not in tables:
+            tables[r.dataset, r.model] = _empty_slice_table(r, pools.get(r.dataset, {}))
+        cells = [f"{100 * share:.1f}" for share in r.acquired.values()]
+        tables[r.dataset, r.model].add_row(_method_words(r, confidences), *cells)
+    return [WideTable(table) for table in tables.values()]
+
+
+def _empty_slice_table(result: MethodResult, pool: Mapping[str, float]) -> Table:
+    title = f"{result.dataset}, {result.model}: % of all queries after the initial one, by slice of the data"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold", min_width=20)
+    for name in result.acquired:
+        table.add_column(name, justify="right")
+    if pool:
+        table.add_row("(the pool)", *(f"{100 * pool.get(name, 0.0):.1f}" for name in result.acquired), style="dim")
+    return table
+
+
+def _empty_result_table(result: MethodResult) -> Table:
+    title = f"{result.dataset}, {result.model}: test accuracy, mean ± standard deviation over seeds"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold", min_width=20)
+    for name in ("seeds", "labels", "final", "area under\ncurve", "labels saved\nvs random"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def _method_words(result: MethodResult, confidences: set[str]) -> str:
+    """Name a method without the confidence that all of them share."""
+    confidence, _, rest = result.method.partition(" + ")
+    return rest if len(confidences) == 1 else f"{confidence} + {rest}"
+
+
+def _mean(value: float, std: float) -> str:
+    return f"{value:.3f}" if math.isnan(std) else f"{value:.3f} ± {std:.3f}"
+
+
+def _saved(result: MethodResult) -> str:
+    if math.isnan(result.saved_of):
+        return "-"
+    if math.isnan(result.labels_saved):
+        return "never there"
+    return f"{result.labels_saved:+.0f} of {result.saved_of:.0f}"
+
+
+@dataclass
+class _Running:
+    n_rounds: int
+    costs: Sequence[float]
+    round_index: int = 0
+    n_labeled: int = 0
+    accuracy: float = float("nan")
+    since: float = field(default_factory=lambda: time.monotonic())
+    done: float = 0.0
+
+    def words(self, slug: str) -> str:
+        if not self.round_index:
+            return f"{slug} has its initial labels"
+        return f"{slug} round {self.round_index}/{self.n_rounds}, {self.n_labeled} labels, accuracy {self.accuracy:.3f}"
+
+    def seconds_left(self) -> float:
+        spent = time.monotonic() - self.since
+        return spent * (sum(self.costs) - self.done) / self.done if self.done else float("nan")
+
+
+class Progress:
+    """One live table of a running study; on a terminal that cannot redraw, a line every few seconds.
+
+    Args:
+        console: where to draw.
+        costs: relative cost of each round of every cell that is to run, by cell key; 0 for rounds recorded before.
+        n_before: cells that were finished already.
+    """
+
+    def __init__(self, console: Console, costs: Mapping[str, Sequence[float]], n_before: int) -> None:
+        self._console = console
+        self._costs = dict(costs)
+        self._cost_of_all = sum(sum(each) for each in costs.values())
+        self._n_before = n_before
+        self._running: dict[str, _Running] = {}
+        self._ended: set[str] = set()
+        self._failed: dict[str, Mapping[str, Any]] = {}
+        self._cost_done = 0.0
+        self._started = time.monotonic()
+        self._first_work: float | None = None
+        self._last_line = 0.0
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live.start()
+        else:
+            self._console.print(f"starting: {len(self._costs)} cells to run")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the table."""
+        self._console.print(sentence)
+
+    def __call__(self, event: CellEvent) -> None:
+        """Take in one event of a cell."""
+        act: Callable[[CellEvent], None] = {
+            "started": self._start,
+            "round": self._round,
+            "finished": self._end,
+            "failed": self._end,
+        }[event.kind]
+        act(event)
+        if not self._console.is_terminal:
+            self._print_line(event)
+
+    def failures(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the cells that failed, each with what its record says."""
+        return self._failed
+
+    def _start(self, event: CellEvent) -> None:
+        self._first_work = self._first_work or time.monotonic()
+        costs = self._costs[event.key]
+        self._running.setdefault(event.key, _Running(n_rounds=len(costs), costs=costs))
+
+    def _round(self, event: CellEvent) -> None:
+        cell = self._running[event.key]
+        cell.round_index, cell.n_labeled = event.data["round_index"], event.data["n_labeled"]
+        cell.accuracy = event.data["metrics"].get("accuracy", float("nan"))
+        if cell.round_index:
+            cell.done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
+            self._cost_done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
+
+    def _end(self, event: CellEvent) -> None:
+        cell = self._running.pop(event.key, None)
+        if cell is not None:
+            self._cost_done += sum(cell.costs) - cell.done
+        self._ended.add(event.key)
+        if event.kind == "failed":
+            self._failed[event.key] = event.data
+            self._console.print(Text(f"failed: {event.key}: {failure_words(event.data)}", style="red"))
+
+    def _seconds_left(self) -> float:
+        if self._first_work is None or not self._cost_done:
+            return float("nan")
+        left = self._cost_of_all - self._cost_done
+        return (time.monotonic() - self._first_work) * left / self._cost_done
+
+    def _totals(self) -> str:
+        failed = len(self._failed)
+        left = self._seconds_left()
+        return (
+            f"{len(self._ended) - failed + self._n_before} of {len(self._costs) + self._n_before} cells done"
+            + (f", {failed} failed" if failed else "")
+            + f", {duration(time.monotonic() - self._started)} gone"
+            + (", lanes are starting" if self._first_work is None else "")
+            + (f", about {duration(left)} left" if not math.isnan(left) else "")
+        )
+
+    def _render(self) -> RenderableType:
+        table = Table(title_justify="left")
+        table.add_column("cell", overflow="fold")
+        for name in ("round", "labels", "accuracy", "time left"):
+            table.add_column(name, justify="right")
+        for key, cell in self._running.items():
+            left = cell.seconds_left()
+            table.add_row(
+                key.rsplit("--", 1)[0],
+                f"{cell.round_index}/{cell.n_rounds}",
+                str(cell.n_labeled),
+                "" if math.isnan(cell.accuracy) else f"{cell.accuracy:.3f}",
+                "" if math.isnan(left) else duration(left),
+            )
+        return Group(table, Text(self._totals()))
+
+    def _print_line(self, event: CellEvent) -> None:
+        now = time.monotonic()
+        if event.kind == "round" and now - self._last_line < LINE_EVERY_S:
+            return
+        if event.kind in ("round", "finished"):
+            self._last_line = now
+            slug = event.key.rsplit("--", 1)[0]
+            cell = self._running.get(event.key)
+            what = f"{slug} done" if cell is None else cell.words(slug)
+            self._console.print(f"{what}; {self._totals()}", soft_wrap=True)

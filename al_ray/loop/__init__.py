@@ -1,0 +1,1 @@
+"""The active-learning loop: knows no Ray, torch or MLflow."""

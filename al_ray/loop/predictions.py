@@ -1,0 +1,129 @@
+"""What the model of a round says, read by the cell's confidence method: for evaluation, and as a strategy's view."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.confidence import State
+from al_ray.core.types import FloatArray, IntArray, LabeledSet, ModelOutputs, PoolView
+from al_ray.core.uncertainty import log_softmax, mean_log_probs
+from al_ray.loop.ports import Classifier, Loop, Split
+
+
+class Reading:
+    """The fine-tuned model of one round as the confidence method reads it.
+
+    Args:
+        loop: the cell.
+        classifier: fine-tuned.
+        labeled: the answers that it was fine-tuned on, ids ascending.
+        state: what calibration learned, or None to learn it now from the labelled examples.
+        first_features: features of all of ``loop.truth`` from the model of round 1, for methods that ask for them.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        classifier: Classifier,
+        labeled: LabeledSet,
+        state: State | None,
+        first_features: FloatArray | None,
+    ) -> None:
+        self._loop, self._classifier, self._labeled = loop, classifier, labeled
+        self._first_features = first_features
+        self._labeled_outputs: ModelOutputs | None = None
+        if state is None and loop.confidence.needs_labeled:
+            state = loop.confidence.calibrate(self._on_labeled(), labeled.labels)
+        self.state: State = {} if state is None else state
+
+    def calibration(self) -> dict[str, float]:
+        """Return the plain numbers that calibration learned, as metrics."""
+        floats = {name: value for name, value in self.state.items() if isinstance(value, float)}
+        return {f"calibration.{name}": value for name, value in floats.items()}
+
+    def predict(self, split: Split, ids: IntArray) -> npt.NDArray[np.float64]:
+        """Return log-probabilities averaged over the draws ``[n, n_classes]``, ids ascending."""
+        outputs = self._classifier.predict(split, ids, with_features=self._loop.confidence.needs_features)
+        return mean_log_probs(self._loop.confidence.log_probs(outputs, self.state))
+
+    def view(self, ids: IntArray, dynamics: FloatArray | None, embeddings: FloatArray | None) -> PoolView:
+        """Return what the strategy may see of some candidates.
+
+        Args:
+            ids: candidates, ascending.
+            dynamics: logits after every epoch, rows as in ``ids``, where they were watched.
+            embeddings: of all of ``loop.truth``, where something needs them.
+        """
+        loop = self._loop
+        known = None if dynamics is None else log_softmax(dynamics)
+        if not needs_scores(loop):
+            no_draws = np.empty((len(ids), 0, loop.n_classes))
+            view = PoolView(ids=ids, log_probs=no_draws, dynamics=known, labeled=self._labeled)
+        else:
+            view = self._scored(ids, known)
+        if embeddings is None:
+            return view
+        rows, labeled_rows = (np.searchsorted(loop.truth.ids, asked) for asked in (ids, self._labeled.ids))
+        return replace(view, embeddings=embeddings[rows], labeled_embeddings=embeddings[labeled_rows])
+
+    def beliefs(self, view: PoolView, ids: IntArray) -> npt.NDArray[np.float64]:
+        """Return what the model believes of the query ``[query_size, n_classes]``, in its order."""
+        by_id = np.sort(ids)
+        if view.log_probs.shape[1]:
+            probs = np.exp(mean_log_probs(view.log_probs[np.searchsorted(view.ids, by_id)]))
+        else:
+            probs = np.exp(self.predict("pool", by_id))
+        return probs[np.searchsorted(by_id, ids)]
+
+    def _scored(self, ids: IntArray, dynamics: FloatArray | None) -> PoolView:
+        strategy, confidence = self._loop.strategy, self._loop.confidence
+        outputs = self._classifier.predict(
+            "pool",
+            ids,
+            with_features=strategy.needs_features or confidence.needs_features,
+            with_clean=strategy.needs_predicted,
+        )
+        read = self._with_first_features(outputs)
+        view = PoolView(
+            ids=outputs.ids,
+            log_probs=confidence.log_probs(read, self.state),
+            features=outputs.features,
+            predicted=None if outputs.clean is None else outputs.clean.argmax(axis=1),
+            uncertainty=confidence.uncertainty(read, self.state) if strategy.needs_uncertainty else None,
+            dynamics=dynamics,
+            labeled=self._labeled,
+        )
+        return self._with_labeled(view) if strategy.needs_labeled else view
+
+    def _with_labeled(self, view: PoolView) -> PoolView:
+        outputs, confidence = self._on_labeled(), self._loop.confidence
+        read = self._with_first_features(outputs)
+        needs_uncertainty = self._loop.strategy.needs_uncertainty
+        return replace(
+            view,
+            labeled_log_probs=confidence.log_probs(read, self.state),
+            labeled_features=outputs.features,
+            labeled_uncertainty=confidence.uncertainty(read, self.state) if needs_uncertainty else None,
+        )
+
+    def _with_first_features(self, outputs: ModelOutputs) -> ModelOutputs:
+        if self._first_features is None:
+            return outputs
+        return replace(outputs, features=self._first_features[np.searchsorted(self._loop.truth.ids, outputs.ids)])
+
+    def _on_labeled(self) -> ModelOutputs:
+        if self._labeled_outputs is None:
+            needed = self._loop.strategy.needs_features or self._loop.confidence.needs_features
+            self._labeled_outputs = self._classifier.predict("pool", self._labeled.ids, with_features=needed)
+        return self._labeled_outputs
+
+
+def needs_scores(loop: Loop) -> bool:
+    """Say whether the model has to score the pool at all."""
+    return loop.strategy.needs_scores or any(each.needs_probs for each in loop.filters)
+
+
+def needs_embeddings(loop: Loop) -> bool:
+    """Say whether a round reads embeddings of the pretrained encoder."""
+    return loop.strategy.needs_embeddings or any(each.needs_embeddings for each in loop.filters)

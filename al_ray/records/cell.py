@@ -1,0 +1,345 @@
+"""A cell's folder: its spec, its rounds, how it ended."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+from al_ray.core.types import RoundRecord
+from al_ray.errors import StorageError
+from al_ray.records.arrays import Tables, decode_tables, encode_tables, n_rows
+from al_ray.records.json import (
+    FORMAT,
+    canonical_json,
+    changed_fields,
+    check_format,
+    identity_of,
+    is_provenance,
+    parse_json,
+)
+from al_ray.records.round import (
+    RecordedRound,
+    check_same,
+    check_story,
+    decode_round,
+    encode_round,
+    now,
+    round_file,
+    round_indices,
+)
+from al_ray.storage.folder import Folder
+
+ADVICE: Mapping[str, str] = {
+    "input": "The study, its data or its model do not allow it, so it was not tried again: mend them.",
+    "storage": "The storage was away or full for longer than storage_patience_s: mend it and run again.",
+    "memory": "A fresh process ran out of memory as well: run fewer lanes (--set lanes=1), or on machines with more.",
+    "device": "The GPU failed in a fresh process as well: look at its driver and at the machine's log.",
+    "lost": "Its workers died again and again without a recorded round between: killed, or their machine went away. "
+    "Look at the machine's log.",
+    "error": "It raised an exception, which it would raise again: the stack trace is in failed.json.",
+}
+
+
+def failure_words(reason: Mapping[str, Any]) -> str:
+    """Return one line for a failed cell: kind, error and message.
+
+    Args:
+        reason: what ``failed.json`` holds.
+    """
+    words = f"{reason.get('error', 'failed')}: {reason.get('message', '')}"
+    return f"{reason['kind']}: {words}" if reason.get("kind", "error") != "error" else words
+
+
+Status = Literal["new", "running", "done", "failed"]
+
+SPEC, DONE, FAILED = "spec.json", "done.json", "failed.json"
+
+
+def cell_key(slug: str, digest: str) -> str:
+    """Return the name of a cell's folder.
+
+    Args:
+        slug: what people call the cell.
+        digest: fingerprint of its spec.
+    """
+    return f"{slug}--{digest[:8]}"
+
+
+def status_of(files: Sequence[str]) -> Status:
+    """Return how far a cell is; ``running`` is also one whose run was killed."""
+    if DONE in files:
+        return "done"
+    if FAILED in files:
+        return "failed"
+    return "running" if SPEC in files else "new"
+
+
+def indices_without_gap(files: Sequence[str], where: Callable[[str], str]) -> list[int]:
+    """Return the recorded rounds, from 0 on.
+
+    Args:
+        files: in the cell's folder.
+        where: gives the address of a file, for the message.
+
+    Raises:
+        StorageError: a round between others is missing.
+    """
+    indices = round_indices(files)
+    for expected, index in enumerate(indices):
+        if index != expected:
+            raise StorageError(
+                f"{where(round_file(expected))} is missing, but round {index} is recorded. "
+                f"Put the file back, or move the folder away: the cell is then run anew."
+            )
+    return indices
+
+
+__all__ = ["CellStore", "Status", "cell_key"]
+
+_PROVENANCE = "provenance.json"
+
+
+@dataclass(frozen=True)
+class CellStore:
+    """The folder of one cell, ``{slug}--{first 8 digits of the fingerprint}``.
+
+    Attributes:
+        folder: where it is.
+        slug: what people call the cell.
+        fingerprint: SHA-256 of its spec's identity, 64 digits.
+    """
+
+    folder: Folder
+    slug: str
+    fingerprint: str
+
+    @property
+    def address(self) -> str:
+        """Return the folder's address, for people."""
+        return self.folder.address
+
+    @property
+    def key(self) -> str:
+        """Return the name of the folder: the cell's name within its study."""
+        return cell_key(self.slug, self.fingerprint)
+
+    def begin(self, spec: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        """Start the cell or take it up again: its spec is written once, its provenance grows by one entry a run.
+
+        An earlier failure is cleared, and kept in the provenance.
+
+        Args:
+            spec: of the cell, in its JSON form; where data and model lie may differ from run to run.
+            provenance: versions, host, data source: what does not change what is computed.
+
+        Raises:
+            StorageError: the folder holds another spec, or cannot be written.
+        """
+        self.folder.remove_leftovers()
+        self._begin_spec(spec)
+        entry: dict[str, Any] = {"time": _now_text(), **provenance}
+        failure = self._read(FAILED)
+        if failure is not None:
+            entry["after_failure"] = failure
+        self._write(_PROVENANCE, [*self.provenance(), entry], "the provenance")
+        self.folder.remove(FAILED)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec that the records belong to.
+
+        Raises:
+            StorageError: the cell was never begun, or the file is damaged or another cell's.
+        """
+        where, stored = self.folder.where(SPEC), self._read(SPEC)
+        if stored is None:
+            raise StorageError(f"{where} is missing: nothing says what the records are. Move the folder away.")
+        check_format(where, stored, {"slug", "fingerprint", "created_at", "spec"})
+        if stored["fingerprint"] != self.fingerprint:
+            raise StorageError(
+                f"{where} has the fingerprint {stored['fingerprint']}, not {self.fingerprint}. "
+                f"It was edited, or moved here from another cell. Move the folder away."
+            )
+        return dict(stored["spec"])
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """Return one entry for every run of this cell so far, oldest first."""
+        entries = self._read(_PROVENANCE)
+        if entries is not None and not is_provenance(entries):
+            raise StorageError(
+                f"{self.folder.where(_PROVENANCE)} is no list of runs. Put the file back or move it away."
+            )
+        return entries or []
+
+    def append(self, record: RoundRecord, arrays: Tables | None = None) -> datetime:
+        """Record one round: all of it, or nothing.
+
+        Recording a round again is no error where it says the same; wall times may differ, and the first ones stay.
+
+        Args:
+            record: the round after the last recorded one.
+            arrays: table name -> column name -> ``[n]`` or ``[n, width]``.
+
+        Returns:
+            when the round was recorded.
+
+        Raises:
+            StorageError: the disk is full, the round before is missing, or the round is recorded with other content.
+        """
+        index = record.round_index
+        what = f"round {index} of cell {self.key}"
+        recorded = self.recorded_round(index)
+        if recorded is not None:
+            check_same(what, recorded.record, record)
+            return recorded.recorded_at
+        if index and not self.folder.exists(round_file(index - 1)):
+            raise StorageError(f"{what} cannot be recorded: round {index - 1} is not. Record the rounds in order.")
+        entry = RecordedRound(record=record, recorded_at=now(), tables=n_rows(arrays or {}))
+        text = encode_round(entry)
+        if arrays:
+            self.folder.write(round_file(index, "parquet"), encode_tables(arrays), what)
+        self.folder.write(round_file(index), text, what)
+        return entry.recorded_at
+
+    def n_rounds(self) -> int:
+        """Return how many rounds are recorded, without reading them."""
+        return self.progress()[1]
+
+    def rounds(self) -> list[RoundRecord]:
+        """Return all recorded rounds, checked: in order, without a gap, and no example asked twice.
+
+        Raises:
+            StorageError: a file is truncated, changed or missing; the message names it.
+        """
+        return [entry.record for entry in self.recorded_rounds()]
+
+    def recorded_rounds(self) -> list[RecordedRound]:
+        """Return all recorded rounds with the time at which each was recorded; checked as in :meth:`rounds`."""
+        names = [round_file(index) for index in range(self.n_rounds())]
+        texts = self.folder.read_all(names)
+        entries = [
+            decode_round(self.folder.where(name), index, self._still_there(name, text))
+            for index, (name, text) in enumerate(zip(names, texts, strict=True))
+        ]
+        check_story([entry.record for entry in entries], lambda index: self.folder.where(round_file(index)))
+        return entries
+
+    def recorded_round(self, round_index: int) -> RecordedRound | None:
+        """Return one recorded round, or None.
+
+        Raises:
+            StorageError: its file is truncated or was changed.
+        """
+        name = round_file(round_index)
+        text = self.folder.read(name)
+        return None if text is None else decode_round(self.folder.where(name), round_index, text)
+
+    def arrays(self, round_index: int) -> dict[str, dict[str, npt.NDArray[Any]]]:
+        """Return the arrays of a recorded round: table -> column -> array; empty where it has none.
+
+        Raises:
+            StorageError: the round is not recorded, or its file is missing or damaged.
+        """
+        entry = self.recorded_round(round_index)
+        if entry is None:
+            raise StorageError(f"round {round_index} of cell {self.key} is not recorded in {self.address}.")
+        if not entry.tables:
+            return {}
+        name = round_file(round_index, "parquet")
+        where = self.folder.where(name)
+        tables = decode_tables(self._still_there(name, self.folder.read(name)), where)
+        if n_rows(tables) != entry.tables:
+            raise StorageError(
+                f"{where} holds the rows {n_rows(tables)}, its record says {dict(entry.tables)}. "
+                f"Put the right file back."
+            )
+        return tables
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the cell as done. A cell that is done stays as it was.
+
+        Args:
+            summary: final figures, in JSON form; a figure that does not exist is None, never NaN.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if self._read(DONE) is None:
+            content = {"format": FORMAT, "finished_at": _now_text(), "summary": summary}
+            self._write(DONE, content, "the summary")
+        self.folder.remove(FAILED)
+
+    def fail(self, reason: Mapping[str, Any]) -> None:
+        """Mark the cell as failed; the next :meth:`begin` takes it up after its last recorded round.
+
+        Args:
+            reason: what happened, in JSON form.
+        """
+        self._write(FAILED, {"format": FORMAT, "failed_at": _now_text(), "reason": reason}, "the failure")
+
+    def status(self) -> Status:
+        """Tell how far the cell is; ``running`` is also a cell whose run was killed."""
+        return status_of(self.folder.names()[0])
+
+    def progress(self) -> tuple[Status, int]:
+        """Return the status and how many rounds are recorded, from one listing of the folder."""
+        files = self.folder.names()[0]
+        return status_of(files), len(indices_without_gap(files, self.folder.where))
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the final figures of a cell that is done, or None."""
+        done = self._read_marker(DONE, {"finished_at", "summary"})
+        return None if done is None else dict(done["summary"])
+
+    def failure(self) -> dict[str, Any] | None:
+        """Return why the cell failed, or None."""
+        failed = self._read_marker(FAILED, {"failed_at", "reason"})
+        return None if failed is None else dict(failed["reason"])
+
+    def ended_at(self) -> datetime | None:
+        """Return when the cell was done or failed, or None while it is neither."""
+        if done := self._read_marker(DONE, {"finished_at", "summary"}):
+            return datetime.fromisoformat(done["finished_at"])
+        if failed := self._read_marker(FAILED, {"failed_at", "reason"}):
+            return datetime.fromisoformat(failed["failed_at"])
+        return None
+
+    def _begin_spec(self, spec: Mapping[str, Any]) -> None:
+        if self._read(SPEC) is not None:
+            changes = changed_fields(identity_of(self.spec()), identity_of(json.loads(canonical_json(spec))))
+            if changes:
+                raise StorageError(f"{self.address} holds the records of another spec: {'; '.join(changes)}.")
+            return
+        if self.n_rounds():
+            raise StorageError(f"{self.folder.where(SPEC)} is missing, but rounds are recorded. Move the folder away.")
+        content = {
+            "format": FORMAT,
+            "slug": self.slug,
+            "fingerprint": self.fingerprint,
+            "created_at": _now_text(),
+            "spec": spec,
+        }
+        self._write(SPEC, content, "the spec")
+
+    def _still_there(self, name: str, data: bytes | None) -> bytes:
+        if data is None:
+            raise StorageError(f"{self.folder.where(name)} is missing. Put the file back, or move the folder away.")
+        return data
+
+    def _read_marker(self, name: str, keys: set[str]) -> dict[str, Any] | None:
+        content = self._read(name)
+        return None if content is None else check_format(self.folder.where(name), content, keys)
+
+    def _read(self, name: str) -> Any:
+        text = self.folder.read(name)
+        return None if text is None else parse_json(self.folder.where(name), text)
+
+    def _write(self, name: str, content: Any, what: str) -> None:
+        text = canonical_json(content, indent=1) + "\n"
+        self.folder.write(name, text.encode("ascii"), f"{what} of cell {self.key}")
+
+
+def _now_text() -> str:
+    return now().isoformat(timespec="milliseconds")

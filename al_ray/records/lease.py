@@ -1,0 +1,250 @@
+"""One driver at a time: who runs a study says so in its folder, again and again while it lives.
+
+A lease is a small file, ``driver.json`` for the whole study and ``driver--{cell}.json`` for one cell. On the holder's
+own machine its process is looked up; from elsewhere it counts as dead when the file has not changed for a while, by the
+clock of the one who waits, so that clocks need not agree. Records do not depend on it: two drivers would compute and
+write the same rounds. It saves the second one's time, and tells its owner.
+"""
+
+import contextlib
+import os
+import platform
+import secrets
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from al_ray.errors import StorageError
+from al_ray.process import Life, host_id, life_of, start_of_this
+from al_ray.records.json import FORMAT, canonical_json, check_format, parse_json
+from al_ray.records.round import now
+from al_ray.storage.folder import Folder
+
+RENEW_EVERY_S = 10.0
+DEAD_AFTER_S = 45.0
+SETTLE_S = 2.0
+_LOOK_EVERY_S = 1.0
+_WHOLE = "driver.json"
+_KEYS = {"id", "host", "host_id", "pid", "process_start", "since", "renewed_at"}
+
+Say = Callable[[str], None]
+
+
+class LeaseLostError(StorageError):
+    """Another driver took the study over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """How long things take; seconds."""
+
+    renew_every: float = RENEW_EVERY_S
+    dead_after: float = DEAD_AFTER_S
+    settle: float = SETTLE_S
+    look_every: float = _LOOK_EVERY_S
+
+
+@dataclass
+class Lease:
+    """The right to run a study, or one cell of it, as long as this process lives.
+
+    Attributes:
+        folder: of the study.
+        study: its name, for sentences.
+        say: takes sentences about the storage's outages and about waiting.
+        cell: folder name of the one cell that is to run, or None for the whole study.
+    """
+
+    folder: Folder
+    study: str
+    say: Say
+    cell: str | None = None
+    times: Times = field(default_factory=Times)
+
+    def __post_init__(self) -> None:
+        self._id = secrets.token_hex(8)
+        self._since = now().isoformat(timespec="seconds")
+        self._stop = threading.Event()
+        self._taken_by: str | None = None
+        self._silent_since: float | None = None
+        self._thread = threading.Thread(target=self._renew_for_ever, name="lease", daemon=True)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator["Lease"]:
+        """Take the lease, keep it fresh, and give it back.
+
+        Raises:
+            StorageError: another driver is at work; or the storage cannot be used.
+        """
+        self._take()
+        try:
+            self._check_others()
+            self._thread.start()
+            yield self
+        finally:
+            self._stop.set()
+            if self._thread.is_alive():
+                self._thread.join()
+            self._give_back()
+
+    def check(self) -> None:
+        """Raise if another driver has taken over, as it may after this one was asleep or cut off.
+
+        Raises:
+            LeaseLostError: naming it.
+        """
+        if self._taken_by is not None:
+            raise LeaseLostError(
+                f"study {self.study} was taken over by {self._taken_by}, while this one gave no sign of life. "
+                "Nothing was lost. Leave it to that one, or stop it and run again."
+            )
+
+    def _take(self) -> None:
+        for name in self._others():
+            self._wait_for_death(name)
+            self.folder.remove(name)
+        if self.folder.create(self._name, self._content(), self._what) and self.folder.is_local:
+            return
+        if self._read(self._name, self._id) is None:
+            self._wait_for_death(self._name)
+            self.folder.write(self._name, self._content(), self._what)
+        # Nothing here is atomic on an object store, nor when a dead lease is replaced: the last writer has it.
+        time.sleep(self.times.settle / 10 if self.folder.is_local else self.times.settle)
+        holder = self._read(self._name)
+        if holder is not None and holder["id"] != self._id:
+            raise self._refusal(holder)
+
+    def _check_others(self) -> None:
+        """Look once more: a whole study and a cell of it that start at once have not seen each other before."""
+        for name in self._others():
+            holder = self._read(name)
+            if holder is not None and _life_here(holder) != "dead":
+                raise self._refusal(holder)
+
+    def _others(self) -> list[str]:
+        """Return the leases that exclude this one: a whole study excludes its cells, and each of them the whole."""
+        if self.cell is not None:
+            return [_WHOLE] if self.folder.exists(_WHOLE) else []
+        return _leases(self.folder)[1:]
+
+    def _wait_for_death(self, name: str) -> None:
+        """Return once the lease of that name is nobody's.
+
+        Raises:
+            StorageError: its holder lives.
+        """
+        seen, deadline = self._read(name), time.monotonic() + self.times.dead_after
+        life = "dead" if seen is None else _life_here(seen)
+        if seen is None or life == "dead":
+            return
+        if life == "alive":
+            raise self._refusal(seen)
+        self.say(
+            f"a driver on {seen['host']} (process {seen['pid']}) had this study at {seen['renewed_at']}; "
+            f"waiting {self.times.dead_after:.0f} s for a sign of life."
+        )
+        while time.monotonic() < deadline:
+            time.sleep(self.times.look_every)
+            found = self._read(name)
+            if found is None:
+                return
+            if found != seen:
+                raise self._refusal(found)
+
+    def _refusal(self, holder: dict[str, Any]) -> StorageError:
+        return StorageError(
+            f"study {self.study} is being run by process {holder['pid']} on {holder['host']} since {holder['since']}. "
+            f"Watch it (al-ray watch {shlex.quote(self.folder.address)}), or stop it and run again."
+        )
+
+    def _renew_for_ever(self) -> None:
+        while not self._stop.wait(self.times.renew_every):
+            try:
+                self._renew()
+            except StorageError as error:
+                self._note_silence(error)
+                continue
+            self._note_answer()
+            if self._taken_by is not None:
+                return
+
+    def _renew(self) -> None:
+        holder = self._read(self._name)
+        if holder is not None and holder["id"] != self._id:
+            self._taken_by = f"process {holder['pid']} on {holder['host']}"
+            return
+        self.folder.write(self._name, self._content(), self._what)
+
+    def _note_silence(self, error: StorageError) -> None:
+        if self._silent_since is None:
+            self._silent_since = time.monotonic()
+            self.say(f"the storage does not answer; cells wait for it. {error}")
+
+    def _note_answer(self) -> None:
+        if self._silent_since is not None:
+            self.say(f"the storage answers again, after {time.monotonic() - self._silent_since:.0f} s.")
+            self._silent_since = None
+
+    def _give_back(self) -> None:
+        with contextlib.suppress(StorageError):
+            if self._read(self._name, self._id) is not None:
+                self.folder.remove(self._name)
+
+    def _read(self, name: str, id_: str | None = None) -> dict[str, Any] | None:
+        """Return a lease, or None where there is none, or none with this id."""
+        content = _read(self.folder, name)
+        return content if content is None or id_ in (None, content["id"]) else None
+
+    def _content(self) -> bytes:
+        content = {
+            "format": FORMAT,
+            "id": self._id,
+            "host": platform.node(),
+            "host_id": host_id(),
+            "pid": os.getpid(),
+            "process_start": start_of_this(),
+            "since": self._since,
+            "renewed_at": now().isoformat(timespec="milliseconds"),
+        }
+        return (canonical_json(content, indent=1) + "\n").encode("ascii")
+
+    @property
+    def _name(self) -> str:
+        return _WHOLE if self.cell is None else f"driver--{self.cell}.json"
+
+    @property
+    def _what(self) -> str:
+        return f"the driver of study {self.study}"
+
+
+def _life_here(holder: dict[str, Any]) -> Life:
+    """Tell what this machine knows of a holder; of one elsewhere, nothing."""
+    return life_of(holder["pid"], holder["process_start"]) if holder["host_id"] == host_id() else "unknown"
+
+
+def living_drivers(folder: Folder) -> list[str]:
+    """Return who runs a study or cells of it, in words with the time of the last sign of life; empty for nobody.
+
+    Args:
+        folder: of the study.
+    """
+    holders = [_read(folder, name) for name in _leases(folder)]
+    return [
+        f"process {holder['pid']} on {holder['host']}, last seen {holder['renewed_at']}"
+        for holder in holders
+        if holder is not None and _life_here(holder) != "dead"
+    ]
+
+
+def _leases(folder: Folder) -> list[str]:
+    """Return the names of all leases of a study, that of the whole one first."""
+    names = [name for name in folder.names()[0] if name.startswith("driver--") and name.endswith(".json")]
+    return [_WHOLE, *names]
+
+
+def _read(folder: Folder, name: str) -> dict[str, Any] | None:
+    text, where = folder.read(name), folder.where(name)
+    return None if text is None else check_format(where, parse_json(where, text), _KEYS)

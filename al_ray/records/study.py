@@ -1,0 +1,338 @@
+"""A study's folder: its id, its plan, its cells; opened for a run, or for reading wherever it was copied to."""
+
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pyarrow import fs
+
+from al_ray.errors import StorageError
+from al_ray.records.cell import SPEC, CellStore, Status, cell_key
+from al_ray.records.json import (
+    FORMAT,
+    canonical_json,
+    changed_fields,
+    check_format,
+    fingerprint,
+    flatten,
+    identity_of,
+    parse_json,
+)
+from al_ray.records.round import RecordedRound, now
+from al_ray.storage.address import above
+from al_ray.storage.folder import Folder, check_name, free_space
+
+__all__ = [
+    "CellStore",
+    "RecordedRound",
+    "Status",
+    "StudyStore",
+    "canonical_json",
+    "cell_key",
+    "changed_fields",
+    "fingerprint",
+    "flatten",
+    "free_space",
+]
+
+MLFLOW_FILE, MLFLOW_FOLDER = "mlflow.db", "mlartifacts"
+_STUDY, _PLAN = "study.json", "plan.json"
+_CELL_FOLDER = re.compile(r"(.+)--([0-9a-f]{8})")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_N_SHOWN = 10
+_ABANDONED_S = 3600.0
+
+
+@dataclass(frozen=True)
+class StudyStore:
+    """The folder of one study.
+
+    Attributes:
+        storage: the folder or URI above it; opens the same records on another machine. It may hold a key: it goes to
+            workers, and is never shown or recorded.
+        study: its name.
+        folder: where it is.
+    """
+
+    storage: str = field(repr=False)
+    study: str
+    folder: Folder
+
+    @classmethod
+    def open(
+        cls,
+        storage: str,
+        study: str,
+        *,
+        filesystem: fs.FileSystem | None = None,
+        claimed: bool = False,
+        patience_s: float = 0.0,
+    ) -> "StudyStore":
+        """Open the records of a study; nothing is written yet.
+
+        Args:
+            storage: a folder, or a URI such as ``s3://bucket/folder``.
+            study: name of the study.
+            filesystem: an open pyarrow file system, on which ``storage`` is then a path.
+            claimed: take it that the study is there, as a worker may: see :meth:`claimed`. Nothing is looked at.
+            patience_s: how long storage that does not answer is waited for, in every operation; 0: not at all.
+
+        Raises:
+            StorageError: the storage cannot be reached or written, is no folder, or the name cannot be a folder.
+        """
+        check_name("study", study)
+        if study in (MLFLOW_FILE, MLFLOW_FOLDER):
+            raise StorageError(f"study {study!r} has the name of MLflow's own folder. Name it otherwise.")
+        if claimed:
+            above = Folder.at(storage, filesystem, patience_s=patience_s)
+            return cls(above.location, study, above.child(study)).claimed(patience_s)
+        above = Folder.open(storage, filesystem, patience_s=patience_s)
+        return cls(above.location, study, above.child(study))
+
+    @property
+    def root(self) -> str:
+        """Return the address of the study's folder, for people."""
+        return self.folder.address
+
+    def claim(self) -> None:
+        """Make the folder this study's, or check that it is. Of two that start at once, both end with one id.
+
+        On an object store the later one's id may replace the other's within the first seconds.
+
+        Raises:
+            StorageError: it belongs to another study or another version of al_ray, holds something else, or cannot be
+                written.
+        """
+        if self.folder.read(_STUDY) is None:
+            self._make_study()
+        self.id()
+        self.folder.remove_leftovers(_ABANDONED_S)
+
+    def claimed(self, patience_s: float = 0.0) -> "StudyStore":
+        """Return the same records, for work after :meth:`claim`: where ``study.json`` is gone, the storage is away.
+
+        A network disk that is not mounted shows an empty folder. Nothing is then taken for new or absent, and nothing
+        is written beneath the mount point.
+
+        Args:
+            patience_s: how long each operation waits for the storage; 0: it fails at once.
+        """
+        return replace(self, folder=self.folder.claimed(_STUDY, patience_s))
+
+    def check_free(self) -> None:
+        """Refuse a folder that holds something, and no study.
+
+        Raises:
+            StorageError: naming what it holds.
+        """
+        files, folders = self.folder.names()
+        if _STUDY not in files and (files or folders):
+            raise StorageError(
+                f"{self.root} is not empty and no study of al_ray: it holds {', '.join([*files, *folders][:5])}. "
+                f"Rename the study, or move the folder away."
+            )
+
+    def _make_study(self) -> None:
+        self.check_free()
+        content = {
+            "format": FORMAT,
+            "study": self.study,
+            "id": secrets.token_hex(8),
+            "created_at": now().isoformat(timespec="milliseconds"),
+        }
+        data = (canonical_json(content, indent=1) + "\n").encode("ascii")
+        self.folder.create(_STUDY, data, f"study {self.study}")
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Keep the grid as it is run now, in the place of an older one.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self.folder.write(_PLAN, (canonical_json(plan) + "\n").encode("ascii"), f"study {self.study}")
+
+    def plan(self) -> dict[str, Any] | None:
+        """Return the grid that was last run, or None for records that were made without one.
+
+        Raises:
+            StorageError: it is damaged, or of another version.
+        """
+        text, where = self.folder.read(_PLAN), self.folder.where(_PLAN)
+        if text is None:
+            return None
+        return check_format(where, parse_json(where, text), {"study", "cells", "datasets"})
+
+    def id(self) -> str:
+        """Return what tells these records from those of a study of the same name elsewhere; it moves with the folder.
+
+        Raises:
+            StorageError: the folder was never claimed, or is another study's.
+        """
+        text = self.folder.read(_STUDY)
+        if text is None:
+            raise StorageError(f"{self.root} holds no study. Run the study first, or name the storage folder it is in.")
+        return self._check_study(text)
+
+    def cell(self, slug: str, fingerprint: str) -> CellStore:
+        """Return the records of one cell, which need not exist yet.
+
+        Args:
+            slug: what people call the cell.
+            fingerprint: SHA-256 of its spec's identity.
+
+        Raises:
+            StorageError: the slug cannot be a folder.
+        """
+        check_name("cell", slug)
+        assert _FINGERPRINT.fullmatch(fingerprint), fingerprint
+        return CellStore(self.folder.child(cell_key(slug, fingerprint)), slug, fingerprint)
+
+    def cells(self) -> list[CellStore]:
+        """Return every recorded cell, in the order of the folders' names; other folders are not cells.
+
+        Raises:
+            StorageError: the study cannot be read, or a cell's ``spec.json`` is damaged or missing.
+        """
+        text = self.folder.read(_STUDY)
+        if text is not None:
+            self._check_study(text)
+        found = self.folder.each(self.find, self.folder.names()[1])
+        return [cell for cell in found if cell is not None]
+
+    def progress(self, cells: Sequence[CellStore]) -> list[tuple[Status, int]]:
+        """Return the status of each cell and how many rounds it has recorded, at the cost of one listing a cell."""
+        by_key = {cell.key: cell for cell in cells}
+        return self.folder.each(lambda key: by_key[key].progress(), list(by_key))
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many bytes every cell has left here, by the name of its folder."""
+        sizes: dict[str, int] = {}
+        for path, size in self.folder.sizes().items():
+            key, _, name = path.partition("/")
+            if name and _CELL_FOLDER.fullmatch(key):
+                sizes[key] = sizes.get(key, 0) + size
+        return sizes
+
+    def find(self, key: str) -> CellStore | None:
+        """Return the recorded cell whose folder has this name, or None where there is none or it was never begun.
+
+        Raises:
+            StorageError: its ``spec.json`` is damaged or missing beside recorded rounds.
+        """
+        match = _CELL_FOLDER.fullmatch(key)
+        if match is None:
+            return None
+        folder = self.folder.child(key)
+        text, where = folder.read(SPEC), folder.where(SPEC)
+        if text is None:
+            if any(name.startswith("round-") for name in folder.names()[0]):
+                raise StorageError(f"{where} is missing, but rounds are recorded. Move the folder away.")
+            return None
+        stored = check_format(where, parse_json(where, text), {"slug", "fingerprint", "created_at", "spec"})
+        if stored["slug"] != match[1] or not stored["fingerprint"].startswith(match[2]):
+            raise StorageError(
+                f"{where} belongs to the cell {cell_key(stored['slug'], stored['fingerprint'])}. "
+                f"Give the folder its name back."
+            )
+        return CellStore(folder, stored["slug"], stored["fingerprint"])
+
+    def check_drift(self, specs: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:
+        """Refuse recorded cells that a changed study no longer explains.
+
+        Args:
+            specs: slug -> (fingerprint, spec in its JSON form), as the study is now.
+
+        Raises:
+            StorageError: a cell is recorded under the same slug with another fingerprint; lists every changed field.
+        """
+        drifted = [_drift(cell, *specs[cell.slug]) for cell in self.cells() if cell.slug in specs]
+        lines = [line for line in drifted if line is not None]
+        if lines:
+            more = [f"... and {len(lines) - _N_SHOWN} more cells"] if len(lines) > _N_SHOWN else []
+            raise StorageError(
+                "\n".join(
+                    [
+                        f"{self.root} holds records that the study no longer explains (recorded -> now):",
+                        *lines[:_N_SHOWN],
+                        *more,
+                        "Rename the study, undo the change, or move the folders of these cells out of the study.",
+                    ]
+                )
+            )
+
+    def _check_study(self, text: bytes) -> str:
+        where = self.folder.where(_STUDY)
+        content = check_format(where, parse_json(where, text), {"study", "id", "created_at"})
+        if content["study"] != self.study:
+            raise StorageError(
+                f"{where} says that the folder belongs to the study {content['study']!r}, not {self.study!r}. "
+                f"Give the folder its name back, or rename the study."
+            )
+        return str(content["id"])
+
+
+def _drift(cell: CellStore, digest: str, spec: Mapping[str, Any]) -> str | None:
+    if cell.fingerprint == digest:
+        return None
+    stored = cell.spec()
+    versions = [each.get("spec_version") for each in (stored, spec)]
+    if versions[0] != versions[1]:
+        return f"  {cell.key}: a spec of version {versions[0]!r}, this al_ray writes version {versions[1]!r}"
+    changes = changed_fields(identity_of(stored), identity_of(spec)) or [
+        "no field differs: the fingerprint was made in another way"
+    ]
+    return f"  {cell.key}: {'; '.join(changes)}"
+
+
+_STUDY = "study.json"
+_EXAMPLE = "Name the folder of a study, such as results/my-study."
+_N_LOOKED_INTO = 100
+
+
+def open_study(address: str, *, filesystem: fs.FileSystem | None = None) -> StudyStore:
+    """Open the study that a folder holds, for reading; the folder need not have the study's name.
+
+    Args:
+        address: the study's own folder or URI.
+        filesystem: an open pyarrow file system, on which ``address`` is then a path.
+
+    Raises:
+        StorageError: there is no such folder, or it is no study.
+    """
+    folder = _open_folder(address, filesystem)
+    text, where = folder.read(_STUDY), folder.where(_STUDY)
+    if text is None:
+        raise StorageError(_no_study(folder))
+    content = check_format(where, parse_json(where, text), {"study", "id", "created_at"})
+    return StudyStore(above(folder.location)[0], content["study"], folder)
+
+
+def _open_folder(address: str, filesystem: fs.FileSystem | None) -> Folder:
+    """Open a folder; unlike the storage of a run it may be on a disk that cannot be written."""
+    if filesystem is not None or "://" in address or not address.strip():
+        return Folder.open(address, filesystem)
+    local = os.path.abspath(os.path.expanduser(address))
+    if os.path.isfile(local):
+        raise StorageError(f"{local} is a file. {_EXAMPLE}")
+    if not os.path.isdir(local):
+        raise StorageError(f"there is no folder {local}. {_EXAMPLE}")
+    return Folder(fs.LocalFileSystem(), local, local)
+
+
+def _no_study(folder: Folder) -> str:
+    said = f"{folder.address} is no study of al_ray: it has no {_STUDY}."
+    inside = [name for name in folder.names()[1][:_N_LOOKED_INTO] if _is_study(folder, name)]
+    if not inside:
+        return f"{said} {_EXAMPLE}"
+    studies = "the study" if len(inside) == 1 else "the studies"
+    return f"{said} It holds {studies} {', '.join(inside[:5])}: name one of them."
+
+
+def _is_study(folder: Folder, name: str) -> bool:
+    try:
+        return folder.child(check_name("study", name)).exists(_STUDY)
+    except StorageError:
+        return False

@@ -1,0 +1,141 @@
+"""Whether confidence can be believed: reliability on the test split and on the queried examples.
+
+Arrays are read one cell at a time, the last round's only, and reduced to ten bins at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from al_ray.errors import StorageError
+from al_ray.records.arrays import decode_table
+from al_ray.records.cell import CellStore
+from al_ray.records.round import round_file
+from al_ray.report.read import StudyRecords
+
+N_BINS = 10
+_N_READERS = 4
+_CHUNK = 64
+
+Columns = dict[str, npt.NDArray[Any]]
+Bins = npt.NDArray[np.float64]
+
+
+def read_table(store: CellStore, round_index: int, table: str, columns: Sequence[str]) -> Columns:
+    """Read some columns of one table of a recorded round's arrays, those that are there.
+
+    Raises:
+        StorageError: the file is missing or damaged; the message names it.
+    """
+    name = round_file(round_index, "parquet")
+    where, data = store.folder.where(name), store.folder.read(name)
+    if data is None:
+        raise StorageError(f"{where} is missing. Put the file back, or move the folder of its cell away.")
+    return decode_table(data, where, table, columns)
+
+
+def bin_sums(confidence: npt.NDArray[Any], correct: npt.NDArray[Any]) -> Bins:
+    """Return, for ten equal bins ``(a, b]`` of confidence, how many, sum of confidence, how many right ``[3, 10]``."""
+    at = bin_of(confidence)
+    return np.stack(
+        [
+            np.bincount(at, minlength=N_BINS).astype(np.float64),
+            np.bincount(at, weights=confidence, minlength=N_BINS),
+            np.bincount(at, weights=correct, minlength=N_BINS),
+        ]
+    )
+
+
+def bin_of(confidence: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the bin of each confidence, as :func:`al_ray.core.metrics.expected_calibration_error` has them."""
+    values = np.asarray(confidence, dtype=np.float64)
+    return np.clip(np.ceil(values * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1)
+
+
+def calibration_error(sums: Bins) -> float:
+    """Return the expected calibration error of binned predictions."""
+    return float(np.abs(sums[2] - sums[1]).sum() / sums[0].sum())
+
+
+def test_bins(records: StudyRecords, scores: pd.DataFrame) -> Iterator[tuple[int, Bins]]:
+    """Yield the bins of the last round's test predictions of every finished cell that has some.
+
+    They are those of the cell's own confidence method, also where its learning curve is that of a plain model.
+    """
+    cells = [
+        int(cell) for cell in scores.index if records.cells.at[cell, "n_test"] and scores.at[cell, "role"] != "passive"
+    ]
+    with ThreadPoolExecutor(_N_READERS) as readers:
+        for start in range(0, len(cells), _CHUNK):
+            chunk = cells[start : start + _CHUNK]
+            for cell, found in zip(chunk, readers.map(lambda cell: _bins_of(records, cell), chunk), strict=True):
+                if isinstance(found, StorageError):
+                    records.leave_out(f"calibration of {records.cells.at[cell, 'key']} on the test split", found)
+                else:
+                    yield cell, found
+
+
+def calibration_table(records: StudyRecords, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return ``setting, method, on, n, n_cells, ece, brier`` and the bins ``n_0..9, confidence_0..9, accuracy_0..9``.
+
+    ``ece`` and ``brier`` are means over cells; the bins are summed over them. On ``queried`` it is what the model
+    believed of each example when it asked, all rounds together.
+    """
+    rows = [*_on_test(records, scores), *_on_queried(records, scores)]
+    names = [f"{kind}_{at}" for kind in ("n", "confidence", "accuracy") for at in range(N_BINS)]
+    return pd.DataFrame(rows, columns=["setting", "method", "on", "n", "n_cells", "ece", "brier", *names])
+
+
+def _on_test(records: StudyRecords, scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    bins = dict(test_bins(records, scores))
+    with_bins = scores[scores.index.isin(bins)]
+    for (setting, method), members in with_bins.groupby(["setting", "method"], sort=False):
+        sums = np.sum([bins[cell] for cell in members.index], axis=0)
+        figures = {"n_cells": len(members), "ece": members["ece"].mean(), "brier": members["brier"].mean()}
+        yield {"setting": setting, "method": method, "on": "test", **figures, **_bin_columns(sums)}
+
+
+def _on_queried(records: StudyRecords, scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    asked = records.queries
+    asked = asked[asked["confidence"].notna() & (asked["label"] >= 0) & asked["cell"].isin(scores.index)]
+    if asked.empty:
+        return
+    codes, cells = pd.factorize(asked["cell"])
+    at = codes * N_BINS + bin_of(asked["confidence"].to_numpy())
+    right = (asked["predicted"] == asked["label"]).to_numpy(dtype=np.float64)
+    weights = (None, asked["confidence"].to_numpy(dtype=np.float64), right)
+    sums = np.stack([np.bincount(at, w, minlength=len(cells) * N_BINS).reshape(-1, N_BINS) for w in weights], axis=1)
+    brier = np.bincount(codes, asked["brier"].to_numpy(dtype=np.float64)) / np.bincount(codes)
+    rows = {int(cell): row for row, cell in enumerate(cells)}
+    for (setting, method), members in scores[scores.index.isin(rows)].groupby(["setting", "method"], sort=False):
+        of_cells = [rows[cell] for cell in members.index]
+        figures = {
+            "n_cells": len(of_cells),
+            "ece": float(np.mean([calibration_error(sums[row]) for row in of_cells])),
+            "brier": float(brier[of_cells].mean()),
+        }
+        yield {"setting": setting, "method": method, "on": "queried", **figures, **_bin_columns(sums[of_cells].sum(0))}
+
+
+def _bins_of(records: StudyRecords, cell: int) -> Bins | StorageError:
+    last = int(records.cells.at[cell, "n_rounds"]) - 1
+    try:
+        table = read_table(records.cell_store(cell), last, "test", ("label", "log_probs", "own_log_probs"))
+    except StorageError as error:
+        return error
+    log_probs = table.get("own_log_probs", table["log_probs"])
+    confidence = np.exp(log_probs.max(axis=1).astype(np.float64))
+    return bin_sums(confidence, (log_probs.argmax(axis=1) == table["label"]).astype(np.float64))
+
+
+def _bin_columns(sums: Bins) -> dict[str, float]:
+    n, confidence, right = sums
+    means = [np.divide(each, n, out=np.full(N_BINS, np.nan), where=n > 0) for each in (confidence, right)]
+    columns: dict[str, float] = {"n": int(n.sum())}
+    for kind, values in zip(("n", "confidence", "accuracy"), (n, *means), strict=True):
+        columns |= {f"{kind}_{at}": float(value) for at, value in enumerate(values)}
+    return columns

@@ -1,0 +1,129 @@
+"""The page: one HTML file that needs nothing but a browser, made from a :class:`ReportContent`."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from al_ray.report import wording
+from al_ray.report.analysis.results import ReportContent, Section
+from al_ray.report.page.charts import Look, assign_looks, swatch
+from al_ray.report.page.sections import (
+    calibration_views,
+    clipping_views,
+    cost_views,
+    curves_views,
+    queries_views,
+    ranking_views,
+    state_view,
+)
+from al_ray.report.verdict import make_verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MOST_OPEN = 3
+_ABSENT: Mapping[Section, str] = {
+    "state": "No cell is planned or recorded.",
+    "curves": "No cell has a learning curve yet.",
+    "ranking": "No query method has a finished cell, so there is no ranking.",
+    "clipping": "No method has finished cells both with and without a filter, so there is nothing to compare.",
+    "calibration": "No record holds calibration figures.",
+    "queries": "No record says what was queried.",
+    "cost": "No finished cell has recorded how long it took.",
+    "limits": "Nothing is noted on how the numbers were made.",
+}
+# Python's text may hold what no UTF-8 file can (lone surrogates) and what HTML forbids (controls).
+_JOINTS = re.compile(r"(?<=[_=/-])")
+_BOUND = re.compile(r"(?<=\d) (?=%|points?\b|labels?\b|pairs?\b|cells?\b|seeds?\b)|(?<=\bp) (?=[=<])|(?<=\bp [=<]) ")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+def render_page(content: ReportContent) -> str:
+    """Return the page as text, to be written as UTF-8.
+
+    The file asks for nothing outside itself: no script, style, font or picture from elsewhere, and a policy in its
+    head that lets a browser load none. Names from the study are escaped wherever they stand.
+    """
+    looks = assign_looks(content)
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            content=content,
+            looks=looks,
+            verdict=make_verdict(content),
+            legend=_legend(content, looks),
+            passive=Look(method="passive", index=-1, css="passive"),
+            absent={section: content.absence(section) or reason for section, reason in _ABSENT.items()},
+            most_open=MOST_OPEN,
+            **_views(content, looks),
+        )
+    )
+    return _UNPRINTABLE.sub("\ufffd", page)
+
+
+def _views(content: ReportContent, looks: Mapping[str, Look]) -> dict[str, Any]:
+    return {
+        "state": state_view(content),
+        "curves": curves_views(content, looks),
+        "rankings": ranking_views(content, looks),
+        "clipping": clipping_views(content, looks),
+        "calibration": calibration_views(content, looks),
+        "queries": queries_views(content, looks),
+        "costs": cost_views(content, looks),
+    }
+
+
+def _legend(content: ReportContent, looks: Mapping[str, Look]) -> list[Look]:
+    drawn = {curve.method for curve in content.curves}
+    return [look for name, look in looks.items() if name in drawn]
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("al_ray.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({name: getattr(wording, name) for name in _FILTERS})
+    environment.filters.update(swatch=swatch, breakable=breakable, unbroken=unbroken)
+    environment.globals["own"] = lambda name: Markup(_own_text(environment, name))
+    return environment
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that a narrow column may break where a person would, after ``_``, ``=``, ``-`` and ``/``."""
+    return Markup("<wbr>").join(escape(part) for part in _JOINTS.split(name))
+
+
+def unbroken(sentence: str) -> str:
+    """Return a sentence whose numbers no line break parts from their unit or sign."""
+    return _BOUND.sub("\u00a0", sentence)
+
+
+def _own_text(environment: "Environment", name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+_FILTERS = (
+    "count",
+    "duration",
+    "interval_count",
+    "interval_percent",
+    "interval_points",
+    "number",
+    "p_value",
+    "percent",
+    "plural",
+    "signed_points",
+    "tally",
+)

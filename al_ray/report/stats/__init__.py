@@ -1,0 +1,1 @@
+"""Statistics on arrays and frames, which know nothing of studies."""

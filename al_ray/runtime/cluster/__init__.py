@@ -1,0 +1,1 @@
+"""Ray itself: finding, starting, watching and leaving it."""

@@ -1,0 +1,1 @@
+"""A lane: one Tune actor that feeds cell after cell to one warm Ray Train worker group."""

@@ -1,0 +1,175 @@
+"""The trial side of a lane: a Tune actor that owns one warm worker group and feeds it cell after cell.
+
+Tune reuses the actor (``reuse_actors``): the first trial starts the worker group, every later one only hands it a cell.
+"""
+
+import functools
+import os
+import tempfile
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray import tune
+from ray.train import UserCallback
+
+from al_ray.runtime.cluster.resources import LaneResources, process_group_backend
+from al_ray.runtime.lane.channel import ChannelNews
+from al_ray.runtime.lane.exchange import ChannelLine, Exchange
+from al_ray.runtime.lane.worker import LaneKit, serve
+from al_ray.runtime.tasks import CellTask, Failure, brief, kind_of
+
+HEARTBEAT_S = 2.0
+CLOSING_TIMEOUT_S = 4.0
+UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
+TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+@dataclass(frozen=True)
+class LanePlan:
+    """What every lane of one resource class is given.
+
+    Attributes:
+        cells: the cells; a trial's configuration names one by its index.
+        workers: size of the worker group.
+        resources: CPUs, GPUs and retries.
+        functions: pickled ``(run_cell, warm_up)``.
+        exchange: the grid's exchange.
+    """
+
+    cells: Sequence[CellTask]
+    workers: int
+    resources: LaneResources
+    functions: bytes
+    exchange: Exchange
+
+
+class LaneTrial(tune.Trainable):  # type: ignore[misc]
+    """One lane. A step returns the events since the last one; the last event of a cell ends the trial."""
+
+    def setup(self, config: dict[str, Any], plan: LanePlan | None = None) -> None:
+        """Open the channel, start the worker group and hand it its first cell."""
+        assert plan is not None
+        self._plan = plan
+        self._line = ChannelLine(plan.exchange, uuid.uuid4().hex)
+        plan.exchange.ask("open_channel", self._line.lane, plan.resources.retries + 1)
+        self._group = WorkerGroup(plan, self._line, self.logdir)
+        self._hand_out(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Hand the next cell to the warm worker group."""
+        self._hand_out(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Return the next events; an empty list now and then, so that Tune can stop a lane in a long round."""
+        news: ChannelNews = self._line.ask("news", HEARTBEAT_S)
+        if news.group_lost:
+            self._group.close()
+            self._group = WorkerGroup(self._plan, self._line, self.logdir)
+        events = [(event.kind, event.key, event.data) for event in news.events]
+        return {"events": events, "lane": self._line.lane, "done": any(event.is_last for event in news.events)}
+
+    def cleanup(self) -> None:
+        """Let the worker group leave and wait for it a little."""
+        self._line.ask("close")
+        self._group.close()
+
+    def _hand_out(self, config: dict[str, Any]) -> None:
+        self._line.ask("assign", self._plan.cells[config["cell"]])
+
+
+class WorkerGroup:
+    """A Ray Train worker group that serves the channel, watched by a thread of the trial's process."""
+
+    def __init__(self, plan: LanePlan, line: ChannelLine, folder: str) -> None:
+        self._plan, self._line = plan, line
+        self._scratch = tempfile.mkdtemp(prefix="train_", dir=folder)
+        self._thread = threading.Thread(target=self._fit, name="worker-group", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait for the group's end, for a few seconds at most."""
+        self._thread.join(CLOSING_TIMEOUT_S)
+
+    def _fit(self) -> None:
+        failure = Failure("WorkersDied", "the worker group ended", kind="lost")
+        try:
+            self._trainer().fit()
+        except Exception as error:
+            failure = replace(Failure.of(error), kind="lost")
+        self._line.ask("group_ended", failure)
+
+    def _trainer(self) -> Any:
+        os.environ.update(TRAIN_ENVIRONMENT)
+        from ray.train import FailureConfig, RunConfig
+        from ray.train.torch import TorchConfig
+
+        resources = self._plan.resources
+        return lane_trainer()(
+            functools.partial(serve, self._kit()),
+            torch_config=TorchConfig(backend=process_group_backend(resources.gpus_per_worker)),
+            scaling_config=scaling(self._plan.workers, resources),
+            run_config=RunConfig(
+                name="lane",
+                storage_path=self._scratch,
+                failure_config=FailureConfig(max_failures=resources.retries),
+                callbacks=[LossListener(self._line)],
+            ),
+        )
+
+    def _kit(self) -> LaneKit:
+        resources = self._plan.resources
+        return LaneKit(self._line, self._plan.functions, resources.cpus_per_worker, resources.gpus_per_worker)
+
+
+class LossListener(UserCallback):  # type: ignore[misc]
+    """Notes what Ray knows of workers that died without a word; runs in the controller of the group."""
+
+    def __init__(self, line: ChannelLine) -> None:
+        self._line = line
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Tell the channel why each rank is gone."""
+        causes = {rank: getattr(e, "health_check_failure", e) for rank, e in sorted(worker_exceptions.items())}
+        words = "; ".join(f"rank {rank}: {brief(cause)}" for rank, cause in causes.items())
+        out_of_memory = any(kind_of(cause) == "memory" for cause in causes.values())
+        self._line.ask("note_loss", Failure("WorkersDied", words, kind="memory" if out_of_memory else "lost"))
+
+
+def lane_trainer() -> Any:
+    """Return Ray's TorchTrainer without the two actors that each group of workers would wait for and never use.
+
+    One gives back what a killed controller held, but only where Ray has a dashboard; the driver sweeps instead
+    (:mod:`~al_ray.runtime.cluster.sweeping`). The other hands out data sets; pools come through the exchange.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class LaneTrainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if type(callback).__name__ not in UNUSED_CALLBACKS]
+
+    return LaneTrainer
+
+
+def scaling(workers: int, resources: LaneResources) -> Any:
+    """Return the Ray Train scaling of one lane: its workers hold all CPUs and GPUs, the trial none."""
+    from ray.train import ScalingConfig
+
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker > 0:
+        per_worker["GPU"] = resources.gpus_per_worker
+    return ScalingConfig(
+        num_workers=workers,
+        use_gpu="GPU" in per_worker,
+        resources_per_worker=per_worker,
+        accelerator_type=resources.accelerator_type,
+    )

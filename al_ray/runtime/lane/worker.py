@@ -1,0 +1,291 @@
+"""The worker side of a lane: a Ray Train worker group that runs cell after cell without starting anything.
+
+Every rank runs :func:`serve`. Rank 0 takes the next cell from the lane's channel and hands it round; all ranks run it;
+rank 0 reports. What a failed cell means for the group is settled here, at the boundary between two cells.
+"""
+
+import contextlib
+import ctypes
+import gc
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from al_ray.errors import ExecutionError
+from al_ray.model.worker import place_of, set_threads
+from al_ray.runtime.lane.channel import Assignment
+from al_ray.runtime.lane.exchange import ChannelLine
+from al_ray.runtime.pool import TableCache
+from al_ray.runtime.tasks import LOG_BYTES, Failure, Report, RunCell, lane_survives
+
+if TYPE_CHECKING:
+    import torch
+
+IDLE_TIMEOUT = timedelta(days=365)
+AGREEMENT_TIMEOUT = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class LaneKit:
+    """What a worker group is given at its start.
+
+    Attributes:
+        line: the lane's line to its channel, and through it to the pools.
+        functions: pickled ``(run_cell, warm_up)``; opened by the workers only, since it may import a lot.
+        threads: CPU threads of one worker.
+        gpus: GPUs of one worker, whole or a fraction.
+    """
+
+    line: ChannelLine
+    functions: bytes
+    threads: int
+    gpus: float
+
+
+class CellAbandonedError(Exception):
+    """The lane was closed while a cell ran; the cell stops at its next report."""
+
+
+class TrainWorker:
+    """One rank of a lane's worker group, inside a Ray Train worker.
+
+    Attributes:
+        rank: this worker's number in its group, from 0.
+        world: number of workers in the group.
+        device: the device that this worker computes on.
+    """
+
+    def __init__(self, rank: int, world: int, device: "torch.device") -> None:
+        self.rank, self.world, self.device = rank, world, device
+        self._idle_group: Any = None
+        self._agreement_group: Any = None
+        if world > 1:
+            import torch.distributed as dist
+
+            self._idle_group = dist.new_group(backend="gloo", timeout=IDLE_TIMEOUT)
+            self._agreement_group = dist.new_group(backend="gloo", timeout=AGREEMENT_TIMEOUT)
+
+    @classmethod
+    def join(cls, threads: int, gpus: float) -> "TrainWorker":
+        """Take this process's place in its Ray Train group, with its threads and its share of a GPU.
+
+        Args:
+            threads: CPU threads for torch and for OpenMP libraries loaded later.
+            gpus: GPUs of this worker; a fraction also bounds the GPU memory it may take.
+        """
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        # Texts without padding give ever new shapes: oneDNN's default of 1,024 kept kernels costs a lane 0.2 GiB.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+        import torch
+        from ray import train
+        from ray.train.torch import get_device
+
+        set_threads(threads)
+        device = get_device()
+        if 0 < gpus < 1:
+            torch.cuda.set_per_process_memory_fraction(gpus, device)
+        context = train.get_context()
+        return cls(context.get_world_rank(), context.get_world_size(), device)
+
+    @property
+    def place(self) -> Mapping[str, Any]:
+        """The machine, what it computes on, and its Ray node."""
+        import ray
+
+        return {**place_of(self.device), "node": ray.get_runtime_context().get_node_id()}
+
+    def wrap(self, module: "torch.nn.Module") -> "torch.nn.Module":
+        """Return the module on this worker's device, its gradients averaged over the group when there are others."""
+        module = module.to(self.device)
+        if self.world == 1:
+            return module
+        from torch.nn.parallel import DistributedDataParallel
+
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=device_ids)
+
+    def all_gather(self, rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Return every rank's rows in rank order; ranks may hold different numbers of rows, also none.
+
+        Args:
+            rows: ``[n_rows, ...]``, same type and same shape after the first axis on all ranks.
+        """
+        if self.world == 1:
+            return [rows]
+        import torch
+
+        row_bytes = rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
+        shapes = self._gather_tensors(torch.tensor([len(rows), row_bytes]))
+        assert all(int(shape[1]) == row_bytes for shape in shapes), "ranks gather rows of different type or shape"
+        counts = [int(shape[0]) for shape in shapes]
+        padded = np.zeros((max(counts), row_bytes), dtype=np.uint8)
+        padded[: len(rows)] = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), row_bytes)
+        gathered = self._gather_tensors(torch.from_numpy(padded))
+        return [
+            part.numpy()[:n].reshape(-1).view(rows.dtype).reshape(n, *rows.shape[1:])
+            for part, n in zip(gathered, counts, strict=True)
+        ]
+
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value on every rank."""
+        return self._broadcast(value, None)
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    def hand_round(self, value: Any) -> Any:
+        """Broadcast between cells, where a lane may wait for hours without that being an error."""
+        return self._broadcast(value, self._idle_group)
+
+    def all_agree(self, statement: bool) -> bool:
+        """Tell whether every rank says the same; apart from the cell's own collectives, so that they cannot mix."""
+        if self.world == 1:
+            return True
+        import torch
+        import torch.distributed as dist
+
+        votes = torch.tensor([int(statement)])
+        dist.all_reduce(votes, group=self._agreement_group)
+        return int(votes) in (0, self.world)
+
+    def _broadcast(self, value: Any, group: Any) -> Any:
+        if self.world == 1:
+            return value
+        import torch.distributed as dist
+
+        box = [value if self.rank == 0 else None]
+        dist.broadcast_object_list(box, src=0, group=group)
+        return box[0]
+
+    def _gather_tensors(self, tensor: "torch.Tensor") -> "list[torch.Tensor]":
+        import torch
+        import torch.distributed as dist
+
+        parts = [torch.empty_like(tensor) for _ in range(self.world)]
+        dist.all_gather(parts, tensor)
+        return parts
+
+
+class _ChannelDesk:
+    """A worker's side of the channel; every call waits for the answer, so that nothing is lost with the process."""
+
+    def __init__(self, line: ChannelLine, rank: int) -> None:
+        self._ask, self._rank = line.ask, rank
+        self._seat = self._ask("enter") if rank == 0 else 0
+
+    def next_cell(self, worker: TrainWorker) -> Assignment | None:
+        where = {"pid": os.getpid(), **worker.place}
+        mine = self._ask("take", self._seat, where) if self._rank == 0 else None
+        assignment: Assignment | None = worker.hand_round(mine)
+        return assignment
+
+    def report(self, data: dict[str, Any]) -> None:
+        self.push("round", data)
+
+    def push(self, kind: str, data: dict[str, Any]) -> None:
+        if self._rank == 0 and not self._ask("push", self._seat, kind, data):
+            raise CellAbandonedError("the lane was closed")
+
+    def note(self, error: Exception) -> None:
+        self._ask("note", Failure.of(error, _log_tail()))
+
+    def refuse(self, error: Exception) -> None:
+        self._ask("refuse", Failure.of(error, _log_tail()))
+
+
+def _log_tail() -> str:
+    """Return the end of what this process wrote to its standard error, which Ray keeps in a file."""
+    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/self/fd/{sys.stderr.fileno()}", "rb") as log:
+        log.seek(max(log.seek(0, os.SEEK_END) - LOG_BYTES, 0))
+        return log.read().decode("utf-8", errors="replace")
+    return ""
+
+
+def serve(kit: LaneKit) -> None:
+    """Run cells until the lane is closed: the train function of a lane's worker group.
+
+    Args:
+        kit: channel, shelf and functions of the lane.
+    """
+    worker = TrainWorker.join(kit.threads, kit.gpus)
+    desk = _ChannelDesk(kit.line, worker.rank)
+    try:
+        run_cell = _open_functions(kit.functions)
+    except Exception as error:
+        desk.refuse(error)
+        return
+    cache = TableCache(kit.line.exchange)
+    while (assignment := desk.next_cell(worker)) is not None:
+        try:
+            _serve_cell(run_cell, assignment, cache, worker, desk)
+        except CellAbandonedError:
+            return
+        _free_memory(worker.device)
+
+
+def _open_functions(functions: bytes) -> RunCell:
+    """Import what cells need, warm up, and take it all out of the garbage collector's sight."""
+    import ray.cloudpickle
+
+    run_cell, warm_up = ray.cloudpickle.loads(functions)
+    if warm_up is not None:
+        warm_up()
+    gc.collect()
+    gc.freeze()
+    loaded: RunCell = run_cell
+    return loaded
+
+
+def _serve_cell(
+    run_cell: RunCell, assignment: Assignment, cache: TableCache, worker: TrainWorker, desk: _ChannelDesk
+) -> None:
+    started = time.perf_counter()
+    failure = _attempt(run_cell, assignment, cache, worker, desk)
+    if not worker.all_agree(failure is None):
+        raise ExecutionError(f"the ranks disagree on whether cell {assignment.task.key!r} failed; the group restarts.")
+    if failure is None:
+        desk.push("finished", {"seconds": time.perf_counter() - started, "attempt": assignment.attempt})
+    else:
+        desk.push("failed", failure.data(assignment.attempt))
+
+
+def _attempt(
+    run_cell: RunCell, assignment: Assignment, cache: TableCache, worker: TrainWorker, desk: _ChannelDesk
+) -> Failure | None:
+    """Run the cell; return its failure if the group can go on, raise if it has to restart."""
+    task = assignment.task
+    report: Report = desk.report
+    try:
+        run_cell(task.payload, cache.tables(task.pool_key), worker, report)
+    except CellAbandonedError:
+        raise
+    except Exception as error:
+        if not lane_survives(error, worker.world):
+            desk.note(error)
+            raise
+        return Failure.of(error, _log_tail())
+    return None
+
+
+def _free_memory(device: "torch.device") -> None:
+    """Give a cell's memory back: to the system too, or a lane of hundreds of cells would keep growing."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()

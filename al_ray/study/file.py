@@ -1,0 +1,394 @@
+"""Study files: YAML in, a list of cell specs and the settings of their execution out."""
+
+import difflib
+import itertools
+import math
+import os
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from al_ray.errors import ConfigError
+from al_ray.storage.address import is_uri, shown
+from al_ray.study.names import CellNames, name_cells, slugs_of
+from al_ray.study.spec import CellSpec, make_spec, validate
+
+MAX_VALUES = 100_000  # in a file, every alias written out
+MAX_KEYS = 1000  # in one mapping, merged ones included
+
+
+def read_yaml(where: str, text: str) -> Any:
+    """Read YAML that a stranger may have written.
+
+    Raises:
+        ConfigError: it is no YAML, asks for Python objects, or is larger than it looks.
+    """
+    try:
+        value = yaml.load(text, Loader=_StudyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    if _n_values(value, {}) > MAX_VALUES:
+        raise ConfigError(
+            f"{where} has more than {MAX_VALUES:,} values once its aliases are written out, or an alias inside itself. "
+            "Write a count as {range: [first, one past the last]}."
+        )
+    return value
+
+
+def read_scalar(text: str) -> Any:
+    """Read a number, ``true``, ``false`` or ``null`` that was typed on a command line; anything else is a text."""
+    loader = _StudyLoader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    try:
+        return loader.construct_object(yaml.ScalarNode(tag, text))  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, ValueError):  # "<<", or thousands of digits
+        return text
+
+
+def _n_values(value: Any, known: dict[int, float]) -> float:
+    """Count the values of nested YAML without writing aliases out; a value inside itself has no end."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_n_values(part, known) for part in parts)
+    return known[id(value)]
+
+
+class _StudyLoader(yaml.SafeLoader):
+    """Safe YAML: ``2e-5`` is a number, ``off`` and a date are texts, a repeated key is an error, no merge explodes."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put merged keys into a mapping.
+
+        Raises:
+            ConstructorError: there are so many of them that a merge of merges is growing without end.
+        """
+        merged = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        n_merged = sum(len(value.value) for value in merged if isinstance(value, yaml.SequenceNode))
+        if n_merged <= MAX_KEYS:
+            super().flatten_mapping(node)
+        _check_n_keys(node, max(n_merged, len(node.value)))
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _check_n_keys(node, len(node.value))
+        # A merge ("<<: *block") fills in what the mapping leaves out, so its keys may come twice.
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in own]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice in one mapping", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _check_n_keys(node: yaml.MappingNode, n_keys: int) -> None:
+    if n_keys > MAX_KEYS:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a mapping has more than {MAX_KEYS:,} keys", node.start_mark
+        )
+
+
+# YAML 1.1 reads off, on, no and yes as booleans, 2026-11-29 as a date, 010 as eight, 1:30 as ninety and 2e-5 as a text;
+# people mean the text and the number.
+_StudyLoader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"(?:true|false)\Z", "tf"),
+    ("null", r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)\Z", "-+0123456789"),
+    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?\Z", "-+.0123456789"),
+    ("float", r"(?:[-+]?\.inf|\.nan)\Z", "-+."),
+    ("merge", r"<<\Z", "<"),
+):
+    _StudyLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first)
+    )
+
+
+LIST_FIELDS = ("filters", "stopping")
+MAX_FILE_BYTES = 2**20
+MAX_CELLS = 100_000
+SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+
+
+class Execution(BaseModel):
+    """Where and how a study runs; changes nothing that is computed.
+
+    Attributes:
+        storage: folder or URI of the records, anything that pyarrow's file systems open.
+        lanes: cells that run side by side; None: as many as fit.
+        cpus_per_worker: cores, and torch threads, of one worker.
+        gpus_per_worker: GPUs, or a fraction of one.
+        accelerator_type: Ray's name of a GPU, such as ``A10G``; cells run only on nodes that have it.
+        wait_for_nodes: accept more lanes than fit today, on a cluster that grows; needs ``lanes``.
+        storage_patience_s: how long a cell waits for storage that is away, or full, before it fails; 0: not at all.
+        retries: how often a cell is taken up again after a worker died.
+        address: Ray to join, ``auto`` or host:port; None starts one here, unless ``RAY_ADDRESS`` is set.
+        tracking: MLflow address, ``off``, or None: ``MLFLOW_TRACKING_URI``, else a SQLite file in the storage folder.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    storage: str = "results"
+    lanes: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    cpus_per_worker: Annotated[int, Field(ge=1, le=10_000)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    accelerator_type: str | None = None
+    wait_for_nodes: bool = False
+    # The other workers of a cell wait half an hour for its first one: longer than this, and than one slow try.
+    storage_patience_s: Annotated[float, Field(ge=0, le=1200)] = 300.0
+    retries: Annotated[int, Field(ge=0, le=1_000_000)] = 2
+    address: str | None = None
+    tracking: str | None = None
+
+
+class StudyFile(BaseModel):
+    """The top level of a study file.
+
+    Attributes:
+        study: name of the study, of its folder and of its MLflow experiment.
+        description: one paragraph for people.
+        defaults: values of every cell.
+        grid: blocks; a list in a block is an axis, ``{range: [42, 52]}`` counts.
+        execution: where and how to run, unless the command line says otherwise.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    study: Annotated[str, Field(max_length=80)]
+    description: str = ""
+    defaults: dict[str, Any] = {}
+    grid: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    execution: Execution = Execution()
+
+
+class Study(BaseModel):
+    """A study file with its grid laid out.
+
+    Attributes:
+        name: of the study.
+        description: one paragraph for people.
+        cells: slug -> spec, in grid order.
+        names: slug -> what people call the cell.
+        execution: as the file says.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    name: str
+    description: str
+    cells: dict[str, CellSpec]
+    names: dict[str, CellNames]
+    execution: Execution
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and check a study file.
+
+    Raises:
+        ConfigError: no file, no YAML, or cells that cannot be; with all the problems found.
+    """
+    file = Path(path)
+    values = read_yaml(file.name, _text(str(path)))
+    if not isinstance(values, dict):
+        found = "is empty" if values is None else f"holds a {type(values).__name__}"
+        raise ConfigError(f"{file.name} {found}, a study is a mapping with 'study' and 'grid'.")
+    return parse_study(values, file.name)
+
+
+def _text(path: str) -> str:
+    """Return what a study file holds.
+
+    Raises:
+        ConfigError: it is not there, is no file, too large, or not UTF-8.
+    """
+    if not path.strip():
+        raise ConfigError(f"STUDY.yaml is {path!r}. Name a study file.")
+    if is_uri(path):
+        raise ConfigError(f"{shown(path)!r} is an address, and a study file is read from a disk. Copy it here first.")
+    file = Path(path)
+    if os.path.isdir(file):
+        inside = ", ".join(str(file / name) for name in _study_files(file)[:5])
+        raise ConfigError(f"{path!r} is a folder. Name a study file{f' in it: {inside}' if inside else ''}.")
+    if not os.path.isfile(file):  # also of a name that is too long
+        pipe = f"{path!r} is a pipe or a device. Save the study in a file, and name that."
+        raise ConfigError(pipe if os.path.exists(file) else _no_file(file))
+    try:
+        size = file.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ConfigError(f"{file.name} has {size:,} bytes, a study file has at most {MAX_FILE_BYTES:,}.")
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path!r} cannot be read: {error.strerror}. Make it readable.") from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{file.name} is not UTF-8 at line {line}, byte {error.start:,} (0x{content[error.start]:02x}). "
+            "Save it as UTF-8."
+        ) from None
+
+
+def _no_file(file: Path) -> str:
+    """Word that a study file is not there, with the nearest one that is."""
+    folder = Path(os.path.abspath(file)).parent
+    said = f"there is no study file {file.name!r} in {folder}."
+    if not folder.is_dir():
+        return f"{said[:-1]}, nor that folder. Correct the path; it starts at {Path.cwd()} unless it is absolute."
+    near = difflib.get_close_matches(file.name, _study_files(folder), n=1)
+    return f"{said} Did you mean {str(file.with_name(near[0]))!r}?" if near else f"{said} Correct the path."
+
+
+def _study_files(folder: Path) -> list[str]:
+    return sorted(found.name for found in folder.iterdir() if found.suffix in (".yaml", ".yml"))
+
+
+def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
+    """Lay out the grid of a study given as a mapping.
+
+    Raises:
+        ConfigError: cells that cannot be, with all the problems found.
+    """
+    file = validate(StudyFile, values, where)
+    if not SLUG.match(file.study):
+        raise ConfigError(
+            f"{where}: study is {file.study!r}; it names a folder, so use letters, digits, '.', '_' and '-', the first "
+            "of them a letter or a digit."
+        )
+    specs: list[tuple[str, CellSpec]] = []
+    problems: list[str] = []
+    _check_n_cells(file)
+    for number, block in enumerate(file.grid, start=1):
+        at = f"grid block {number}"
+        for cell in _product({**file.defaults, **block}, file.defaults, block, at):
+            try:
+                spec = make_spec(cell, at)
+                problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
+                specs.append((at, spec))
+            except ConfigError as error:
+                problems += str(error).split("\n")
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    names = name_cells([spec for _, spec in specs])
+    slugs = slugs_of([spec for _, spec in specs], names)
+    return Study(
+        name=file.study,
+        description=file.description,
+        cells=_by_slug(slugs, specs),
+        names=dict(zip(slugs, names, strict=True)),
+        execution=file.execution,
+    )
+
+
+def set_options(execution: Execution, assignments: Sequence[str]) -> Execution:
+    """Apply ``key=value`` of the command line to the execution.
+
+    What is typed for a text is that text, whatever YAML would make of it. Nothing after the ``=`` takes an option away
+    that may be none, and so does ``null`` where a number is meant.
+
+    Raises:
+        ConfigError: a key that is no execution option (identity cannot be set from the command line), one that is given
+            twice, or a bad value.
+    """
+    values, given = execution.model_dump(), dict[str, str]()
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment!r} has no '='. Write KEY=VALUE, such as --set lanes=2.")
+        if key in CellSpec.model_fields:
+            raise ConfigError(
+                f"--set {assignment!r} would change what is computed, and --set changes execution only "
+                f"({', '.join(Execution.model_fields)}). Write {key!r} in the study file."
+            )
+        if given.setdefault(key, text) != text:
+            raise ConfigError(f"{key} is given twice, as {given[key]!r} and as {text!r}. Give it once.")
+        values[key] = _typed(key, text)
+    result: Execution = validate(Execution, values, "--set")
+    return result
+
+
+def _typed(key: str, text: str) -> Any:
+    """Read what was typed for an option as the option's type asks."""
+    field = Execution.model_fields.get(key)
+    kinds = (field.annotation, *typing.get_args(field.annotation)) if field else ()
+    if str not in kinds:
+        return read_scalar(text)
+    return None if not text and type(None) in kinds else text
+
+
+def _product(
+    merged: Mapping[str, Any], defaults: Mapping[str, Any], block: Mapping[str, Any], where: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the cells of a block; mappings such as ``finetune`` are merged over their defaults."""
+    axes = {key: _axis(key, value, where) for key, value in merged.items()}
+    for values in itertools.product(*axes.values()):
+        cell = dict(zip(axes, values, strict=True))
+        for key in block.keys() & defaults.keys() & {"finetune"}:
+            if isinstance(cell[key], Mapping) and isinstance(defaults[key], Mapping):
+                cell[key] = {**defaults[key], **cell[key]}
+        yield cell
+
+
+def _check_n_cells(file: StudyFile) -> None:
+    """Count the cells before any is made.
+
+    Raises:
+        ConfigError: there are too many.
+    """
+    n_cells = 0
+    for number, block in enumerate(file.grid, start=1):
+        at = f"grid block {number}"
+        n_cells += math.prod(len(_axis(key, value, at)) for key, value in {**file.defaults, **block}.items())
+        if n_cells > MAX_CELLS:
+            raise ConfigError(
+                f"{at}: the grid has {n_cells:,} cells by here, a study has at most {MAX_CELLS:,}. "
+                "Shorten an axis, or make several studies of it."
+            )
+
+
+def _axis(key: str, value: Any, where: str) -> Sequence[Any]:
+    if isinstance(value, Mapping) and set(value) == {"range"}:
+        return _range(key, value["range"], where)
+    if not isinstance(value, list):
+        return [value]
+    if key in LIST_FIELDS and not (value and all(isinstance(item, list) for item in value)):
+        return [value]
+    if not value:
+        raise ConfigError(
+            f"{where}: {key} is an empty list, so the block has no cells. Give it a value or drop the key."
+        )
+    return value
+
+
+def _range(key: str, bounds: Any, where: str) -> Sequence[int]:
+    whole = isinstance(bounds, list) and len(bounds) == 2 and all(type(bound) is int for bound in bounds)
+    if not whole or bounds[0] >= bounds[1]:
+        raise ConfigError(
+            f"{where}: {key} is {{range: {bounds}}}. "
+            "A range has two whole numbers, first and one past the last: [42, 52]."
+        )
+    if bounds[1] - bounds[0] > MAX_CELLS:
+        raise ConfigError(
+            f"{where}: the range of {key} counts more than {MAX_CELLS:,} values, which is the most cells that a study "
+            "may have. Shorten it."
+        )
+    return range(*bounds)
+
+
+def _by_slug(slugs: Sequence[str], specs: Sequence[tuple[str, CellSpec]]) -> dict[str, CellSpec]:
+    """Return the cells by name; two equal ones are refused."""
+    cells: dict[str, CellSpec] = {}
+    blocks: dict[str, str] = {}
+    for slug, (block, spec) in zip(slugs, specs, strict=True):
+        if slug in cells:
+            raise ConfigError(f"{block}: the cell {slug} is in the grid already ({blocks[slug]}). Drop one of the two.")
+        cells[slug], blocks[slug] = spec, block
+    return cells

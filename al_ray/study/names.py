@@ -1,0 +1,221 @@
+"""What people call the cells of a study: by data set, model, method, and whatever else tells two of them apart.
+
+One way for slugs, tables, MLflow and reports. Names are made of what a study file says, never of hashes of content.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from al_ray.names import with_hash
+from al_ray.records.json import canonical_json, flatten
+from al_ray.registry import fields_of
+from al_ray.study.spec import CellSpec
+
+MAX_SLUG = 150  # with the fingerprint behind it, a folder on any file system
+JOIN = " + "
+_ILLEGAL = re.compile(r"[^A-Za-z0-9._=]+")
+_NAMED_OTHERWISE = ("spec_version", "dataset", "dataset_sha256", "seed")
+_PATHS = ("path", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellNames:
+    """How a study calls one of its cells, the seed aside.
+
+    Attributes:
+        dataset: the data set's name, and in brackets what tells it from others of that name.
+        model: last part of the model's name, likewise.
+        method: labels of confidence, strategy and filters.
+        variant: ``key=value`` of what else differs between cells of one data set, model and method; mostly nothing.
+    """
+
+    dataset: str
+    model: str
+    method: tuple[str, ...]
+    variant: tuple[str, ...] = ()
+
+
+def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:
+    """Name the cells of a study so that two of one seed never have one name.
+
+    Two of different seeds have one name where nothing else but ``rounds`` differs: a longer run is no other method.
+    """
+    texts = [spec.model_dump_json(exclude={"seed"}) for spec in specs]
+    distinct = dict(zip(texts, specs, strict=True))
+    datasets = _labels((spec.dataset_name(), dataset_content(spec), spec.dataset) for spec in distinct.values())
+    models = _labels(
+        (_last_part(spec.model.name), model_content(spec), _model_place(spec)) for spec in distinct.values()
+    )
+    plain = {
+        text: CellNames(
+            dataset=datasets[dataset_content(spec)],
+            model=models[model_content(spec)],
+            method=tuple(base_slug(spec)[2:]),
+        )
+        for text, spec in distinct.items()
+    }
+    seeds: dict[str, set[int]] = {}
+    for text, spec in zip(texts, specs, strict=True):
+        seeds.setdefault(text, set()).add(spec.seed)
+    named = _with_variants(plain, distinct, seeds)
+    return [named[text] for text in texts]
+
+
+def base_slug(spec: CellSpec) -> list[str]:
+    """Return the parts of a cell's name that every cell has, without the seed and beside no other cell."""
+    chosen = [spec.confidence, spec.strategy, *spec.filters]
+    return [spec.dataset_name(), _last_part(spec.model.name), *(plugin_label(plugin) for plugin in chosen)]
+
+
+def plugin_label(plugin: Any) -> str:
+    """Return a plug-in's name with the values of its options that are not the default."""
+    options = {key: default for key, (_, default) in fields_of(type(plugin)).items()}
+    changed = [f"{getattr(plugin, key)}" for key, default in options.items() if getattr(plugin, key) != default]
+    return "_".join([plugin.name, *changed])
+
+
+def slugs_of(specs: Sequence[CellSpec], names: Sequence[CellNames]) -> list[str]:
+    """Write the name of every cell for a folder; equal ones are the same cell.
+
+    Where characters that a folder cannot have leave two cells with one name, or a name is too long, a hash follows.
+    """
+    ends = [f"-s{spec.seed}" for spec in specs]
+    readable = ["-".join(map(_squeezed, (n.dataset, n.model, *n.method, *n.variant))) for n in names]
+    meant: dict[str, set[CellNames]] = {}
+    for text, name in zip(readable, names, strict=True):
+        meant.setdefault(text, set()).add(name)
+    return [
+        text + end
+        if len(meant[text]) == 1 and len(text + end) <= MAX_SLUG
+        else with_hash(text, repr(name), MAX_SLUG - len(end)) + end
+        for text, name, end in zip(readable, names, ends, strict=True)
+    ]
+
+
+def _squeezed(part: str) -> str:
+    return _ILLEGAL.sub("_", part).strip("_") or "_"
+
+
+def _last_part(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1] or name
+
+
+def dataset_content(spec: CellSpec) -> str:
+    """Return what two cells share that read the same rows, or, while the rows are not known, name them alike."""
+    places = {key: os.path.abspath(os.path.expanduser(spec.dataset[key])) for key in _PATHS if spec.dataset.get(key)}
+    return spec.dataset_sha256 or canonical_json({**spec.dataset, **places})
+
+
+def model_content(spec: CellSpec) -> str:
+    """Return what two cells share that start from the same model, likewise."""
+    model = spec.model
+    folder = os.path.abspath(os.path.expanduser(model.name))
+    place = [folder if os.path.isdir(folder) else model.name, model.revision]
+    return canonical_json([model.sha256, model.settings_sha256] if model.sha256 else place)
+
+
+def _model_place(spec: CellSpec) -> dict[str, Any]:
+    return {"path": spec.model.name, "revision": (spec.model.revision or "")[:12]}
+
+
+def _labels(things: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Name data sets, or models, so that two have one name only where they are the same.
+
+    Args:
+        things: name, what two share that are the same, and the options that tell people which one it is.
+
+    Returns:
+        what they share -> the name; with what differs in brackets where several have one name.
+    """
+    named: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, key, options in things:
+        named.setdefault(name, {}).setdefault(key, options)
+    labels: dict[str, str] = {}
+    for name, known in named.items():
+        apart = _what_differs(list(known.values())) if len(known) > 1 else [""]
+        for key, words in zip(known, apart, strict=True):
+            if apart.count(words) > 1:  # the same words in a study file, and other content since
+                words = with_hash(words, key, len(words) + 9).lstrip(".")
+            labels[key] = f"{name} ({words})" if words else name
+    taken = Counter(labels.values())  # a thing may be called what was made up here for another one
+    return {key: label if taken[label] == 1 else with_hash(label, key, len(label) + 9) for key, label in labels.items()}
+
+
+def _what_differs(options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say in a few words how options differ from each other: by a part of their paths where that is enough."""
+    keys = [key for key in dict.fromkeys(key for each in options for key in each) if _varies(key, options)]
+    said = [""] * len(options)
+    for key in sorted(keys, key=lambda key: (key not in _PATHS, key)):
+        if key in _PATHS:
+            words = _parts_that_differ([each.get(key) or "" for each in options])
+        else:
+            words = [f"{key}={each[key]}" if each.get(key) not in (None, "") else "" for each in options]
+        said = [", ".join(filter(None, pair)) for pair in zip(said, words, strict=True)]
+        if len(set(said)) == len(said):
+            break
+    return said
+
+
+def _varies(key: str, options: Sequence[Mapping[str, Any]]) -> bool:
+    return len({repr(each.get(key)) for each in options}) > 1
+
+
+def _parts_that_differ(paths: Sequence[str]) -> list[str]:
+    """Return of each path the one folder that tells it from the others, or all between what they share."""
+    split = [os.path.normpath(path).split("/") if path else [] for path in paths]
+    n_end = _n_shared([list(reversed(parts)) for parts in split])
+    split = [parts[: len(parts) - n_end] for parts in split]
+    n_start = _n_shared(split)
+    split = [parts[n_start:] for parts in split]
+    for column in zip(*split, strict=False):
+        if len(set(column)) == len(column):
+            return list(column)
+    return ["/".join(parts) or ("." if path else "") for parts, path in zip(split, paths, strict=True)]
+
+
+def _n_shared(lists: Sequence[Sequence[str]]) -> int:
+    n = 0
+    for column in zip(*lists, strict=False):
+        if len(set(column)) > 1:
+            break
+        n += 1
+    return n
+
+
+def _with_variants(
+    plain: Mapping[str, CellNames], specs: Mapping[str, CellSpec], seeds: Mapping[str, set[int]]
+) -> dict[str, CellNames]:
+    groups: dict[CellNames, list[str]] = {}
+    for text, name in plain.items():
+        groups.setdefault(name, []).append(text)
+    several = [group for group in groups.values() if len(group) > 1]
+    flat = {text: _named_nowhere(specs[text]) for group in several for text in group}
+    varied = sorted({key for group in several for key in _differing({text: flat[text] for text in group}, seeds)})
+    if not varied:
+        return dict(plain)
+    short = [key.rsplit(".", 1)[-1] for key in varied]
+    words = [last if short.count(last) == 1 else key for key, last in zip(varied, short, strict=True)]
+    named = {}
+    for text, name in plain.items():
+        values = flat.get(text) or _named_nowhere(specs[text])
+        variant = tuple(f"{word}={values.get(key)}" for key, word in zip(varied, words, strict=True))
+        named[text] = CellNames(dataset=name.dataset, model=name.model, method=name.method, variant=variant)
+    return named
+
+
+def _named_nowhere(spec: CellSpec) -> dict[str, Any]:
+    """Return what decides what is computed and is no part of a cell's other names."""
+    values = {key: value for key, value in spec.to_json().items() if key not in _NAMED_OTHERWISE}
+    return dict(flatten({**values, "model": {"init": spec.model.init}}))
+
+
+def _differing(group: Mapping[str, Mapping[str, Any]], seeds: Mapping[str, set[int]]) -> set[str]:
+    keys = {key for values in group.values() for key in values}
+    found = {key for key in keys if len({repr(values.get(key)) for values in group.values()}) > 1}
+    of_seed = [(seed, values["rounds"]) for text, values in group.items() for seed in seeds[text]]
+    rounds_vary = len(set(of_seed)) > len({seed for seed, _ in of_seed})
+    return found if rounds_vary else found - {"rounds"}

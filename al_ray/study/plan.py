@@ -1,0 +1,386 @@
+"""The plan of a study: every cell resolved to its data and model, checked, and compared with what is recorded."""
+
+import bisect
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from al_ray.core.types import TextDataset
+from al_ray.data import resolve_dataset
+from al_ray.errors import AlRayError, ConfigError, DataError, ModelError, unknown_name
+from al_ray.model.check import ModelFacts, examine_model
+from al_ray.model.source import ResolvedModel, resolve_model
+from al_ray.records.json import FORMAT, canonical_json
+from al_ray.records.study import CellStore, StudyStore
+from al_ray.stopping import stopping_rules
+from al_ray.study.file import Study
+from al_ray.study.names import JOIN, CellNames
+from al_ray.study.spec import CellSpec
+
+Status = Literal["new", "running", "done", "failed"]
+_EARLY_END = stopping_rules.build("pool_exhausted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """One cell, ready to run.
+
+    Attributes:
+        names: what people call it.
+        fingerprint: SHA-256 of what decides what is computed, or None where its data or model is missing here.
+        status: what the storage folder holds of it.
+        n_recorded: rounds recorded so far.
+    """
+
+    slug: str
+    spec: CellSpec
+    names: CellNames
+    fingerprint: str | None
+    status: Status = "new"
+    n_recorded: int = 0
+
+    @property
+    def key(self) -> str:
+        """Folder name of the cell."""
+        return f"{self.slug}--{(self.fingerprint or 'unresolved')[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked study.
+
+    Attributes:
+        datasets: by :func:`dataset_key`.
+        models: by (name, revision), the revision as the study wrote it and as it was resolved.
+        missing: what cannot be found on this machine, one sentence each; a study with any of them can be planned only.
+    """
+
+    study: Study
+    store: StudyStore
+    cells: tuple[PlannedCell, ...]
+    datasets: Mapping[str, TextDataset]
+    models: Mapping[tuple[str, str | None], ResolvedModel]
+    missing: tuple[str, ...] = field(default=())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds every cell of the study, not a chosen one."""
+        return len(self.cells) == len(self.study.cells)
+
+    @property
+    def only(self) -> str | None:
+        """The folder name of the one cell that was chosen, or None for the whole study."""
+        return None if self.is_whole else self.cells[0].key
+
+    def datasets_by_name(self) -> dict[str, TextDataset]:
+        """Return the data sets that were found, by what the cells call them."""
+        keys = {cell.names.dataset: dataset_key(cell.spec.dataset) for cell in self.cells}
+        return {name: self.datasets[key] for name, key in keys.items() if key in self.datasets}
+
+    def waiting(self) -> list[PlannedCell]:
+        """Return the cells that are not finished."""
+        return [cell for cell in self.cells if cell.status != "done"]
+
+
+def dataset_key(option: Mapping[str, Any]) -> str:
+    """Return what two cells share when they read the same data set."""
+    return canonical_json(dict(option))
+
+
+def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
+    """Resolve data and models once each, check every cell against them, and look up what is recorded.
+
+    Args:
+        study: the laid-out study.
+        storage: folder or URI of the records; nothing is written.
+        only: slug of the one cell to plan.
+
+    Raises:
+        ConfigError: cells that their data or their model does not allow; all of them are named.
+        StorageError: the storage holds records that this study does not explain, or something else in their place.
+    """
+    specs = _selected(study, only)
+    datasets: dict[str, TextDataset] = {}
+    models: dict[tuple[str, str | None], ResolvedModel] = {}
+    missing: list[str] = []
+    for option in {dataset_key(spec.dataset): spec.dataset for spec in specs.values()}.values():
+        _collect(datasets, dataset_key(option), functools.partial(resolve_dataset, option), missing)
+    for name, revision in dict.fromkeys((spec.model.name, spec.model.revision) for spec in specs.values()):
+        _collect(models, (name, revision), functools.partial(resolve_model, name, revision), missing)
+    models |= {(model.name, model.revision): model for model in models.values()}
+    facts, problems = _examine(models.values())
+    problems += [problem for slug, spec in specs.items() for problem in _misfits(slug, spec, datasets, models, facts)]
+    if problems:
+        raise ConfigError(_several(problems))
+    store = StudyStore.open(storage, study.name)
+    store.check_free()
+    found = store.cells()
+    recorded = {cell.fingerprint: cell for cell in found}
+    resolved = {slug: _resolve(slug, spec, study.names[slug], datasets, models) for slug, spec in specs.items()}
+    _check_content(resolved.values())
+    cells = store.folder.each(lambda slug: _with_status(resolved[slug], recorded), list(resolved))
+    _check_drift(store, cells, found)
+    return Plan(
+        study=study,
+        store=store,
+        cells=tuple(cells),
+        datasets=datasets,
+        models=models,
+        missing=tuple(missing),
+    )
+
+
+def _selected(study: Study, only: str | None) -> dict[str, CellSpec]:
+    if only is None:
+        return study.cells
+    if only not in study.cells:
+        raise ConfigError(unknown_name("cell", only, study.cells))
+    return {only: study.cells[only]}
+
+
+def _collect(found: dict[Any, Any], key: Any, resolve: Any, missing: list[str]) -> None:
+    """Keep what resolves; an option that is wrong stops the plan, a thing that is not here is noted."""
+    try:
+        found[key] = resolve()
+    except (DataError, ModelError) as error:
+        missing.append(str(error))
+
+
+def _examine(models: Iterable[ResolvedModel]) -> tuple[dict[ResolvedModel, ModelFacts], list[str]]:
+    """Ask each model what it can do, and say why those cannot be used that are no encoders."""
+    facts: dict[ResolvedModel, ModelFacts] = {}
+    problems: list[str] = []
+    for model in dict.fromkeys(models):
+        try:
+            facts[model] = examine_model(model)
+        except ModelError as error:
+            problems.append(str(error))
+    return facts, problems
+
+
+def _resolve(
+    slug: str,
+    spec: CellSpec,
+    names: CellNames,
+    datasets: Mapping[str, TextDataset],
+    models: Mapping[Any, ResolvedModel],
+) -> PlannedCell:
+    dataset = datasets.get(dataset_key(spec.dataset))
+    model = models.get((spec.model.name, spec.model.revision))
+    if dataset is None or model is None:
+        return PlannedCell(slug=slug, spec=spec, names=names, fingerprint=None)
+    content = {"revision": model.revision, "sha256": model.sha256, "settings_sha256": model.settings_sha256}
+    pinned = spec.model.model_copy(update=content)
+    resolved = spec.model_copy(update={"dataset_sha256": dataset.content_sha256, "model": pinned})
+    return PlannedCell(slug=slug, spec=resolved, names=names, fingerprint=resolved.fingerprint())
+
+
+def _check_content(cells: Iterable[PlannedCell]) -> None:
+    """Refuse cells that only their paths tell apart: they would write to one folder.
+
+    Raises:
+        ConfigError: two cells compute the same.
+    """
+    known: dict[str, PlannedCell] = {}
+    for cell in cells:
+        other = known.setdefault(cell.fingerprint, cell) if cell.fingerprint else cell
+        if other is not cell:
+            raise ConfigError(
+                f"cells {other.slug} and {cell.slug} are the same: the rows and the models that they name hold the "
+                "same content. Drop one of the two."
+            )
+
+
+def _with_status(cell: PlannedCell, recorded: Mapping[str, CellStore]) -> PlannedCell:
+    """Look a cell up by its fingerprint: a slug names what varies in a grid, so it changes when the grid grows."""
+    found = recorded.get(cell.fingerprint or "")
+    if found is None:
+        return cell
+    return replace(cell, slug=found.slug, status=found.status(), n_recorded=found.n_rounds())
+
+
+def _check_drift(store: StudyStore, cells: Iterable[PlannedCell], recorded: Iterable[CellStore]) -> None:
+    """Refuse recorded cells that the study no longer explains; specs are compared only where fingerprints differ.
+
+    Raises:
+        StorageError: listing every changed field.
+    """
+    planned = {cell.slug: cell for cell in cells if cell.fingerprint}
+    drifted = {
+        found.slug: planned[found.slug]
+        for found in recorded
+        if found.slug in planned and planned[found.slug].fingerprint != found.fingerprint
+    }
+    if drifted:
+        store.check_drift({slug: (str(cell.fingerprint), cell.spec.to_json()) for slug, cell in drifted.items()})
+
+
+def _misfits(
+    slug: str,
+    spec: CellSpec,
+    datasets: Mapping[str, TextDataset],
+    models: Mapping[Any, ResolvedModel],
+    facts: Mapping[ResolvedModel, ModelFacts],
+) -> list[str]:
+    """Say why a cell cannot run on its data set and model."""
+    found = []
+    dataset = datasets.get(dataset_key(spec.dataset))
+    if dataset is not None and spec.dataset_sha256 not in (None, dataset.content_sha256):
+        found.append(
+            f"dataset_sha256 is {str(spec.dataset_sha256)[:12]}..., but the rows found in {dataset.source} have "
+            f"{dataset.content_sha256[:12]}... . Use the data that the study was written for, or drop the key."
+        )
+    if dataset is not None and not spec.strategy.labels_everything:
+        found += _misfits_of_sizes(spec, dataset)
+    model = models.get((spec.model.name, spec.model.revision))
+    if model is not None:
+        found += _misfits_of_files(spec, model)
+    if model is not None and model in facts:
+        found += _misfits_of_model(spec, facts[model])
+    return [f"cell {slug}: {problem}" for problem in found]
+
+
+def _misfits_of_sizes(spec: CellSpec, dataset: TextDataset) -> list[str]:
+    if spec.initial.name == "stratified" and spec.initial_size < dataset.n_classes:
+        return [
+            f"initial_size is {spec.initial_size}, but a stratified initial query takes at least one example of each "
+            f"of the {dataset.n_classes} classes. Raise initial_size to {dataset.n_classes}, or use 'initial: random'."
+        ]
+    lack = _lack(spec, dataset)
+    if lack is None:
+        return []
+    enough = {key: _largest(key, spec, dataset) for key in ("initial_size", "query_size", "rounds")}
+    lower = [f"lower {key} to {value} at most" for key, value in enough.items() if value is not None]
+    if not spec.stopping and _lack(spec.model_copy(update={"stopping": (_EARLY_END,)}), dataset) is None:
+        lower.append("add 'stopping: [pool_exhausted]'")
+    ways = ", or ".join(lower or ["lower more than one of the sizes", "take more data"])
+    return [f"{lack} {ways[0].upper()}{ways[1:]}."]
+
+
+def _lack(spec: CellSpec, dataset: TextDataset) -> str | None:
+    """Say how many examples a cell asks for that its data set does not have, or return None."""
+    n_train = len(dataset.train)
+    if spec.initial_size > n_train:
+        return f"initial_size is {spec.initial_size}, but {dataset.name!r} has {n_train} training examples."
+    n_validation = max((rule.n_validation for rule in spec.stopping), default=0)
+    n_pool = n_train - n_validation - spec.initial_size
+    if spec.rounds and spec.query_size > n_pool:
+        return (
+            f"query_size is {spec.query_size}, but the pool of {dataset.name!r} has {max(n_pool, 0)} examples after "
+            f"the initial query{f' and {n_validation} validation examples' if n_validation else ''}."
+        )
+    candidates = n_pool - max(spec.rounds - 1, 0) * spec.query_size
+    for each in spec.filters:
+        candidates -= each.n_removed(max(candidates, 0), spec.query_size)
+    if spec.rounds and candidates < spec.query_size and not spec.stopping:
+        return (
+            f"{spec.rounds} rounds of {spec.query_size} ask for more than {dataset.name!r} has: {max(candidates, 0)} "
+            "candidates are left for the last one."
+        )
+    return None
+
+
+def _largest(key: str, spec: CellSpec, dataset: TextDataset) -> int | None:
+    """Return the largest lower value of a size with which a cell, else unchanged, has enough examples, or None."""
+
+    def lacks(value: int) -> bool:
+        return _lack(spec.model_copy(update={key: value}), dataset) is not None
+
+    least = dataset.n_classes if key == "initial_size" and spec.initial.name == "stratified" else 1
+    at = bisect.bisect_left(range(least, getattr(spec, key)), True, key=lacks)
+    return least + at - 1 if at else None
+
+
+def _misfits_of_files(spec: CellSpec, model: ResolvedModel) -> list[str]:
+    """Say which files are not those for which a study was written that names their hashes."""
+    pinned = (
+        ("sha256", "the weights", spec.model.sha256, model.sha256),
+        ("settings_sha256", "configuration and tokenizer", spec.model.settings_sha256, model.settings_sha256),
+    )
+    return [
+        f"model.{key} is {wanted[:12]}..., but {what} of {spec.model.name!r} have {found[:12]}... . Use the files that "
+        "the study was written for, or drop the key."
+        for key, what, wanted, found in pinned
+        if wanted is not None and wanted != found
+    ]
+
+
+def _misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
+    found, name = [], spec.model.name
+    if facts.longest_text is not None and spec.max_tokens > facts.longest_text:
+        found.append(
+            f"max_tokens is {spec.max_tokens}, but {name!r} reads {facts.longest_text} tokens at most. "
+            f"Set max_tokens to {facts.longest_text} or less."
+        )
+    if spec.finetune.frozen_layers > facts.n_layers:
+        found.append(
+            f"frozen_layers is {spec.finetune.frozen_layers}, but {name!r} has {facts.n_layers} layers that can be "
+            f"frozen one by one. Use at most {facts.n_layers}."
+        )
+    if spec.confidence.sampling.adaptive_attention and not facts.adapts_attention:
+        found.append(
+            f"confidence {spec.confidence.name!r} changes the attention, which is written for BERT and RoBERTa and not "
+            f"for {name!r}. Use 'where: logits'."
+        )
+    if spec.model.init == "pretrained" and facts.weights_lack is not None:
+        found.append(
+            f"the weights of {name!r} lack {facts.weights_lack} of the encoder that its config.json describes. Save "
+            "both again from one model, or use 'init: random', which reads no weights."
+        )
+    return found
+
+
+def _several(problems: list[str], n: int = 20) -> str:
+    more = [f"... and {len(problems) - n} more"] if len(problems) > n else []
+    return "\n".join([*problems[:n], *more])
+
+
+def require_complete(plan: Plan) -> None:
+    """Refuse to run a study whose data or models are missing here.
+
+    Raises:
+        AlRayError: naming everything that is missing.
+    """
+    if plan.missing:
+        raise AlRayError("\n".join(plan.missing))
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """Return the grid of a study and its data sets in JSON form.
+
+    Returns:
+        ``cells``: slug, fingerprint, and by what a report groups them; ``datasets``: by the name that the cells have
+        for it, class names, how many training examples each class and each slice has, sizes, and where the rows came
+        from.
+    """
+    cells = [
+        {
+            "slug": cell.slug,
+            "fingerprint": cell.fingerprint,
+            "dataset": cell.names.dataset,
+            "model": cell.names.model,
+            "method": JOIN.join([*cell.names.method, *cell.names.variant]),
+            "variant": JOIN.join(cell.names.variant),
+            "strategy": cell.spec.strategy.name,
+            "seed": cell.spec.seed,
+        }
+        for cell in plan.cells
+    ]
+    datasets = {name: _dataset_note(dataset) for name, dataset in plan.datasets_by_name().items()}
+    return {"format": FORMAT, "study": plan.study.name, "cells": cells, "datasets": datasets}
+
+
+def _dataset_note(dataset: TextDataset) -> dict[str, Any]:
+    groups = dataset.train.groups
+    return {
+        "class_names": list(dataset.class_names),
+        "class_counts": np.bincount(dataset.train.labels, minlength=dataset.n_classes).tolist(),
+        "group_counts": None if groups is None else dict(sorted(Counter(map(str, groups)).items())),
+        "n_train": len(dataset.train),
+        "n_test": len(dataset.test),
+        "source": dataset.source,
+    }

@@ -1,0 +1,265 @@
+"""The identity of a cell: everything that decides what is computed, and nothing that decides where.
+
+Validated by pydantic, strictly: no value is converted and no key is guessed. A plug-in stands in a spec as the frozen
+dataclass that its option builds.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails, core_schema
+
+from al_ray.confidence import ConfidenceMethod, confidences
+from al_ray.data import normalise_option
+from al_ray.errors import AlRayError, ConfigError, in_yaml, unknown_name
+from al_ray.filtering import CandidateFilter, filters
+from al_ray.initial import InitialQuery, initial_queries
+from al_ray.model.recipe import FinetuneRecipe
+from al_ray.oracle import Oracle, oracles
+from al_ray.records.json import cell_fingerprint
+from al_ray.registry import LARGEST, Registry, build_dataclass, option_of, shown_value
+from al_ray.stopping import StoppingRule, stopping_rules
+from al_ray.strategy import QueryStrategy, strategies
+
+SPEC_VERSION = 3
+_CONSISTENT = "'ensemble', or {name: mc_dropout, where: head}"
+
+
+class _Option:
+    """Tells pydantic to build a field from a family's option, and to write it back as one."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self._registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        written = core_schema.plain_serializer_function_ser_schema(option_of)
+        return core_schema.no_info_plain_validator_function(self._build, serialization=written)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        name = {"enum": self._registry.names()}
+        option = {"type": "object", "required": ["name"], "properties": {"name": name}}
+        return {"anyOf": [name, option], "title": self._registry.family}
+
+    def _build(self, option: Any) -> Any:
+        is_built = hasattr(option, "name") and not isinstance(option, Mapping)
+        return option if is_built else self._registry.build(option)
+
+
+CONFIDENCE, STRATEGY, FILTER = _Option(confidences), _Option(strategies), _Option(filters)
+ORACLE, STOPPING, INITIAL = _Option(oracles), _Option(stopping_rules), _Option(initial_queries)
+
+
+def _recipe(value: Any) -> FinetuneRecipe:
+    if isinstance(value, FinetuneRecipe):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"finetune is {value!r}, it must be a mapping of options such as {{learning_rate: 2e-5}}.")
+    return build_dataclass(FinetuneRecipe, value, "finetune")
+
+
+def _model(value: Any) -> Any:
+    return value if isinstance(value, Mapping | ModelSpec) else {"name": value}
+
+
+class Identity(BaseModel):
+    """Base of the models that are hashed: frozen, strict, no unknown key."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class ModelSpec(Identity):
+    """Which transformer is fine-tuned.
+
+    Attributes:
+        name: ``minilm``, a Hub id, or a local folder; where it was found, once its content is known.
+        revision: commit of a Hub id; None where the name is pinned by al_ray, or a folder; likewise.
+        init: ``pretrained`` weights, or the same architecture with ``random`` ones.
+        sha256: of the weights; filled in when the model is resolved.
+        settings_sha256: of configuration and tokenizer; filled in likewise.
+    """
+
+    name: str
+    revision: str | None = None
+    init: Literal["pretrained", "random"] = "pretrained"
+    sha256: str | None = None
+    settings_sha256: str | None = None
+
+
+class CellSpec(Identity):
+    """One fully specified active-learning run (protocol defaults: Gonsior et al. 2022, arXiv 2210.03005).
+
+    Attributes:
+        dataset: option of the data family, by name or by path; where the rows were found, once their content is known.
+        dataset_sha256: of the rows; filled in when the data set is resolved.
+        max_tokens: texts are cut to so many tokens, special ones included.
+        precision: of forward passes and gradients; master weights are always float32.
+        scoring_batch_size: texts a forward pass; identity, because it decides the last bits of a logit.
+        rounds: queries after the initial one, at most.
+        evaluation: whose test metrics the learning curve holds: the cell's ``own`` model's, read by its confidence
+            method, or those of a ``plain`` one with cross-entropy and softmax on the same answers, as in the paper;
+            ``gonsior2022/plain`` is that one as the paper's code fits it, with a yes-or-no loss on two classes.
+        workers: processes that fine-tune one model together; identity, because dropout depends on it.
+    """
+
+    dataset: Annotated[dict[str, Any], BeforeValidator(normalise_option)]
+    dataset_sha256: str | None = None
+    model: Annotated[ModelSpec, BeforeValidator(_model)] = ModelSpec(name="minilm")
+    max_tokens: Annotated[int, Field(ge=3, le=LARGEST)] = 60
+    finetune: Annotated[FinetuneRecipe, BeforeValidator(_recipe)] = FinetuneRecipe()
+    precision: Literal["float32", "bf16"] = "float32"
+    scoring_batch_size: Annotated[int, Field(ge=1, le=LARGEST)] = 64
+    confidence: Annotated[ConfidenceMethod, CONFIDENCE] = confidences.build("softmax")
+    strategy: Annotated[QueryStrategy, STRATEGY]
+    filters: tuple[Annotated[CandidateFilter, FILTER], ...] = ()
+    oracle: Annotated[Oracle, ORACLE] = oracles.build("ground_truth")
+    stopping: tuple[Annotated[StoppingRule, STOPPING], ...] = ()
+    initial: Annotated[InitialQuery, INITIAL] = initial_queries.build("stratified")
+    initial_size: Annotated[int, Field(ge=1, le=LARGEST)] = 25
+    query_size: Annotated[int, Field(ge=1, le=LARGEST)] = 25
+    rounds: Annotated[int, Field(ge=0, le=LARGEST)] = 20
+    seed: Annotated[int, Field(ge=0, le=LARGEST)]
+    evaluation: Literal["own", "plain", "gonsior2022/plain"] = "own"
+    workers: Annotated[int, Field(ge=1, le=LARGEST)] = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form that is stored; :func:`read_spec` reads it back equal."""
+        return {"spec_version": SPEC_VERSION, **self.model_dump(mode="json")}
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of what decides what is computed; paths count only while the content is not known."""
+        return cell_fingerprint(self.to_json())
+
+    def dataset_name(self) -> str:
+        """Return the short name of the data set, for slugs and tables."""
+        return str(self.dataset["name"])
+
+    def conflicts(self) -> list[str]:
+        """Return why its parts do not fit together, one sentence each; empty when they do."""
+        found = []
+        name, draws = self.strategy.name, self.confidence.n_draws
+        if draws < self.strategy.min_draws:
+            usual = confidences.build(self.confidence.name).n_draws
+            few = f"With its default options it gives {usual}" if usual >= self.strategy.min_draws else ""
+            many = f"Use {_CONSISTENT}" if self.strategy.needs_consistent_draws else "Use 'mc_dropout' or 'ensemble'"
+            found.append(
+                f"strategy {name!r} needs at least {self.strategy.min_draws} draws per example, "
+                f"but confidence {self.confidence.name!r} gives {draws}. {few or many}."
+            )
+        found += self._misfits_of_confidence() + self._misfits_of_filters()
+        if self.strategy.labels_everything and self.filters:
+            found.append(
+                f"strategy {name!r} labels everything, so the filter {self.filters[0].name!r} has nothing to do. "
+                "Put it in a grid block of its own with 'filters: []'."
+            )
+        for field in ("filters", "stopping"):
+            names = [plugin.name for plugin in getattr(self, field)]
+            doubled = sorted({n for n in names if names.count(n) > 1})
+            found += [f"{field} names {n!r} twice. Name it once." for n in doubled]
+        return found
+
+    def _misfits_of_confidence(self) -> list[str]:
+        found, strategy, confidence = [], self.strategy, self.confidence
+        if strategy.needs_consistent_draws and not confidence.has_consistent_draws and confidence.n_draws > 1:
+            found.append(
+                f"strategy {strategy.name!r} needs draws that are one model for all examples, but those of confidence "
+                f"{confidence.name!r} differ from example to example. Use {_CONSISTENT}."
+            )
+        if strategy.needs_uncertainty and not confidence.has_uncertainty:
+            able = [name for name in confidences.names() if confidences.get(name).has_uncertainty]
+            found.append(
+                f"strategy {strategy.name!r} asks for the confidence method's own uncertainty, which "
+                f"{confidence.name!r} does not have. These have one: {', '.join(able)}."
+            )
+        if 0 < strategy.n_watched < self.query_size:
+            found.append(
+                f"strategy {strategy.name!r} watches {strategy.n_watched} examples, fewer than query_size "
+                f"({self.query_size}). Raise n_watched to {self.query_size}, or lower query_size to "
+                f"{strategy.n_watched}."
+            )
+        return found
+
+    def _misfits_of_filters(self) -> list[str]:
+        found, strategy = [], self.strategy
+        for each in self.filters:
+            if each.clips and not strategy.ranks:
+                found.append(
+                    f"filter {each.name!r} removes the top of the ranking, but strategy {strategy.name!r} has none: it "
+                    "chooses the batch as a whole. Drop the filter."
+                )
+            if each.needs_last_scores and not strategy.needs_scores:
+                found.append(
+                    f"filter {each.name!r} goes by the last uncertainty, but strategy {strategy.name!r} does not score "
+                    "the pool. Use 'random_subsample'."
+                )
+        return found
+
+
+def make_spec(values: Mapping[str, Any], where: str) -> CellSpec:
+    """Validate one cell's values.
+
+    Args:
+        values: field -> value, as a study file gives them.
+        where: what the message calls them, such as ``grid block 2``.
+
+    Raises:
+        ConfigError: with one line for every value that is wrong.
+    """
+    spec: CellSpec = validate(CellSpec, values, where)
+    return spec
+
+
+def read_spec(stored: Mapping[str, Any]) -> CellSpec:
+    """Read :meth:`CellSpec.to_json` back.
+
+    Raises:
+        ConfigError: another version, or no spec.
+    """
+    values = dict(stored)
+    version = values.pop("spec_version", None)
+    if version != SPEC_VERSION:
+        raise ConfigError(
+            f"the stored spec has version {version!r}, this al_ray reads version {SPEC_VERSION}. "
+            "Use the al_ray that wrote it."
+        )
+    return make_spec(values, "stored spec")
+
+
+def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
+    """Build a pydantic model from untrusted values, wording its errors in the project's style.
+
+    Raises:
+        ConfigError: with one line for every value that is wrong.
+    """
+    try:
+        return model(**_tuples(values))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_words(detail, model, where) for detail in error.errors())) from None
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key): tuple(v) if key in ("filters", "stopping") and isinstance(v, list) else v
+            for key, v in values.items()}  # fmt: skip
+
+
+def _words(detail: ErrorDetails, model: type[BaseModel], where: str) -> str:
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, AlRayError):
+        return f"{where}: {cause}"
+    path = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        holder: Any = model if len(detail["loc"]) == 1 else model.model_fields[str(detail["loc"][0])].annotation
+        return f"{where}: {unknown_name('key', path.rsplit('.', 1)[-1], holder.model_fields)}"
+    if detail["type"] == "missing":
+        place = "Name it in the block or in 'defaults'" if model is CellSpec else "Add it at the top of the file"
+        return f"{where}: the key {path!r} is missing. {place}."
+    reason = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{where}: {path} is {shown_value(detail['input'])}: {reason}.{in_yaml(detail['type'], detail['input'])}"

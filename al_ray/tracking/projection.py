@@ -1,0 +1,444 @@
+"""The records of a study as MLflow runs: one parent run a study, one child run a cell, one point a round."""
+
+import csv
+import io
+import os
+import re
+import shlex
+import tempfile
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from al_ray.core.metrics import area_under_curve
+from al_ray.errors import ExecutionError, without_secrets
+from al_ray.names import identifier, with_hash
+from al_ray.records.json import canonical_json, cell_fingerprint
+from al_ray.records.round import RecordedRound, now
+from al_ray.records.study import MLFLOW_FILE, MLFLOW_FOLDER, CellStore, StudyStore
+from al_ray.storage.address import without_query
+
+# MLflow 3 takes 6000 and 250 characters, older servers 500 and 250.
+_MAX_VALUE, _MAX_KEY = 500, 250
+_COMPARED = ("accuracy", "macro_f1")
+
+# Databases cut what is long, and may take one Unicode form for another; MLflow takes a name for a path.
+_TAKEN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_NOT_TAKEN = re.compile(r"[^\w.-]+")
+
+Identity = tuple[str, int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One value of a learning curve; ``step`` is the number of labels."""
+
+    name: str
+    step: int
+    value: float
+    at: datetime
+
+    @property
+    def identity(self) -> Identity:
+        """Return what tells it from other points of its run."""
+        return self.name, self.step, self.value
+
+
+def round_points(entry: RecordedRound) -> list[Point]:
+    """Return what one round shows as metrics; nothing for the initial query, which has no model."""
+    record = entry.record
+    if not record.metrics:
+        return []
+    seconds = {f"seconds/{phase}": value for phase, value in record.seconds.items()}
+    return _points(entry, {**record.metrics, **seconds, "round_index": float(record.round_index)})
+
+
+def final_points(entries: Sequence[RecordedRound]) -> list[Point]:
+    """Return the figures that compare cells: last value and area under the learning curve of accuracy and macro F1."""
+    fitted = [entry.record.metrics for entry in entries if entry.record.metrics]
+    names = [name for name in _COMPARED if fitted and all(name in metrics for metrics in fitted)]
+    finals = {f"final/{name}": fitted[-1][name] for name in names}
+    areas = {f"alc/{name}": area_under_curve([metrics[name] for metrics in fitted]) for name in names}
+    return _points(entries[-1], {**finals, **areas}) if entries else []
+
+
+def _points(entry: RecordedRound, values: Mapping[str, float]) -> list[Point]:
+    step, at = entry.record.n_labeled, entry.recorded_at
+    return [
+        Point(name=shown_name(name), step=step, value=float(value), at=at) for name, value in sorted(values.items())
+    ]
+
+
+def query_table(entries: Iterable[RecordedRound]) -> str:
+    """Return everything that was asked and answered as CSV, one row an example, in the order of asking."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["round_index", "id", "score", "label", "abstained"])
+    for entry in entries:
+        query, annotation = entry.record.query, entry.record.annotation
+        columns = (query.ids, query.scores, annotation.labels, annotation.abstained)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        table.writerows([entry.record.round_index, *row] for row in rows)
+    return text.getvalue()
+
+
+def spec_params(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten a spec for MLflow's tables: an option shows under its family's name, its fields under dotted names.
+
+    ``{strategy: {name: badge, seed: 1}}`` gives ``strategy = badge`` and ``strategy.seed = 1``; a list of options is
+    one text. A text that MLflow would refuse as too long is cut.
+    """
+    params: dict[str, str] = {}
+    for name, value in spec.items():
+        _add_params(params, name, value)
+    return {shown_name(name): cut(text, _MAX_VALUE) for name, text in params.items()}
+
+
+def shown_name(name: str) -> str:
+    """Return a metric's or parameter's name as MLflow has it: two names never become one.
+
+    A slice such as ``C++`` shows as ``accuracy.C_.`` and a short hash.
+    """
+    return identifier(name, _TAKEN, _NOT_TAKEN, _MAX_KEY)
+
+
+def _add_params(params: dict[str, str], path: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        if "name" in value:
+            params[path] = _words(value["name"])
+        for key, inner in value.items():
+            if key != "name":
+                _add_params(params, f"{path}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        params[path] = ", ".join(_words(inner) for inner in value) or "none"
+    else:
+        params[path] = _words(value)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and "name" in value:
+        fields = ", ".join(f"{key}={_words(inner)}" for key, inner in sorted(value.items()) if key != "name")
+        return f"{value['name']}({fields})" if fields else str(value["name"])
+    return canonical_json(value)
+
+
+def cut(text: str, limit: int) -> str:
+    """Return a text that fits, ending in its own hash where it had to be cut, so that two of them stay apart."""
+    return text if len(text) <= limit else with_hash(text, text, limit)
+
+
+_KIND, _STUDY_ID, _CELL, _FINGERPRINT = "al_ray.kind", "al_ray.study_id", "al_ray.cell", "al_ray.fingerprint"
+_COMPLETE, _FAILURE, _PARENT = "al_ray.complete", "al_ray.failure", "mlflow.parentRunId"
+_RUN_STATUS = {"new": "RUNNING", "running": "RUNNING", "done": "FINISHED", "failed": "FAILED"}
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_MAX_TAG, _MAX_PARAMS, _MAX_METRICS = 4000, 100, 1000
+_PAGE = 1000
+
+
+@dataclass
+class _Run:
+    """What is known of a run in MLflow; ``points`` is None until its metrics have been read."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+    params: set[str]
+    artifacts: str = ""
+    metrics: tuple[str, ...] = ()
+    points: set[Identity] | None = None
+
+    def forget_points(self) -> None:
+        """Free the memory of a run that has ended; its metrics are read again should it go on."""
+        self.metrics = tuple({*self.metrics, *(name for name, _, _ in self.points or ())})
+        self.points = None
+
+
+@dataclass
+class Written:
+    """What a projection has added so far."""
+
+    runs: int = 0
+    points: int = 0
+    duplicates: list[str] = field(default_factory=list)
+
+
+class Projection:
+    """One study in MLflow. Not thread-safe; made and used by one thread.
+
+    Args:
+        store: the study's records.
+        tracking_uri: where MLflow is.
+        mlflow: the library, which only :mod:`al_ray.tracking.mlflow` imports.
+
+    Raises:
+        ExecutionError: the experiment of that name was deleted in MLflow.
+        Exception: whatever MLflow raises when it cannot be reached.
+
+    Attributes:
+        written: what it has added.
+        doubled: keys of cells that had two runs, of which the one that was kept may lack something.
+    """
+
+    def __init__(self, store: StudyStore, tracking_uri: str, mlflow: Any) -> None:
+        self.written = Written()
+        self.doubled: set[str] = set()
+        self._entities = mlflow.entities
+        self._own_folder = _own_folder(store, tracking_uri)
+        self._client = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        self._store = store
+        self._experiment_id = self._experiment(_artifact_location(store, tracking_uri))
+        self._parent = self._parent_run()
+        self._runs = self._cell_runs()
+
+    def start_cell(self, key: str, spec: Mapping[str, Any], started_at: datetime | None = None) -> None:
+        """Make the run of a cell that starts, or take up the one it has."""
+        run = self._run(key, spec, started_at)
+        self._set_status(self._parent, "RUNNING")
+        self._set_status(run, "RUNNING")
+
+    @property
+    def cells_path(self) -> str:
+        """Return what follows a server's address to show the table of this study's cells, the best one first."""
+        shown = {
+            "searchFilter": f"tags.`{_PARENT}` = '{self._parent.run_id}'",
+            "orderByKey": "metrics.`final/accuracy`",
+            "orderByAsc": "false",
+        }
+        query = urllib.parse.urlencode(shown, quote_via=urllib.parse.quote)
+        return f"/#/experiments/{self._experiment_id}/runs?{query}"
+
+    def has(self, key: str) -> bool:
+        """Tell whether a cell has a run."""
+        return key in self._runs
+
+    def add_rounds(self, key: str, entries: Sequence[RecordedRound]) -> None:
+        """Add the points of rounds of a cell that has a run, in one call."""
+        self._add_points(self._runs[key], [point for entry in entries for point in round_points(entry)])
+
+    def end_cell(self, key: str, status: str) -> None:
+        """Close the run of a cell that left no records."""
+        if key in self._runs:
+            self._set_status(self._runs[key], _RUN_STATUS[status])
+
+    def project_cell(self, cell: CellStore, status: str | None = None) -> bool:
+        """Bring the run of a cell up to its records.
+
+        Args:
+            cell: its records.
+            status: of the cell, where the caller knows better than the storage yet shows.
+
+        Returns:
+            whether anything had to be done.
+        """
+        status = status or cell.status()
+        ended_at = cell.ended_at()
+        complete = f"{status} with {cell.n_rounds()} rounds, {ended_at or 'not ended'}"
+        known = self._runs.get(cell.key)
+        if known is not None and known.tags.get(_COMPLETE) == complete:
+            return False
+        entries = cell.recorded_rounds()
+        run = self._run(cell.key, cell.spec(), entries[0].recorded_at if entries else None)
+        self._add_points(run, [point for entry in entries for point in round_points(entry)])
+        if status in ("done", "failed"):
+            self._add_ending(run, cell, entries, status)
+        if status in ("done", "failed") or run.status != "KILLED":  # a driver that left says better what its cells are
+            self._set_status(run, _RUN_STATUS[status], ended_at)
+        self._set_tag(run, _COMPLETE, complete)
+        if status in ("done", "failed"):
+            run.forget_points()
+        return True
+
+    def add_report(self, files: Mapping[str, bytes]) -> None:
+        """Log files below ``report`` in the parent run's artifacts."""
+        self._check_place(self._parent)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in files.items():
+                (Path(folder) / name).write_bytes(data)
+            self._client.log_artifacts(self._parent.run_id, folder, "report")
+        if not self._runs:
+            # A study that is not tracked gets its report alone, and nothing of it runs here.
+            self._set_status(self._parent, "FINISHED")
+
+    def interrupt(self, keys: Iterable[str]) -> None:
+        """Show cells as killed whose driver leaves before they ended; they run again when they are taken up."""
+        for key in keys:
+            if key in self._runs and self._runs[key].status == "RUNNING":
+                self._set_status(self._runs[key], "KILLED")
+
+    def close_study(self) -> None:
+        """Give the parent run the status that its cells add up to."""
+        statuses = {run.status for run in self._runs.values()}
+        found = next((status for status in ("RUNNING", "KILLED", "FAILED") if status in statuses), "FINISHED")
+        self._set_status(self._parent, found if statuses else "RUNNING")
+
+    def _experiment(self, artifact_location: str | None) -> str:
+        found = self._client.get_experiment_by_name(self._store.study)
+        if found is None:
+            return str(self._client.create_experiment(self._store.study, artifact_location=artifact_location))
+        if found.lifecycle_stage != "active":
+            raise ExecutionError(
+                f"the MLflow experiment {self._store.study!r} was deleted. Restore it ('mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}'), or rename the study."
+            )
+        return str(found.experiment_id)
+
+    def _parent_run(self) -> _Run:
+        study_id = self._store.id()
+        tags = {_KIND: "study", _STUDY_ID: study_id, "al_ray.records": without_secrets(self._store.root)}
+        found = self._search(f"tags.`{_KIND}` = 'study' and tags.`{_STUDY_ID}` = '{study_id}'")
+        for extra in found[1:]:
+            self._adopt(extra, found[0])
+        return self._only(found) if found else self._create(self._store.study, tags, None)
+
+    def _adopt(self, extra: _Run, parent: _Run) -> None:
+        for child in self._children(extra):
+            self._set_tag(child, _PARENT, parent.run_id)
+
+    def _children(self, parent: _Run) -> list[_Run]:
+        return self._search(f"tags.`{_PARENT}` = '{parent.run_id}'")
+
+    def _cell_runs(self) -> dict[str, _Run]:
+        by_key: dict[str, list[_Run]] = {}
+        for run in self._children(self._parent):
+            if _CELL in run.tags:
+                by_key.setdefault(run.tags[_CELL], []).append(run)
+        self.doubled = {key for key, runs in by_key.items() if len(runs) > 1}
+        return {key: self._only(runs) for key, runs in by_key.items()}
+
+    def _only(self, runs: Sequence[_Run]) -> _Run:
+        """Keep the oldest of several runs for the same thing; two programs that wrote at once may have made them."""
+        for extra in runs[1:]:
+            self._client.delete_run(extra.run_id)
+            self.written.duplicates.append(extra.run_id)
+        return runs[0]
+
+    def _search(self, condition: str) -> list[_Run]:
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        page = self._client.search_runs([self._experiment_id], condition, max_results=_PAGE, order_by=order)
+        found = [_known(run) for run in page]
+        while page.token:
+            page = self._client.search_runs(
+                [self._experiment_id], condition, max_results=_PAGE, order_by=order, page_token=page.token
+            )
+            found += [_known(run) for run in page]
+        return found
+
+    def _run(self, key: str, spec: Mapping[str, Any], started_at: datetime | None = None) -> _Run:
+        if key not in self._runs:
+            tags = {_KIND: "cell", _CELL: key, _FINGERPRINT: cell_fingerprint(spec), _PARENT: self._parent.run_id}
+            self._runs[key] = self._create(key.rsplit("--", 1)[0], tags, started_at)
+        run = self._runs[key]
+        params = {name: text for name, text in spec_params(spec).items() if name not in run.params}
+        new = [self._entities.Param(name, text) for name, text in params.items()]
+        for start in range(0, len(new), _MAX_PARAMS):
+            self._client.log_batch(run.run_id, params=new[start : start + _MAX_PARAMS])
+        run.params.update(params)
+        return run
+
+    def _create(self, name: str, tags: dict[str, str], started_at: datetime | None) -> _Run:
+        created = self._client.create_run(
+            self._experiment_id, start_time=_milliseconds(started_at or now()), tags=tags, run_name=name
+        )
+        self.written.runs += 1
+        run = _known(created)
+        run.points = set()
+        return run
+
+    def _add_points(self, run: _Run, points: Sequence[Point]) -> None:
+        """Log the points that are not there yet, by name, step and value: their times may be told otherwise."""
+        if run.points is None:
+            run.points = {
+                (name, int(point.step), float(point.value))
+                for name in run.metrics
+                for point in self._client.get_metric_history(run.run_id, name)
+            }
+        missing = {point.identity: point for point in points if point.identity not in run.points}
+        batch = [self._entities.Metric(p.name, p.value, _milliseconds(p.at), p.step) for p in missing.values()]
+        for start in range(0, len(batch), _MAX_METRICS):
+            self._client.log_batch(run.run_id, metrics=batch[start : start + _MAX_METRICS])
+        run.points |= missing.keys()
+        self.written.points += len(batch)
+
+    def _add_ending(self, run: _Run, cell: CellStore, entries: Sequence[RecordedRound], status: str) -> None:
+        if status == "done":
+            self._add_points(run, final_points(entries))
+        self._check_place(run)
+        self._client.log_text(run.run_id, canonical_json(cell.spec(), indent=1), "spec.json")
+        self._client.log_text(run.run_id, query_table(entries), "queries.csv")
+        if status == "failed":
+            self._set_tag(run, _FAILURE, cut(without_secrets(canonical_json(cell.failure())), _MAX_TAG))
+        elif _FAILURE in run.tags:
+            self._client.delete_tag(run.run_id, _FAILURE)
+            del run.tags[_FAILURE]
+
+    def _check_place(self, run: _Run) -> None:
+        """Refuse to write files where a database says that came with somebody's records, unless that is beside them.
+
+        Raises:
+            ExecutionError: the artifacts of a run would land outside the storage folder.
+        """
+        if self._own_folder is not None and not _is_below(run.artifacts, self._own_folder):
+            raise ExecutionError(
+                f"{MLFLOW_FILE} in {self._own_folder} keeps artifacts in {run.artifacts}, outside that folder: it was "
+                f"copied or moved. Name an MLflow server, or move {MLFLOW_FILE} away; it is made anew from the records "
+                f"by: al-ray sync {shlex.quote(self._store.root)}"
+            )
+
+    def _set_status(self, run: _Run, status: str, at: datetime | None = None) -> None:
+        if run.status == status:
+            return
+        if status == "RUNNING":
+            self._client.update_run(run.run_id, status=status)
+        else:
+            self._client.set_terminated(run.run_id, status, end_time=_milliseconds(at or now()))
+        run.status = status
+
+    def _set_tag(self, run: _Run, name: str, text: str) -> None:
+        if run.tags.get(name) != text:
+            self._client.set_tag(run.run_id, name, text)
+            run.tags[name] = text
+
+
+def _known(run: Any) -> _Run:
+    info, data = run.info, run.data
+    return _Run(info.run_id, info.status, dict(data.tags), set(data.params), info.artifact_uri, tuple(data.metrics))
+
+
+def _own_folder(store: StudyStore, tracking_uri: str) -> str | None:
+    """Return the storage folder where MLflow is the file in it, and None where it is a server or a chosen database."""
+    above = os.path.dirname(store.folder.path)
+    if not store.folder.is_local or tracking_uri != f"sqlite:///{above}/{MLFLOW_FILE}":
+        return None
+    if os.path.islink(f"{above}/{MLFLOW_FILE}"):
+        raise ExecutionError(f"{above}/{MLFLOW_FILE} is a link, which may leave the storage folder. Move it away.")
+    return above
+
+
+def _is_below(address: str, folder: str) -> bool:
+    """Tell whether an artifact address is a place on this disk inside a folder, links resolved."""
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        return False
+    path = os.path.realpath(urllib.parse.unquote(parts.path) if parts.scheme else address)
+    return path.startswith(f"{os.path.realpath(folder)}/")
+
+
+def _milliseconds(time: datetime) -> int:
+    return round(time.timestamp() * 1000)
+
+
+def _artifact_location(store: StudyStore, tracking_uri: str) -> str | None:
+    """Say where artifacts go when no server decides: without this MLflow writes them below the working directory."""
+    if tracking_uri.split(":", 1)[0].split("+", 1)[0] not in _DATABASES:
+        return None
+    file = tracking_uri.partition("sqlite:///")[2].partition("?")[0]
+    if not store.folder.is_local and file:
+        # Beside the file: MLflow would need its own login to the records' object store.
+        return (Path(file).absolute().parent / MLFLOW_FOLDER / store.study).as_uri()
+    place = f"{without_query(store.storage)}/{MLFLOW_FOLDER}/{store.study}"
+    return Path(place).as_uri() if place.startswith("/") else place

@@ -1,0 +1,78 @@
+"""Small real studies: a tiny transformer, a few tickets, run through the command line in this process."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from al_ray.cli.app import app
+from tests.model import tiny
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command printed and returned, its lines joined so that wrapping does not matter."""
+
+    code: int
+    text: str
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_bert(tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture
+def study(tmp_path: Path, bert: Path) -> Callable[..., Path]:
+    """Return a function that writes a study of tiny cells and gives its path."""
+
+    def write(*blocks: dict[str, Any], name: str = "tiny", **defaults: Any) -> Path:
+        base = {
+            "dataset": {"name": "tickets", "n_train": 160, "n_test": 60},
+            "model": str(bert),
+            "strategy": "margin",
+            "seed": 1,
+            "initial_size": 20,
+            "query_size": 10,
+            "rounds": 2,
+            "max_tokens": 32,
+            "finetune": {"epochs": 2, "learning_rate": 1e-3},
+        }
+        path = tmp_path / f"{name}.yaml"
+        content = {"study": name, "defaults": base | defaults, "grid": list(blocks) or [{}]}
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def al_ray() -> Callable[..., Outcome]:
+    """Return a function that runs ``al-ray`` with the arguments given."""
+
+    def invoke(*arguments: object) -> Outcome:
+        result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "300"})
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Outcome(result.exit_code, " ".join(result.output.split()))
+
+    return invoke
+
+
+def computed(storage: Path, study: str = "tiny") -> dict[str, Any]:
+    """Return everything that a study computed, without times: records by file, arrays by hash."""
+    found: dict[str, Any] = {}
+    for path in sorted((storage / study).rglob("round-*")):
+        name = f"{path.parent.name}/{path.name}"
+        if path.suffix == ".json":
+            record = json.loads(path.read_text(encoding="utf-8"))["record"]
+            found[name] = {key: value for key, value in record.items() if key != "seconds"}
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found

@@ -1,0 +1,45 @@
+"""``al-ray run`` whose cells stand still until files let them go on: ``python -m tests.cli.gated_driver WORDS``.
+
+The files stand in the folder ``gates`` beside the storage; one named after a round's index lets all cells begin the
+round after it. With ``--torn`` as the last word, cells stand between the arrays and the record of round 2 instead.
+"""
+
+import sys
+import threading
+
+import typer
+
+from al_ray.cli.run import run
+from al_ray.records.round import round_file
+from al_ray.storage.folder import Folder
+from al_ray.study import run as study
+from tests.cli import saboteur
+
+TORN = "--torn"
+
+
+def stop_before_a_record(index: int) -> None:
+    """Let this process stand for ever where it would write a record."""
+    write = Folder.write
+
+    def write_or_stop(self: Folder, name: str, data: bytes, what: str) -> None:
+        if name == round_file(index):
+            threading.Event().wait()
+        write(self, name, data, what)
+
+    Folder.write = write_or_stop  # type: ignore[method-assign]
+
+
+def main() -> None:
+    if sys.argv[-1] == TORN:
+        sys.argv.pop()
+        stop_before_a_record(2)
+    else:
+        study.run_cell = saboteur.stop_at_gates
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(run)
+    app()
+
+
+if __name__ == "__main__":
+    main()

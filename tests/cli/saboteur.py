@@ -1,0 +1,111 @@
+"""Kills processes of a running study, for real."""
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+
+from al_ray.model.worker import Worker
+from al_ray.runtime.tasks import CellEvent
+from al_ray.study.cell import run_cell
+from al_ray.study.file import load_study, set_options
+from tests.processes import ray_processes
+from tests.waiting import wait_until
+
+
+@dataclass
+class Saboteur:
+    """Listens to a study and kills one process after chosen events; remembers what it did.
+
+    Attributes:
+        strikes: what to kill, in order: a function from the event to pids, of which the first takes the blow. Each
+            strikes once, after a recorded round, and after a cell was started again that felt the blow before.
+    """
+
+    strikes: list[Callable[[CellEvent], list[int]]]
+    events: list[CellEvent] = field(default_factory=list)
+    killed: list[int] = field(default_factory=list)
+    _pids: dict[str, int] = field(default_factory=dict)
+    _is_recovering: bool = False
+
+    def __call__(self, event: CellEvent) -> None:
+        self.events.append(event)
+        if event.kind == "started":
+            self._is_recovering &= event.key not in self._pids
+            self._pids[event.key] = event.data["pid"]
+        if event.kind == "round" and event.data["round_index"] and self.strikes and not self._is_recovering:
+            victims = [pid for pid in self.strikes[0](event) if pid not in self.killed]
+            if victims:
+                self.strikes.pop(0)
+                os.kill(victims[0], signal.SIGKILL)
+                self.killed.append(victims[0])
+                self._is_recovering = True
+
+    def of(self, kind: str) -> list[CellEvent]:
+        return [event for event in self.events if event.kind == kind]
+
+    def worker_of(self, event: CellEvent) -> list[int]:
+        """The Train worker that told of this round."""
+        return [self._pids[event.key]]
+
+
+def trials(event: CellEvent) -> list[int]:
+    """The Tune trial actors of lanes."""
+    return ray_processes("ray::LaneTrial", "ray::ResourceTrainable")
+
+
+def controllers(event: CellEvent) -> list[int]:
+    """The actors that start and watch the workers of lanes."""
+    return ray_processes("ray::TrainController")
+
+
+def exchanges(event: CellEvent) -> list[int]:
+    """The actor between trials and workers."""
+    return ray_processes("ray::ExchangeState")
+
+
+def dies_once(table: pa.Table, tokenize: Callable[[pa.Table], pa.Table], been_here: Path) -> pa.Table:
+    """Tokenise, but kill this process the first time."""
+    if not been_here.exists():
+        been_here.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tokenize(table)
+
+
+def stop_at_gates(
+    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run a cell that stands still after each of its rounds until a file lets it go on."""
+    gates = Path(payload["storage"]).parent / "gates"
+
+    def report_and_wait(data: dict[str, Any]) -> None:
+        report(data)
+        wait_until((gates / str(data["round_index"])).exists, "the gate opens")
+
+    run_cell(payload, tables, worker, report_and_wait)
+
+
+def kill_the_raylet(
+    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Kill the raylet before the cell's first round, and wait for what comes of it."""
+    [raylet] = [parent for parent in psutil.Process().parents() if parent.name() == "raylet"]
+    raylet.kill()
+    signal.pause()
+
+
+def run_with(path: Path, storage: Path, listener: Callable[[CellEvent], None], *options: str) -> list[str]:
+    """Run a study on Ray in this process and return what it said."""
+    from al_ray.study.plan import plan_study
+    from al_ray.study.run import run_study
+
+    said: list[str] = []
+    study = load_study(path)
+    execution = set_options(study.execution, ["tracking=off", f"storage={storage}", *options])
+    run_study(plan_study(study, str(storage)), execution, local=False, listener=listener, say=said.append)
+    return said

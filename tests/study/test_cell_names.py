@@ -1,0 +1,164 @@
+"""What cells are called: readable, short enough for a folder, and never two with one name."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from al_ray.names import identifier
+from al_ray.storage.folder import check_name
+from al_ray.study.names import MAX_SLUG, name_cells, slugs_of
+from al_ray.study.spec import CellSpec, make_spec
+from al_ray.tracking.projection import shown_name
+
+
+def spec(**changes: Any) -> CellSpec:
+    return make_spec({"dataset": "tickets", "strategy": "margin", "seed": 1, **changes}, "here")
+
+
+def datasets_of(*paths: str | dict[str, Any]) -> list[str]:
+    return [names.dataset for names in name_cells([spec(dataset=path) for path in paths])]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/a/data.csv", "x/b/data.csv"], ["data (a)", "data (b)"]),
+        (["data.csv", "b/data.csv"], ["data (.)", "data (b)"]),
+        (["/r/2024/q1/data.csv", "/r/2024/q2/data.csv", "/r/2025/q1/data.csv"],
+         ["data (2024/q1)", "data (2024/q2)", "data (2025/q1)"]),
+        (["d/hub--one/snapshots/1f/data", "d/hub--two/snapshots/2e/data"], ["data (hub--one)", "data (hub--two)"]),
+        (["C++.csv", "C#.csv"], ["c (C++.csv)", "c (C#.csv)"]),
+        (["tickets", "mine/tickets.csv"], ["tickets", "tickets (mine/tickets.csv)"]),
+        (["data.csv", "other.csv"], ["data", "other"]),
+        (["data.csv", "./data.csv", "x/../data.csv"], ["data"] * 3),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_data_sets_of_one_name_are_told_apart_by_as_little_of_their_paths_as_it_takes(
+    paths: list[str], names: list[str]
+) -> None:
+    assert datasets_of(*paths) == names
+
+
+def test_a_name_that_another_one_was_given_to_be_told_apart_is_told_apart_too() -> None:
+    models = [spec(model={"name": name, "revision": "r"}) for name in ("q/a/bert", "q/b/bert", "q/bert (a)")]
+    names = [each.model for each in name_cells(models)]
+    assert len(set(names)) == 3
+    assert names[1] == "bert (b)"
+    assert len(set(slugs_of(models, name_cells(models)))) == 3
+
+
+def test_options_tell_data_sets_apart_where_paths_do_not() -> None:
+    assert datasets_of({"name": "tickets", "seed": 1}, {"name": "tickets", "seed": 2}) == [
+        "tickets (seed=1)", "tickets (seed=2)"
+    ]  # fmt: skip
+    assert datasets_of({"path": "d.csv", "text": "a"}, {"path": "d.csv", "text": "b"}) == ["d (text=a)", "d (text=b)"]
+
+
+def test_rows_that_changed_under_one_name_are_told_apart_and_rows_that_moved_are_not() -> None:
+    changed = name_cells([spec(dataset="d.csv", dataset_sha256=digit * 64) for digit in "12"])
+    assert len({names.dataset for names in changed}) == 2
+    assert all(re.fullmatch(r"d \([0-9a-f]{8}\)", names.dataset) for names in changed)
+    moved = name_cells([spec(dataset=path, dataset_sha256="1" * 64) for path in ("d.csv", "elsewhere/d.csv")])
+    assert {names.dataset for names in moved} == {"d"}
+
+
+def test_models_of_one_name_are_told_apart_likewise() -> None:
+    models = [
+        "a/bert",
+        "b/bert",
+        {"name": "org/bert", "revision": "1" * 40},
+        {"name": "org/bert", "revision": "2" * 40},
+    ]
+    assert [names.model for names in name_cells([spec(model=model) for model in models])] == [
+        "bert (a)", "bert (b)", "bert (org, revision=111111111111)", "bert (org, revision=222222222222)",
+    ]  # fmt: skip
+    assert {names.variant for names in name_cells([spec(model=model) for model in models])} == {()}
+
+
+def test_options_that_differ_are_told_apart_whichever_the_seeds() -> None:
+    fast, slow = spec(finetune={"learning_rate": 1e-3}, seed=1), spec(finetune={"learning_rate": 1e-5}, seed=2)
+    assert [names.variant for names in name_cells([fast, slow])] == [
+        ("learning_rate=0.001",), ("learning_rate=1e-05",)
+    ]  # fmt: skip
+
+
+def test_a_longer_run_of_another_seed_is_the_same_method() -> None:
+    assert {names.variant for names in name_cells([spec(rounds=3, seed=1), spec(rounds=4, seed=2)])} == {()}
+    assert len({names.variant for names in name_cells([spec(rounds=3), spec(rounds=4)])}) == 2
+
+
+def test_options_of_one_name_are_named_in_full() -> None:
+    budget = {"name": "label_budget", "n_labels": 50}
+    cells = [spec(stopping=rules) for rules in ([budget, "pool_exhausted"], ["pool_exhausted", budget])]
+    first, second = name_cells(cells)
+    assert "stopping[0].name=label_budget" in first.variant
+    assert "stopping[1].name=label_budget" in second.variant
+
+
+paths = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=300).filter(
+    lambda text: text.strip()
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(paths, min_size=1, max_size=4, unique=True), st.lists(paths, min_size=1, max_size=3, unique=True))
+def test_slugs_fit_a_folder_and_no_two_cells_share_one(data: list[str], models: list[str]) -> None:
+    options = [{"path": path} for path in data]
+    specs = [spec(dataset=option, model=model, seed=2**63 - 1) for option in options for model in models]
+    specs = list({str(each.to_json()): each for each in specs}.values())
+    slugs = slugs_of(specs, name_cells(specs))
+    assert len(set(slugs)) == len(specs)
+    for slug in slugs:
+        check_name("cell", slug)
+        assert len(slug) <= MAX_SLUG
+
+
+def test_a_slug_stays_plain_until_two_would_be_one() -> None:
+    cells = [spec(dataset=path) for path in ("C++.csv", "C#.csv")]
+    assert slugs_of(cells[:1], name_cells(cells[:1])) == ["c-minilm-softmax-margin-s1"]
+    assert all(re.fullmatch(r"c_C_\S+\.[0-9a-f]{8}-s1", slug) for slug in slugs_of(cells, name_cells(cells)))
+
+
+SHOWN: list[Callable[[str], str]] = [
+    shown_name,
+    lambda name: identifier(name, re.compile("[a-z_]+"), re.compile("[^a-z]+"), 20),
+]
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=300) | st.text("<>_C c+#./", max_size=4), unique=True))
+def test_two_names_never_become_one_nor_one_that_was_changed_already(
+    shown: Callable[[str], str], names: list[str]
+) -> None:
+    whole = {f"accuracy.{name}" for name in names}
+    once = {shown(name) for name in whole}
+    assert len(once) == len(whole)
+    assert len(whole | once) == len({shown(name) for name in whole | once})
+
+
+@settings(deadline=None)
+@given(st.text(max_size=400))
+def test_mlflow_takes_every_name_that_it_is_shown(slice_name: str) -> None:
+    from mlflow.utils.validation import _validate_length_limit, _validate_metric_name
+
+    name = shown_name(f"accuracy.{slice_name}")
+    _validate_metric_name(name)
+    _validate_length_limit("metric", 250, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["accuracy", "seconds/finetune", "accuracy.rare-case_2", "accuracy.Urgent", "calibration.temperature"]
+)
+def test_usual_names_are_shown_as_they_are(name: str) -> None:
+    assert shown_name(name) == name
+
+
+@pytest.mark.parametrize(("name", "start"), [("<30", "_30"), ("C++", "C_"), ("技术 部", "技术_部")])
+def test_other_names_can_be_read_and_end_in_a_hash(name: str, start: str) -> None:
+    assert re.fullmatch(rf"accuracy\.{start}\.[0-9a-f]{{8}}", shown_name(f"accuracy.{name}"))

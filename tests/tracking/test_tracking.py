@@ -1,0 +1,627 @@
+"""MLflow shows what the records say: live, after an outage, after half a run, and as often as one likes."""
+
+import contextlib
+import io
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from al_ray.cli.run import print_mlflow
+from al_ray.errors import ConfigError, ExecutionError
+from al_ray.records.round import RecordedRound, now
+from al_ray.records.study import CellStore, StudyStore
+from al_ray.tracking import mlflow as tracking
+from al_ray.tracking import tracker as tracker_module
+from al_ray.tracking.address import default_tracking_uri, tracking_address
+from al_ray.tracking.mlflow import cells_path, connect, sync
+from al_ray.tracking.projection import Projection, final_points, query_table, round_points, spec_params
+from al_ray.tracking.tracker import Backlog, Outage, Tracker
+from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
+from tests.tracking import mlflow_view
+from tests.tracking.mlflow_view import values
+from tests.waiting import PATIENCE_S, wait_until
+
+CLOSED_PORT = "http://127.0.0.1:9"
+WAITS_S, LOOKS_S = (0.05, 0.05), (0.05, 0.2)
+
+
+@pytest.fixture
+def storage(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a storage folder with a space in its name and a ready database; the working directory is elsewhere."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = tmp_path / "my results"
+    folder.mkdir()
+    shutil.copy(migrated, folder / "mlflow.db")
+    yield folder
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@dataclass
+class SilentServer:
+    """Takes connections and never answers; in the end it breaks them off."""
+
+    listener: socket.socket
+    lines: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self.lines.append(self.listener.accept()[0])
+
+    def break_off(self) -> None:
+        for line in (self.listener, *self.lines):
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+            line.close()
+
+
+@pytest.fixture
+def silent_server() -> Iterator[SilentServer]:
+    server = SilentServer(socket.create_server(("127.0.0.1", 0), backlog=64))
+    threading.Thread(target=server.listen, daemon=True).start()
+    yield server
+    server.break_off()
+
+
+def uri(storage: Path) -> str:
+    address = default_tracking_uri(str(storage))
+    assert address is not None
+    return address
+
+
+def study(storage: Path) -> StudyStore:
+    return StudyStore.open(str(storage), "softmax")
+
+
+def shown(storage: Path) -> dict[str, dict[str, Any]]:
+    return mlflow_view.shown(uri(storage))
+
+
+def track(storage: Path, cell: CellStore, n_rounds: int = 3) -> None:
+    """Run a cell under a live tracker, as a study does."""
+    tracker = Tracker(study(storage), uri(storage))
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    for record in make_story(n_rounds):
+        cell.append(record)
+        tracker.round_recorded(cell.key, record)
+    cell.finish({})
+    tracker.cell_finished(cell.key, "done")
+    assert tracker.close(PATIENCE_S)
+
+
+# ---- what is shown
+
+
+def test_a_spec_becomes_one_parameter_an_option() -> None:
+    assert spec_params({**SPEC, "stopping": [], "oracle": {"name": "noisy", "rate": 0.1}, "on": True}) == {
+        "dataset": "trec6",
+        "model": "minilm",
+        "model.revision": "null",
+        "confidence": "softmax",
+        "strategy": "margin",
+        "filters": "uncertainty_clipping(fraction=0.05)",
+        "finetune.learning_rate": "2e-05",
+        "finetune.epochs": "5",
+        "seed": "42",
+        "stopping": "none",
+        "oracle": "noisy",
+        "oracle.rate": "0.1",
+        "on": "true",
+    }
+
+
+def test_long_values_are_cut_and_stay_apart() -> None:
+    first, second = (spec_params({"path": "x" * 600 + end})["path"] for end in "ab")
+    assert len(first) == len(second) <= 500
+    assert first != second
+    assert first.startswith("xxx")
+
+
+def test_the_initial_round_has_no_point_and_the_finals_are_mean_and_last() -> None:
+    entries = [RecordedRound(record=record, recorded_at=now(), tables={}) for record in make_story(3)]
+    assert round_points(entries[0]) == []
+    assert {point.name: point.value for point in round_points(entries[2])} == {
+        "accuracy": 0.7,
+        "macro_f1": 0.6000000000000001,
+        "loss": 0.5,
+        "seconds/finetune": 0.25,
+        "seconds/query": 0.125,
+        "round_index": 2.0,
+    }
+    assert {point.step for point in round_points(entries[2])} == {6}
+    finals = {point.name: point.value for point in final_points(entries)}
+    assert finals["final/accuracy"] == 0.8
+    assert finals["alc/accuracy"] == pytest.approx((0.6 + 0.7 + 0.8) / 3)
+    assert final_points(entries[:1]) == []
+
+
+def test_the_query_table_has_one_row_an_example() -> None:
+    entries = [RecordedRound(record=make_record(0, abstain=True), recorded_at=now(), tables={})]
+    assert query_table(entries).splitlines()[:3] == [
+        "round_index,id,score,label,abstained",
+        "0,0,0.0,-1,True",
+        "0,1,0.14285714285714285,1,False",
+    ]
+
+
+def test_the_default_address_is_a_file_in_local_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_tracking_uri(str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert default_tracking_uri(f"file://{tmp_path}") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert default_tracking_uri("mock://bucket") is None
+    with pytest.raises(ConfigError, match=r"has '\?' or '%' in its name"):
+        default_tracking_uri(str(tmp_path / "50%"))
+    assert tracking_address("off", str(tmp_path)) is None
+    assert tracking_address("http://server", str(tmp_path)) == "http://server"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from-environment")
+    assert tracking_address(None, str(tmp_path)) == "http://from-environment"
+
+
+# ---- live and rebuilt
+
+
+def test_live_tracking_shows_the_whole_study_and_a_sync_adds_nothing(storage: Path) -> None:
+    cell = open_cell(storage)
+    track(storage, cell)
+    live = shown(storage)
+    parent, child = live["softmax"], live[cell.slug]
+    assert (parent["status"], child["status"]) == ("FINISHED", "FINISHED")
+    assert parent["tags"]["al_ray.kind"] == "study"
+    assert child["parent"] == parent["id"]
+    assert child["tags"]["al_ray.cell"] == cell.key
+    assert child["tags"]["al_ray.fingerprint"] == cell.fingerprint
+    assert child["params"] == spec_params(SPEC)
+    accuracies = [(step, value) for key, step, value in values(child) if key == "accuracy"]
+    assert accuracies == [(3, 0.6), (6, 0.7), (9, 0.8)]
+    assert ("final/accuracy", 9, 0.8) in values(child)
+    recorded = [round(entry.recorded_at.timestamp() * 1000) for entry in cell.recorded_rounds()]
+    assert [at for key, _, _, at in child["points"] if key == "accuracy"] == recorded[1:]
+    assert child["artifacts"] == ["queries.csv", "spec.json"]
+    assert list((storage / "mlartifacts" / "softmax").rglob("queries.csv"))
+    report = sync(study(storage), uri(storage))
+    assert (report.n_cells, report.n_complete, report.n_runs, report.n_points) == (1, 1, 0, 0)
+    assert shown(storage) == live
+
+
+def test_a_run_starts_when_its_cell_does_however_late_mlflow_is(storage: Path) -> None:
+    from mlflow import MlflowClient
+
+    cell = open_cell(storage)
+    tracker = Tracker(study(storage), uri(storage))
+    told = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    with pytest.MonkeyPatch.context() as earlier:
+        earlier.setattr(tracker_module, "now", lambda: told)
+        tracker.cell_started(cell.key, SPEC)
+    tracker.start()
+    tracker.cell_finished(cell.key, "done")
+    assert tracker.close(PATIENCE_S)
+    client = MlflowClient(tracking_uri=uri(storage))
+    experiment = client.get_experiment_by_name("softmax")
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{cell.slug}'")
+    assert run.info.start_time == told.timestamp() * 1000
+
+
+def test_rebuilding_from_records_gives_what_live_tracking_gives(storage: Path, migrated: Path) -> None:
+    cell = open_cell(storage)
+    track(storage, cell)
+    live = shown(storage)
+    shutil.copy(migrated, storage / "mlflow.db")
+    first = sync(study(storage), uri(storage))
+    assert (first.n_cells, first.n_complete, first.n_runs) == (1, 0, 2)
+    rebuilt = shown(storage)
+    assert first.n_points == len(rebuilt[cell.slug]["points"])
+    for name, view in rebuilt.items():
+        assert {**view, "id": 0, "parent": 0} == {**live[name], "id": 0, "parent": 0}
+    assert sync(study(storage), uri(storage)).n_points == 0
+    assert shown(storage) == rebuilt
+
+
+def test_a_run_that_was_half_logged_is_completed_without_a_second_point(storage: Path) -> None:
+    from mlflow.entities import Metric, Param
+
+    cell = open_cell(storage)
+    run_cell(cell)
+    begun = connect(study(storage), uri(storage))  # died between create_run and the first log
+    run = begun._create(cell.slug, {"al_ray.cell": cell.key, "mlflow.parentRunId": begun._parent.run_id}, None)
+    half = [Metric("accuracy", 0.6, 1, 3), Metric("round_index", 1.0, 1, 3), Metric("accuracy", 0.7, 1, 6)]
+    begun._client.log_batch(run.run_id, metrics=half, params=[Param("seed", "42")])
+    report = sync(study(storage), uri(storage))
+    child = shown(storage)[cell.slug]
+    assert report.n_runs == 0
+    assert child["status"] == "FINISHED"
+    assert child["params"] == spec_params(SPEC)
+    assert len(values(child)) == len(set(values(child))) == 3 * 6 + 4
+    assert sync(study(storage), uri(storage)).n_complete == 1
+
+
+def test_runs_that_two_programs_made_at_once_become_one(storage: Path) -> None:
+    cell = open_cell(storage)
+    run_cell(cell)
+    one, other = connect(study(storage), uri(storage)), connect(study(storage), uri(storage))
+    one.project_cell(cell)
+    other.project_cell(cell)
+    report = sync(study(storage), uri(storage))
+    assert len(report.duplicates) == 1
+    assert shown(storage).keys() == {"softmax", cell.slug}
+    assert sync(study(storage), uri(storage)).duplicates == ()
+
+
+def test_a_cell_that_failed_and_was_taken_up_again_has_one_run(storage: Path) -> None:
+    cell = open_cell(storage)
+    cell.append(make_record(0))
+    cell.append(make_record(1))
+    cell.fail({"error": "out of memory"})
+    sync(study(storage), uri(storage))
+    failed = shown(storage)
+    assert (failed["softmax"]["status"], failed[cell.slug]["status"]) == ("FAILED", "FAILED")
+    assert "out of memory" in failed[cell.slug]["tags"]["al_ray.failure"]
+    cell.begin(SPEC, {})
+    track(storage, cell, 3)
+    done = shown(storage)
+    assert (done["softmax"]["status"], done[cell.slug]["status"]) == ("FINISHED", "FINISHED")
+    assert done[cell.slug]["id"] == failed[cell.slug]["id"]
+    assert "al_ray.failure" not in done[cell.slug]["tags"]
+    assert len(values(done[cell.slug])) == len(set(values(done[cell.slug]))) == 3 * 6 + 4
+
+
+def test_a_cell_that_still_runs_is_shown_as_running(storage: Path) -> None:
+    cell = open_cell(storage)
+    cell.append(make_record(0))
+    cell.append(make_record(1))
+    sync(study(storage), uri(storage))
+    view = shown(storage)
+    assert (view["softmax"]["status"], view[cell.slug]["status"]) == ("RUNNING", "RUNNING")
+    assert not [key for key, _, _ in values(view[cell.slug]) if key.startswith(("final", "alc"))]
+
+
+def test_cells_of_a_driver_that_leaves_are_shown_as_killed_until_they_are_taken_up(storage: Path) -> None:
+    cell = open_cell(storage)
+
+    def run(*rounds: int) -> Tracker:
+        tracker = Tracker(study(storage), uri(storage))
+        tracker.start()
+        tracker.cell_started(cell.key, SPEC)
+        for index in rounds:
+            cell.append(make_record(index))
+            tracker.round_recorded(cell.key, make_record(index))
+        return tracker
+
+    assert run(0, 1).close(60)
+    left = shown(storage)
+    assert (left["softmax"]["status"], left[cell.slug]["status"]) == ("KILLED", "KILLED")
+    sync(study(storage), uri(storage))
+    assert shown(storage)[cell.slug]["status"] == "KILLED"
+    again = run(2)
+    cell.finish({"final": {"accuracy": 0.5}})
+    again.cell_finished(cell.key, "done")
+    assert again.close(60)
+    done = shown(storage)
+    assert (done["softmax"]["status"], done[cell.slug]["status"]) == ("FINISHED", "FINISHED")
+    assert done[cell.slug]["id"] == left[cell.slug]["id"]
+
+
+def test_studies_of_one_name_in_two_storages_stay_apart(storage: Path, tmp_path: Path) -> None:
+    first, second = open_cell(storage), open_cell(tmp_path / "other")
+    run_cell(first)
+    run_cell(second)
+    reports = [sync(StudyStore.open(str(place), "softmax"), uri(storage)) for place in (storage, tmp_path / "other")]
+    assert [report.n_runs for report in reports] == [2, 2]
+    assert reports[0].n_points == reports[1].n_points
+
+
+def test_a_run_deleted_while_the_study_runs_is_told_once_and_made_again(storage: Path) -> None:
+    said: list[str] = []
+    cell = open_cell(storage)
+    other = connect(study(storage), uri(storage))
+    tracker = Tracker(study(storage), uri(storage), say=said.append)
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    cell.append(make_record(0))
+    wait_until(lambda: tracker._projection is not None and tracker._projection.has(cell.key))
+    wait_until(lambda: not tracker._backlog.behind())
+    (run,) = (run for run in other._children(other._parent) if run.tags["al_ray.cell"] == cell.key)
+    other._client.delete_run(run.run_id)
+    for index in (1, 2):
+        cell.append(make_record(index))
+        tracker.round_recorded(cell.key, make_record(index))
+    assert tracker.close(PATIENCE_S)
+    assert len(said) == 1
+    assert f"did not take an update of cell {cell.key}" in said[0]
+    view = shown(storage)[cell.slug]
+    assert view["id"] != run.run_id
+    assert len(values(view)) == len(set(values(view))) == 2 * 6
+
+
+def test_the_path_of_the_table_of_cells_is_known_once_mlflow_was_reached(storage: Path) -> None:
+    cell = open_cell(storage)
+    assert cells_path(study(storage), uri(storage)) is None
+    track(storage, cell)
+    path = cells_path(study(storage), uri(storage))
+    assert path is not None
+    wanted = urllib.parse.quote(f"tags.`mlflow.parentRunId` = '{shown(storage)['softmax']['id']}'")
+    assert path.startswith("/#/experiments/")
+    assert f"/runs?searchFilter={wanted}&" in path
+
+
+def test_a_printed_address_opens_the_table_of_cells_and_holds_no_login(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_cell(storage)
+    server, file = "https://user:secret@mlflow.example/", uri(storage)
+    assert printed(storage, server) == "MLflow UI: https://mlflow.example\n"
+    monkeypatch.setattr(sys, "executable", "/my python/bin/python")
+    typed = shlex.split(printed(storage, file).removeprefix("MLflow UI: "))
+    assert typed == ["/my python/bin/mlflow", "ui", "--backend-store-uri", file]
+    assert printed(storage, "databricks://profile") == "MLflow UI: databricks://profile\n"
+    for address in (server, file):
+        monkeypatch.setitem(tracking._cells_paths, (address, study(storage).root), "/#/experiments/1/runs?x")
+    assert printed(storage, server) == "table of cells: https://mlflow.example/#/experiments/1/runs?x\n"
+    assert printed(storage, file).endswith("\ntable of cells: http://127.0.0.1:5000/#/experiments/1/runs?x\n")
+
+
+def printed(storage: Path, address: str) -> str:
+    text = io.StringIO()
+    print_mlflow(Console(file=text, width=80), study(storage), address)
+    return text.getvalue()
+
+
+# ---- MLflow is not there
+
+
+def test_an_outage_neither_raises_nor_delays_and_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said: list[str] = []
+    cell = open_cell(tmp_path)
+    tracker = Tracker(study(tmp_path), "http://user:secret@127.0.0.1:9", say=said.append, waits_s=WAITS_S)
+    everything_is_told = threading.Event()
+
+    def connect_late(store: StudyStore, address: str) -> Projection:
+        assert everything_is_told.wait(PATIENCE_S), "telling the tracker waited for MLflow"
+        return connect(store, address)
+
+    monkeypatch.setattr(tracker_module, "connect", connect_late)
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    for record in make_story(300):
+        tracker.round_recorded(cell.key, record)
+    tracker.cell_finished(cell.key, "done")
+    everything_is_told.set()
+    wait_until(lambda: said)
+    assert not tracker.close(PATIENCE_S)
+    assert len(said) == 2
+    assert "127.0.0.1:9 cannot be used" in said[0]
+    assert f"127.0.0.1:9 lacks the last news of 1 cell ({cell.key}). It cannot be used: connection refused." in said[1]
+    assert said[1].endswith(f"al-ray sync {study(tmp_path).root} --tracking http://127.0.0.1:9")
+    assert not any("secret" in sentence for sentence in said)
+    with pytest.raises(ExecutionError, match=r"MLflow at http://127\.0\.0\.1:9 does not do what it should"):
+        sync(study(tmp_path), CLOSED_PORT)
+
+
+def test_a_server_that_never_answers_holds_nothing_up_and_has_one_sentence_at_the_end(
+    tmp_path: Path, silent_server: SilentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{2 * PATIENCE_S:.0f}")
+    said: list[str] = []
+    cell = open_cell(tmp_path)
+    tracker = Tracker(study(tmp_path), silent_server.address, say=said.append, waits_s=())
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    tracker.round_recorded(cell.key, make_record(1))
+    wait_until(lambda: silent_server.lines, "the first request")
+    # The answer never comes while this runs: whatever waited for it would wait longer than the test may take.
+    assert not tracker.close(0.1)
+    assert len(said) == 1
+    assert f"lacks the last news of 1 cell ({cell.key}). It was too slow: after 0.1 s updates are still" in said[0]
+    silent_server.break_off()
+    tracker._thread.join(PATIENCE_S)
+    assert not tracker._thread.is_alive()
+    assert len(said) == 1, "an outage of an MLflow that was given up is nobody's news"
+
+
+def test_a_short_outage_loses_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = open_cell(storage)
+    real, calls = Projection._add_points, iter(range(1000))
+
+    def flaky(self: Projection, run: Any, points: Any) -> None:
+        real(self, run, points)
+        if next(calls) < 2:
+            raise ConnectionError("the answer was lost")
+
+    monkeypatch.setattr(Projection, "_add_points", flaky)
+    said: list[str] = []
+    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S)
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    for record in make_story(2):
+        cell.append(record)
+        tracker.round_recorded(cell.key, record)
+    assert tracker.close(PATIENCE_S)
+    assert said == []
+    assert len(values(shown(storage)[cell.slug])) == 2 * 6
+
+
+def test_a_listener_that_fails_does_not_stop_the_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(sentence: str) -> None:
+        raise RuntimeError(sentence)
+
+    (tmp_path / "not a folder").write_text("x")
+    open_cell(tmp_path)
+    tracker = Tracker(study(tmp_path), f"sqlite:///{tmp_path}/not a folder/mlflow.db", say=broken, waits_s=())
+    tracker.start()
+    tracker.cell_started("x--00000000", SPEC)
+    assert not tracker.close(PATIENCE_S)
+    assert "the listener for tracking problems failed" in caplog.text
+
+
+def test_an_update_that_cannot_be_taken_does_not_stop_those_of_other_cells(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned, healthy = open_cell(storage), open_cell(storage, slug="other", seed=1)
+    real = Projection.project_cell
+
+    def project(self: Projection, cell: CellStore, status: Any = None) -> bool:
+        if cell.key == poisoned.key:
+            raise KeyError("no sense in this cell")
+        return real(self, cell, status)
+
+    monkeypatch.setattr(Projection, "project_cell", project)
+    said: list[str] = []
+    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=(), looks_s=LOOKS_S)
+    tracker.start()
+    tracker.cell_finished(poisoned.key, "failed")
+    wait_until(lambda: len(said) == 1)
+    run_cell(healthy)
+    tracker.cell_finished(healthy.key, "done")
+    wait_until(lambda: len(said) == 3)
+    assert not tracker.close(PATIENCE_S)
+    assert len(said) == 4
+    assert "cannot be used" in said[0]
+    assert f"did not take an update of cell {poisoned.key}" in said[1]
+    assert "is back: 1 cell was brought up" in said[2]
+    assert f"lacks the last news of 1 cell ({poisoned.key})" in said[-1]
+    assert "no sense in this cell" in said[-1]
+    assert shown(storage)["other"]["status"] == "FINISHED"
+
+
+def test_records_that_cannot_be_read_for_a_while_are_shown_later(storage: Path) -> None:
+    cell, other = open_cell(storage), open_cell(storage, slug="other", seed=1)
+    spec = storage / "softmax" / cell.key / "spec.json"
+    whole = spec.read_text()
+    said: list[str] = []
+    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S, looks_s=LOOKS_S)
+    tracker.start()
+    for started in (cell, other):
+        tracker.cell_started(started.key, SPEC)
+        run_cell(started)
+    spec.write_text(whole[:100])
+    tracker.cell_finished(cell.key, "done")
+    tracker.cell_finished(other.key, "done")
+    wait_until(lambda: bool(said) and tracker._backlog.behind() == [cell.key])
+    spec.write_text(whole)
+    assert tracker.close(PATIENCE_S)
+    assert len(said) == 1
+    assert f"did not take an update of cell {cell.key}" in said[0]
+    assert {view["status"] for view in shown(storage).values()} == {"FINISHED"}
+    assert sync(study(storage), uri(storage)).n_complete == 2
+
+
+def test_a_storage_that_is_away_when_mlflow_is_first_needed_is_an_outage(storage: Path) -> None:
+    cell = open_cell(storage)
+    claim = storage / "softmax" / "study.json"
+    whole = claim.read_text()
+    claim.write_text("")
+    said: list[str] = []
+    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S, looks_s=LOOKS_S)
+    tracker.start()
+    tracker.cell_started(cell.key, SPEC)
+    wait_until(lambda: bool(said))
+    claim.write_text(whole)
+    wait_until(lambda: len(said) == 2)
+    run_cell(cell)
+    tracker.cell_finished(cell.key, "done")
+    assert tracker.close(PATIENCE_S)
+    assert "cannot be used" in said[0]
+    assert "is back: 1 cell was brought up" in said[1]
+    assert sync(study(storage), uri(storage)).n_complete == 1
+
+
+# ---- how long, how much
+
+
+def test_a_look_comes_after_30_seconds_and_then_at_intervals_that_double_up_to_5_minutes() -> None:
+    outage = Outage(waits_s=(1.0, 4.0, 15.0), looks_s=(30.0, 300.0))
+    assert [outage.failed() for _ in range(9)] == [1, 4, 15, 30, 60, 120, 240, 300, 300]
+    assert outage.look_s(10**6) == 300
+
+
+def test_a_week_of_rounds_takes_no_more_memory_than_an_hour() -> None:
+    backlog = Backlog(max_rounds=50)
+    entry = RecordedRound(record=make_record(1), recorded_at=now(), tables={})
+    for key in ("a", "b", "c") * 5000:
+        backlog.round_recorded(key, entry)
+        assert sum(len(news.rounds) for news in backlog._waiting.values()) == backlog._n_rounds <= 50
+    assert backlog.overflowed
+    assert backlog.behind() == ["a", "b", "c"]
+    backlog.keep_rounds(False)
+    backlog.round_recorded("d", entry)
+    assert backlog._n_rounds == 0
+    assert all(news.is_whole and not news.rounds for news in backlog._waiting.values())
+
+
+def test_news_that_are_put_back_join_newer_ones_and_wait_behind_other_cells() -> None:
+    backlog = Backlog(max_rounds=50)
+    entry = RecordedRound(record=make_record(1), recorded_at=now(), tables={})
+    backlog.cell_started("a", SPEC, now())
+    backlog.round_recorded("a", entry)
+    taken = backlog.take()
+    assert taken is not None
+    backlog.round_recorded("b", entry)
+    backlog.cell_ended("a", "done")
+    assert backlog.behind() == ["a", "b"]
+    backlog.put_back(*taken)
+    backlog.close()
+    (first, second) = (backlog.take(), backlog.take())
+    assert first is not None
+    assert second is not None
+    assert (first[0], len(first[1].rounds)) == ("b", 1)
+    assert (second[0], second[1].status, second[1].is_whole, second[1].spec) == ("a", "done", True, SPEC)
+    backlog.done()
+    assert backlog.take() is None
+    assert backlog.behind() == []
+
+
+def test_tracking_off_does_nothing(tmp_path: Path) -> None:
+    open_cell(tmp_path)
+    tracker = Tracker(study(tmp_path), None)
+    tracker.start()
+    tracker.cell_started("x--00000000", SPEC)
+    assert tracker.close(0.1)
+    assert threading.active_count() < 50
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+IN_THE_THREAD = """
+import sys, threading
+from al_ray.records.study import StudyStore
+from al_ray.tracking.tracker import Tracker
+store = StudyStore.open(sys.argv[1], "softmax")
+tracker = Tracker(store, f"sqlite:///{sys.argv[1]}/mlflow.db")
+assert "mlflow" not in sys.modules
+tracker.start()
+tracker.cell_started("x--00000000", {"seed": 1})
+assert tracker.close(400), "not everything was written"
+assert "mlflow" in sys.modules
+"""
+
+
+def test_a_fresh_database_is_made_in_the_thread_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    open_cell(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", IN_THE_THREAD, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
