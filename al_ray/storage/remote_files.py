@@ -9,6 +9,9 @@ one PutObject, of which a server that does not get all keeps nothing. A larger o
 100,000 examples, still goes in parts; a lifecycle rule of the bucket clears what a killed writer leaves of those. A
 listing asks for 1,000 names at a time until it has all; a delete looks first and then keeps the folder by an empty
 object with a slash at the end, which no listing here shows.
+
+obstore 0.12 was weighed in its place. It creates and updates on a condition, in half the requests; but it reads no
+``~/.aws`` profile, finds no region, speaks no HDFS, hangs in a forked child, and needs the same retries around it.
 """
 
 import contextlib
