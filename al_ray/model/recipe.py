@@ -1,9 +1,9 @@
 """The fine-tuning recipe: what is done with the labelled examples of a round; identity of a cell."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from al_ray.errors import ConfigError
+from al_ray.registry import Within, check_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,33 +29,17 @@ class FinetuneRecipe:
         frozen_layers: lowest encoder layers that keep their weights, and the embeddings with them; 0 = nothing frozen.
     """
 
-    learning_rate: float = 2e-5
-    epochs: int = 10
-    batch_size: int = 32
-    weight_decay: float = 0.01
+    learning_rate: Annotated[float, Within(gt=0, lt=1, advice="2e-5 is usual")] = 2e-5
+    epochs: Annotated[int, Within(ge=1)] = 10
+    batch_size: Annotated[int, Within(ge=1)] = 32
+    weight_decay: Annotated[float, Within(ge=0, lt=1, advice="0 turns it off")] = 0.01
     schedule: Literal["constant", "linear"] = "constant"
-    warmup_fraction: float = 0.0
-    gradient_clip: float = 1.0
-    validation_fraction: float = 0.1
-    patience: int = 5
+    warmup_fraction: Annotated[float, Within(ge=0, le=1)] = 0.0
+    gradient_clip: Annotated[float, Within(ge=0, finite=True, advice="0 turns it off")] = 1.0
+    validation_fraction: Annotated[float, Within(ge=0, le=0.5, advice="0 turns it off")] = 0.1
+    patience: Annotated[int, Within(ge=0, advice="0 turns it off")] = 5
     class_weights: Literal["none", "balanced"] = "none"
-    frozen_layers: int = 0
+    frozen_layers: Annotated[int, Within(ge=0, advice="0 freezes nothing")] = 0
 
     def __post_init__(self) -> None:
-        self._require(0 < self.learning_rate < 1, "learning_rate", "above 0 and below 1, such as 2e-5")
-        self._require(self.epochs >= 1, "epochs", "at least 1")
-        self._require(self.batch_size >= 1, "batch_size", "at least 1")
-        self._require(0 <= self.weight_decay < 1, "weight_decay", "at least 0 and below 1; 0 turns it off")
-        self._require(self.schedule in ("constant", "linear"), "schedule", "'constant' or 'linear'")
-        self._require(0 <= self.warmup_fraction <= 1, "warmup_fraction", "between 0 and 1")
-        self._require(0 <= self.gradient_clip < float("inf"), "gradient_clip", "at least 0; 0 turns it off")
-        self._require(0 <= self.validation_fraction <= 0.5, "validation_fraction", "between 0 and 0.5; 0 turns it off")
-        self._require(self.patience >= 0, "patience", "at least 0; 0 turns it off")
-        self._require(self.class_weights in ("none", "balanced"), "class_weights", "'none' or 'balanced'")
-        self._require(self.frozen_layers >= 0, "frozen_layers", "at least 0; 0 freezes nothing")
-
-    def _require(self, holds: bool, field: str, right: str) -> None:
-        if not holds:
-            raise ConfigError(
-                f"option {field!r} of the fine-tuning recipe is {getattr(self, field)!r}. It must be {right}."
-            )
+        check_options(self, "the fine-tuning recipe")

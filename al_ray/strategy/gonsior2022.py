@@ -12,14 +12,14 @@ round does, in float64.
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from al_ray.core import disagreement, uncertainty
 from al_ray.core.types import FloatArray, PoolView
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
 WORST = 1.0
@@ -58,13 +58,7 @@ class _AsRun(QueryStrategy):
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005 (as its code computes it)"
     needs_labeled: ClassVar[bool] = True
-    clipping: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.clipping <= 1:
-            raise ConfigError(
-                f"clipping is {self.clipping}, it must be above 0 and at most 1. 1.0 is off, 0.95 overwrites 5 %."
-            )
+    clipping: Annotated[float, Within(gt=0, le=1, advice="1.0 is off, 0.95 overwrites 5 %.")] = 1.0
 
     @abstractmethod
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
