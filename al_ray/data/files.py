@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from al_ray.core.types import TextDataset
-from al_ray.data.content import content_sha256
 from al_ray.data.rows import FORMATS, Rows, missing_file, read_rows
-from al_ray.data.splits import Columns, make_splits, split_off_test
+from al_ray.data.splits import Columns, content_sha256, make_splits, split_off_test
 from al_ray.errors import ConfigError, DataError
 from al_ray.registry import Within, build_dataclass, check_options
 

@@ -14,11 +14,10 @@ from typing import ClassVar
 
 from al_ray.core.types import TextDataset
 from al_ray.data import DatasetSource, Declaration, datasets
-from al_ray.data.content import content_sha256
 from al_ray.data.files import data_folder, split_files
 from al_ray.data.hub import HubFiles
 from al_ray.data.rows import Rows, read_rows
-from al_ray.data.splits import Columns, keep_some, make_splits
+from al_ray.data.splits import Columns, content_sha256, keep_some, make_splits
 from al_ray.errors import ConfigError, DataError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from al_ray.core.seeding import stream
 from al_ray.core.types import TextDataset, TextSplit
 from al_ray.data import DatasetSource, Declaration, datasets
-from al_ray.data.content import content_sha256
+from al_ray.data.splits import content_sha256
 from al_ray.data.ticket_phrases import ASIDES, BACKGROUNDS, CLASSES, CLOSERS, JUNK, OPENERS, SLOTS
 from al_ray.errors import ConfigError
 from al_ray.registry import Within

@@ -56,7 +56,7 @@ class Classifier(Protocol):
         *,
         plain: bool = False,
         with_features: bool = False,
-        with_clean: bool = False,
+        with_logits_without_dropout: bool = False,
     ) -> ModelOutputs:
         """Return the outputs of exactly ``ids``, sorted by id."""
         ...

@@ -15,8 +15,7 @@ import numpy as np
 
 from al_ray.core.types import IntArray
 from al_ray.errors import ModelError
-from al_ray.model.model_files import stored_shapes
-from al_ray.model.source import MINILM, MINILM_SHA256, REVISIONS, ResolvedModel
+from al_ray.model.source import MINILM, MINILM_SHA256, REVISIONS, ResolvedModel, stored_shapes
 from al_ray.model.tokens import load_tokenizer
 
 if TYPE_CHECKING:

@@ -40,3 +40,16 @@ class StoppingRule(Plugin, Protocol):
 
 
 stopping_rules: Registry[StoppingRule] = Registry("stopping rule", "al_ray.stopping")
+
+
+def recent(rounds: Sequence[RoundRecord], metric: str, n: int) -> list[float] | None:
+    """Return a metric of the last ``n`` rounds, oldest first, or None where one of them does not have it.
+
+    Args:
+        rounds: all rounds, oldest first.
+        metric: what the rounds recorded it as.
+        n: how many, at least 1.
+    """
+    values = [record.metrics.get(metric) for record in rounds[-n:]]
+    known = [value for value in values if value is not None]
+    return known if len(known) == n else None

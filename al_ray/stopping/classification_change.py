@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar
 
 from al_ray.core.types import RoundRecord
 from al_ray.registry import Within
-from al_ray.stopping import StoppingRule, stopping_rules
-from al_ray.stopping.recent import recent
+from al_ray.stopping import StoppingRule, recent, stopping_rules
 
 
 @stopping_rules.register("classification_change")

@@ -30,7 +30,7 @@ KL_GUARD = 1e-9
 Floats = npt.NDArray[np.float64]
 
 
-def clip_as_run(raw: FloatArray, raw_labeled: FloatArray, clipping: float) -> Floats:
+def gonsior2022_clip(raw: FloatArray, raw_labeled: FloatArray, clipping: float) -> Floats:
     """Overwrite the lowest raw scores of the pool with 1, the threshold taken over labelled and pool together.
 
     Args:
@@ -53,7 +53,7 @@ def summed_consensus_kl(log_probs: FloatArray) -> Floats:
 
 
 @dataclass(frozen=True)
-class _AsRun(QueryStrategy):
+class _Gonsior2022(QueryStrategy):
     """What the strategies of the reference code share: the lowest raw score is queried, after clipping."""
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005 (as its code computes it)"
@@ -69,7 +69,7 @@ class _AsRun(QueryStrategy):
         if self.clipping == 1.0:
             return raw(pool.log_probs)
         assert pool.labeled_log_probs is not None, "clipping reads labeled_log_probs"
-        return clip_as_run(raw(pool.log_probs), raw(pool.labeled_log_probs), self.clipping)
+        return gonsior2022_clip(raw(pool.log_probs), raw(pool.labeled_log_probs), self.clipping)
 
 
 def _largest_probability(log_probs: FloatArray) -> Floats:
@@ -87,7 +87,7 @@ def _entropy(log_probs: FloatArray) -> Floats:
 
 @strategies.register("gonsior2022/least_confidence")
 @dataclass(frozen=True)
-class LeastConfidenceAsRun(_AsRun):
+class Gonsior2022LeastConfidence(_Gonsior2022):
     """Lowest probability of the predicted class first, the lowest few percent overwritten with 1.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Without clipping it is the textbook
@@ -106,7 +106,7 @@ class LeastConfidenceAsRun(_AsRun):
 
 @strategies.register("gonsior2022/margin")
 @dataclass(frozen=True)
-class MarginAsRun(_AsRun):
+class Gonsior2022Margin(_Gonsior2022):
     """Smallest gap between the two likeliest classes first, the smallest few percent overwritten with 1.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Without clipping it is the textbook
@@ -123,7 +123,7 @@ class MarginAsRun(_AsRun):
 
 @strategies.register("gonsior2022/entropy")
 @dataclass(frozen=True)
-class EntropyAsRun(_AsRun):
+class Gonsior2022Entropy(_Gonsior2022):
     """Highest entropy first, but clipping lifts the most certain few percent to 1 nat instead of dropping the unsure.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The percentile step is handed +H and the
@@ -143,7 +143,7 @@ class EntropyAsRun(_AsRun):
 
 @strategies.register("gonsior2022/vote_entropy")
 @dataclass(frozen=True)
-class VoteEntropyAsRun(_AsRun):
+class Gonsior2022VoteEntropy(_Gonsior2022):
     """Lowest entropy of the committee's votes first: the LEAST disputed examples are queried.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it; the textbook (Dagan and Engelson 1995)
@@ -163,7 +163,7 @@ class VoteEntropyAsRun(_AsRun):
 
 @strategies.register("gonsior2022/consensus_kl")
 @dataclass(frozen=True)
-class ConsensusKLAsRun(_AsRun):
+class Gonsior2022ConsensusKL(_Gonsior2022):
     """Lowest KL divergence of the members from their mean first: the LEAST disputed examples are queried.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it; the textbook (McCallum and Nigam 1998)
@@ -186,7 +186,7 @@ class ConsensusKLAsRun(_AsRun):
 
 @strategies.register("gonsior2022/trust_score")
 @dataclass(frozen=True)
-class TrustScoreAsRun(_AsRun):
+class Gonsior2022LowestTrust(_Gonsior2022):
     """Lowest trust score first, the lowest few percent overwritten with 1, which is an ordinary trust score.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Reads minus the confidence method's own
@@ -207,4 +207,4 @@ class TrustScoreAsRun(_AsRun):
         if self.clipping == 1.0:
             return -trust
         assert pool.labeled_uncertainty is not None, "clipping reads labeled_uncertainty"
-        return -clip_as_run(trust, -np.asarray(pool.labeled_uncertainty), self.clipping)
+        return -gonsior2022_clip(trust, -np.asarray(pool.labeled_uncertainty), self.clipping)
