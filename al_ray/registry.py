@@ -99,6 +99,27 @@ class Registry(Generic[T]):
     As the annotation of a pydantic field, ``Annotated[QueryStrategy, strategies]``, it builds the field's value from an
     option, writes it back as one, and gives the JSON schema of all options of the family.
 
+    A plug-in sees arrays and can be tried without a study. Here a strategy chooses two of four unlabelled examples:
+
+    >>> import numpy as np
+    >>> from al_ray.core.ranking import rank
+    >>> from al_ray.core.seeding import stream
+    >>> from al_ray.core.types import LabeledSet, PoolView
+    >>> from al_ray.strategy import strategies
+    >>> probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.55, 0.45], [0.2, 0.8]])
+    >>> pool = PoolView(
+    ...     ids=np.array([3, 5, 8, 13]),
+    ...     log_probs=np.log(probs)[:, None, :],  # [n_pool, n_draws, n_classes]
+    ...     features=np.array([[1, 0], [1, 1], [1, 1], [0, 1]], dtype=np.float32),
+    ...     labeled=LabeledSet(ids=np.array([1, 2]), labels=np.array([0, 1])),
+    ... )
+    >>> badge = strategies.build("badge")
+    >>> ranking = rank(pool.ids, badge.score(pool, stream(0, "score")), seed=0)  # high = query first
+    >>> ranking.ids.tolist()
+    [8, 5, 13, 3]
+    >>> badge.pick(pool, ranking, 2, stream(0, "pick")).tolist()  # the top, and one that is unlike it
+    [8, 3]
+
     Args:
         family: what one plug-in is called in messages, such as ``query strategy``.
         package: dotted name of the package whose modules hold the plug-ins.
