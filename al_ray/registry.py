@@ -76,8 +76,7 @@ class Within(annotated_types.GroupedMetadata):
 
     def excludes(self, value: float) -> bool:
         """Say whether a number that is not finite breaks these bounds, rather than the rule that records hold none."""
-        above = self.le is not None or self.lt is not None
-        return self.finite or math.isnan(value) or (above if value > 0 else True)
+        return self.finite or value != math.inf or self.le is not None or self.lt is not None
 
 
 class Plugin(Protocol):
@@ -283,26 +282,27 @@ _OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_
 
 def _option_words(detail: ErrorDetails, cls: type, values: Mapping[str, Any], where: str) -> str:
     """Word what pydantic found wrong with an option of a dataclass."""
-    key, value, kind = str(detail["loc"][0]), detail["input"], detail["type"]
+    key, kind = str(detail["loc"][0]), detail["type"]
     if kind == "extra_forbidden":
         return unknown_name(f"option of {where}:", key, _hints(cls))
     takes = _type_words(_hints(cls)[key])
     if kind == "missing":
         return f"{where} needs the option {key!r} ({takes})."
-    option, is_plugin = f"option {key!r} of {where}", hasattr(cls, "name")
+    option = f"option {key!r}{f' of {where}' if where else ''}"
+    value, is_plugin = values[key], hasattr(cls, "name")
     if kind in _OUT_OF_BOUNDS:
         bounds = _bounds(typing.get_type_hints(cls, include_extras=True)[key])
-        if bounds is None or (kind == "finite_number" and not bounds.excludes(value)):
+        if bounds is None or (kind == "finite_number" and not bounds.excludes(detail["input"])):
             return f"{option} is {value}, which no record can hold. It takes {takes}."
         if not is_plugin:
             return f"{option} is {value!r}. It must be {bounds}{f'; {bounds.advice}' if bounds.advice else ''}."
-        found = list(values[key]) if isinstance(values[key], tuple | list) else value
+        found = list(value) if isinstance(value, tuple) else value
         advice = f" {bounds.advice}" if bounds.advice else ""
         return f"{f'{where}: ' if where else ''}{key} is {found}, {bounds.right or f'it must be {bounds}'}.{advice}"
     if kind == "literal_error" and not is_plugin:
         return f"{option} is {shown_value(value)}. It must be {takes}."
     reason = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{option} is {shown_value(value)}: {reason}. It takes {takes}.{in_yaml(kind, value)}"
+    return f"{option} is {shown_value(value)}: {reason}. It takes {takes}.{in_yaml(kind, detail['input'])}"
 
 
 def validate(
@@ -356,12 +356,11 @@ def option_of(plugin: Any) -> dict[str, Any]:
 
 def fields_of(cls: type) -> dict[str, tuple[str, Any]]:
     """Return the options of a plug-in class: field name -> (type in words, default or None when required)."""
-    hints = _hints(cls)
-    described: dict[str, tuple[str, Any]] = {}
-    for field in dataclasses.fields(cls):
-        default = None if field.default is dataclasses.MISSING else field.default
-        described[field.name] = (_type_words(hints[field.name]), default)
-    return described
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    return {
+        key: (_type_words(hint), None if defaults[key] is dataclasses.MISSING else defaults[key])
+        for key, hint in _hints(cls).items()
+    }
 
 
 def attribute_texts(cls: type) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Energy: how much the model recognises an example at all, whichever its class."""
+"""Energy: the free energy of the logits, high for texts unlike the labelled ones."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

@@ -1,4 +1,4 @@
-"""Evidential deep learning: logits as counts of evidence, and doubt where little was counted."""
+"""Evidential deep learning: logits as the evidence of a Dirichlet distribution over class probabilities."""
 
 import math
 from dataclasses import dataclass

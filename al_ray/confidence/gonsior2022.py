@@ -68,7 +68,7 @@ class Gonsior2022Loss:
 
 
 @dataclass(frozen=True)
-class _Gonsior2022(ConfidenceMethod):
+class _Gonsior2022Confidence(ConfidenceMethod):
     """What the classifiers of the reference share that keep its default criterion: they fit the same model."""
 
     source: ClassVar[str] = SOURCE
@@ -80,7 +80,7 @@ class _Gonsior2022(ConfidenceMethod):
 
 @confidences.register("gonsior2022/softmax")
 @dataclass(frozen=True)
-class Gonsior2022Softmax(_Gonsior2022):
+class Gonsior2022Softmax(_Gonsior2022Confidence):
     """Softmax over a network that, on two classes, was trained as two yes-or-no questions.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. With two classes the plain model of the reference is
@@ -91,7 +91,7 @@ class Gonsior2022Softmax(_Gonsior2022):
 
 @confidences.register("gonsior2022/ensemble")
 @dataclass(frozen=True)
-class Gonsior2022Ensemble(_Gonsior2022):
+class Gonsior2022Ensemble(_Gonsior2022Confidence):
     """Softmax of the committee's five models, each fitted as ``gonsior2022/softmax`` fits its one.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it: the present model and four more on the same answers, with
@@ -106,7 +106,7 @@ class Gonsior2022Ensemble(_Gonsior2022):
 
 @confidences.register("gonsior2022/label_smoothing")
 @dataclass(frozen=True)
-class Gonsior2022LabelSmoothing(_Gonsior2022):
+class Gonsior2022LabelSmoothing(_Gonsior2022Confidence):
     """Softmax of a model trained on labels that keep a fifth of doubt, by cross entropy on two classes as well.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The loss is that of ``label_smoothing``; epochs are
@@ -128,7 +128,7 @@ class SmoothedLoss(Gonsior2022Loss):
 
 @confidences.register("gonsior2022/mc_dropout")
 @dataclass(frozen=True)
-class Gonsior2022MCDropout(_Gonsior2022):
+class Gonsior2022MCDropout(_Gonsior2022Confidence):
     """Mean softmax over 50 random erasures of single logits; the network itself is never sampled.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The textbook (Gal and Ghahramani
@@ -160,7 +160,7 @@ class Gonsior2022MCDropout(_Gonsior2022):
 
 @confidences.register("gonsior2022/temperature_scaling")
 @dataclass(frozen=True)
-class Gonsior2022TemperatureScaling(_Gonsior2022):
+class Gonsior2022TemperatureScaling(_Gonsior2022Confidence):
     """Softmax of a model whose training loss was tempered; the prediction itself is not tempered at all.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The textbook (Guo et al. 2017, arXiv
@@ -206,7 +206,7 @@ def best_temperature(logits: FloatArray, targets: IntArray) -> float:
 
 @confidences.register("gonsior2022/inhibited_softmax")
 @dataclass(frozen=True)
-class Gonsior2022InhibitedSoftmax(_Gonsior2022):
+class Gonsior2022InhibitedSoftmax(_Gonsior2022Confidence):
     """Softmax with 1.5 added to its denominator, so that a row sums to less than one; trained with a random penalty.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it: p_c = exp(z_c) / (sum_j exp(z_j) +
@@ -264,7 +264,7 @@ def random_penalty(hidden: "Tensor") -> "Tensor":
 
 @confidences.register("gonsior2022/evidential")
 @dataclass(frozen=True)
-class Gonsior2022Evidential(_Gonsior2022):
+class Gonsior2022Evidential(_Gonsior2022Confidence):
     """Plain softmax of a model that was trained to count evidence; the evidence itself is never read.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The loss is the textbook's (Sensoy
@@ -289,7 +289,7 @@ class EvidentialLoss(Gonsior2022Loss):
 
 @confidences.register("gonsior2022/trust_score")
 @dataclass(frozen=True)
-class Gonsior2022TrustScore(_Gonsior2022):
+class Gonsior2022TrustScore(_Gonsior2022Confidence):
     """Trust score whose distances go from the embedding space of round 1 to that of the present round.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The textbook (Jiang et al. 2018,

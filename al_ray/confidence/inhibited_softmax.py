@@ -1,4 +1,4 @@
-"""Inhibited softmax: a constant rival to all classes, which wins where there is little evidence for any."""
+"""Inhibited softmax: a constant extra logit, whose share grows where all classes have little evidence."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: leave dropout on when predicting, and look at how predictions vary."""
+"""Monte Carlo dropout: several predictions with dropout on, as draws."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, learned from the answers, that makes the probabilities honest."""
+"""Temperature scaling: logits divided by one temperature, fitted to answers that the model has not seen."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Trust score: do the labelled neighbours agree with the model?"""
+"""Trust score: distances to the nearest labelled examples of the predicted class and of the others."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Seats for classes: how many examples each gives to a sample of a fixed size."""
+"""Apportionment: how many examples each class gives to a sample of a fixed size, and their draw."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A data set of one's own: a folder of splits, or a single file, in Parquet, CSV or JSONL."""
+"""Data sets by path: a folder of splits, or a single file, in Parquet, CSV or JSONL."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Turn rows into splits: every rule of the data family is checked here, and nothing is mended."""
+"""Splits from rows: check the columns, index the labels, draw a test split, hash the content."""
 
 import hashlib
 import json

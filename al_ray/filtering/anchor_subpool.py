@@ -1,4 +1,4 @@
-"""AnchorAL: let the model score what is near to some labelled examples of every class."""
+"""AnchorAL: score only examples near some labelled ones of every class."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar

@@ -1,4 +1,4 @@
-"""Near-duplicate removal: do not pay twice for the same text."""
+"""Near-duplicate removal: drop candidates that nearly repeat a labelled or a higher-ranked text."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

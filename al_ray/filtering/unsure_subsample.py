@@ -1,4 +1,4 @@
-"""UPS: let the model score those again that it was unsure about when it last looked."""
+"""UPS, unlabelled pool subsampling: score mainly the examples that were last uncertain."""
 
 import math
 from dataclasses import dataclass

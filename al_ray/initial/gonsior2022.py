@@ -1,4 +1,4 @@
-"""The start of Gonsior et al. 2022 (arXiv 2210.03005) as their reference code draws it."""
+"""Stratified start as the reference code of Gonsior et al. 2022 (arXiv 2210.03005) draws it."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,8 @@
-"""The active-learning loop, against ports: no Ray, no torch, no MLflow.
+"""The active-learning loop: initial query, then fit, evaluate, score, filter, query, annotate, record.
 
-Run on every worker of a cell alike. Strategies are pure and every random stream is named, so each worker derives the
-same query from the same gathered outputs; only the records port knows which of them writes.
+Written against ports: no Ray, no torch, no MLflow. It runs on every worker of a cell alike. Strategies are pure and
+every random stream is named, so each worker derives the same query from the same gathered outputs; only the records
+port knows which of them writes.
 """
 
 import time
@@ -53,7 +54,7 @@ def run(loop: Loop, classifier: Classifier, records: Records) -> list[RoundRecor
 
 @dataclass
 class _Round:
-    """What a round gathers on its way to its record."""
+    """Metrics, arrays and seconds of the round in progress."""
 
     index: int
     labeled: LabeledSet
@@ -71,7 +72,7 @@ class _Round:
 
 
 class _Cell:
-    """One cell and what can be derived from its records: nothing here decides anything that a resumed cell lacks."""
+    """State of one cell; all of it follows from its records, so that a resumed cell goes on as it would have."""
 
     def __init__(self, loop: Loop, classifier: Classifier, records: Records) -> None:
         self.loop, self.classifier, self.records = loop, classifier, records

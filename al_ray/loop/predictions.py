@@ -1,4 +1,4 @@
-"""What the model of a round says, read by the cell's confidence method: for evaluation, and as a strategy's view."""
+"""Predictions of a round's model, through the cell's confidence method: for evaluation and for the strategy."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from al_ray.loop.ports import Classifier, Loop, Split
 
 
 class RoundPredictions:
-    """The fine-tuned model of one round as the confidence method reads it.
+    """Predictions of one round's fine-tuned model, through the cell's confidence method.
 
     Args:
         loop: the cell.
@@ -68,7 +68,7 @@ class RoundPredictions:
         return replace(view, embeddings=embeddings[rows], labeled_embeddings=embeddings[labeled_rows])
 
     def query_probs(self, view: PoolView, ids: IntArray) -> npt.NDArray[np.float64]:
-        """Return what the model believes of the query ``[query_size, n_classes]``, in its order."""
+        """Return the class probabilities of the queried examples ``[query_size, n_classes]``, in the query's order."""
         by_id = np.sort(ids)
         if view.log_probs.shape[1]:
             probs = np.exp(mean_log_probs(view.log_probs[np.searchsorted(view.ids, by_id)]))

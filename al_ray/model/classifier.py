@@ -1,4 +1,4 @@
-"""The classifier that the active-learning loop asks: fine-tuned afresh every round, then scored over pool and test."""
+"""The classifier of a cell: fine-tuned from fresh weights every round, then scored over pool and test."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence

@@ -27,7 +27,7 @@ Forward = Callable[[TokenBatch, int], Mapping[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What the network says about some rows of a split, in the order asked.
+    """Logits and features of some rows of a split, in the order asked.
 
     Attributes:
         logits: ``[n, n_passes, n_classes]``.
@@ -42,7 +42,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """How one network is passed through.
+    """Forward passes of one network: dropout, seed, and what to return.
 
     Attributes:
         sampling: dropout passes and attention; members are not its business.

@@ -1,4 +1,4 @@
-"""The data set's own labels, as if a faultless person had been asked."""
+"""Ground truth: the data set's own labels answer every query."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Stop when another round of labels hardly changes a prediction."""
+"""Classification change: stop when another round of labels hardly changes a prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

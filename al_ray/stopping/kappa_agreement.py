@@ -1,4 +1,4 @@
-"""Stop when successive models agree, beyond chance."""
+"""Kappa agreement: stop when successive models agree beyond chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

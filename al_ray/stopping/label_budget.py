@@ -1,4 +1,4 @@
-"""Stop when the labels that were paid for are spent."""
+"""Label budget: stop when the labels that were paid for are spent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

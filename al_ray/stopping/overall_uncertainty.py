@@ -1,4 +1,4 @@
-"""Stop when the model is hardly unsure of anything any more."""
+"""Overall uncertainty: stop when the mean entropy of the stop set is small."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Stop when the model is good enough on labels kept aside for that question."""
+"""Target accuracy: stop when the accuracy on labelled validation examples reaches a target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Ask for the batch whose labels together would tell most about the model."""
+"""BatchBALD: the batch with the largest joint mutual information between its labels and the model."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

@@ -1,4 +1,4 @@
-"""Ask where the model says something else than it says of the most similar labelled texts."""
+"""CAL, contrastive active learning: predictions that differ from those on the nearest labelled texts."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

@@ -53,7 +53,7 @@ def summed_consensus_kl(log_probs: FloatArray) -> Floats:
 
 
 @dataclass(frozen=True)
-class _Gonsior2022(QueryStrategy):
+class _Gonsior2022Strategy(QueryStrategy):
     """What the strategies of the reference code share: the lowest raw score is queried, after clipping."""
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005 (as its code computes it)"
@@ -87,7 +87,7 @@ def _entropy(log_probs: FloatArray) -> Floats:
 
 @strategies.register("gonsior2022/least_confidence")
 @dataclass(frozen=True)
-class Gonsior2022LeastConfidence(_Gonsior2022):
+class Gonsior2022LeastConfidence(_Gonsior2022Strategy):
     """Lowest probability of the predicted class first, the lowest few percent overwritten with 1.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Without clipping it is the textbook
@@ -106,7 +106,7 @@ class Gonsior2022LeastConfidence(_Gonsior2022):
 
 @strategies.register("gonsior2022/margin")
 @dataclass(frozen=True)
-class Gonsior2022Margin(_Gonsior2022):
+class Gonsior2022Margin(_Gonsior2022Strategy):
     """Smallest gap between the two likeliest classes first, the smallest few percent overwritten with 1.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Without clipping it is the textbook
@@ -123,7 +123,7 @@ class Gonsior2022Margin(_Gonsior2022):
 
 @strategies.register("gonsior2022/entropy")
 @dataclass(frozen=True)
-class Gonsior2022Entropy(_Gonsior2022):
+class Gonsior2022Entropy(_Gonsior2022Strategy):
     """Highest entropy first, but clipping lifts the most certain few percent to 1 nat instead of dropping the unsure.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The percentile step is handed +H and the
@@ -143,7 +143,7 @@ class Gonsior2022Entropy(_Gonsior2022):
 
 @strategies.register("gonsior2022/vote_entropy")
 @dataclass(frozen=True)
-class Gonsior2022VoteEntropy(_Gonsior2022):
+class Gonsior2022VoteEntropy(_Gonsior2022Strategy):
     """Lowest entropy of the committee's votes first: the LEAST disputed examples are queried.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it; the textbook (Dagan and Engelson 1995)
@@ -163,7 +163,7 @@ class Gonsior2022VoteEntropy(_Gonsior2022):
 
 @strategies.register("gonsior2022/consensus_kl")
 @dataclass(frozen=True)
-class Gonsior2022ConsensusKL(_Gonsior2022):
+class Gonsior2022ConsensusKL(_Gonsior2022Strategy):
     """Lowest KL divergence of the members from their mean first: the LEAST disputed examples are queried.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it; the textbook (McCallum and Nigam 1998)
@@ -186,7 +186,7 @@ class Gonsior2022ConsensusKL(_Gonsior2022):
 
 @strategies.register("gonsior2022/trust_score")
 @dataclass(frozen=True)
-class Gonsior2022LowestTrust(_Gonsior2022):
+class Gonsior2022LowestTrust(_Gonsior2022Strategy):
     """Lowest trust score first, the lowest few percent overwritten with 1, which is an ordinary trust score.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Reads minus the confidence method's own

@@ -1,4 +1,4 @@
-"""Ask where the predicted class kept changing while the model was fine-tuned."""
+"""Label dispersion: how often the predicted class changed over the epochs of a fine-tune."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Ask so that balls of one radius around the labelled examples hold as much of the pool as possible."""
+"""ProbCover: greedy cover of the pool by balls of one radius around labelled examples."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

@@ -1,4 +1,4 @@
-"""Ask at random, but the more likely the higher the score: a batch that is diverse at no extra cost."""
+"""Stochastic batch acquisition: a sample drawn by another strategy's scores (softmax, power, softrank)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar

@@ -1,4 +1,4 @@
-"""Ask by how the probability of the final prediction went while the model was fine-tuned: low, or to and fro."""
+"""Training dynamics: confidence and variability of the final prediction over the epochs of a fine-tune."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
