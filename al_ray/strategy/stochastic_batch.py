@@ -27,6 +27,11 @@ def _over_in_schemas(schema: dict[str, Any]) -> None:
     schema["enum"] = [name for name in strategies.names() if _scores_single_examples(name)]
 
 
+def _of_base(name: str) -> Any:
+    """Return a property whose value is that of the perturbed strategy."""
+    return property(lambda self: getattr(self.base, name))
+
+
 @dataclass(frozen=True)
 class _StochasticBatch(QueryStrategy):
     """Sampling without replacement by weights that rise with another strategy's score (Gumbel top-k).
@@ -39,11 +44,7 @@ class _StochasticBatch(QueryStrategy):
     over: Annotated[str, Field(json_schema_extra=_over_in_schemas)] = "bald"
     coldness: Annotated[
         float,
-        Within(
-            gt=0,
-            finite=True,
-            advice="1.0 is the paper's default; near 0 asks at random, 1e6 asks the plain top.",
-        ),
+        Within(gt=0, finite=True, advice="1.0 is the paper's default; near 0 asks at random, 1e6 asks the plain top."),
     ] = 1.0
 
     def __post_init__(self) -> None:
@@ -60,50 +61,16 @@ class _StochasticBatch(QueryStrategy):
         """The strategy whose score is perturbed."""
         return strategies.build(self.over)
 
-    @property
-    def min_draws(self) -> int:  # type: ignore[override]
-        """As the perturbed strategy; so are all needs below."""
-        return self.base.min_draws
-
-    @property
-    def needs_consistent_draws(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_consistent_draws
-
-    @property
-    def needs_scores(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_scores
-
-    @property
-    def needs_features(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_features
-
-    @property
-    def needs_embeddings(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_embeddings
-
-    @property
-    def needs_labeled(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_labeled
-
-    @property
-    def needs_predicted(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_predicted
-
-    @property
-    def needs_uncertainty(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_uncertainty
-
-    @property
-    def n_watched(self) -> int:
-        """As the perturbed strategy."""
-        return self.base.n_watched
+    # What it needs is what the perturbed strategy needs.
+    min_draws = _of_base("min_draws")
+    needs_consistent_draws = _of_base("needs_consistent_draws")
+    needs_scores = _of_base("needs_scores")
+    needs_features = _of_base("needs_features")
+    needs_embeddings = _of_base("needs_embeddings")
+    needs_labeled = _of_base("needs_labeled")
+    needs_predicted = _of_base("needs_predicted")
+    needs_uncertainty = _of_base("needs_uncertainty")
+    n_watched = _of_base("n_watched")
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the unperturbed scores ``[n_pool]``, so that filters clip what they mean to clip."""
