@@ -16,6 +16,7 @@ import math
 import operator
 import pkgutil
 import re
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
@@ -294,13 +295,13 @@ def _option_words(detail: ErrorDetails, cls: type, values: Mapping[str, Any], wh
         bounds = _bounds(typing.get_type_hints(cls, include_extras=True)[key])
         if bounds is None or (kind == "finite_number" and not bounds.excludes(detail["input"])):
             return f"{option} is {value}, which no record can hold. It takes {takes}."
+        found = shown_value(list(value) if isinstance(value, tuple) else value)
         if not is_plugin:
-            return f"{option} is {value!r}. It must be {bounds}{f'; {bounds.advice}' if bounds.advice else ''}."
-        found = list(value) if isinstance(value, tuple) else value
-        advice = f" {bounds.advice}" if bounds.advice else ""
-        return f"{f'{where}: ' if where else ''}{key} is {found}, {bounds.right or f'it must be {bounds}'}.{advice}"
+            return f"{option} is {found}. It must be {'; '.join(filter(None, (str(bounds), bounds.advice)))}."
+        said = f"{f'{where}: ' if where else ''}{key} is {found}, {bounds.right or f'it must be {bounds}'}."
+        return f"{said} {bounds.advice}".rstrip()
     if kind == "literal_error" and not is_plugin:
-        return f"{option} is {shown_value(value)}. It must be {takes}."
+        return f"{option} is {shown_value(value)}. It must be {takes}.{in_yaml(kind, value)}"
     reason = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{option} is {shown_value(value)}: {reason}. It takes {takes}.{in_yaml(kind, detail['input'])}"
 
@@ -406,4 +407,6 @@ def _bounds(hint: Any) -> Within | None:
 def _type_words(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(repr(value) for value in typing.get_args(hint))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join("None" if each is type(None) else _type_words(each) for each in typing.get_args(hint))
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
