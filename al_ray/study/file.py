@@ -163,7 +163,7 @@ class StudyFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra=describe)
 
-    study: Annotated[str, Field(max_length=80)]
+    study: Annotated[str, Field(max_length=80, json_schema_extra={"pattern": f"^{SLUG.pattern[:-2]}$"})]
     description: str = ""
     defaults: dict[str, Any] = {}
     grid: Annotated[list[dict[str, Any]], Field(min_length=1)]

@@ -158,6 +158,11 @@ def test_what_a_study_may_not_say_is_marked(block: dict[str, Any]) -> None:
     assert not is_valid(study_of(block))
 
 
+def test_a_wrong_name_of_a_study_is_marked() -> None:
+    assert is_valid(study_of(study="my-study_1.0"))
+    assert not is_valid(study_of(study="-my study"))
+
+
 def test_wrong_execution_is_marked() -> None:
     assert is_valid(study_of(execution={"lanes": 2}))
     assert not is_valid(study_of(execution={"lnes": 2}))
