@@ -14,8 +14,8 @@ import pyarrow as pa
 from al_ray import __version__
 from al_ray.core.types import RoundRecord, TextSplit
 from al_ray.errors import ConfigError, StorageError
+from al_ray.model import import_model_code
 from al_ray.model.tokens import tokenize_table
-from al_ray.model.warm import import_model_code
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
 from al_ray.records.study import free_space
