@@ -53,7 +53,7 @@ def failure_words(reason: Mapping[str, Any]) -> str:
     return f"{reason['kind']}: {words}" if reason.get("kind", "error") != "error" else words
 
 
-Status = Literal["new", "running", "done", "failed"]
+CellStatus = Literal["new", "running", "done", "failed"]
 
 SPEC, DONE, FAILED = "spec.json", "done.json", "failed.json"
 
@@ -68,7 +68,7 @@ def cell_key(slug: str, digest: str) -> str:
     return f"{slug}--{digest[:8]}"
 
 
-def status_of(files: Sequence[str]) -> Status:
+def status_of(files: Sequence[str]) -> CellStatus:
     """Return how far a cell is; ``running`` is also one whose run was killed."""
     if DONE in files:
         return "done"
@@ -97,7 +97,7 @@ def indices_without_gap(files: Sequence[str], where: Callable[[str], str]) -> li
     return indices
 
 
-__all__ = ["CellStore", "Status", "cell_key"]
+__all__ = ["CellStore", "CellStatus", "cell_key"]
 
 _PROVENANCE = "provenance.json"
 
@@ -279,11 +279,11 @@ class CellStore:
         """
         self._write(FAILED, {"format": FORMAT, "failed_at": _now_text(), "reason": reason}, "the failure")
 
-    def status(self) -> Status:
+    def status(self) -> CellStatus:
         """Tell how far the cell is; ``running`` is also a cell whose run was killed."""
         return status_of(self.folder.names()[0])
 
-    def progress(self) -> tuple[Status, int]:
+    def progress(self) -> tuple[CellStatus, int]:
         """Return the status and how many rounds are recorded, from one listing of the folder."""
         files = self.folder.names()[0]
         return status_of(files), len(indices_without_gap(files, self.folder.where))

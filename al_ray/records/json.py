@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from datetime import datetime
 from typing import Any
 
@@ -88,6 +88,18 @@ def _is_planned_cell(cell: Any) -> bool:
     )
 
 
+def _are_methods(value: Any) -> bool:
+    texts, lists = ("name", "confidence", "strategy"), ("filters", "clipping")
+    return isinstance(value, dict) and all(
+        isinstance(method, dict)
+        and method.keys() == {*texts, *lists, "role"}
+        and all(_is_text(method[name]) for name in texts)
+        and all(_is_list_of(_is_text, method[name]) for name in lists)
+        and method["role"] in ("query", "random", "passive")
+        for method in value.values()
+    )
+
+
 def _are_datasets(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_dataset(note) for note in value.values())
 
@@ -117,6 +129,7 @@ _SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "id": (_is_id, "16 hexadecimal digits"),
     "created_at": (_is_time, "a time with its zone"),
     "cells": (_are_planned_cells, "the list of planned cells"),
+    "methods": (_are_methods, "the methods of the planned cells"),
     "datasets": (_are_datasets, "the data sets by name"),
     "slug": (_is_text, "a text"),
     "fingerprint": (_is_fingerprint, "64 hexadecimal digits"),
@@ -257,8 +270,14 @@ def parse_json(where: str, text: bytes) -> Any:
         raise StorageError(f"{where} is truncated or damaged: {error}. Put the file back or move it away.") from error
 
 
-def check_format(where: str, content: Any, keys: set[str]) -> dict[str, Any]:
+def check_format(where: str, content: Any, keys: set[str], optional: Set[str] = frozenset()) -> dict[str, Any]:
     """Return the content of a stored file that has this version's format and exactly these keys beside ``format``.
+
+    Args:
+        where: address of the file, for messages.
+        content: what :func:`parse_json` returned.
+        keys: that it has.
+        optional: that it may have beside them, since older versions did not write them.
 
     Raises:
         StorageError: it was written by another version, or is something else.
@@ -270,7 +289,7 @@ def check_format(where: str, content: Any, keys: set[str]) -> dict[str, Any]:
             f"{where} has format {content['format']!r}, this al_ray reads format {FORMAT}. "
             f"Use the al_ray that wrote it."
         )
-    if content.keys() != {"format", *keys}:
+    if content.keys() - optional != {"format", *keys}:
         raise StorageError(
             f"{where} has the keys {sorted(content)}, it should have {sorted({'format', *keys})}. Move it away."
         )

@@ -10,7 +10,7 @@ from typing import Any
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.records.cell import SPEC, CellStore, Status, cell_key
+from al_ray.records.cell import SPEC, CellStore, CellStatus, cell_key
 from al_ray.records.json import (
     FORMAT,
     canonical_json,
@@ -28,7 +28,7 @@ from al_ray.storage.folder import Folder, check_name, free_space
 __all__ = [
     "CellStore",
     "RecordedRound",
-    "Status",
+    "CellStatus",
     "StudyStore",
     "canonical_json",
     "cell_key",
@@ -163,7 +163,7 @@ class StudyStore:
         text, where = self.folder.read(_PLAN), self.folder.where(_PLAN)
         if text is None:
             return None
-        return check_format(where, parse_json(where, text), {"study", "cells", "datasets"})
+        return check_format(where, parse_json(where, text), {"study", "cells", "datasets"}, optional={"methods"})
 
     def id(self) -> str:
         """Return what tells these records from those of a study of the same name elsewhere; it moves with the folder.
@@ -202,7 +202,7 @@ class StudyStore:
         found = self.folder.each(self.find, self.folder.names()[1])
         return [cell for cell in found if cell is not None]
 
-    def progress(self, cells: Sequence[CellStore]) -> list[tuple[Status, int]]:
+    def progress(self, cells: Sequence[CellStore]) -> list[tuple[CellStatus, int]]:
         """Return the status of each cell and how many rounds it has recorded, at the cost of one listing a cell."""
         by_key = {cell.key: cell for cell in cells}
         return self.folder.each(lambda key: by_key[key].progress(), list(by_key))

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,69 +13,12 @@ import pandas as pd
 from pyarrow import fs
 
 from al_ray.errors import AlRayError, StorageError
-from al_ray.filtering import filters
-from al_ray.records.cell import CellStore, Status, failure_words
+from al_ray.records.cell import CellStore, CellStatus, failure_words
 from al_ray.records.json import FORMAT, check_shapes
 from al_ray.records.round import decode_round, round_file, round_indices
 from al_ray.records.study import StudyStore, cell_key, open_study
-from al_ray.study.names import JOIN, CellNames, dataset_content, model_content, name_cells
+from al_ray.study.names import JOIN, CellNames, Method, dataset_content, model_content, name_cells
 from al_ray.study.spec import SPEC_VERSION, CellSpec, read_spec
-
-Role = Literal["query", "random", "passive"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodName:
-    """The parts of a method's name.
-
-    Attributes:
-        name: confidence, strategy and filters, joined by ``+``; what else varies in a study is no part of it.
-        confidence: label of the confidence method, options that are not the default included.
-        strategy: label of the query strategy, likewise.
-        kept: labels of the filters that do not clip.
-        clipping: labels of those that do.
-    """
-
-    name: str
-    confidence: str
-    strategy: str
-    kept: tuple[str, ...] = ()
-    clipping: tuple[str, ...] = ()
-
-    @property
-    def base(self) -> str:
-        """Return the name of the same method without clipping."""
-        return JOIN.join([self.confidence, self.strategy, *self.kept])
-
-    @property
-    def filters(self) -> str:
-        """Return all filters in words, in the order of the name; empty for none."""
-        return JOIN.join(self.name.split(JOIN)[2:])
-
-
-def parse_method(parts: Sequence[str]) -> MethodName:
-    """Take apart the labels of a method: confidence, strategy, then its filters."""
-    confidence, strategy, *rest = parts
-    return MethodName(
-        name=JOIN.join(parts),
-        confidence=confidence,
-        strategy=strategy,
-        kept=tuple(label for label in rest if not _clips(label)),
-        clipping=tuple(label for label in rest if _clips(label)),
-    )
-
-
-def role_of(strategy: str, has_filters: bool) -> Role:
-    """Return what a method is to the others; ``strategy`` is the plug-in's name."""
-    if strategy == "passive":
-        return "passive"
-    return "random" if strategy == "random" and not has_filters else "query"
-
-
-def _clips(label: str) -> bool:
-    names = [name for name in filters.names() if label == name or label.startswith(f"{name}_")]
-    return bool(names) and filters.get(max(names, key=len)).clips
-
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -100,7 +43,7 @@ class RecordedCell:
     """
 
     spec: Mapping[str, Any]
-    status: Status
+    status: CellStatus
     reason: str = ""
     n_recorded: int = 0
     stop_reason: str = ""
@@ -246,7 +189,7 @@ def recorded_row(key: str, read: ReadCell, planned: Mapping[str, Any] | None, na
     if planned is not None:
         place = planned["dataset"], planned["model"], planned["variant"]
     return {
-        **_identity(*place, parse_method(names.method), spec.strategy.name, spec.seed),
+        **_identity(*place, names.method, spec.seed),
         "key": key,
         "slug": read.store.slug,
         "fingerprint": read.store.fingerprint,
@@ -260,19 +203,18 @@ def recorded_row(key: str, read: ReadCell, planned: Mapping[str, Any] | None, na
     }
 
 
-def planned_row(key: str, planned: Mapping[str, Any], problem: str) -> dict[str, Any]:
+def planned_row(key: str, planned: Mapping[str, Any], method: Method, problem: str) -> dict[str, Any]:
     """Return the row of a cell that is planned and has no records, or none that can be read.
 
     Args:
         key: name of its folder.
         planned: its entry in the plan.
+        method: of its entry.
         problem: why its records cannot be read; empty where it waits.
     """
-    name, variant = planned["method"], planned["variant"]
-    method = parse_method((name.removesuffix(JOIN + variant) if variant else name).split(JOIN))
-    names = planned["dataset"], planned["model"], variant
+    names = planned["dataset"], planned["model"], planned["variant"]
     return {
-        **_identity(*names, method, planned["strategy"], planned["seed"]),
+        **_identity(*names, method, planned["seed"]),
         "key": key,
         "slug": planned["slug"],
         "fingerprint": planned["fingerprint"],
@@ -286,19 +228,19 @@ def planned_row(key: str, planned: Mapping[str, Any], problem: str) -> dict[str,
     }
 
 
-def _identity(dataset: str, model: str, variant: str, method: MethodName, strategy: str, seed: int) -> dict[str, Any]:
+def _identity(dataset: str, model: str, variant: str, method: Method, seed: int) -> dict[str, Any]:
     return {
         "setting": " · ".join(part for part in (dataset, model, variant) if part),
         "dataset": dataset,
         "model": model,
         "variant": variant,
         "method": method.name,
-        "base_method": method.base,
+        "base_method": method.unclipped,
         "confidence": method.confidence,
         "strategy": method.strategy,
-        "filters": method.filters,
+        "filters": JOIN.join(method.filters),
         "clipping": JOIN.join(method.clipping),
-        "role": role_of(strategy, bool(method.filters)),
+        "role": method.role,
         "seed": seed,
     }
 
@@ -329,6 +271,7 @@ class StudyRecords:
         queries: one row for every queried example but those of passive cells: ``cell, round_index`` (0 = initial
             query), ``id, label`` (-1 = abstained), ``predicted, confidence, brier``.
         datasets: by name, as the plan notes them; class names alone where there is no plan.
+        methods: of all cells, by the name that ``cells`` has for it.
         plan_known: whether the cells that wait are known.
         versions: program -> versions that the records name.
         skip_damaged: whether what cannot be read is left out instead of refused.
@@ -342,6 +285,7 @@ class StudyRecords:
     rounds: pd.DataFrame
     queries: pd.DataFrame
     datasets: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Method]
     plan_known: bool
     versions: Mapping[str, str]
     skip_damaged: bool = False
@@ -388,7 +332,9 @@ def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileS
     _check_problems(store, problems, len(tables.cells), skip_damaged)
     if not tables.cells and not planned:
         raise StorageError(f"{store.root} is a study without cells: nothing has run yet. Run it, then report.")
-    cells = _cells(tables.cells, planned, problems)
+    names = _names(tables.cells, planned)
+    waiting = _planned_methods(plan or {}, {name.method.name: name.method for name in names.values()})
+    cells = _cells(tables.cells, planned, problems, names, waiting)
     return StudyRecords(
         study=store.study,
         address=store.root,
@@ -397,6 +343,7 @@ def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileS
         rounds=tables.rounds(),
         queries=tables.queries(),
         datasets={**tables.datasets(cells), **(plan["datasets"] if plan else {})},
+        methods={each.name: each for each in (*waiting.values(), *(name.method for name in names.values()))},
         plan_known=plan is not None,
         versions={name: ", ".join(seen) for name, seen in tables.versions.items()},
         skip_damaged=skip_damaged,
@@ -495,11 +442,30 @@ def _read_one(store: StudyStore, key: str, specs: _Specs) -> ReadCell | None:
     return ReadCell(cell, read_cell(cell, with_queries=not spec.strategy.labels_everything), spec)
 
 
-def _cells(read: Mapping[str, ReadCell], planned: Mapping[str, Any], problems: Mapping[str, str]) -> pd.DataFrame:
+def _planned_methods(plan: Mapping[str, Any], recorded: Mapping[str, Method]) -> dict[str, Method]:
+    """Return the method behind each text that stands for one in a plan; an older plan knows its name alone."""
+    methods = {text: Method.from_json(data) for text, data in plan.get("methods", {}).items()}
+    for cell in plan.get("cells", ()):
+        if cell["method"] not in methods:
+            name = cell["method"].removesuffix(JOIN + cell["variant"]) if cell["variant"] else cell["method"]
+            methods[cell["method"]] = recorded.get(name) or Method.of_name(name, cell["strategy"])
+    return methods
+
+
+def _cells(
+    read: Mapping[str, ReadCell],
+    planned: Mapping[str, Any],
+    problems: Mapping[str, str],
+    names: Mapping[str, CellNames],
+    waiting: Mapping[str, Method],
+) -> pd.DataFrame:
     """Return one row a cell: the recorded ones in the order of their numbers, then those that wait."""
-    names = _names(read, planned)
     rows = [recorded_row(key, found, planned.get(key), names[key]) for key, found in read.items()]
-    rows += [planned_row(key, cell, problems.get(key, "")) for key, cell in planned.items() if key not in read]
+    rows += [
+        planned_row(key, cell, waiting[cell["method"]], problems.get(key, ""))
+        for key, cell in planned.items()
+        if key not in read
+    ]
     return pd.DataFrame(rows)
 
 

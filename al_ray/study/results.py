@@ -81,7 +81,7 @@ def _curve(spec: CellSpec, names: CellNames, store: CellStore) -> Curve:
     return Curve(
         dataset=names.dataset,
         model=names.model,
-        method=JOIN.join([*names.method, *names.variant]),
+        method=names.method_and_variant,
         variant=JOIN.join(names.variant),
         strategy=spec.strategy.name,
         filtered=bool(spec.filters),
