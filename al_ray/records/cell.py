@@ -97,7 +97,7 @@ def indices_without_gap(files: Sequence[str], where: Callable[[str], str]) -> li
     return indices
 
 
-__all__ = ["CellStore", "CellStatus", "cell_key"]
+__all__ = ["CellStatus", "CellStore", "cell_key"]
 
 _PROVENANCE = "provenance.json"
 

@@ -10,7 +10,7 @@ from typing import Any
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.records.cell import SPEC, CellStore, CellStatus, cell_key
+from al_ray.records.cell import SPEC, CellStatus, CellStore, cell_key
 from al_ray.records.json import (
     FORMAT,
     canonical_json,
@@ -26,9 +26,9 @@ from al_ray.storage.address import above
 from al_ray.storage.folder import Folder, check_name, free_space
 
 __all__ = [
+    "CellStatus",
     "CellStore",
     "RecordedRound",
-    "CellStatus",
     "StudyStore",
     "canonical_json",
     "cell_key",

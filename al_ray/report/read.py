@@ -13,7 +13,7 @@ import pandas as pd
 from pyarrow import fs
 
 from al_ray.errors import AlRayError, StorageError
-from al_ray.records.cell import CellStore, CellStatus, failure_words
+from al_ray.records.cell import CellStatus, CellStore, failure_words
 from al_ray.records.json import FORMAT, check_shapes
 from al_ray.records.round import decode_round, round_file, round_indices
 from al_ray.records.study import StudyStore, cell_key, open_study
