@@ -1,7 +1,7 @@
 """A cell's folder: its spec, its rounds, how it ended."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -24,13 +24,17 @@ from al_ray.records.round import (
     RecordedRound,
     check_same,
     check_story,
+    count_rounds,
     decode_round,
     encode_round,
     now,
     round_file,
-    round_indices,
 )
 from al_ray.storage.folder import Folder
+
+SPEC, DONE, FAILED, PROVENANCE = "spec.json", "done.json", "failed.json", "provenance.json"
+
+CellStatus = Literal["new", "running", "done", "failed"]
 
 ADVICE: Mapping[str, str] = {
     "input": "The study, its data or its model do not allow it, so it was not tried again: mend them.",
@@ -53,11 +57,6 @@ def failure_words(reason: Mapping[str, Any]) -> str:
     return f"{reason['kind']}: {words}" if reason.get("kind", "error") != "error" else words
 
 
-CellStatus = Literal["new", "running", "done", "failed"]
-
-SPEC, DONE, FAILED = "spec.json", "done.json", "failed.json"
-
-
 def cell_key(slug: str, digest: str) -> str:
     """Return the name of a cell's folder.
 
@@ -66,40 +65,6 @@ def cell_key(slug: str, digest: str) -> str:
         digest: fingerprint of its spec.
     """
     return f"{slug}--{digest[:8]}"
-
-
-def status_of(files: Sequence[str]) -> CellStatus:
-    """Return how far a cell is; ``running`` is also one whose run was killed."""
-    if DONE in files:
-        return "done"
-    if FAILED in files:
-        return "failed"
-    return "running" if SPEC in files else "new"
-
-
-def indices_without_gap(files: Sequence[str], where: Callable[[str], str]) -> list[int]:
-    """Return the recorded rounds, from 0 on.
-
-    Args:
-        files: in the cell's folder.
-        where: gives the address of a file, for the message.
-
-    Raises:
-        StorageError: a round between others is missing.
-    """
-    indices = round_indices(files)
-    for expected, index in enumerate(indices):
-        if index != expected:
-            raise StorageError(
-                f"{where(round_file(expected))} is missing, but round {index} is recorded. "
-                f"Put the file back, or move the folder away: the cell is then run anew."
-            )
-    return indices
-
-
-__all__ = ["CellStatus", "CellStore", "cell_key"]
-
-_PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -144,7 +109,7 @@ class CellStore:
         failure = self._read(FAILED)
         if failure is not None:
             entry["after_failure"] = failure
-        self._write(_PROVENANCE, [*self.provenance(), entry], "the provenance")
+        self._write(PROVENANCE, [*self.provenance(), entry], "the provenance")
         self.folder.remove(FAILED)
 
     def spec(self) -> dict[str, Any]:
@@ -166,10 +131,10 @@ class CellStore:
 
     def provenance(self) -> list[dict[str, Any]]:
         """Return one entry for every run of this cell so far, oldest first."""
-        entries = self._read(_PROVENANCE)
+        entries = self._read(PROVENANCE)
         if entries is not None and not is_provenance(entries):
             raise StorageError(
-                f"{self.folder.where(_PROVENANCE)} is no list of runs. Put the file back or move it away."
+                f"{self.folder.where(PROVENANCE)} is no list of runs. Put the file back or move it away."
             )
         return entries or []
 
@@ -280,13 +245,13 @@ class CellStore:
         self._write(FAILED, {"format": FORMAT, "failed_at": _now_text(), "reason": reason}, "the failure")
 
     def status(self) -> CellStatus:
-        """Tell how far the cell is; ``running`` is also a cell whose run was killed."""
-        return status_of(self.folder.names()[0])
+        """Return how far the cell is; ``running`` is also one whose run was killed."""
+        return self._status(self.folder.names()[0])
 
     def progress(self) -> tuple[CellStatus, int]:
         """Return the status and how many rounds are recorded, from one listing of the folder."""
         files = self.folder.names()[0]
-        return status_of(files), len(indices_without_gap(files, self.folder.where))
+        return self._status(files), count_rounds(files, self.folder.where)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the final figures of a cell that is done, or None."""
@@ -305,6 +270,14 @@ class CellStore:
         if failed := self._read_marker(FAILED, {"failed_at", "reason"}):
             return datetime.fromisoformat(failed["failed_at"])
         return None
+
+    @staticmethod
+    def _status(files: Sequence[str]) -> CellStatus:
+        if DONE in files:
+            return "done"
+        if FAILED in files:
+            return "failed"
+        return "running" if SPEC in files else "new"
 
     def _begin_spec(self, spec: Mapping[str, Any]) -> None:
         if self._read(SPEC) is not None:

@@ -265,7 +265,7 @@ def parse_json(where: str, text: bytes) -> Any:
         StorageError: it is truncated or no JSON; the message names the file.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+        return _STRICT.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{where} is truncated or damaged: {error}. Put the file back or move it away.") from error
 
@@ -302,6 +302,10 @@ def _no_constant(text: str) -> None:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) != len(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
         raise ValueError(f"a key stands twice among {sorted(key for key, _ in pairs)}")
-    return dict(pairs)
+    return found
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)

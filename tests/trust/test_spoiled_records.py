@@ -67,12 +67,11 @@ def text(name: str, content: str) -> Spoil:
 
 def record(**values: Any) -> Spoil:
     """Return what changes the last round's record and makes its checksum right again."""
-    from al_ray.records.json import canonical_json
-    from al_ray.records.round import _sha256
+    from al_ray.records.json import fingerprint
 
     def change(content: Any) -> Any:
         content["record"] |= values
-        return {**content, "sha256": _sha256(canonical_json(content["record"]))}
+        return {**content, "sha256": fingerprint(content["record"])}
 
     return of_done("round-001.json", change)
 
