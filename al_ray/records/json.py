@@ -1,4 +1,4 @@
-"""JSON of stored files: one spelling for hashes, format versions, and the shape of every key."""
+"""JSON of stored files: one spelling for hashes, format version, and the shape of what every key holds."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 from al_ray.errors import StorageError
 from al_ray.registry import LARGEST
+from al_ray.storage.folder import Folder
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -268,6 +269,21 @@ def parse_json(where: str, text: bytes) -> Any:
         return _STRICT.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{where} is truncated or damaged: {error}. Put the file back or move it away.") from error
+
+
+def read_json(folder: Folder, name: str, keys: set[str], optional: Set[str] = frozenset()) -> dict[str, Any] | None:
+    """Return the content of a stored file, checked as by :func:`check_format`, or None where there is no such file.
+
+    Raises:
+        StorageError: it is damaged, or of another version.
+    """
+    text, where = folder.read(name), folder.where(name)
+    return None if text is None else check_format(where, parse_json(where, text), keys, optional)
+
+
+def json_file(content: Any, *, indent: int | None = 1) -> bytes:
+    """Return the bytes of a stored file, laid out for people unless ``indent`` is None."""
+    return (canonical_json(content, indent=indent) + "\n").encode("ascii")
 
 
 def check_format(where: str, content: Any, keys: set[str], optional: Set[str] = frozenset()) -> dict[str, Any]:

@@ -151,3 +151,8 @@ def now() -> datetime:
     """Return the time in UTC, to the millisecond: as exactly as it is recorded."""
     time = datetime.now(UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def now_text() -> str:
+    """Return the time as records hold it."""
+    return now().isoformat(timespec="milliseconds")

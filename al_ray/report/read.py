@@ -117,7 +117,7 @@ def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileS
     store = open_study(address, filesystem=filesystem)
     found_plan = store.plan()
     plan = {"cells": [], "methods": {}, "datasets": {}, **(found_plan or {})}
-    planned = {cell_key(each["slug"], each["fingerprint"] or "unresolved"): each for each in plan["cells"]}
+    planned = {cell_key(each["slug"], each["fingerprint"]): each for each in plan["cells"]}
     folders = store.folder.names()[1]
     keys = [*(key for key in planned if key in set(folders)), *(name for name in folders if name not in planned)]
     found = dict(zip(keys, store.folder.each(functools.partial(_cell_or_error, store), keys), strict=True))

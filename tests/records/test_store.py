@@ -24,8 +24,9 @@ from pyarrow import fs
 from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.errors import StorageError
 from al_ray.records.arrays import decode_tables, encode_tables
-from al_ray.records.json import cell_fingerprint
-from al_ray.records.study import StudyStore, canonical_json, changed_fields, fingerprint, free_space
+from al_ray.records.json import canonical_json, cell_fingerprint, changed_fields, fingerprint
+from al_ray.records.study import StudyStore
+from al_ray.storage.folder import free_space
 from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -10,7 +10,8 @@ from pyarrow import fs
 
 from al_ray.errors import StorageError
 from al_ray.records.cell import CellStore
-from al_ray.report.read import open_study, read_study
+from al_ray.records.study import open_study
+from al_ray.report.read import read_study
 from tests.report.study_samples import CLIPPING, SampleStudy
 
 
