@@ -372,8 +372,14 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         for cell in plan.cells
     ]
     datasets = {name: _dataset_note(dataset) for name, dataset in plan.datasets_by_name().items()}
-    methods = {cell.names.method_and_variant: asdict(cell.names.method) for cell in plan.cells}
-    return {"format": FORMAT, "study": plan.study.name, "cells": cells, "methods": methods, "datasets": datasets}
+    methods = {cell.names.method_and_variant: cell.names.method for cell in plan.cells}
+    return {
+        "format": FORMAT,
+        "study": plan.study.name,
+        "cells": cells,
+        "methods": {text: asdict(method) for text, method in methods.items()},
+        "datasets": datasets,
+    }
 
 
 def _dataset_note(dataset: TextDataset) -> dict[str, Any]:
