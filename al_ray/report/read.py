@@ -103,11 +103,18 @@ class RecordedCell:
     provenance: Mapping[str, Any]
 
 
-def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileSystem | None = None) -> StudyRecords:
+def read_study(
+    address: str,
+    *,
+    grid: Mapping[str, Any] | None = None,
+    skip_damaged: bool = False,
+    filesystem: fs.FileSystem | None = None,
+) -> StudyRecords:
     """Read a whole study, arrays aside.
 
     Args:
         address: the study's own folder or URI.
+        grid: a plan whose cells are read, and no others; None = all that the folder holds, with the plan kept there.
         skip_damaged: leave cells out that cannot be read, as failed ones with the reason, instead of refusing.
         filesystem: an open pyarrow file system, on which ``address`` is then a path.
 
@@ -115,10 +122,10 @@ def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileS
         StorageError: it is no study, holds no cell, or has cells that cannot be read; the message names them.
     """
     store = open_study(address, filesystem=filesystem)
-    found_plan = store.plan()
+    found_plan = store.plan() if grid is None else grid
     plan = {"cells": [], "methods": {}, "datasets": {}, **(found_plan or {})}
     planned = {cell_key(each["slug"], each["fingerprint"]): each for each in plan["cells"]}
-    folders = store.folder.names()[1]
+    folders = [name for name in store.folder.names()[1] if grid is None or name in planned]
     keys = [*(key for key in planned if key in set(folders)), *(name for name in folders if name not in planned)]
     found = dict(zip(keys, store.folder.each(functools.partial(_cell_or_error, store), keys), strict=True))
     read = {key: cell for key, cell in found.items() if isinstance(cell, RecordedCell)}
