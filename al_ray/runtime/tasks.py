@@ -95,7 +95,7 @@ class CellFailed:
 
 CellEvent = CellStarted | RoundEnded | CellFinished | CellFailed
 LAST_EVENTS = (CellFinished, CellFailed)
-Report = Callable[[RoundEnded], None]
+ReportRound = Callable[[RoundEnded], None]
 
 
 class RunCell(Protocol):
@@ -104,7 +104,7 @@ class RunCell(Protocol):
     It resumes by itself: after a lost worker it is called again with the same task.
     """
 
-    def __call__(self, task: CellTask, tables: "Mapping[str, pa.Table]", worker: "Worker", report: Report) -> None:
+    def __call__(self, task: CellTask, tables: "Mapping[str, pa.Table]", worker: "Worker", report: ReportRound) -> None:
         """Run the cell; ``tables`` are the tokenised tables of its pool, ``report`` tells a round (rank 0 only)."""
 
 

@@ -19,11 +19,11 @@ from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
 from al_ray.records.study import CellStore, StudyStore
-from al_ray.runtime.tasks import CellTask, Report, RoundEnded
+from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 from al_ray.study.spec import CellSpec, read_spec
 
 
-def run_cell(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: Report) -> None:
+def run_cell(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
     """Run one cell to its end, from wherever its records stop.
 
     Args:
