@@ -101,7 +101,8 @@ def run_until_ended(
             run(left)
             return
         except loss as error:
-            left = monitor.go_on(left)
+            monitor.error = None
+            left = monitor.left_of(left)
             if not left:
                 return
             failures_since_progress = 1 if monitor.n_rounds > n_rounds else failures_since_progress + 1
@@ -153,7 +154,7 @@ def run_apart(plan: GridPlan, cells: Sequence[CellTask], monitor: GridMonitor) -
     for n_failures in itertools.count(1):
         with scratch_folder() as scratch:
             try:
-                DrivenGrid(plan, monitor, scratch).run(cells)
+                _run_in_driver_process(plan, cells, monitor, scratch)
                 return
             except RayStartError as error:
                 if not plan.policy.tries_again("Ray start", n_failures):
@@ -169,66 +170,44 @@ class _Ready:
     """The message of a driver process that has a Ray."""
 
 
-@dataclass
-class DrivenGrid:
-    """One start of a grid in a driver process, seen from the process of the person."""
-
-    plan: GridPlan
-    monitor: GridMonitor
-    scratch: Path
-    _is_ready: bool = False
-
-    def run(self, cells: Sequence[CellTask]) -> None:
-        """Run cells until all have ended.
-
-        Raises:
-            RayStartError: a private Ray did not start.
-            RayLostError: Ray died, or the process that drives it.
-            ExecutionError: a cluster cannot be joined, or what stopped the grid.
-        """
-        is_private = address_of(self.plan.resources) is None
-        with DriverProcess(functools.partial(drive, self.plan, list(cells), self.scratch), self.scratch) as process:
-            process.expect_within(STARTING_TIMEOUT_S if is_private else JOINING_TIMEOUT_S)
-            try:
-                outcome = self._listen(process)
-            except KeyboardInterrupt:
-                if self._is_ready:
-                    process.leave_unheard()
-                raise
-        self.monitor.check()
-        if outcome is None:
-            raise self._lost(process.how_it_ended())
-        if isinstance(outcome, RayLostError):
-            raise self._lost(str(outcome))
-        if isinstance(outcome, BaseException):
-            raise outcome
-
-    def _listen(self, process: DriverProcess) -> object:
-        """Hand on all events; return the outcome of the process, None where it left without one."""
-        for message in process.messages():
-            match message:
-                case Ended(outcome):
-                    return outcome
-                case _Ready():
-                    self._is_ready = True
+def _run_in_driver_process(plan: GridPlan, cells: Sequence[CellTask], monitor: GridMonitor, scratch: Path) -> None:
+    """Run a grid once in a driver process, and hand on all events."""
+    address, is_ready, outcome = address_of(plan.resources), False, None
+    with DriverProcess(functools.partial(drive, plan, list(cells), scratch), scratch) as process:
+        process.expect_within(STARTING_TIMEOUT_S if address is None else JOINING_TIMEOUT_S)
+        try:
+            for message in process.messages():
+                if isinstance(message, Ended):
+                    outcome = message.outcome
+                    break
+                if isinstance(message, _Ready):
+                    is_ready = True
                     process.expect_within(None)
-                case event:
-                    self.monitor.tell(event)  # type: ignore[arg-type]
-                    if self.monitor.error is not None:
+                elif isinstance(message, CellEvent):
+                    monitor.tell(message)
+                    if monitor.error is not None:
                         process.leave()
-        return None
+        except KeyboardInterrupt:
+            if is_ready:
+                process.leave_unheard()
+            raise
+    monitor.check()
+    if outcome is None or isinstance(outcome, RayLostError):
+        raise _loss(str(outcome or process.how_it_ended()), address, is_ready)
+    if isinstance(outcome, BaseException):
+        raise outcome
 
-    def _lost(self, why: str) -> ExecutionError:
-        """Word what it means that Ray, or the process that drives it, is gone."""
-        address = address_of(self.plan.resources)
-        if address is None:
-            return RayLostError(f"the private Ray died: {why}.") if self._is_ready else RayStartError(why)
-        if not self._is_ready:
-            return ExecutionError(f"the Ray cluster at {address!r} could not be joined: {why}.")
-        return RayLostError(
-            f"the Ray cluster at {address!r} is lost: {why}. Every recorded round is kept; once its head is there "
-            "again, the same command goes on from there."
-        )
+
+def _loss(why: str, address: str | None, is_ready: bool) -> ExecutionError:
+    """Word what it means that Ray, or the process that drives it, is gone."""
+    if address is None:
+        return RayLostError(f"the private Ray died: {why}.") if is_ready else RayStartError(why)
+    if not is_ready:
+        return ExecutionError(f"the Ray cluster at {address!r} could not be joined: {why}.")
+    return RayLostError(
+        f"the Ray cluster at {address!r} is lost: {why}. Every recorded round is kept; once its head is there "
+        "again, the same command goes on from there."
+    )
 
 
 def drive(plan: GridPlan, cells: Sequence[CellTask], scratch: Path, line: ParentLine) -> str:

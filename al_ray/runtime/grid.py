@@ -77,6 +77,7 @@ class Grid:
         """Run the cells of one size of worker group."""
         from al_ray.runtime.lane.trial import LaneTrial
 
+        hooks = TuneHooks(plan, self.monitor)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(LaneTrial, plan=plan), {HEAD_RESOURCE: HEAD_SHARE}),
             param_space={"cell": tune.grid_search(list(range(len(plan.cells))))},
@@ -92,8 +93,8 @@ class Grid:
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=plan.policy.restarts("lane")),
-                callbacks=[EventForwarder(plan, self.monitor)],
-                stop=GridStopper(self.monitor),
+                callbacks=[hooks],
+                stop=hooks,
             ),
         )
         tuner.fit()
@@ -102,11 +103,19 @@ class Grid:
             raise KeyboardInterrupt
 
 
-class EventForwarder(tune.Callback):  # type: ignore[misc]
-    """Takes the events out of each trial's result and hands them on; tells of lanes that died."""
+class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
+    """Hands on the events in each trial's result, tells of lanes that died, and stops all where there is an error."""
 
     def __init__(self, plan: "LanePlan", monitor: GridMonitor) -> None:
         self._plan, self._monitor = plan, monitor
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stop a single trial: a cell ends by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell whether the grid has to end."""
+        return self._monitor.error is not None
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -157,21 +166,6 @@ class EventForwarder(tune.Callback):  # type: ignore[misc]
             self._plan.exchange.ping()
         except ExchangeLostError as error:
             self._monitor.stop(error)
-
-
-class GridStopper(tune.Stopper):  # type: ignore[misc]
-    """Stops all trials once the monitor holds an error."""
-
-    def __init__(self, monitor: GridMonitor) -> None:
-        self._monitor = monitor
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never stop a single trial: a cell ends by itself."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Tell whether the grid has to end."""
-        return self._monitor.error is not None
 
 
 class PoolFilling:

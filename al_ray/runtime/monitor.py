@@ -39,7 +39,7 @@ class GridMonitor:
         self.error: BaseException | None = None
 
     def __reduce__(self) -> Any:
-        # Tune pickles its callbacks into its snapshots; the driver's own listener has no business there.
+        # Tune pickles its callbacks into its snapshots; the driver's own listener stays out, any function replaces it.
         return GridMonitor, (repr,)
 
     def tell(self, event: CellEvent) -> None:
@@ -67,11 +67,6 @@ class GridMonitor:
         """Raise the error that stopped the grid, if any."""
         if self.error is not None:
             raise self.error
-
-    def go_on(self, cells: Sequence[CellTask]) -> list[CellTask]:
-        """Forget the error, and return the cells that have not ended."""
-        self.error = None
-        return self.left_of(cells)
 
     def left_of(self, cells: Sequence[CellTask]) -> list[CellTask]:
         """Return the cells that have not ended."""

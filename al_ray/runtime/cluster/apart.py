@@ -1,10 +1,10 @@
 """Driver process: a process apart, in which Ray is driven, so that what ends Ray's driver does not end the program.
 
 Ray ends the process that drives it when its head is away for a minute
-(https://github.com/ray-project/ray/pull/20900); its C++ parts write on its standard error; and a
-driver whose head has died stands for a minute and more in calls that cannot be broken off (a killed GCS, Ray 2.60: 61 s
-until Tune returns). A process that is killed is out of all this at once, with everything that it started: it leads a
-session of the system, in which its descendants stay.
+(https://github.com/ray-project/ray/pull/20900); its C++ parts write on its standard error; and a driver whose head has
+died stands for a minute and more in calls that cannot be broken off (a killed GCS, Ray 2.60: 61 s until Tune returns).
+A process that is killed is out of all this at once, with everything that it started: it leads a session of the system,
+in which its descendants stay.
 """
 
 import contextlib

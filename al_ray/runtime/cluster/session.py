@@ -28,12 +28,10 @@ class RaySession:
     Attributes:
         private: whether it was started here, with a logical CPU for the data plane on top of the lanes' CPUs.
         nodes: what the lanes may use.
-        scratch: a folder on this machine that is gone when the session ends.
     """
 
     private: bool
     nodes: tuple[NodeSize, ...]
-    scratch: Path
 
 
 def is_here() -> bool:
@@ -68,7 +66,7 @@ def ray_session(resources: LaneResources, scratch: Path) -> Iterator[RaySession]
         import ray
 
         if is_here():
-            yield RaySession(False, _nodes(0), scratch)
+            yield RaySession(False, _nodes(0))
             return
         address = address_of(resources)
         if address is None:
@@ -76,7 +74,7 @@ def ray_session(resources: LaneResources, scratch: Path) -> Iterator[RaySession]
         else:
             _join(address)
         try:
-            yield RaySession(address is None, _nodes(DATA_PLANE_CPUS if address is None else 0), scratch)
+            yield RaySession(address is None, _nodes(DATA_PLANE_CPUS if address is None else 0))
         finally:
             ray.shutdown()
 
