@@ -50,8 +50,7 @@ def connect(store: StudyStore, tracking_uri: str) -> Projection:
 def cells_path(store: StudyStore, tracking_uri: str) -> str | None:
     """Return what follows an MLflow server's address to show the table of this study's cells.
 
-    Returns:
-        the path, or None where this process has not been in touch with that MLflow, which is not asked here.
+    None where this process has not been in touch with that MLflow, which is not asked here.
     """
     return _cells_paths.get((tracking_uri, store.root))
 
@@ -61,10 +60,8 @@ class SyncReport:
     """What a synchronisation found and did.
 
     Attributes:
-        n_cells: recorded cells.
-        n_complete: cells that MLflow already showed in full.
-        n_runs: runs made, the parent run included.
-        n_points: metric points added.
+        n_cells, n_complete: recorded cells, and those of them that MLflow already showed in full.
+        n_runs, n_points: runs made, the parent run included, and metric points added.
         duplicates: ids of runs that another program had made twice; deleted in MLflow, and restorable there.
     """
 
@@ -77,10 +74,6 @@ class SyncReport:
 
 def sync(store: StudyStore, tracking_uri: str) -> SyncReport:
     """Bring MLflow up to the records of a study; running it again changes nothing.
-
-    Args:
-        store: the study's records.
-        tracking_uri: where MLflow is.
 
     Raises:
         StorageError: a record cannot be read.
@@ -101,12 +94,9 @@ def sync(store: StudyStore, tracking_uri: str) -> SyncReport:
 
 
 def log_report(store: StudyStore, tracking_uri: str, files: Sequence[str]) -> None:
-    """Log a report's files to the study's parent run, in the place of older ones.
+    """Log a report's files, by their locations in one folder, to the study's parent run, in the place of older ones.
 
-    Args:
-        store: the study's records.
-        tracking_uri: where MLflow is.
-        files: locations of the files, all in one folder; a key in them is used and not shown.
+    A key in a location is used and not shown.
 
     Raises:
         StorageError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""The records of a study as MLflow runs: one parent run a study, one child run a cell, one point a round."""
+"""MLflow runs made from records: one parent run a study, one child run a cell, one point a round."""
 
 import csv
 import io
@@ -7,9 +7,10 @@ import re
 import shlex
 import tempfile
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,13 @@ from al_ray.records.study import MLFLOW_FILE, MLFLOW_FOLDER, CellStore, StudySto
 from al_ray.storage.address import without_query
 from al_ray.tracking.address import DATABASES, scheme_of
 
-# MLflow 3 takes 6000 and 250 characters, older servers 500 and 250.
-_MAX_VALUE, _MAX_KEY = 500, 250
-_COMPARED = ("accuracy", "macro_f1")
-
+# Characters: MLflow 3 takes 6000 of a value, older servers 500.
+_MAX_VALUE, _MAX_KEY, _MAX_TAG = 500, 250, 4000
+_MAX_PARAMS, _MAX_METRICS, _PAGE = 100, 1000, 1000
+_KIND, _STUDY_ID, _CELL, _FINGERPRINT = "al_ray.kind", "al_ray.study_id", "al_ray.cell", "al_ray.fingerprint"
+_COMPLETE, _FAILURE, _PARENT = "al_ray.complete", "al_ray.failure", "mlflow.parentRunId"
+_ENDED = {"done": "FINISHED", "failed": "FAILED"}
+_VIEW = 2  # one more wherever a cell is shown otherwise than before: runs that are complete are then looked at again
 # Databases cut what is long, and may take one Unicode form for another; MLflow takes a name for a path.
 _TAKEN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _NOT_TAKEN = re.compile(r"[^\w.-]+")
@@ -52,11 +56,11 @@ def round_points(entry: RecordedRound) -> list[Point]:
 def final_points(entries: Sequence[RecordedRound]) -> list[Point]:
     """Return the figures that compare cells: last value and mean of the learning curve, of accuracy and macro F1.
 
-    They have the names of the reports, ``final_accuracy`` and ``aulc``, with a slash: MLflow puts what is before it
-    above the charts as a heading, so that the two metrics of a figure stand side by side.
+    A report calls them ``final_accuracy`` and ``aulc``; here a slash stands between figure and metric, since MLflow
+    groups charts by what is before it.
     """
     fitted = [entry.record.metrics for entry in entries if entry.record.metrics]
-    names = [name for name in _COMPARED if fitted and all(name in metrics for metrics in fitted)]
+    names = [name for name in ("accuracy", "macro_f1") if fitted and all(name in metrics for metrics in fitted)]
     finals = {f"final/{name}": fitted[-1][name] for name in names}
     means = {f"aulc/{name}": area_under_curve([metrics[name] for metrics in fitted]) for name in names}
     return _points(entries[-1], {**finals, **means}) if entries else []
@@ -86,10 +90,8 @@ def spec_params(spec: Mapping[str, Any]) -> dict[str, str]:
     ``{strategy: {name: badge, seed: 1}}`` gives ``strategy = badge`` and ``strategy.seed = 1``; a list of options is
     one text. A text that MLflow would refuse as too long is cut.
     """
-    params: dict[str, str] = {}
-    for name, value in spec.items():
-        _add_params(params, name, value)
-    return {shown_name(name): cut(text, _MAX_VALUE) for name, text in params.items()}
+    params = dict(pair for name, value in spec.items() for pair in _params(name, value))
+    return {shown_name(name): _cut(text, _MAX_VALUE) for name, text in params.items()}
 
 
 def shown_name(name: str) -> str:
@@ -100,17 +102,17 @@ def shown_name(name: str) -> str:
     return identifier(name, _TAKEN, _NOT_TAKEN, _MAX_KEY)
 
 
-def _add_params(params: dict[str, str], path: str, value: Any) -> None:
+def _params(path: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         if "name" in value:
-            params[path] = _words(value["name"])
+            yield path, _words(value["name"])
         for key, inner in value.items():
             if key != "name":
-                _add_params(params, f"{path}.{key}", inner)
+                yield from _params(f"{path}.{key}", inner)
     elif isinstance(value, list | tuple):
-        params[path] = ", ".join(_words(inner) for inner in value) or "none"
+        yield path, ", ".join(map(_words, value)) or "none"
     else:
-        params[path] = _words(value)
+        yield path, _words(value)
 
 
 def _words(value: Any) -> str:
@@ -122,17 +124,8 @@ def _words(value: Any) -> str:
     return canonical_json(value)
 
 
-def cut(text: str, limit: int) -> str:
-    """Return a text that fits, ending in its own hash where it had to be cut, so that two of them stay apart."""
-    return text if len(text) <= limit else with_hash(text, text, limit)
-
-
-_KIND, _STUDY_ID, _CELL, _FINGERPRINT = "al_ray.kind", "al_ray.study_id", "al_ray.cell", "al_ray.fingerprint"
-_COMPLETE, _FAILURE, _PARENT = "al_ray.complete", "al_ray.failure", "mlflow.parentRunId"
-_ENDED = {"done": "FINISHED", "failed": "FAILED"}
-_VIEW = 2  # one more wherever a cell is shown otherwise than before: runs that are complete are then looked at again
-_MAX_TAG, _MAX_PARAMS, _MAX_METRICS = 4000, 100, 1000
-_PAGE = 1000
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else with_hash(text, text, limit)  # the hash keeps two of them apart
 
 
 @dataclass
@@ -158,16 +151,7 @@ class _Run:
 
 
 class Projection:
-    """One study in MLflow. Not thread-safe; made and used by one thread.
-
-    Args:
-        store: the study's records.
-        tracking_uri: where MLflow is.
-        mlflow: the library, which only :mod:`al_ray.tracking.mlflow` imports.
-
-    Raises:
-        ExecutionError: the experiment of that name was deleted in MLflow.
-        Exception: whatever MLflow raises when it cannot be reached.
+    """One study in MLflow; made by :func:`al_ray.tracking.mlflow.connect`, and used by one thread.
 
     Attributes:
         n_runs, n_points: what it has added.
@@ -202,13 +186,13 @@ class Projection:
     def show_cell(
         self, key: str, status: str | None, spec: Mapping[str, Any] | None = None, started_at: datetime | None = None
     ) -> None:
-        """Bring the run of a cell that is under way up to its records, which may not have begun.
+        """Bring the run of a cell up to its records, which may not have begun, and to what is known beyond them.
 
         Args:
             key: name of the cell's folder.
             status: of the cell, where the caller knows better than the storage yet shows.
-            spec: its identity, where it has just started: its run is made, or the one that it has goes on.
-            started_at: when it started.
+            spec: its identity, where it has just started: its run is made, or goes on.
+            started_at: when it did.
         """
         if spec is not None:
             run = self._run(key, spec, started_at)
@@ -262,7 +246,7 @@ class Projection:
         self._client.log_text(run.run_id, canonical_json(cell.spec(), indent=1), "spec.json")
         self._client.log_text(run.run_id, query_table(entries), "queries.csv")
         if status == "failed":
-            self._set_tag(run, _FAILURE, cut(without_secrets(canonical_json(cell.failure())), _MAX_TAG))
+            self._set_tag(run, _FAILURE, _cut(without_secrets(canonical_json(cell.failure())), _MAX_TAG))
         elif _FAILURE in run.tags:
             self._client.delete_tag(run.run_id, _FAILURE)
             del run.tags[_FAILURE]
@@ -334,16 +318,13 @@ class Projection:
 
     def _search(self, condition: str) -> list[_Run]:
         order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-        found: list[_Run] = []
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment_id], condition, max_results=_PAGE, order_by=order, page_token=token
-            )
-            found += map(_known, page)
-            token = page.token
-            if not token:
-                return found
+        search = partial(self._client.search_runs, [self._experiment_id], condition, max_results=_PAGE, order_by=order)
+        page = search()
+        found = list(page)
+        while page.token:
+            page = search(page_token=page.token)
+            found += page
+        return [_known(run) for run in found]
 
     def _run(self, key: str, spec: Mapping[str, Any], started_at: datetime | None = None) -> _Run:
         if key not in self._runs:
@@ -388,11 +369,7 @@ class Projection:
         self.n_points += len(batch)
 
     def _check_place(self, run: _Run) -> None:
-        """Refuse to write files where a database says that came with somebody's records, unless that is beside them.
-
-        Raises:
-            ExecutionError: the artifacts of a run would land outside the storage folder.
-        """
+        """Refuse to write files where a database says that came with somebody's records, unless that is beside them."""
         if self._own_folder is not None and not _is_below(run.artifacts, self._own_folder):
             raise ExecutionError(
                 f"{MLFLOW_FILE} in {self._own_folder} keeps artifacts in {run.artifacts}, outside that folder: it was "
@@ -431,7 +408,7 @@ def _own_folder(store: StudyStore, tracking_uri: str) -> str | None:
 
 
 def _is_below(address: str, folder: str) -> bool:
-    """Tell whether an artifact address is a place on this disk inside a folder, links resolved."""
+    """Tell whether an artifact address is a place on this disk in a folder, links resolved."""
     parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         return False

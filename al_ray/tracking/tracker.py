@@ -26,13 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Outage:
-    """How often MLflow failed in a row, and when it is tried again.
-
-    Attributes:
-        waits_s: seconds between the first attempts, of which nobody is told.
-        looks_s: seconds before the first and, doubling, at most before any later look at an MLflow that is down.
-        n_failures: attempts that failed since the last that did not.
-    """
+    """How often MLflow failed in a row (``n_failures``), and when it is tried again, as a :class:`Tracker` was told."""
 
     waits_s: Sequence[float]
     looks_s: tuple[float, float]
@@ -152,8 +146,8 @@ class Tracker:
     Args:
         store: the study's records.
         tracking_uri: where MLflow is; None: nothing is tracked.
-        waits_s: seconds between the first attempts.
-        looks_s: seconds before the first look at an MLflow that is down, and the most before a later one.
+        waits_s: seconds between the first attempts, of which nobody is told.
+        looks_s: seconds before the first look at an MLflow that is down and, doubling, at most before a later one.
     """
 
     def __init__(
@@ -279,11 +273,11 @@ class Tracker:
         self._projection = None  # what was known of MLflow may be out of date
         words, was_down, wait_s = error_words(error), self._outage.is_down, self._outage.failed()
         self._why = f" It cannot be used: {words}."
+        if self._outage.is_down and last:
+            return False
         attempt = f"attempt {self._outage.n_failures} in a row failed ({words})"
         behind = _n_cells(len(self._backlog.behind()))
         self._tell(f"{self._address}: {attempt}; {behind} behind; the next after {wait_s:g} s", logging.INFO)
-        if self._outage.is_down and last:
-            return False
         if self._outage.is_down and not was_down:
             self._tell(f"{self._address} cannot be used: {words}. {_AGAIN}")
         (self._abandoned if last else self._closing).wait(wait_s)
