@@ -61,8 +61,8 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
 
 def _run(plan: Plan, execution: Execution, lease: Lease, *, local: bool, listener: Listener) -> None:
     waiting = plan.waiting()
-    keys = [cell.key for cell in waiting]
-    _log.info("study %s: %d of %d cells wait: %s", plan.study.name, len(keys), len(plan.cells), ", ".join(keys))
+    first = ", ".join([*(cell.key for cell in waiting[:3]), *(["..."] if len(waiting) > 3 else [])])
+    _log.info("study %s: %d of %d cells wait: %s", plan.study.name, len(waiting), len(plan.cells), first)
     tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage))
     tracker.start()
     try:
@@ -136,10 +136,7 @@ class _Events:
                 self._starts.setdefault(event.key, []).append({**start, **where})
                 self._tracker.cell_started(event.key, cell.spec.to_json())
             case RoundEnded():
-                assert cell.fingerprint is not None
-                recorded = self._store.cell(cell.slug, cell.fingerprint).recorded_round(event.round_index)
-                assert recorded is not None
-                self._tracker.round_recorded(event.key, recorded.record)  # without a record from branch tracking on
+                self._tracker.round_recorded(event.key)
             case CellFailed():
                 assert cell.fingerprint is not None
                 records = self._store.cell(cell.slug, cell.fingerprint)
