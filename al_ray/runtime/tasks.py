@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from al_ray.errors import ConfigError
 from al_ray.runtime.failures import Failure
@@ -96,16 +96,10 @@ class CellFailed:
 CellEvent = CellStarted | RoundEnded | CellFinished | CellFailed
 LAST_EVENTS = (CellFinished, CellFailed)
 ReportRound = Callable[[RoundEnded], None]
-
-
-class RunCell(Protocol):
-    """Runs one cell on every rank of a worker group; a module-level function, pickled by reference.
-
-    It resumes by itself: after a lost worker it is called again with the same task.
-    """
-
-    def __call__(self, task: CellTask, tables: "Mapping[str, pa.Table]", worker: "Worker", report: ReportRound) -> None:
-        """Run the cell; ``tables`` are the tokenised tables of its pool, ``report`` tells a round (rank 0 only)."""
+# Runs one cell on every rank of a worker group: its task, the tokenised tables of its pool, the rank's worker, and what
+# takes its rounds (on rank 0). A module-level function, pickled by reference. It resumes by itself: after a lost worker
+# it is called again with the same task.
+RunCell = Callable[[CellTask, "Mapping[str, pa.Table]", "Worker", ReportRound], None]
 
 
 def check_cells(cells: Sequence[CellTask], pools: Mapping[str, object]) -> None:

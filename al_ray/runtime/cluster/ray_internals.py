@@ -51,6 +51,8 @@ TUNE_CLOCKS = ("time_this_iter_s", "time_total_s", "time_since_restore", "iterat
 # controller, and may miss what it should clean (https://github.com/ray-project/ray/issues/62753); the sweeper does it
 # for all lanes at once. The other hands out data sets (https://github.com/ray-project/ray/pull/63309).
 UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
+# What a lane starts, by Ray's names, and the exchange. A program that runs a study in its own Ray job may have others.
+LANE_ACTORS = ("ResourceTrainable", "TrainController", "RayTrainWorker", "SynchronizationActor", "ExchangeState")
 # A resource that the head alone has, for trials, which hold no CPU.
 HEAD_RESOURCE = "node:__internal_head__"
 ACCELERATOR = "accelerator_type:"
@@ -200,6 +202,12 @@ def remove_placement_group(group: Any) -> None:
     from ray.util.placement_group import remove_placement_group as remove
 
     remove(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+def cause_of_death(error: Exception) -> Exception:
+    """Return what Ray knows of a worker's end, which Ray Train wraps in words about its own health check."""
+    cause: Exception = getattr(error, "health_check_failure", error)
+    return cause
 
 
 def log_files(scratch: Path) -> Sequence[Path]:

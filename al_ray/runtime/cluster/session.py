@@ -1,4 +1,4 @@
-"""A Ray to run on: a private one on this machine, one that was joined by its address, or the one already here."""
+"""Ray session: a private Ray on this machine, one that was joined by its address, or the one already here."""
 
 import contextlib
 import logging

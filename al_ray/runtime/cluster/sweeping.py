@@ -18,10 +18,13 @@ from typing import Any
 
 import psutil
 
-from al_ray.runtime.cluster.ray_internals import actors_of_this_job, placement_groups, remove_placement_group
+from al_ray.runtime.cluster.ray_internals import (
+    LANE_ACTORS,
+    actors_of_this_job,
+    placement_groups,
+    remove_placement_group,
+)
 
-# What a lane starts, and the exchange. A program that runs a study in its own Ray job may have actors of its own.
-LANE_ACTORS = ("ResourceTrainable", "TrainController", "RayTrainWorker", "SynchronizationActor", "ExchangeState")
 SWEEP_EVERY_S = 2.0
 HANGING_AFTER_S = 3.0
 SILENT_AFTER_S = 20.0

@@ -79,7 +79,7 @@ class Exchange:
         ray.kill(self.actor)
 
     def ping(self) -> None:
-        """Return where the actor lives."""
+        """Return, unless the actor is dead."""
         self.answer(self.actor.ping.remote())
 
     def open_channel(self, lane: str, policy: RetryPolicy) -> "ChannelClient":

@@ -15,7 +15,7 @@ from typing import Any
 from ray import tune
 from ray.train import UserCallback
 
-from al_ray.runtime.cluster.ray_internals import TRAIN_ENVIRONMENT, without_unused_actors
+from al_ray.runtime.cluster.ray_internals import TRAIN_ENVIRONMENT, cause_of_death, without_unused_actors
 from al_ray.runtime.cluster.resources import LaneResources, process_group_backend
 from al_ray.runtime.failures import Failure, RetryPolicy, brief, kind_of
 from al_ray.runtime.lane.channel import Channel
@@ -130,7 +130,7 @@ class LossListener(UserCallback):  # type: ignore[misc]
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Tell the channel why each rank is gone."""
-        causes = {rank: getattr(e, "health_check_failure", e) for rank, e in sorted(worker_exceptions.items())}
+        causes = {rank: cause_of_death(error) for rank, error in sorted(worker_exceptions.items())}
         words = "; ".join(f"rank {rank}: {brief(cause)}" for rank, cause in causes.items())
         out_of_memory = any(kind_of(cause) == "memory" for cause in causes.values())
         failure = Failure("WorkersDied", words, kind="memory" if out_of_memory else "lost")
