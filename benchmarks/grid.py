@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from al_ray.runtime.tasks import CellFinished, CellStarted
 from benchmarks.inputs import minilm, trec6
 from benchmarks.processes import cpu_seconds, descendants, machine_cpu_seconds
 from benchmarks.report import Report, n_cores, run_benchmark
@@ -51,9 +52,9 @@ class CpuWatch:
 
     def on_event(self, timed: TimedEvent) -> None:
         """Sample at the starts and ends of cells; the first start of a lane makes its worker known."""
-        if timed.event.kind == "started":
+        if isinstance(timed.event, CellStarted):
             self._pids.add(lane_of(timed.event)[1])
-        if timed.event.kind in ("started", "finished"):
+        if isinstance(timed.event, CellStarted | CellFinished):
             self.samples.append(self._sample())
 
     def _sample(self) -> CpuSample:

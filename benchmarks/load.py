@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -29,7 +29,8 @@ from al_ray.model.worker import Worker
 from al_ray.records.study import StudyStore
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.pool import PoolSource
-from al_ray.runtime.tasks import CellEvent, CellTask
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, ReportRound, RoundEnded
+from benchmarks.cells import benchmark_cell
 from benchmarks.processes import cpu_seconds, descendants
 from benchmarks.report import Report, n_cores, run_benchmark
 
@@ -48,7 +49,7 @@ WATCHED = {"ray::ExchangeState": "exchange", "ray::RayTrainWorker": "lane worker
 
 
 @dataclass
-class GridWatch:
+class GridClocks:
     """Takes the driver's clocks and memory at the end of every cell, and those of all others after each third."""
 
     n_cells: int
@@ -62,12 +63,12 @@ class GridWatch:
 
     def __call__(self, event: CellEvent) -> None:
         """Take in one event."""
-        if event.kind == "failed":
-            raise RuntimeError(f"cell {event.key} failed: {event.data['message']}")
-        if event.kind == "started" and event.data["pid"] not in self._lanes:
-            self._lanes.add(event.data["pid"])
+        if isinstance(event, CellFailed):
+            raise RuntimeError(f"cell {event.key} failed: {event.failure.message}")
+        if isinstance(event, CellStarted) and event.where["pid"] not in self._lanes:
+            self._lanes.add(event.where["pid"])
             self.began = time.perf_counter()
-        if event.kind == "finished":
+        if isinstance(event, CellFinished):
             self.ended.append(time.perf_counter())
             self.rss.append(resident(os.getpid()))
             self.cpu.append(time.process_time())
@@ -101,20 +102,18 @@ class GridWatch:
         return (clock[cells[-1]] - clock[cells[0]]) / max(len(cells) - 1, 1)
 
 
-def stub_cell(
-    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
-) -> None:
-    """Report three made-up rounds as large as real ones; write them, too, where the payload names a storage."""
+def stub_cell(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
+    """Report three made-up rounds with as many metrics as real ones; write records where the task names a storage."""
     store = None
-    if "storage" in payload:
-        store = StudyStore.open(payload["storage"], payload["study"]).cell(payload["slug"], payload["fingerprint"])
-        store.begin(payload["spec"], payload["provenance"])
+    if task.storage:
+        store = StudyStore.open(task.storage, task.study).cell(task.slug, task.fingerprint)
+        store.begin(task.spec, task.provenance)
     for index in range(N_ROUNDS):
         time.sleep(WORK_S)
         record = made_round(index)
         if store is not None:
             store.append(record)
-        report(record.to_json())
+        report(RoundEnded(task.key, index, record.n_labeled, record.metrics))
     if store is not None:
         store.finish({"n_rounds": N_ROUNDS})
 
@@ -144,13 +143,13 @@ def tokenize(table: pa.Table) -> pa.Table:
 
 def run_grid_alone(n_cells: int) -> dict[str, Any]:
     """Run a grid of stub cells without records in this process."""
-    from al_ray.runtime.grid import run_grid
+    from al_ray.runtime.driver import run_grid
 
-    watch = GridWatch(n_cells)
+    watch = GridClocks(n_cells)
     table = pa.table({"id": range(10), "label": [0] * 10, "text": ["text"] * 10})
-    payload = {"spec": {f"field_{n}": n for n in range(40)}}
+    spec = {f"field_{n}": n for n in range(40)}
     run_grid(
-        cells=[CellTask(key=f"cell-{n}", payload=dict(payload), pool_key="pool") for n in range(n_cells)],
+        cells=[benchmark_cell(f"cell-{n}", "pool", dict(spec), N_CLASSES) for n in range(n_cells)],
         pools={"pool": PoolSource(tables={"pool": table, "test": table}, tokenize=tokenize)},
         run_cell=stub_cell,
         resources=LaneResources(lanes=LANES, cpus=LANES),
@@ -167,7 +166,7 @@ def run_as_study(n_cells: int) -> dict[str, Any]:
     from al_ray.study.plan import plan_study
 
     study_module.run_cell = stub_cell  # type: ignore[attr-defined]
-    watch = GridWatch(n_cells)
+    watch = GridClocks(n_cells)
     grid = [{"dataset": "tickets", "strategy": "margin", "seed": {"range": [0, n_cells]}}]
     with tempfile.TemporaryDirectory(prefix="al_ray_load_") as storage:
         study = load_study({"study": "load", "grid": grid})
@@ -183,7 +182,7 @@ def run_as_study(n_cells: int) -> dict[str, Any]:
             ended = time.perf_counter()
 
         with progress:
-            study_module.run_study(plan, execution, local=False, listener=listen, say=progress.say)
+            study_module.run_study(plan, execution, local=False, listener=listen)
         return watch.result() | {"after_last_s": time.perf_counter() - ended}
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import pairwise
 from statistics import median
 
+from al_ray.runtime.tasks import CellStarted
 from benchmarks.inputs import minilm
 from benchmarks.processes import cpu_seconds, descendants, process_started_at
 from benchmarks.report import Report, n_cores, run_benchmark
@@ -68,7 +69,7 @@ def _gap(earlier: CellTimes, later: CellTimes) -> float:
 
 def _sample(cpu_at: list[float], timed: TimedEvent) -> None:
     """Note the CPU time of all processes so far when a lane begins its first cell."""
-    if timed.event.kind == "started" and len(cpu_at) < LANES:
+    if isinstance(timed.event, CellStarted) and len(cpu_at) < LANES:
         here = os.getpid()
         cpu_at.append(sum(map(cpu_seconds, [here, *descendants(here)])))
 

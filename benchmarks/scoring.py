@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.model.tokens import TokenizedSplit, tokenize_table
-from al_ray.runtime.grid import LaneResources, run_grid
+from al_ray.runtime.cluster.resources import LaneResources
+from al_ray.runtime.driver import run_grid
 from al_ray.runtime.pool import PoolSource
-from al_ray.runtime.tasks import CellEvent, CellTask
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, RoundEnded
+from benchmarks.cells import benchmark_cell
 from benchmarks.inputs import MAX_TOKENS, minilm, text_table, tokenized, trec6
 from benchmarks.report import Report, n_cores, run_benchmark
 from benchmarks.scoring_baselines import TRIALS, Loop, Scorer, timed_pass
@@ -64,12 +66,11 @@ class Turns:
 
     def on_event(self, event: CellEvent) -> None:
         """Take what al_ray measured; at the end of a cell let the baselines run."""
-        if event.kind == "failed":
-            raise RuntimeError(f"{event.data['error']}: {event.data['message']}\n{event.data['traceback']}")
-        if event.kind == "round":
-            for wall, cpu in zip(event.data["wall"], event.data["cpu"], strict=True):
-                self.ours.add(len(self._pool), wall, cpu)
-        if event.kind == "finished":
+        if isinstance(event, CellFailed):
+            raise RuntimeError(f"{event.failure.error}: {event.failure.message}\n{event.failure.traceback}")
+        if isinstance(event, RoundEnded):
+            self.ours.add(len(self._pool), event.metrics["wall"], event.metrics["cpu"])
+        if isinstance(event, CellFinished):
             self._take_turn()
 
     def close(self) -> None:
@@ -118,14 +119,15 @@ def measure(report: Report) -> None:
     table = text_table(dataset.train)
     with tempfile.TemporaryDirectory(prefix="al_ray_benchmark_") as folder:
         turns = Turns(tokenized(dataset.train), folder)
-        payload = {"n_classes": dataset.n_classes, "n_passes": N_PASSES, "batch_size": BATCH_SIZE}
+        spec = {"n_passes": N_PASSES, "batch_size": BATCH_SIZE}
         try:
             run_grid(
                 cells=[
-                    CellTask(
-                        key=f"turn-{turn}",
-                        payload={**payload, "folder": "" if turn else folder},
-                        pool_key="trec6",
+                    benchmark_cell(
+                        f"turn-{turn}",
+                        "trec6",
+                        {**spec, "folder": "" if turn else folder},
+                        dataset.n_classes,
                         workers=n_cores(),
                     )
                     for turn in range(N_CELLS)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,19 +11,19 @@ from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.source import resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
-from al_ray.study.cell import Report
+from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 
 N_LABELED = 64
 
 
-def score_pool(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Report) -> None:
+def score_pool(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
     """Fine-tune a little, so that the weights are not trivial, then time passes over the whole pool.
 
     Args:
-        payload: ``n_classes``, ``n_passes``, and ``folder``, where rank 0 leaves the model and its logits.
+        task: its spec has ``n_passes``, ``batch_size`` and ``folder``, where rank 0 leaves the model and its logits.
         tables: the tokenised ``pool``.
         worker: this process.
-        report: takes the wall time of each pass, and its CPU time on all workers together, in seconds.
+        report: takes, as metrics, the wall time of each pass, and its CPU time on all workers together, in seconds.
     """
     from al_ray.model.classifier import TransformerClassifier
 
@@ -34,8 +33,8 @@ def score_pool(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: 
         init="pretrained",
         recipe=FinetuneRecipe(learning_rate=1e-4, epochs=6, validation_fraction=0.0),
         precision="bf16",
-        scoring_batch_size=payload["batch_size"],
-        n_classes=payload["n_classes"],
+        scoring_batch_size=task.spec["batch_size"],
+        n_classes=task.n_classes,
         pool=pool,
         test=pool,
         seed=0,
@@ -43,15 +42,17 @@ def score_pool(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: 
     )
     classifier.finetune(LabeledSet(ids=pool.ids[:N_LABELED], labels=pool.labels[:N_LABELED]), round_index=1)
     seconds, cpu = [], []
-    for _ in range(payload["n_passes"] + 1):
+    for _ in range(task.spec["n_passes"] + 1):
         worker.barrier()
         began, cpu_began = time.perf_counter(), time.process_time()
         outputs = classifier.predict("pool", pool.ids)
         worker.barrier()
         seconds.append(time.perf_counter() - began)
         cpu.append(float(np.concatenate(worker.all_gather(np.array([time.process_time() - cpu_began]))).sum()))
-    if worker.rank == 0 and payload["folder"]:
-        classifier._network.model.save_pretrained(payload["folder"])
-        np.save(f"{payload['folder']}/logits.npy", outputs.logits[:, 0])
+    if worker.rank == 0 and (folder := task.spec["folder"]):
+        classifier._network.model.save_pretrained(folder)
+        np.save(f"{folder}/logits.npy", outputs.logits[:, 0])
     # The first pass fills caches, as the first round of a cell does; the others are what a study is made of.
-    report({"wall": seconds[1:], "cpu": cpu[1:]})
+    if worker.rank == 0:
+        for index, (wall, cpu_s) in enumerate(zip(seconds[1:], cpu[1:], strict=True)):
+            report(RoundEnded(task.key, index, N_LABELED, {"wall": wall, "cpu": cpu_s}))

@@ -11,7 +11,7 @@ from typing import Any
 from al_ray.errors import AlRayError
 from al_ray.records.cell import CellStore
 from al_ray.records.round import RecordedRound
-from al_ray.runtime.tasks import CellEvent
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted
 from al_ray.study.file import load_study, set_options
 from al_ray.study.plan import Plan, plan_study
 from al_ray.study.run import run_study
@@ -46,17 +46,17 @@ class TimedStudy:
     plan: Plan
     events: list[TimedEvent] = field(default_factory=list)
 
-    def first(self, kind: str) -> dict[str, TimedEvent]:
+    def first(self, kind: type[CellEvent]) -> dict[str, TimedEvent]:
         """Return the first event of a kind of every cell, by key."""
         found: dict[str, TimedEvent] = {}
         for timed in self.events:
-            if timed.event.kind == kind:
+            if isinstance(timed.event, kind):
                 found.setdefault(timed.event.key, timed)
         return found
 
     def cells(self) -> list[CellTimes]:
         """Return every cell with its times and records."""
-        started, finished = self.first("started"), self.first("finished")
+        started, finished = self.first(CellStarted), self.first(CellFinished)
         return [self._times(cell.key, started[cell.key], finished[cell.key]) for cell in self.plan.cells]
 
     def lanes(self) -> dict[tuple[str, int], list[CellTimes]]:
@@ -106,12 +106,12 @@ def timed_study(
 
         def listen(event: CellEvent) -> None:
             timed.events.append(TimedEvent(time.time(), event))
-            if event.kind == "failed":
-                raise AlRayError(f"cell {event.key} failed: {event.data['error']}: {event.data['message']}")
+            if isinstance(event, CellFailed):
+                raise AlRayError(f"cell {event.key} failed: {event.failure.error}: {event.failure.message}")
             if on_event is not None:
                 on_event(timed.events[-1])
 
-        run_study(timed.plan, execution, local=False, listener=listen, say=print)
+        run_study(timed.plan, execution, local=False, listener=listen)
         yield timed
     finally:
         shutil.rmtree(storage, ignore_errors=True)
@@ -119,7 +119,8 @@ def timed_study(
 
 def lane_of(event: CellEvent) -> tuple[str, int]:
     """Return host and pid of the worker that started a cell."""
-    return event.data["host"], event.data["pid"]
+    assert isinstance(event, CellStarted)
+    return event.where["host"], event.where["pid"]
 
 
 def compute_seconds(entry: RecordedRound) -> float:

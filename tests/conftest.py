@@ -20,7 +20,8 @@ def private_ray() -> Iterator[None]:
     """Start a Ray of four logical CPUs, which lanes then use instead of starting their own."""
     import ray
 
-    from al_ray.runtime.cluster.session import on_loopback, quiet_ray
+    from al_ray.runtime.cluster.ray_internals import on_loopback
+    from al_ray.runtime.cluster.session import quiet_ray
 
     with quiet_ray(), on_loopback():
         ray.init(

@@ -2,7 +2,7 @@
 
 import psutil
 
-from al_ray.runtime.cluster.sweeping import LANE_ACTORS
+from al_ray.runtime.cluster.ray_internals import LANE_ACTORS
 
 # Ray calls the trial of a lane by its class in one place and by Tune's wrapper in another.
 LANE_TITLES = tuple(f"ray::{name}" for name in ("LaneTrial", *LANE_ACTORS))

@@ -24,6 +24,7 @@ from al_ray.cli.terminal import (
     make_console,
     plan_table,
     result_tables,
+    shown_log,
     slice_tables,
 )
 from al_ray.data import near_equal_notes
@@ -50,6 +51,9 @@ def run(
     cell: Annotated[str | None, typer.Option("--cell", help="Run this one cell.", metavar="SLUG")] = None,
     local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
     storage: Annotated[str | None, typer.Option("--storage", help="Folder or URI of the records.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print decisions as well: what waits, what is tried again, and why.")
+    ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Execution option, such as lanes=2.", metavar="KEY=VALUE")
     ] = None,
@@ -73,7 +77,8 @@ def run(
         if not local and not any(assignment.startswith("address=") for assignment in typed):
             check_cluster(execution)
         check_space(planned, cost, execution)
-        failures = _run(console, planned, execution, local, cost, lanes)
+        with shown_log(console, verbose=verbose):
+            failures = _run(console, planned, execution, local, cost, lanes)
         print_results(console, planned)
         _print_addresses(console, planned.store, tracking)
         if failures:
@@ -191,7 +196,7 @@ def _run(
     progress = Progress(console, costs, n_before=len(plan.cells) - len(waiting))
     if waiting:
         with progress:
-            run_study(plan, execution, local=local, listener=progress, say=progress.say)
+            run_study(plan, execution, local=local, listener=progress)
     return progress.failures()
 
 

@@ -1,12 +1,14 @@
 """What a person sees: the plan, the live table of a running study, the closing table."""
 
+import contextlib
+import logging
 import math
 import os
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -20,8 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from al_ray.core.types import TextDataset
+from al_ray.errors import without_secrets
 from al_ray.records.cell import ADVICE, failure_words
-from al_ray.runtime.tasks import CellEvent
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, RoundEnded
 from al_ray.study.forecast import Forecast
 from al_ray.study.plan import Plan
 from al_ray.study.results import MethodResult
@@ -54,6 +57,36 @@ def make_console() -> Console:
     """Return a console as wide as the terminal, and wide enough for every table where there is none."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_LOG
     return PlainConsole(width)
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints what al_ray logs, as sentences."""
+
+    def __init__(self, console: Console, level: int) -> None:
+        super().__init__(level)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one sentence; above the live table, where there is one."""
+        try:
+            self._console.print(without_secrets(record.getMessage()))
+        except Exception:
+            self.handleError(record)
+
+
+@contextlib.contextmanager
+def shown_log(console: Console, *, verbose: bool) -> Iterator[None]:
+    """Print warnings of al_ray inside, and decisions with their numbers where that is asked for."""
+    level = logging.INFO if verbose else logging.WARNING
+    logger, handler = logging.getLogger("al_ray"), ConsoleHandler(console, level)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 def duration(seconds: float) -> str:
@@ -296,19 +329,15 @@ class Progress:
         if self._console.is_terminal:
             self._live.stop()
 
-    def say(self, sentence: str) -> None:
-        """Print a sentence above the table."""
-        self._console.print(sentence)
-
     def __call__(self, event: CellEvent) -> None:
         """Take in one event of a cell."""
-        act: Callable[[CellEvent], None] = {
-            "started": self._start,
-            "round": self._round,
-            "finished": self._end,
-            "failed": self._end,
-        }[event.kind]
-        act(event)
+        match event:
+            case CellStarted():
+                self._start(event)
+            case RoundEnded():
+                self._round(event)
+            case _:
+                self._end(event)
         if not self._console.is_terminal:
             self._print_line(event)
 
@@ -316,27 +345,27 @@ class Progress:
         """Return the cells that failed, each with what its record says."""
         return self._failed
 
-    def _start(self, event: CellEvent) -> None:
+    def _start(self, event: CellStarted) -> None:
         self._first_work = self._first_work or time.monotonic()
         costs = self._costs[event.key]
         self._running.setdefault(event.key, _Running(n_rounds=len(costs), costs=costs))
 
-    def _round(self, event: CellEvent) -> None:
+    def _round(self, event: RoundEnded) -> None:
         cell = self._running[event.key]
-        cell.round_index, cell.n_labeled = event.data["round_index"], event.data["n_labeled"]
-        cell.accuracy = event.data["metrics"].get("accuracy", float("nan"))
+        cell.round_index, cell.n_labeled = event.round_index, event.n_labeled
+        cell.accuracy = event.metrics.get("accuracy", float("nan"))
         if cell.round_index:
             cell.done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
             self._cost_done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
 
-    def _end(self, event: CellEvent) -> None:
+    def _end(self, event: CellFinished | CellFailed) -> None:
         cell = self._running.pop(event.key, None)
         if cell is not None:
             self._cost_done += sum(cell.costs) - cell.done
         self._ended.add(event.key)
-        if event.kind == "failed":
-            self._failed[event.key] = event.data
-            self._console.print(Text(f"failed: {event.key}: {failure_words(event.data)}", style="red"))
+        if isinstance(event, CellFailed):
+            self._failed[event.key] = event.reason()
+            self._console.print(Text(f"failed: {event.key}: {failure_words(event.reason())}", style="red"))
 
     def _seconds_left(self) -> float:
         if self._first_work is None or not self._cost_done:
@@ -373,9 +402,9 @@ class Progress:
 
     def _print_line(self, event: CellEvent) -> None:
         now = time.monotonic()
-        if event.kind == "round" and now - self._last_line < LINE_EVERY_S:
+        if isinstance(event, RoundEnded) and now - self._last_line < LINE_EVERY_S:
             return
-        if event.kind in ("round", "finished"):
+        if isinstance(event, RoundEnded | CellFinished):
             self._last_line = now
             slug = event.key.rsplit("--", 1)[0]
             cell = self._running.get(event.key)

@@ -7,13 +7,14 @@ write the same rounds. It saves the second one's time, and tells its owner.
 """
 
 import contextlib
+import logging
 import os
 import platform
 import secrets
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from al_ray.storage.folder import Folder
 _WHOLE = "driver.json"
 _KEYS = {"id", "host", "host_id", "pid", "process_start", "since", "renewed_at"}
 
-Say = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 
 class LeaseLostError(StorageError):
@@ -45,18 +46,16 @@ class LeaseTimes:
 
 @dataclass
 class Lease:
-    """The right to run a study, or one cell of it, as long as this process lives.
+    """The right to run a study, or one cell of it, as long as this process lives; outages and waits are logged.
 
     Attributes:
         folder: of the study.
         study: its name, for sentences.
-        say: takes sentences about the storage's outages and about waiting.
         cell: folder name of the one cell that is to run, or None for the whole study.
     """
 
     folder: Folder
     study: str
-    say: Say
     cell: str | None = None
     times: LeaseTimes = field(default_factory=LeaseTimes)
 
@@ -138,7 +137,7 @@ class Lease:
             return
         if life == "alive":
             raise self._refusal(seen)
-        self.say(
+        _log.warning(
             f"a driver on {seen['host']} (process {seen['pid']}) had this study at {seen['renewed_at']}; "
             f"waiting {self.times.dead_after_s:.0f} s for a sign of life."
         )
@@ -177,11 +176,11 @@ class Lease:
     def _note_silence(self, error: StorageError) -> None:
         if self._silent_since is None:
             self._silent_since = time.monotonic()
-            self.say(f"the storage does not answer; cells wait for it. {error}")
+            _log.warning(f"the storage does not answer; cells wait for it. {error}")
 
     def _note_answer(self) -> None:
         if self._silent_since is not None:
-            self.say(f"the storage answers again, after {time.monotonic() - self._silent_since:.0f} s.")
+            _log.warning(f"the storage answers again, after {time.monotonic() - self._silent_since:.0f} s.")
             self._silent_since = None
 
     def _give_back(self) -> None:

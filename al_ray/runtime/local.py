@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from al_ray.model.worker import SingleProcess, set_threads
+from al_ray.runtime.failures import Failure
 from al_ray.runtime.pool import PoolSource
-from al_ray.runtime.tasks import CellEvent, CellTask, Failure, RunCell
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RunCell
 
 
 def run_local(
@@ -34,14 +35,10 @@ def run_local(
         if cell.pool_key not in tokenized:
             source = pools[cell.pool_key]
             tokenized[cell.pool_key] = {name: source.tokenize(table) for name, table in source.tables.items()}
-        on_event(CellEvent("started", cell.key))
+        on_event(CellStarted(cell.key))
         try:
-            run_cell(cell.payload, tokenized[cell.pool_key], worker, _reporter(cell.key, on_event))
+            run_cell(cell, tokenized[cell.pool_key], worker, on_event)
         except Exception as error:
-            on_event(CellEvent("failed", cell.key, Failure.of(error).data(attempts=1)))
+            on_event(CellFailed(cell.key, Failure.of(error), attempts=1))
         else:
-            on_event(CellEvent("finished", cell.key))
-
-
-def _reporter(key: str, on_event: Callable[[CellEvent], None]) -> Callable[[dict[str, Any]], None]:
-    return lambda data: on_event(CellEvent("round", key, data))
+            on_event(CellFinished(cell.key))

@@ -1,12 +1,11 @@
 """Pools in the object store: tokenised once by Ray Data, read zero-copy by every worker."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from al_ray.errors import ExecutionError
-from al_ray.runtime.lane.exchange import Exchange
-from al_ray.runtime.tasks import brief
+from al_ray.runtime.failures import brief
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,20 +43,12 @@ class PoolRefs:
         return {split: pa.concat_tables(ray.get(list(blocks))) for split, blocks in self.blocks.items()}
 
 
-def prepare_pools(pools: Mapping[str, PoolSource]) -> dict[str, PoolRefs]:
-    """Tokenise every pool once and leave it in the object store.
-
-    Args:
-        pools: pool key -> texts and tokenizer.
+def prepare_pool(source: PoolSource) -> PoolRefs:
+    """Tokenise the tables of a pool once, in blocks of 4,096 rows, and leave them in the object store.
 
     Raises:
-        ExecutionError: a tokenizer failed, or returned other rows than it was given.
+        ExecutionError: the tokenizer failed, or returned other rows than it was given.
     """
-    return {key: prepare_pool(source) for key, source in pools.items()}
-
-
-def prepare_pool(source: PoolSource) -> PoolRefs:
-    """Tokenise the tables of one pool with a Ray Data task pool, in blocks of 4,096 rows."""
     return PoolRefs({split: _tokenised_blocks(split, table, source.tokenize) for split, table in source.tables.items()})
 
 
@@ -86,20 +77,3 @@ def _tokenised_blocks(split: str, table: "pa.Table", tokenize: "Callable[[pa.Tab
     # Copied to this process's node: on a cluster the blocks lie where a task ran, perhaps on a machine that goes away,
     # and lanes may hold every CPU that making them again would need.
     return [ray.put(ray.get(block)) for block in tokens.to_arrow_refs()]
-
-
-@dataclass
-class TableCache:
-    """The tables of the pool that a worker used last."""
-
-    exchange: Exchange
-    _key: str | None = None
-    _tables: "dict[str, pa.Table]" = field(default_factory=dict)
-
-    def tables(self, pool_key: str) -> "dict[str, pa.Table]":
-        """Return the tables of a pool, from the object store when it is not the last one."""
-        if pool_key != self._key:
-            self._tables = {}
-            refs: PoolRefs = self.exchange.ask("take_pool", pool_key)
-            self._key, self._tables = pool_key, refs.tables()
-        return self._tables

@@ -20,33 +20,33 @@ from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
 from al_ray.records.cell import CellStore
 from al_ray.records.study import StudyStore
+from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 from al_ray.study.spec import CellSpec, read_spec
 
-Report = Callable[[dict[str, Any]], None]
 
-
-def run_cell(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Report) -> None:
+def run_cell(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
     """Run one cell to its end, from wherever its records stop.
 
     Args:
-        payload: ``study``, ``storage``, ``storage_patience_s``, ``slug``, ``fingerprint``, ``spec``, ``provenance``,
-            ``n_classes``.
+        task: the cell, and where its records are.
         tables: the tokenised ``pool`` and ``test`` splits (columns id, label, tokens).
         worker: this process among those of the cell.
-        report: takes the JSON of each round once it is recorded; called on rank 0 alone.
+        report: told of each round once it is recorded; called on rank 0 alone.
 
     Raises:
         AlRayError: on every worker alike; what is recorded stays.
     """
     from al_ray.model.classifier import TransformerClassifier
 
-    spec = read_spec(payload["spec"])
-    study = StudyStore.open(
-        payload["storage"], payload["study"], claimed=True, patience_s=payload["storage_patience_s"]
+    spec = read_spec(task.spec)
+    study = StudyStore.open(task.storage, task.study, claimed=True, patience_s=task.storage_patience_s)
+    store = study.cell(task.slug, task.fingerprint)
+    records = SharedRecords(
+        store,
+        worker,
+        lambda record: report(RoundEnded(task.key, record.round_index, record.n_labeled, dict(record.metrics))),
     )
-    store = study.cell(payload["slug"], payload["fingerprint"])
-    records = SharedRecords(store, worker, report)
-    records.on_rank_zero(lambda: store.begin(payload["spec"], {**payload["provenance"], **worker.place}))
+    records.on_rank_zero(lambda: store.begin(task.spec, {**task.provenance, **worker.place}))
     pool, test = (TokenizedSplit.from_table(tables[name]) for name in ("pool", "test"))
     classifier = TransformerClassifier(
         model=_pinned_model(spec),
@@ -54,7 +54,7 @@ def run_cell(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Wo
         recipe=spec.finetune,
         precision=spec.precision,
         scoring_batch_size=spec.scoring_batch_size,
-        n_classes=payload["n_classes"],
+        n_classes=task.n_classes,
         pool=pool,
         test=test,
         seed=spec.seed,
@@ -63,7 +63,7 @@ def run_cell(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Wo
         new_loss=spec.confidence.new_loss,
         new_plain_loss=partial(plain_loss, spec.evaluation),
     )
-    rounds = learner.run(make_loop(spec, payload["n_classes"], tables), classifier, records)
+    rounds = learner.run(make_loop(spec, task.n_classes, tables), classifier, records)
     records.on_rank_zero(lambda: store.finish(summarize(rounds)))
 
 
@@ -123,7 +123,7 @@ class SharedRecords:
     A write that fails on rank 0 fails on every rank, so that none is left waiting in a collective.
     """
 
-    def __init__(self, store: CellStore, worker: Worker, report: Report) -> None:
+    def __init__(self, store: CellStore, worker: Worker, report: Callable[[RoundRecord], None]) -> None:
         self._store = store
         self._worker = worker
         self._report = report
@@ -142,7 +142,7 @@ class SharedRecords:
         """Write a round on rank 0, then report it."""
         self.on_rank_zero(lambda: self._store.append(record, arrays))
         if self._worker.rank == 0:
-            self._report(record.to_json())
+            self._report(record)
 
     def on_rank_zero(self, action: Callable[[], Any]) -> Any:
         """Do something with the storage on rank 0 and give every rank the result, or the error.

@@ -1,5 +1,6 @@
-"""Run a planned study: cells to the lanes, rounds to the listener and to MLflow, failures to the records."""
+"""Run a planned study: cells to the lanes, events to the listener and to MLflow, failures to the records."""
 
+import logging
 import os
 import platform
 import time
@@ -20,7 +21,7 @@ from al_ray.records.lease import Lease
 from al_ray.records.round import now
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.pool import PoolSource
-from al_ray.runtime.tasks import CellEvent, CellTask
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
 from al_ray.storage.folder import free_space
 from al_ray.study.cell import run_cell
 from al_ray.study.file import Execution
@@ -30,10 +31,11 @@ from al_ray.tracking.address import tracking_address
 from al_ray.tracking.tracker import Tracker
 
 Listener = Callable[[CellEvent], None]
+_log = logging.getLogger(__name__)
 VERSIONS_OF = ("ray", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy", "mlflow")
 
 
-def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listener, say: Callable[[str], None]) -> None:
+def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listener) -> None:
     """Run every cell of the plan that is not finished; records are written by the cells themselves.
 
     Args:
@@ -41,7 +43,6 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
         execution: where and how.
         local: run here without Ray.
         listener: told of every start, round, end and failure, in this process.
-        say: takes sentences for the person who watches.
 
     Raises:
         AlRayError: before anything starts, or when the lanes themselves cannot be had.
@@ -52,28 +53,27 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
     plan.store.claim()
     plan = replace(plan, store=plan.store.claimed(execution.storage_patience_s))
     # The lease has no patience: it tells an outage at once, while all else waits.
-    with Lease(plan.store.claimed().folder, plan.study.name, say, cell=plan.only).held() as lease:
+    with Lease(plan.store.claimed().folder, plan.study.name, cell=plan.only).held() as lease:
         if plan.is_whole:
             plan.store.write_plan(plan_record(plan))
-        _run(plan, execution, lease, local=local, listener=listener, say=say)
+        _run(plan, execution, lease, local=local, listener=listener)
 
 
-def _run(
-    plan: Plan, execution: Execution, lease: Lease, *, local: bool, listener: Listener, say: Callable[[str], None]
-) -> None:
+def _run(plan: Plan, execution: Execution, lease: Lease, *, local: bool, listener: Listener) -> None:
     waiting = plan.waiting()
+    first = ", ".join([*(cell.key for cell in waiting[:3]), *(["..."] if len(waiting) > 3 else [])])
+    _log.info("study %s: %d of %d cells wait: %s", plan.study.name, len(waiting), len(plan.cells), first)
     tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage))
     tracker.start()
     try:
         events = _Events(plan, tracker, lease, listener)
-        keys = [_pool_key(cell) for cell in waiting]
-        tasks = [_task(plan, cell, execution, key) for cell, key in zip(waiting, keys, strict=True)]
+        tasks = [_task(plan, cell, execution) for cell in waiting]
         # One table a pool, however many cells share it.
-        pools = {key: _pool_source(plan, cell) for key, cell in dict(zip(keys, waiting, strict=True)).items()}
+        pools = {key: _pool_source(plan, cell) for key, cell in {_pool_key(cell): cell for cell in waiting}.items()}
         if local:
             _run_here(tasks, pools, execution, events)
         else:
-            _run_on_ray(tasks, pools, execution, events, say)
+            _run_on_ray(tasks, pools, execution, events)
     finally:
         tracker.close()
 
@@ -128,24 +128,24 @@ class _Events:
     def __call__(self, event: CellEvent) -> None:
         self._lease.check()
         cell = self._cells[event.key]
-        if event.kind == "started":
-            self._starts.setdefault(event.key, []).append({"time": now().isoformat(timespec="seconds"), **event.data})
-            self._tracker.cell_started(event.key, cell.spec.to_json())
-        elif event.kind == "round":
-            self._tracker.round_recorded(event.key)
-        else:
-            self._ended(cell, event)
+        match event:
+            case CellStarted():
+                start = {"time": now().isoformat(timespec="seconds")}
+                # Without Ray there is one attempt, and it is here.
+                where = {"attempt": event.attempt, **event.where} if event.where else {}
+                self._starts.setdefault(event.key, []).append({**start, **where})
+                self._tracker.cell_started(event.key, cell.spec.to_json())
+            case RoundEnded():
+                self._tracker.round_recorded(event.key)
+            case CellFailed():
+                assert cell.fingerprint is not None
+                records = self._store.cell(cell.slug, cell.fingerprint)
+                records.fail({**event.reason(), "starts": self._starts.pop(event.key, [])})
+                self._tracker.cell_finished(event.key, "failed")
+            case CellFinished():
+                self._starts.pop(event.key, None)
+                self._tracker.cell_finished(event.key, "done")
         self._listener(event)
-
-    def _ended(self, cell: PlannedCell, event: CellEvent) -> None:
-        assert cell.fingerprint is not None
-        records = self._store.cell(cell.slug, cell.fingerprint)
-        starts = self._starts.pop(event.key, [])
-        if event.kind == "failed":
-            records.fail({**event.data, "starts": starts})
-            self._tracker.cell_finished(event.key, "failed")
-        else:
-            self._tracker.cell_finished(event.key, "done")
 
 
 def _run_here(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Execution, on_event: Listener) -> None:
@@ -161,14 +161,8 @@ def _run_here(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Ex
     )
 
 
-def _run_on_ray(
-    tasks: list[CellTask],
-    pools: dict[str, PoolSource],
-    execution: Execution,
-    on_event: Listener,
-    say: Callable[[str], None],
-) -> None:
-    from al_ray.runtime.grid import run_grid
+def _run_on_ray(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Execution, on_event: Listener) -> None:
+    from al_ray.runtime.driver import run_grid
 
     resources = LaneResources(
         lanes=execution.lanes,
@@ -186,23 +180,24 @@ def _run_on_ray(
         resources=resources,
         on_event=on_event,
         warm_up=import_model_code,
-        say=say,
     )
 
 
-def _task(plan: Plan, cell: PlannedCell, execution: Execution, pool_key: str) -> CellTask:
-    dataset = plan.datasets[dataset_key(cell.spec.dataset)]
-    payload = {
-        "study": plan.study.name,
-        "storage": plan.store.storage,
-        "storage_patience_s": execution.storage_patience_s,
-        "slug": cell.slug,
-        "fingerprint": cell.fingerprint,
-        "spec": cell.spec.to_json(),
-        "n_classes": dataset.n_classes,
-        "provenance": _provenance(plan, cell, execution),
-    }
-    return CellTask(key=cell.key, payload=payload, pool_key=pool_key, workers=cell.spec.workers)
+def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
+    assert cell.fingerprint is not None
+    return CellTask(
+        key=cell.key,
+        study=plan.study.name,
+        storage=plan.store.storage,
+        storage_patience_s=execution.storage_patience_s,
+        slug=cell.slug,
+        fingerprint=cell.fingerprint,
+        spec=cell.spec.to_json(),
+        n_classes=plan.datasets[dataset_key(cell.spec.dataset)].n_classes,
+        provenance=_provenance(plan, cell, execution),
+        pool_key=_pool_key(cell),
+        workers=cell.spec.workers,
+    )
 
 
 def _provenance(plan: Plan, cell: PlannedCell, execution: Execution) -> dict[str, Any]:

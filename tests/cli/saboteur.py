@@ -5,16 +5,16 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pyarrow as pa
 
 from al_ray.model.worker import Worker
-from al_ray.runtime.tasks import CellEvent
+from al_ray.runtime.tasks import CellEvent, CellStarted, CellTask, ReportRound, RoundEnded
 from al_ray.study.cell import run_cell
 from al_ray.study.file import load_study, set_options
 from tests.processes import ray_processes
+from tests.runtime.made import kind_of_event, sentences
 from tests.waiting import wait_until
 
 
@@ -35,10 +35,10 @@ class Saboteur:
 
     def __call__(self, event: CellEvent) -> None:
         self.events.append(event)
-        if event.kind == "started":
+        if isinstance(event, CellStarted):
             self._is_recovering &= event.key not in self._pids
-            self._pids[event.key] = event.data["pid"]
-        if event.kind == "round" and event.data["round_index"] and self.strikes and not self._is_recovering:
+            self._pids[event.key] = event.where["pid"]
+        if isinstance(event, RoundEnded) and event.round_index and self.strikes and not self._is_recovering:
             victims = [pid for pid in self.strikes[0](event) if pid not in self.killed]
             if victims:
                 self.strikes.pop(0)
@@ -47,7 +47,7 @@ class Saboteur:
                 self._is_recovering = True
 
     def of(self, kind: str) -> list[CellEvent]:
-        return [event for event in self.events if event.kind == kind]
+        return [event for event in self.events if kind_of_event(event) == kind]
 
     def worker_of(self, event: CellEvent) -> list[int]:
         """The Train worker that told of this round."""
@@ -77,22 +77,18 @@ def dies_once(table: pa.Table, tokenize: Callable[[pa.Table], pa.Table], been_he
     return tokenize(table)
 
 
-def stop_at_gates(
-    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
-) -> None:
+def stop_at_gates(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
     """Run a cell that stands still after each of its rounds until a file lets it go on."""
-    gates = Path(payload["storage"]).parent / "gates"
+    gates = Path(task.storage).parent / "gates"
 
-    def report_and_wait(data: dict[str, Any]) -> None:
-        report(data)
-        wait_until((gates / str(data["round_index"])).exists, "the gate opens")
+    def report_and_wait(event: RoundEnded) -> None:
+        report(event)
+        wait_until((gates / str(event.round_index)).exists, "the gate opens")
 
-    run_cell(payload, tables, worker, report_and_wait)
+    run_cell(task, tables, worker, report_and_wait)
 
 
-def kill_the_raylet(
-    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
-) -> None:
+def kill_the_raylet(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
     """Kill the raylet before the cell's first round, and wait for what comes of it."""
     [raylet] = [parent for parent in psutil.Process().parents() if parent.name() == "raylet"]
     raylet.kill()
@@ -104,8 +100,8 @@ def run_with(path: Path, storage: Path, listener: Callable[[CellEvent], None], *
     from al_ray.study.plan import plan_study
     from al_ray.study.run import run_study
 
-    said: list[str] = []
     study = load_study(path)
     execution = set_options(study.execution, ["tracking=off", f"storage={storage}", *options])
-    run_study(plan_study(study, str(storage)), execution, local=False, listener=listener, say=said.append)
+    with sentences() as said:
+        run_study(plan_study(study, str(storage)), execution, local=False, listener=listener)
     return said

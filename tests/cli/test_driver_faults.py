@@ -39,7 +39,7 @@ def drive(cells: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     (tmp_path / "gates").mkdir()
 
     def start(*options: str, gated: bool = False) -> subprocess.Popen[str]:
-        program = "tests.cli.gated_driver" if gated else "al_ray.cli.run"
+        program = "tests.cli.gated_driver" if gated else "pipelines.run_study"
         command = [sys.executable, "-m", program, str(cells), "--storage", str(tmp_path / "out")]
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         return subprocess.Popen(

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from al_ray.errors import ExecutionError
-from al_ray.runtime import grid as grid_module
-from al_ray.runtime.tasks import CellEvent
+from al_ray.runtime import driver as driver_module
+from al_ray.runtime.tasks import CellEvent, CellStarted, RoundEnded
 from al_ray.study import run as study_module
 from tests.cli import saboteur
 from tests.cli.conftest import computed
@@ -30,7 +30,7 @@ Victims = Callable[[psutil.Process], list[psutil.Process]]
 @pytest.fixture(autouse=True)
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start a private Ray as on a laptop, whatever Ray other tests of this process use."""
-    monkeypatch.setattr(grid_module, "is_here", lambda: False)
+    monkeypatch.setattr(driver_module, "is_here", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
@@ -83,12 +83,12 @@ class Striker:
     struck: list[int] = field(default_factory=list)
 
     def __call__(self, event: CellEvent) -> None:
-        if event.kind == "started":  # by a new Ray, if there was a blow
+        if isinstance(event, CellStarted):  # by a new Ray, if there was a blow
             for index in self.struck:
                 (self.gates / str(index)).touch()
-        if event.kind != "round":
+        if not isinstance(event, RoundEnded):
             return
-        index = event.data["round_index"]
+        index = event.round_index
         if index in self.strikes and index not in self.struck:
             self.struck.append(index)
             [driver] = drivers_of_ray()
@@ -107,7 +107,7 @@ def test_a_study_whose_private_ray_does_not_start_and_dies_in_every_way_ends_by_
     cells = study({"seed": [1, 2]}, rounds=6)
     assert al_ray("run", cells, "--local", "--storage", tmp_path / "calm", "--set", "tracking=off").code == 0
     monkeypatch.setattr(study_module, "run_cell", saboteur.stop_at_gates)
-    monkeypatch.setattr(grid_module, "drive", fakes.dying_raylets(1, tmp_path / "deaths"))
+    monkeypatch.setattr(driver_module, "drive", fakes.dying_raylets(1, tmp_path / "deaths"))
     (tmp_path / "gates").mkdir()
     ways: dict[int, Victims] = {1: daemon("gcs_server"), 2: daemon("raylet"), 3: everything, 4: itself}
     striker = Striker(ways, tmp_path / "gates")
@@ -142,7 +142,7 @@ def test_a_private_ray_that_dies_again_and_again_without_a_round_is_given_up(
 def test_a_private_ray_that_does_not_start_twice_is_told_with_the_place_of_its_logs(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_logs: Any
 ) -> None:
-    monkeypatch.setattr(grid_module, "drive", fakes.dying_raylets(2, tmp_path / "deaths"))
+    monkeypatch.setattr(driver_module, "drive", fakes.dying_raylets(2, tmp_path / "deaths"))
     with pytest.raises(ExecutionError, match="a private Ray cannot start, and was tried twice: its raylet") as error:
         run_with(study(), tmp_path / "out", lambda event: None, "lanes=1")
     [logs] = kept_logs(str(error.value))

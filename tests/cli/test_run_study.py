@@ -24,6 +24,15 @@ def test_a_study_runs_and_ends_with_its_table_and_addresses(study, al_ray, tmp_p
     assert sorted(p.name for p in done[0].parent.glob("round-*.json")) == [f"round-00{i}.json" for i in range(4)]
 
 
+@pytest.mark.parametrize("flag", [(), ("-v",), ("--verbose",)])
+def test_decisions_are_printed_where_they_are_asked_for(study, al_ray, tmp_path: Path, flag: tuple[str, ...]) -> None:
+    options = ("--local", "--storage", tmp_path, "--set", "tracking=off")
+    outcome = al_ray("run", study({"seed": [1, 2]}, rounds=1), *options, *flag)
+    assert outcome.code == 0, outcome.text
+    words = "study tiny: 2 of 2 cells wait: tickets-bert-softmax-margin-s1--"
+    assert (words in outcome.text) == bool(flag)
+
+
 def test_a_finished_study_does_nothing(study, al_ray, tmp_path: Path) -> None:
     command = ("run", study(), "--local", "--storage", tmp_path / "out", "--set", "tracking=off")
     al_ray(*command)

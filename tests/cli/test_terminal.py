@@ -1,6 +1,7 @@
 """What a person sees while a study runs."""
 
 import io
+import logging
 import re
 import time
 from typing import get_args
@@ -11,15 +12,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from al_ray.cli.terminal import Progress, WideTable, bytes_left, dataset_lines, duration, failure_lines
+from al_ray.cli.terminal import Progress, WideTable, bytes_left, dataset_lines, duration, failure_lines, shown_log
 from al_ray.core.types import TextDataset, TextSplit
 from al_ray.records.cell import ADVICE
-from al_ray.runtime.tasks import CellEvent, FailureKind
+from al_ray.runtime.failures import Failure, FailureKind
+from al_ray.runtime.tasks import CellFailed, CellStarted, RoundEnded
 
 
-def round_of(key: str, index: int, n_labeled: int, accuracy: float | None) -> CellEvent:
+def round_of(key: str, index: int, n_labeled: int, accuracy: float | None) -> RoundEnded:
     metrics = {} if accuracy is None else {"accuracy": accuracy}
-    return CellEvent("round", key, {"round_index": index, "n_labeled": n_labeled, "metrics": metrics})
+    return RoundEnded(key, index, n_labeled, metrics)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_the_live_table_shows_cell_round_labels_accuracy_and_time_left(monkeypat
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     console = Console(file=io.StringIO(), width=100)
     progress = Progress(console, {"a--1": [1.0, 3.0], "b--2": [4.0]}, n_before=1)
-    progress(CellEvent("started", "a--1"))
+    progress(CellStarted("a--1"))
     progress(round_of("a--1", 0, 0, None))
     clock[0] = 110.0
     progress(round_of("a--1", 1, 25, 0.5))
@@ -67,11 +69,22 @@ def test_a_table_of_many_columns_loses_none_on_a_narrow_terminal(width: int) -> 
 def test_failures_are_shown_at_once_and_counted() -> None:
     console = Console(file=io.StringIO(), width=100)
     progress = Progress(console, {"a--1": [1.0], "b--2": [1.0]}, n_before=0)
-    progress(CellEvent("started", "a--1"))
-    progress(CellEvent("failed", "a--1", {"kind": "input", "error": "RoundError", "message": "pool exhausted"}))
+    progress(CellStarted("a--1"))
+    progress(CellFailed("a--1", Failure("RoundError", "pool exhausted", kind="input"), attempts=1))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "failed: a--1: input: RoundError: pool exhausted" in text
     assert list(progress.failures()) == ["a--1"]
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_warnings_are_printed_and_decisions_where_they_are_asked_for_and_no_login_ever(verbose: bool) -> None:
+    console, log = Console(file=io.StringIO(), width=100), logging.getLogger("al_ray.runtime.grid")
+    with shown_log(console, verbose=verbose):
+        log.info("pool %s: %d texts", "letters", 7)
+        log.warning("no answer from %s", "http://me:hush@host/")
+    log.warning("nobody listens any more")
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.splitlines() == [*(["pool letters: 7 texts"] if verbose else []), "no answer from http://host/"]
 
 
 def test_failures_are_summed_up_by_kind_with_what_to_do() -> None:
@@ -110,7 +123,7 @@ def test_rounds_recorded_before_cost_nothing_in_the_time_left(monkeypatch: pytes
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     progress = Progress(Console(file=io.StringIO()), {"a--1": [0.0, 0.0, 2.0, 2.0]}, n_before=0)
-    progress(CellEvent("started", "a--1"))
+    progress(CellStarted("a--1"))
     clock[0] = 5.0
     progress(round_of("a--1", 3, 75, 0.7))
     assert progress._seconds_left() == pytest.approx(5.0)

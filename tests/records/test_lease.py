@@ -4,7 +4,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from al_ray.errors import StorageError
 from al_ray.records import lease as lease_module
 from al_ray.records.lease import Lease, LeaseLostError, LeaseTimes, living_drivers
 from al_ray.records.study import StudyStore
+from tests.runtime.made import sentences
 from tests.waiting import PATIENCE_S, wait_until
 
 QUICK = LeaseTimes(renew_every_s=0.02, dead_after_s=0.3, settle_s=0.05, look_every_s=0.02)
@@ -30,8 +30,8 @@ def store(tmp_path: Path) -> StudyStore:
     return store
 
 
-def lease(store: StudyStore, cell: str | None = None, say: Callable[[str], None] = print) -> Lease:
-    return Lease(store.folder, "softmax", say, cell=cell, times=QUICK)
+def lease(store: StudyStore, cell: str | None = None) -> Lease:
+    return Lease(store.folder, "softmax", cell=cell, times=QUICK)
 
 
 def file(store: StudyStore, name: str = "driver.json") -> Path:
@@ -66,17 +66,15 @@ def test_a_living_process_of_this_machine_is_not_disturbed(store: StudyStore) ->
 
 def test_a_dead_process_of_this_machine_is_replaced_at_once_and_without_a_word(store: StudyStore) -> None:
     write(store, pid=os.getpid(), process_start=1)  # this number belonged to an older process
-    said: list[str] = []
-    with lease(store, say=said.append).held():
+    with sentences() as said, lease(store).held():
         assert json.loads(file(store).read_text())["id"] != OTHER
     assert said == []
 
 
 def test_a_driver_elsewhere_that_gives_no_sign_of_life_is_replaced_after_a_wait(store: StudyStore) -> None:
     write(store, **ELSEWHERE)
-    said: list[str] = []
     assert "process 4711 on node7" in str(living_drivers(store.folder))
-    with lease(store, say=said.append).held():
+    with sentences() as said, lease(store).held():
         assert json.loads(file(store).read_text())["id"] != OTHER
     assert len(said) == 1
     assert "a driver on node7 (process 4711) had this study" in said[0]
@@ -89,8 +87,9 @@ def test_a_driver_elsewhere_that_lives_keeps_its_study_whatever_its_clock_says(s
         assert "waiting" in sentence
         write_raw(store, renewed_at="1999-01-01T00:00:10.000+00:00")
 
-    waiting = Lease(store.folder, "softmax", live, times=replace(QUICK, dead_after_s=2 * PATIENCE_S))
-    with pytest.raises(StorageError, match="is being run by process 4711 on node7"), waiting.held():
+    waiting = Lease(store.folder, "softmax", times=replace(QUICK, dead_after_s=2 * PATIENCE_S))
+    refused = pytest.raises(StorageError, match="is being run by process 4711 on node7")
+    with sentences(live), refused, waiting.held():
         pass
 
 
@@ -156,7 +155,6 @@ def test_what_a_killed_driver_of_one_cell_left_is_cleared_by_the_next_whole_run(
 
 
 def test_a_silent_storage_is_told_once_and_so_is_its_return(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
     silences: list[StorageError] = []
     note = Lease._note_silence
 
@@ -166,7 +164,7 @@ def test_a_silent_storage_is_told_once_and_so_is_its_return(store: StudyStore, m
 
     monkeypatch.setattr(Lease, "_note_silence", count_silences)
     place, away = Path(store.folder.path), Path(store.folder.path).with_name("away")
-    with lease(store, say=said.append).held() as held:
+    with sentences() as said, lease(store).held() as held:
         place.rename(away)
         place.write_text("what a broken mount may look like")
         wait_until(lambda: len(silences) == 3, "three attempts to renew the lease")

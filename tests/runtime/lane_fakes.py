@@ -1,4 +1,4 @@
-"""Fake cells for lanes: they do what their payload says; and a tokenizer that can be checked by hand."""
+"""Fake cells for lanes: they do what their spec says; and a tokenizer that can be checked by hand."""
 
 import os
 import resource
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from al_ray.errors import ModelError, RoundError
 from al_ray.model.worker import Worker
+from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 
 
 def texts(n_rows: int) -> pa.Table:
@@ -35,16 +36,14 @@ def lose_a_row(table: pa.Table) -> pa.Table:
     return table.slice(1)
 
 
-def act(
-    payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker, report: Callable[[dict[str, Any]], None]
-) -> None:
-    """Run the action named by the payload for as many rounds as it says."""
-    for round_index in range(payload.get("rounds", 1)):
-        found = ACTIONS[payload["act"]](payload, tables, worker)
-        report({"round": round_index, "pid": os.getpid(), **found})
+def act(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
+    """Run the action named by the spec for as many rounds as it says; what it found takes the place of metrics."""
+    for round_index in range(task.spec.get("rounds", 1)):
+        found = ACTIONS[task.spec["act"]](task.spec, tables, worker)
+        report(RoundEnded(task.key, round_index, 0, {"pid": os.getpid(), **found}))
 
 
-def look(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+def look(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     import torch
 
     pool = tables["pool"]
@@ -76,13 +75,13 @@ def object_store_spans() -> list[tuple[int, int]]:
     return spans
 
 
-def refuse(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+def refuse(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     raise RoundError("pool exhausted in round 12")
 
 
-def die_once(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+def die_once(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     """Kill the last rank's process at its first visit, without a word."""
-    been_here = Path(payload["been_here"])
+    been_here = Path(spec["been_here"])
     if worker.rank == worker.world - 1 and not been_here.exists():
         been_here.touch()
         os._exit(1)
@@ -90,10 +89,10 @@ def die_once(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Wo
     return {}
 
 
-def run_out_of_memory(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+def run_out_of_memory(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     """Ask for more memory than this process may have: at its first visit, or always."""
-    been_here = Path(payload["been_here"])
-    if payload.get("always") or not been_here.exists():
+    been_here = Path(spec["been_here"])
+    if spec.get("always") or not been_here.exists():
         been_here.touch()
         used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
@@ -101,17 +100,17 @@ def run_out_of_memory(payload: dict[str, Any], tables: Mapping[str, pa.Table], w
     return {}
 
 
-def die(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+def die(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
-def complain(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+def complain(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     print("the coffee machine is empty", file=sys.stderr)
     raise ZeroDivisionError("seven by zero")
 
 
-def gather(payload: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+def gather(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     """Rank 0 holds 3 rows, rank 1 none of one array; 1 and 2 rows of the other."""
     uneven = worker.all_gather(np.full((3 * (1 - worker.rank), 2), worker.rank + 0.5, dtype=np.float32))
     ids = worker.all_gather(np.arange(worker.rank + 1, dtype=np.int64))

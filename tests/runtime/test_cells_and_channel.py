@@ -1,24 +1,28 @@
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
 
 from al_ray.errors import ConfigError, RoundError, StorageError
-from al_ray.runtime.grid import GridWatch
+from al_ray.runtime.failures import ExchangeLostError, Failed, Failure, RetryPolicy, lane_survives
 from al_ray.runtime.lane.channel import Assignment, Channel
+from al_ray.runtime.monitor import GridMonitor
 from al_ray.runtime.tasks import (
     CellEvent,
+    CellFailed,
+    CellFinished,
+    CellStarted,
     CellTask,
-    ExchangeLostError,
-    Failure,
+    RoundEnded,
     by_workers,
     check_cells,
-    lane_survives,
 )
+from tests.runtime.made import kind_of_event, made_cell
 
 DIED = Failure("WorkersDied", "gone", kind="lost")
+ROUND, FINISHED = RoundEnded("a", 0, 20, {"accuracy": 0.5}), CellFinished("a")
 
 
 class OutOfMemoryError(RuntimeError):
@@ -26,13 +30,17 @@ class OutOfMemoryError(RuntimeError):
 
 
 def task(key: str = "a", pool_key: str = "p", workers: int = 1) -> CellTask:
-    return CellTask(key=key, payload={}, pool_key=pool_key, workers=workers)
+    return made_cell(key, pool_key, workers)
 
 
-def play(script: Callable[[Channel], Awaitable[Any]], attempts_allowed: int = 2) -> Any:
+def kinds(events: Iterable[CellEvent]) -> list[str]:
+    return [kind_of_event(event) for event in events]
+
+
+def play(script: Callable[[Channel], Awaitable[Any]], retries: int = 1) -> Any:
     async def run() -> Any:
         async with asyncio.timeout(60):
-            return await script(Channel(attempts_allowed))
+            return await script(Channel(RetryPolicy(retries)))
 
     return asyncio.run(run())
 
@@ -51,6 +59,16 @@ def play(script: Callable[[Channel], Awaitable[Any]], attempts_allowed: int = 2)
 )
 def test_a_group_goes_on_only_after_errors_that_leave_it_whole(error: Exception, world: int, survives: bool) -> None:
     assert lane_survives(error, world) is survives
+
+
+@pytest.mark.parametrize(
+    ("what", "n_tries"),
+    [("workers", 3), ("lane", 3), ("exchange", 3), ("Ray", 3), ("lane start", 1), ("Ray start", 2)],
+)
+def test_one_policy_says_how_often_anything_is_tried_without_a_round_between(what: Failed, n_tries: int) -> None:
+    policy = RetryPolicy(retries=2)
+    assert [policy.tries_again(what, n) for n in range(1, 5)] == [n < n_tries for n in range(1, 5)]
+    assert policy.restarts(what) == n_tries - 1
 
 
 def test_a_key_used_twice_is_refused() -> None:
@@ -78,20 +96,15 @@ def test_small_groups_come_first_and_order_is_kept_within_a_class() -> None:
 
 def test_a_cell_goes_through_the_channel_and_its_events_come_back_in_order() -> None:
     async def script(channel: Channel) -> list[CellEvent]:
-        seat = await channel.enter()
-        waiting = asyncio.create_task(channel.take(seat, {"pid": 7}))
+        generation = await channel.enter()
+        waiting = asyncio.create_task(channel.take(generation, {"pid": 7}))
         await channel.assign(task())
         assert await waiting == Assignment(task(), 1)
-        assert await channel.push(seat, "round", {"n": 0})
-        assert await channel.push(seat, "finished", {})
-        return list((await channel.news(1)).events)
+        assert await channel.push(generation, ROUND)
+        assert await channel.push(generation, FINISHED)
+        return list((await channel.wait_for_update(1)).events)
 
-    events = play(script)
-    assert [(event.kind, event.data) for event in events] == [
-        ("started", {"attempt": 1, "pid": 7}),
-        ("round", {"n": 0}),
-        ("finished", {}),
-    ]
+    assert play(script) == [CellStarted("a", 1, {"pid": 7}), ROUND, FINISHED]
 
 
 def test_the_last_attempt_fails_the_cell_with_what_the_worker_said() -> None:
@@ -105,12 +118,15 @@ def test_the_last_attempt_fails_the_cell_with_what_the_worker_said() -> None:
         await asyncio.sleep(0)
         assert not third.done()
         third.cancel()
-        return list((await channel.news(1)).events)
+        return list((await channel.wait_for_update(1)).events)
 
     events = play(script)
-    assert [event.kind for event in events] == ["started", "started", "failed"]
-    assert events[-1].data["message"] == "CUDA error"
-    assert events[-1].data["attempts"] == 2
+    trouble = Failure("RuntimeError", "CUDA error", "trace")
+    assert events == [
+        CellStarted("a", 1),
+        CellStarted("a", 2, failures_since_progress=1, lost=trouble),
+        CellFailed("a", trouble, attempts=2),
+    ]
 
 
 def test_a_recorded_round_starts_the_count_of_attempts_anew() -> None:
@@ -118,14 +134,15 @@ def test_a_recorded_round_starts_the_count_of_attempts_anew() -> None:
         await channel.assign(task())
         for round_index in range(3):
             await channel.take(await channel.enter(), {})
-            seat = await channel.enter()
-            await channel.take(seat, {})
-            await channel.push(seat, "round", {"n": round_index})
-        return list((await channel.news(1)).events)
+            generation = await channel.enter()
+            await channel.take(generation, {})
+            await channel.push(generation, RoundEnded("a", round_index, 0, {}))
+        return list((await channel.wait_for_update(1)).events)
 
-    events = play(script, attempts_allowed=2)
-    assert [event.kind for event in events] == ["started", "started", "round"] * 3
-    assert events[-2].data["attempt"] == 6
+    events = play(script, retries=1)
+    assert kinds(events) == ["started", "started", "round"] * 3
+    assert events[-2].attempt == 6
+    assert [event.failures_since_progress for event in events if isinstance(event, CellStarted)] == [0, 1] * 3
 
 
 def test_what_ray_says_of_a_loss_is_told_unless_the_worker_gave_a_reason_itself() -> None:
@@ -139,12 +156,12 @@ def test_what_ray_says_of_a_loss_is_told_unless_the_worker_gave_a_reason_itself(
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         last.cancel()
-        return list((await channel.news(1)).events)[-1]
+        return list((await channel.wait_for_update(1)).events)[-1]
 
-    lost = play(lambda channel: script(channel, None), attempts_allowed=1)
-    assert (lost.data["kind"], lost.data["message"]) == ("lost", "rank 0: killed by signal 9")
+    lost = play(lambda channel: script(channel, None), retries=0).failure
+    assert (lost.kind, lost.message) == ("lost", "rank 0: killed by signal 9")
     full = Failure.of(MemoryError("no room"))
-    assert play(lambda channel: script(channel, full), attempts_allowed=1).data["message"] == "no room"
+    assert play(lambda channel: script(channel, full), retries=0).failure.message == "no room"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +191,7 @@ def test_a_failure_tells_no_secrets() -> None:
     assert "s3://bucket/x" in failure.message
 
 
-def test_a_seat_of_a_dead_group_takes_no_cell_from_the_new_one() -> None:
+def test_an_older_generation_of_workers_takes_no_cell_from_the_new_one() -> None:
     async def script(channel: Channel) -> tuple[Any, Any]:
         old = asyncio.create_task(channel.take(await channel.enter(), {}))
         await asyncio.sleep(0)
@@ -192,11 +209,11 @@ def test_a_group_lost_within_the_retries_keeps_the_cell_in_hand() -> None:
         await channel.assign(task())
         await channel.take(await channel.enter(), {})
         await channel.group_ended(DIED)
-        return await channel.news(1), await channel.take(await channel.enter(), {})
+        return await channel.wait_for_update(1), await channel.take(await channel.enter(), {})
 
     news, again = play(script)
     assert news.group_lost
-    assert [event.kind for event in news.events] == ["started"]
+    assert kinds(news.events) == ["started"]
     assert again == Assignment(task(), 2)
 
 
@@ -204,9 +221,9 @@ def test_a_lane_whose_first_group_ends_before_it_takes_a_cell_cannot_start() -> 
     async def script(channel: Channel) -> Any:
         await channel.assign(task())
         await channel.group_ended(DIED)
-        return await channel.news(1)
+        return await channel.wait_for_update(1)
 
-    assert [event.kind for event in play(script, attempts_allowed=9).events] == ["failed"]
+    assert kinds(play(script, retries=8).events) == ["failed"]
 
 
 def test_a_later_group_that_ends_before_it_takes_the_cell_has_lost_an_attempt() -> None:
@@ -215,13 +232,13 @@ def test_a_later_group_that_ends_before_it_takes_the_cell_has_lost_an_attempt() 
         await channel.take(await channel.enter(), {})
         await channel.group_ended(DIED)
         await channel.group_ended(DIED)
-        first = await channel.news(1)
+        first = await channel.wait_for_update(1)
         await channel.group_ended(DIED)
-        return first, await channel.news(1)
+        return first, await channel.wait_for_update(1)
 
-    first, second = play(script, attempts_allowed=3)
-    assert [event.kind for event in first.events] == ["started"]
-    assert [event.kind for event in second.events] == ["failed"]
+    first, second = play(script, retries=2)
+    assert kinds(first.events) == ["started"]
+    assert kinds(second.events) == ["failed"]
 
 
 def test_an_orphan_ends_no_cell_of_the_group_that_took_its_place() -> None:
@@ -230,52 +247,62 @@ def test_an_orphan_ends_no_cell_of_the_group_that_took_its_place() -> None:
         orphan = await channel.enter()
         await channel.take(orphan, {})
         await channel.take(await channel.enter(), {})
-        return await channel.push(orphan, "finished", {}), await channel.news(1)
+        return await channel.push(orphan, FINISHED), await channel.wait_for_update(1)
 
     heard, news = play(script)
     assert not heard
-    assert [event.kind for event in news.events] == ["started", "started"]
+    assert kinds(news.events) == ["started", "started"]
 
 
 def test_a_closed_channel_sends_workers_away_and_takes_no_reports() -> None:
     async def script(channel: Channel) -> tuple[Any, Any]:
         await channel.assign(task())
-        seat = await channel.enter()
-        await channel.take(seat, {})
+        generation = await channel.enter()
+        await channel.take(generation, {})
         await channel.close()
-        return await channel.push(seat, "round", {}), await channel.take(await channel.enter(), {})
+        return await channel.push(generation, ROUND), await channel.take(await channel.enter(), {})
 
     assert play(script) == (False, None)
 
 
+def test_a_task_shows_no_address_of_its_storage() -> None:
+    assert "nowhere" not in repr(task())
+
+
+def test_a_failed_cell_tells_what_its_record_says() -> None:
+    assert CellFailed("a", DIED, attempts=2).reason() == {
+        "error": "WorkersDied", "message": "gone", "traceback": "", "kind": "lost", "log": "", "attempts": 2,
+    }  # fmt: skip
+
+
 def test_no_news_comes_back_empty_after_the_timeout() -> None:
-    assert play(lambda channel: channel.news(0.01)).events == ()
+    assert play(lambda channel: channel.wait_for_update(0.01)).events == ()
 
 
 def test_the_first_exception_of_the_listener_stops_the_grid() -> None:
     def full(event: CellEvent) -> None:
         raise OSError("disk full")
 
-    watch = GridWatch(full)
-    watch.tell(CellEvent("started", "a", {}))
+    monitor = GridMonitor(full)
+    monitor.tell(CellStarted("a"))
     with pytest.raises(OSError, match="disk full"):
-        watch.check()
+        monitor.check()
 
 
 def test_a_failure_before_any_cell_started_means_that_no_lane_can_start() -> None:
     heard: list[CellEvent] = []
-    watch = GridWatch(heard.append)
-    watch.tell(CellEvent("failed", "a", DIED.data(0)))
+    monitor = GridMonitor(heard.append)
+    monitor.tell(CellFailed("a", DIED, attempts=0))
     with pytest.raises(ValueError, match="no lane could start: WorkersDied: gone"):
-        watch.check()
+        monitor.check()
     assert heard == []
 
 
 def test_a_failure_after_a_start_is_only_one_cell() -> None:
     heard: list[CellEvent] = []
-    watch = GridWatch(heard.append)
-    watch.tell(CellEvent("started", "a", {}))
-    watch.tell(CellEvent("failed", "a", DIED.data(1)))
-    watch.check()
-    assert watch.missing([task("a"), task("b")]) == ["b"]
-    assert [event.kind for event in heard] == ["started", "failed"]
+    monitor = GridMonitor(heard.append)
+    monitor.tell(CellStarted("a"))
+    monitor.tell(CellFailed("a", DIED, attempts=1))
+    monitor.check()
+    assert monitor.left_of([task("a"), task("b")]) == [task("b")]
+    assert kinds(heard) == ["started", "failed"]

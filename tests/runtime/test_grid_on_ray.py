@@ -1,3 +1,5 @@
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -6,19 +8,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from al_ray.errors import ConfigError, DataError, ExecutionError
-from al_ray.runtime.cluster import sweeping
+from al_ray.runtime.cluster.ray_internals import actors_of_this_job
 from al_ray.runtime.cluster.resources import LaneResources
-from al_ray.runtime.grid import run_grid
-from al_ray.runtime.pool import PoolSource, prepare_pools
+from al_ray.runtime.driver import run_grid
+from al_ray.runtime.pool import PoolSource, prepare_pool
 from al_ray.runtime.score import score_parquet
 from al_ray.runtime.tasks import CellEvent, CellTask
 from tests.processes import LANE_TITLES, ray_processes
 from tests.runtime import lane_fakes as fakes
+from tests.runtime.made import kind_of_event, made_cell, sentences
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("private_ray")]
 
-Events = dict[str, list[CellEvent]]
+Events = dict[str, list[Any]]
 
 N_POOL, N_TEST = 9001, 10
 
@@ -28,12 +31,19 @@ def pools() -> dict[str, PoolSource]:
     return {"letters": PoolSource(tables=tables, tokenize=fakes.tokenize)}
 
 
-def cell(key: str, act: str, workers: int = 1, **payload: Any) -> CellTask:
-    return CellTask(key=key, payload={"act": act, **payload}, pool_key="letters", workers=workers)
+def cell(key: str, act: str, workers: int = 1, **spec: Any) -> CellTask:
+    return made_cell(key, "letters", workers, act=act, **spec)
 
 
 @pytest.fixture(scope="module")
-def grid(private_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Events:
+def decisions() -> Iterator[list[str]]:
+    """What is logged while the grids of this module run."""
+    with sentences(level=logging.INFO) as said:
+        yield said
+
+
+@pytest.fixture(scope="module")
+def grid(private_ray: None, decisions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Events:
     """The events, by cell, of two lanes of one worker; the last cells take their worker with them."""
     folder = tmp_path_factory.mktemp("been_here")
     cells = [
@@ -75,24 +85,24 @@ def run(cells: list[CellTask], resources: LaneResources) -> Events:
 
 
 def kinds(events: list[CellEvent]) -> list[str]:
-    return [event.kind for event in events]
+    return [kind_of_event(event) for event in events]
 
 
 def test_every_cell_tells_its_rounds_in_order_and_ends_once(grid: Events) -> None:
     for i in range(6):
         events = grid[f"looks-{i}"]
         assert kinds(events) == ["started", "round", "round", "finished"]
-        assert [event.data["round"] for event in events[1:3]] == [0, 1]
+        assert [event.round_index for event in events[1:3]] == [0, 1]
 
 
 def test_two_worker_processes_serve_all_cells_of_two_lanes(grid: Events) -> None:
-    pids = [grid[f"looks-{i}"][1].data["pid"] for i in range(6)]
+    pids = [grid[f"looks-{i}"][1].metrics["pid"] for i in range(6)]
     assert len(set(pids)) == 2
-    assert grid["looks-0"][0].data["pid"] == pids[0]
+    assert grid["looks-0"][0].where["pid"] == pids[0]
 
 
 def test_pools_arrive_tokenised_complete_in_order_and_without_a_copy(grid: Events) -> None:
-    seen = grid["looks-5"][1].data
+    seen = grid["looks-5"][1].metrics
     assert (seen["n_pool"], seen["n_test"]) == (N_POOL, N_TEST)
     assert seen["in_order"]
     assert seen["tokens_fit"]
@@ -101,40 +111,51 @@ def test_pools_arrive_tokenised_complete_in_order_and_without_a_copy(grid: Event
 
 
 def test_threads_of_a_worker_are_set_to_its_cpus(grid: Events) -> None:
-    assert grid["looks-0"][1].data["threads"] == 1
+    assert grid["looks-0"][1].metrics["threads"] == 1
 
 
 def test_a_cell_that_raises_is_told_with_the_log_of_its_worker_and_its_lane_goes_on(grid: Events) -> None:
     assert kinds(grid["complains"]) == ["started", "failed"]
-    failed = grid["complains"][1].data
+    failed = grid["complains"][1].reason()
     assert (failed["kind"], failed["error"], failed["attempts"]) == ("error", "ZeroDivisionError", 1)
     assert failed["message"] == "seven by zero"
     assert "in complain" in failed["traceback"]
     assert "the coffee machine is empty" in failed["log"]
-    warm = {grid[f"looks-{i}"][1].data["pid"] for i in range(6)}
-    assert grid["looks-after"][1].data["pid"] in warm
+    warm = {grid[f"looks-{i}"][1].metrics["pid"] for i in range(6)}
+    assert grid["looks-after"][1].metrics["pid"] in warm
     assert kinds(grid["looks-after"]) == ["started", "round", "finished"]
 
 
 def test_a_cell_that_runs_out_of_memory_once_is_run_again_in_a_new_process(grid: Events) -> None:
     assert kinds(grid["hungry-once"]) == ["started", "started", "round", "finished"]
-    first, second = (event.data["pid"] for event in grid["hungry-once"][:2])
+    first, second = (event.where["pid"] for event in grid["hungry-once"][:2])
     assert first != second
 
 
 def test_a_cell_that_always_runs_out_of_memory_fails_for_that_reason(grid: Events) -> None:
     assert kinds(grid["hungry"]) == ["started", "started", "failed"]
-    failed = grid["hungry"][-1].data
+    failed = grid["hungry"][-1].reason()
     assert (failed["kind"], failed["attempts"]) == ("memory", 2)
     assert "Unable to allocate 8.00 GiB" in failed["message"]
 
 
 def test_a_cell_that_kills_its_workers_fails_with_what_ray_knows_of_their_end(grid: Events) -> None:
     assert kinds(grid["deadly"]) == ["started", "started", "failed"]
-    failed = grid["deadly"][-1].data
+    failed = grid["deadly"][-1].reason()
     assert (failed["kind"], failed["error"], failed["attempts"]) == ("lost", "WorkersDied", 2)
     assert "rank 0: " in failed["message"]
     assert "worker" in failed["message"]
+
+
+def test_decisions_are_logged_with_their_numbers(grid: Events, decisions: list[str]) -> None:
+    said = "\n".join(decisions)
+    assert "12 cells wait for 2 lanes of 1 workers, each with 1 CPUs and 0 GPUs, on 1 nodes" in said
+    assert f"pool letters: {N_POOL + N_TEST} texts tokenised in " in said
+    again = "cell hungry is tried again: attempt 2, after 1 of at most 1 failures since its last recorded round; "
+    assert f"{again}the last one: " in said
+    assert "Unable to allocate 8.00 GiB" in said.partition(again)[2].partition("\n")[0]
+    assert "cell deadly is given up after 2 attempts (lost): WorkersDied: rank 0: " in said
+    assert "cell complains is given up after 1 attempts (error): ZeroDivisionError: seven by zero" in said
 
 
 def test_the_other_cells_go_on(grid: Events) -> None:
@@ -146,13 +167,13 @@ def test_a_cell_whose_worker_died_is_run_again_by_a_fresh_group(pairs: Events, k
     """With one retry the first death makes Ray Train restart the group, the second makes the lane open a new one."""
     assert kinds(pairs[key]) == ["started", "started", "round", "finished"]
     first, second = pairs[key][:2]
-    assert (first.data["attempt"], second.data["attempt"]) == (1, 2)
-    assert first.data["pid"] != second.data["pid"]
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert first.where["pid"] != second.where["pid"]
 
 
 @pytest.mark.parametrize("key", ["gathers", "gathers-again"])
 def test_two_workers_gather_rows_of_different_lengths_and_broadcast(pairs: Events, key: str) -> None:
-    found = pairs[key][1].data
+    found = pairs[key][1].metrics
     assert found["uneven"] == [[[0.5, 0.5]] * 3, []]
     assert (found["type"], found["shape"]) == ("float32", [0, 2])
     assert found["ids"] == [[0], [0, 1]]
@@ -160,13 +181,13 @@ def test_two_workers_gather_rows_of_different_lengths_and_broadcast(pairs: Event
 
 
 def test_two_workers_average_their_gradients(pairs: Events) -> None:
-    assert pairs["gathers"][1].data["gradient"] == pytest.approx(1.5)
+    assert pairs["gathers"][1].metrics["gradient"] == pytest.approx(1.5)
 
 
 def test_an_error_on_all_ranks_alike_fails_the_cell_and_keeps_the_pair_warm(pairs: Events) -> None:
     assert kinds(pairs["refuses"]) == ["started", "failed"]
-    assert pairs["refuses"][1].data["message"] == "pool exhausted in round 12"
-    assert pairs["gathers-again"][0].data["pid"] == pairs["gathers"][0].data["pid"]
+    assert pairs["refuses"][1].failure.message == "pool exhausted in round 12"
+    assert pairs["gathers-again"][0].where["pid"] == pairs["gathers"][0].where["pid"]
 
 
 def test_nothing_of_a_grid_is_left_running(grid: Events, pairs: Events) -> None:
@@ -177,7 +198,7 @@ def test_nothing_of_a_grid_is_left_running(grid: Events, pairs: Events) -> None:
 
 
 def test_lanes_start_no_actor_that_they_do_not_use(grid: Events) -> None:
-    started = {actor.class_name for actor in sweeping.actors_of_this_job()}
+    started = {actor.class_name for actor in actors_of_this_job()}
     assert "TrainController" in started
     assert not started & {"PlacementGroupCleaner", "DatasetManager"}
 
@@ -210,7 +231,7 @@ def test_a_grid_that_does_not_fit_is_refused_before_anything_starts() -> None:
 def test_a_tokenizer_that_loses_a_row_is_refused() -> None:
     source = PoolSource(tables={"pool": fakes.texts(20)}, tokenize=fakes.lose_a_row)
     with pytest.raises(ExecutionError, match="'pool' has 19 rows after tokenising, 20 went in"):
-        prepare_pools({"short": source})
+        prepare_pool(source)
 
 
 def test_a_tokenizer_that_fails_is_told_in_its_own_words() -> None:
@@ -218,7 +239,7 @@ def test_a_tokenizer_that_fails_is_told_in_its_own_words() -> None:
     with pytest.raises(
         ExecutionError, match=r"'pool' cannot be tokenised: .*ModelError: the tokenizer gave text 7 no tok"
     ):
-        prepare_pools({"refused": source})
+        prepare_pool(source)
 
 
 def test_scoring_a_parquet_folder_keeps_every_row(tmp_path: Path) -> None:

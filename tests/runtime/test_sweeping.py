@@ -10,9 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from al_ray.runtime.cluster import sweeping
+from al_ray.runtime.cluster import ray_internals, sweeping
 from al_ray.runtime.cluster.sweeping import Sweeper
 from tests.processes import is_alive
+from tests.runtime.made import sentences
 from tests.waiting import wait_until
 
 on_ray = pytest.mark.usefixtures("private_ray")
@@ -21,15 +22,17 @@ on_ray = pytest.mark.usefixtures("private_ray")
 def test_a_silent_head_is_told_of_once_and_so_is_its_return(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "SILENT_AFTER_S", 0.0)
     left, sweeper = threading.Event(), Sweeper()
-    said: list[str] = []
+    n_said = 0
 
     def listen(sentence: str) -> None:
-        said.append(sentence)
+        nonlocal n_said
+        n_said += 1
         sweeper.answered = time.monotonic() + 3600
-        if len(said) == 2:
+        if n_said == 2:
             left.set()
 
-    sweeping.tell_of_silence(sweeper, listen, left)
+    with sentences(listen) as said:
+        sweeping.tell_of_silence(sweeper, left)
     assert said == [sweeping.SILENCE, "the head of Ray answers again."]
     assert "has not answered for 20 s" in sweeping.SILENCE
 
@@ -104,7 +107,7 @@ def test_an_actor_that_leaves_by_itself_is_not_ended(monkeypatch: pytest.MonkeyP
     import ray
 
     ended: list[int] = []
-    monkeypatch.setattr(sweeping, "end", ended.append)
+    monkeypatch.setattr(psutil.Process, "kill", lambda process: ended.append(process.pid))
     monkeypatch.setattr(sweeping, "HANGING_AFTER_S", 3600.0)  # a slow machine takes its time to leave
     actor, sweeper = start(TrainController), Sweeper()
     leaving = psutil.Process(ray.get(actor.pid.remote()))
@@ -132,6 +135,6 @@ def test_what_a_killed_lane_held_is_given_back_and_what_others_hold_is_not(calm:
     ray.kill(calm)
     wait_until(lambda: sweeper.sweep() == 0, "no lane is left")
     wait_until(lambda: free_cpus() == n_cpus - 1, "CPUs are given back")
-    for group in sweeping._groups():
-        sweeping._remove(group)
+    for group in ray_internals.placement_groups():
+        ray_internals.remove_placement_group(group)
     wait_until(lambda: free_cpus() == n_cpus, "CPUs are given back")

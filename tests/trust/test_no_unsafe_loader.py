@@ -21,9 +21,9 @@ SAFE_YAML = frozenset({"_StudyLoader", "SafeLoader", "yaml.SafeLoader", "CSafeLo
 FLAGS = ("shell", "trust_remote_code", "allow_pickle", "weights_only")
 
 ALLOWED = {
-    ("al_ray/runtime/apart.py", "ray.cloudpickle"): "the program tells the process that it starts what to do",
-    ("al_ray/runtime/grid.py", "ray.cloudpickle"): "the driver pickles the package's own functions for its workers",
-    ("al_ray/runtime/lane.py", "ray.cloudpickle"): "a worker opens what the driver of its own Ray job sent it",
+    ("al_ray/runtime/cluster/apart.py", "ray.cloudpickle"): "the program tells the process that it starts what to do",
+    ("al_ray/runtime/driver.py", "ray.cloudpickle"): "the driver pickles the package's own functions for its workers",
+    ("al_ray/runtime/lane/worker.py", "ray.cloudpickle"): "a worker opens what the driver of its own Ray job sent it",
 }
 
 

@@ -1,4 +1,4 @@
-"""What answers at the address of a Ray cluster, asked within seconds; no ray here.
+"""Address check: what answers at the address of a Ray cluster, asked within seconds; no ray here.
 
 Ray itself asks a head that is not there for a quarter of an hour, with warnings of its C++ parts on the terminal.
 """

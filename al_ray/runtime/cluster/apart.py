@@ -1,13 +1,15 @@
-"""A process apart, in which Ray is driven, so that what ends Ray's driver does not end the program.
+"""Driver process: a process apart, in which Ray is driven, so that what ends Ray's driver does not end the program.
 
-Ray ends the process that drives it when its head is away for a minute; its C++ parts write on its standard error; and a
-driver whose head has died stands for a minute and more in calls that cannot be broken off (a killed GCS, Ray 2.60: 61 s
-until Tune returns). A process that is killed is out of all this at once, with everything that it started: it leads a
-session of the system, in which its descendants stay.
+Ray ends the process that drives it when its head is away for a minute
+(https://github.com/ray-project/ray/pull/20900); its C++ parts write on its standard error; and a driver whose head has
+died stands for a minute and more in calls that cannot be broken off (a killed GCS, Ray 2.60: 61 s until Tune returns).
+A process that is killed is out of all this at once, with everything that it started: it leads a session of the system,
+in which its descendants stay.
 """
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,17 +19,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from logging.handlers import QueueHandler
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any
 
 from al_ray.process import session_members
 
-News = tuple[str, Any]
-LOG_NAME = "driver.log"
-ENDED, LEAVE = "ended", "leave"
+LOG_NAME, LEAVE = "driver.log", "leave"
+LOGGER = "al_ray"
 LEAVING_TIMEOUT_S, ENDING_TIMEOUT_S = 30.0, 10.0
 # The program's own arguments too: Ray puts the folder of the program's file on the path of its workers.
 _PROGRAM = """
@@ -38,9 +39,20 @@ main(descriptor)
 """
 
 
+@dataclass(frozen=True)
+class Ended:
+    """The last message of a driver process.
+
+    Attributes:
+        outcome: what its work returned, or raised.
+    """
+
+    outcome: object
+
+
 @dataclass
-class Line:
-    """The line from the process apart to the one that started it.
+class ParentLine:
+    """The line from the driver process to the one that started it.
 
     Attributes:
         on_leave: called, in another thread, when this process should leave in order.
@@ -50,31 +62,38 @@ class Line:
     on_leave: Callable[[], None]
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def tell(self, kind: str, what: Any = None) -> None:
-        """Send news; it waits while the other side is busy with older ones."""
+    def tell(self, message: object) -> None:
+        """Send a message; it waits while the other side is busy with older ones."""
         with self._lock:
-            self.connection.send((kind, what))
+            self.connection.send(message)
+
+
+class _LineHandler(QueueHandler):
+    """Sends log records to the process that started this one."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.tell(record)  # type: ignore[attr-defined]
 
 
 @dataclass
-class Apart:
-    """The process apart, seen from the one that started it.
+class DriverProcess:
+    """The driver process, seen from the one that started it; what al_ray logs there is logged here.
 
     Args:
-        run: what to do there, with its end of the line; what it returns or raises are the last words of the process.
+        run: what to do there, with its end of the line; what it returns or raises ends the messages.
         folder: where its output goes.
     """
 
-    run: Callable[[Line], object]
+    run: Callable[[ParentLine], object]
     folder: Path
     _deadline: float | None = None
     _is_late: bool = False
     _is_leaving: bool = False
 
-    def __enter__(self) -> "Apart":
+    def __enter__(self) -> "DriverProcess":
         import ray.cloudpickle
 
-        job = ray.cloudpickle.dumps(self.run)
+        job = ray.cloudpickle.dumps((self.run, logging.getLogger(LOGGER).getEffectiveLevel()))
         self._line, theirs = Pipe()
         with theirs, open(self.folder / LOG_NAME, "wb") as log:
             self._process = subprocess.Popen(
@@ -85,7 +104,7 @@ class Apart:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        with contextlib.suppress(OSError):  # it is dead, which the first look at the news tells
+        with contextlib.suppress(OSError):  # it is dead, which the first look at its messages tells
             self._line.send_bytes(job)
         return self
 
@@ -110,15 +129,19 @@ class Apart:
             f"the process that drives it {f'was killed by signal {-code}' if code < 0 else f'ended with code {code}'}"
         )
 
-    def news(self) -> Iterator[News]:
+    def messages(self) -> Iterator[object]:
         """Yield what the process tells, until it is gone or its time is over."""
         with contextlib.suppress(EOFError, OSError):
             while self._line.poll(self._time_left()):
-                yield self._line.recv()
+                message = self._line.recv()
+                if not isinstance(message, logging.LogRecord):
+                    yield message
+                elif (logger := logging.getLogger(message.name)).isEnabledFor(message.levelno):
+                    logger.handle(message)
             self._is_late = True
 
     def expect_within(self, seconds: float | None) -> None:
-        """Bound the time of all news from now on."""
+        """Bound the time of all messages from now on."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def leave(self) -> None:
@@ -131,7 +154,7 @@ class Apart:
             self._line.send(LEAVE)
 
     def leave_unheard(self) -> None:
-        """Ask the process to leave in order, and wait for it; its news are over, the last one perhaps half read."""
+        """Ask the process to leave in order, and wait for it; no message is read, the last one perhaps half."""
         self.leave()
         with contextlib.suppress(OSError):
             while self._line.poll(self._time_left()) and os.read(self._line.fileno(), 2**16):
@@ -142,14 +165,7 @@ class Apart:
 
 
 def end_session(leader: int) -> None:
-    """Kill all processes of a session of the system; its leader, where that is this process, as the last.
-
-    Where the system does not tell who they are (no ``/proc``), those are killed that are still in the leader's group.
-    """
-    if not Path("/proc/self/stat").exists():
-        with contextlib.suppress(OSError):
-            os.killpg(leader, signal.SIGKILL)
-        return
+    """Kill all processes of a session of the system; its leader, where that is this process, as the last."""
     deadline = time.monotonic() + ENDING_TIMEOUT_S
     while (others := session_members(leader) - {os.getpid()}) and time.monotonic() < deadline:
         for pid in others:
@@ -164,19 +180,22 @@ def main(descriptor: int) -> None:
     """Do in this process what the one that started it asks for."""
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
-    line = Line(connection, lambda: end_session(os.getpid()))
+    line = ParentLine(connection, lambda: end_session(os.getpid()))
     job = connection.recv_bytes()
     threading.Thread(target=_obey, args=(line,), name="obey", daemon=True).start()
     try:
         import ray.cloudpickle
 
-        last_words = ray.cloudpickle.loads(job)(line)
+        run, level = ray.cloudpickle.loads(job)
+        logging.getLogger(LOGGER).addHandler(_LineHandler(line))  # type: ignore[arg-type]
+        logging.getLogger(LOGGER).setLevel(level)
+        outcome = run(line)
     except BaseException as error:
-        last_words = _portable(error)
-    line.tell(ENDED, last_words)
+        outcome = _portable(error)
+    line.tell(Ended(outcome))
 
 
-def _obey(line: Line) -> None:
+def _obey(line: ParentLine) -> None:
     """Leave when told to; where the process that started this one is gone, at once."""
     with contextlib.suppress(EOFError, OSError):
         while line.connection.recv() == LEAVE:

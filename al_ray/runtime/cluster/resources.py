@@ -1,4 +1,4 @@
-"""How many lanes fit on the machines: arithmetic only, no ray here."""
+"""Resources of lanes, and how many lanes fit on the machines: arithmetic only, no ray here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

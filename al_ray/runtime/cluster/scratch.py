@@ -1,4 +1,4 @@
-"""Folders for what a run needs on its machine and nobody needs later: gone at its end, or at the next one's start."""
+"""Scratch folders of a run on its machine: gone at its end, or at the next one's start."""
 
 import contextlib
 import hashlib
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from al_ray.process import host_id, life_of, start_of_this
+from al_ray.runtime.cluster.ray_internals import log_files
 
 KEEP = "AL_RAY_KEEP_SCRATCH"
 _NAME = re.compile(r"al_ray_([0-9a-f]{6})_(\d+)_(\d+)_\d+")
@@ -39,9 +40,8 @@ def keep_logs(folder: Path) -> Path:
     """Copy the logs of a Ray that ran in a scratch folder to one that stays, as far as there is room, and return it."""
     kept = Path(tempfile.mkdtemp(prefix="al_ray_logs_", dir=folder.parent))
     with contextlib.suppress(OSError):
-        for path in (*folder.glob("*.log"), *folder.glob("session_*/logs/*")):
-            if path.is_file() and "session_latest" not in path.parts:
-                shutil.copy(path, kept)
+        for path in (*folder.glob("*.log"), *log_files(folder)):
+            shutil.copy(path, kept)
     return kept
 
 

@@ -1,4 +1,4 @@
-"""A Ray to run on: a private one on this machine, one that was joined by its address, or the one already here."""
+"""Ray session: a private Ray on this machine, one that was joined by its address, or the one already here."""
 
 import contextlib
 import logging
@@ -8,38 +8,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 from al_ray.errors import ExecutionError
+from al_ray.runtime.cluster import ray_internals
 from al_ray.runtime.cluster.address import why_no_head
 from al_ray.runtime.cluster.resources import LaneResources, NodeSize, object_store_bytes
-from al_ray.runtime.tasks import RayStartError, brief
+from al_ray.runtime.failures import RayStartError, brief
 
 DATA_PLANE_CPUS = 1
-DAEMONS = ("gcs_server", "raylet")
-START_PATIENCE_S, LOOK_AGAIN_S = 300.0, 0.2
-# How long the parts of a private Ray wait for each other: a machine ten times slower than a laptop starts it, too.
-PATIENT_START = {
-    "RAY_gcs_server_port_wait_time_s": 300,
-    "RAY_raylet_start_wait_time_s": 2,  # of one look; see patient_start
-    "RAY_worker_register_timeout_seconds": 300,
-    "RAY_agent_register_timeout_ms": 300_000,
-}
-ACCELERATOR = "accelerator_type:"
-QUIET_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray's history of calls, for its dashboard: 60 KB a cell in its head process.
-    "RAY_task_events_report_interval_ms": "0",
-    "RAY_ENABLE_AUTO_CONNECT": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_DATA_LOG_LEVEL": "CRITICAL",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_WARN_THRESHOLD_S": "60",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,12 +28,10 @@ class RaySession:
     Attributes:
         private: whether it was started here, with a logical CPU for the data plane on top of the lanes' CPUs.
         nodes: what the lanes may use.
-        scratch: a folder on this machine that is gone when the session ends.
     """
 
     private: bool
     nodes: tuple[NodeSize, ...]
-    scratch: Path
 
 
 def is_here() -> bool:
@@ -89,7 +66,7 @@ def ray_session(resources: LaneResources, scratch: Path) -> Iterator[RaySession]
         import ray
 
         if is_here():
-            yield RaySession(False, _nodes(0), scratch)
+            yield RaySession(False, _nodes(0))
             return
         address = address_of(resources)
         if address is None:
@@ -97,7 +74,7 @@ def ray_session(resources: LaneResources, scratch: Path) -> Iterator[RaySession]
         else:
             _join(address)
         try:
-            yield RaySession(address is None, _nodes(DATA_PLANE_CPUS if address is None else 0), scratch)
+            yield RaySession(address is None, _nodes(DATA_PLANE_CPUS if address is None else 0))
         finally:
             ray.shutdown()
 
@@ -107,41 +84,30 @@ def quiet_ray() -> Iterator[None]:
     """Keep Ray's own talk off the terminal: errors come back as exceptions, events through callbacks."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.data", "ray.train")]
     levels = [logger.level for logger in loggers]
-    before = {name: os.environ.get(name) for name in QUIET_ENVIRONMENT}
-    os.environ.update(QUIET_ENVIRONMENT)
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with ray_internals.environment(ray_internals.QUIET_ENVIRONMENT), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        _restore(before)
-
-
-def _restore(before: dict[str, str | None]) -> None:
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def _start(cpus: int, scratch: Path) -> None:
     import ray
 
-    os.environ.update({name: str(seconds) for name, seconds in PATIENT_START.items()})
-    # A lane is four processes and more, most of them idle; at its default Ray warns of this on the terminal.
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * cpus + 4))
+    os.environ.update(ray_internals.PATIENT_ENVIRONMENT)
+    os.environ.setdefault(ray_internals.STARTUPS_AT_ONCE, str(2 * cpus + 4))
+    began = time.monotonic()
     try:
-        with on_loopback(), patient_start():
+        with ray_internals.on_loopback(), ray_internals.patient_start():
             ray.init(
                 address="local",
                 num_cpus=cpus + DATA_PLANE_CPUS,
                 include_dashboard=False,
-                object_store_memory=object_store_bytes(_memory_bytes(), _shared_memory_bytes()),
+                object_store_memory=object_store_bytes(psutil.virtual_memory().total, _shared_memory_bytes()),
                 _temp_dir=str(scratch),
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
@@ -150,80 +116,18 @@ def _start(cpus: int, scratch: Path) -> None:
         raise
     except Exception as error:  # Ray's own words for it have no common type
         raise RayStartError(f"{type(error).__name__}: {brief(error)}") from error
-
-
-@contextlib.contextmanager
-def patient_start() -> Iterator[None]:
-    """Wait for a private Ray's raylet as long as it lives, not for Ray's 30 s, which a busy machine may exceed.
-
-    Ray 2.60 has the number in ``ray/_private/node.py`` (``raylet_start_wait_time_s``), where no setting reaches it.
-    What it asks again and again there is asked here, and between two looks the raylet itself is looked at.
-    """
-    from ray._private import services
-
-    get_node, start_raylet, raylets = services.get_node, services.start_raylet, list[Any]()
-    deadline = time.monotonic() + START_PATIENCE_S
-
-    def start_and_note(*arguments: Any, **options: Any) -> Any:
-        raylets.append(start_raylet(*arguments, **options))
-        return raylets[-1]
-
-    def get_node_patiently(gcs_address: str, node_id: str) -> Any:
-        while True:
-            try:
-                return get_node(gcs_address, node_id)
-            except RuntimeError:
-                for raylet in raylets:
-                    if (code := raylet.process.poll()) is not None:
-                        raise RayStartError(f"its raylet ended with code {code}") from None
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(LOOK_AGAIN_S)
-
-    services.get_node, services.start_raylet = get_node_patiently, start_and_note
-    try:
-        yield
-    finally:
-        services.get_node, services.start_raylet = get_node, start_raylet
-
-
-def dead_daemon() -> str | None:
-    """Return the name of a process that a private Ray cannot live without and that is dead, if there is one."""
-    from ray._private import worker
-
-    node = worker._global_node
-    dead = {} if node is None else dict(node.dead_processes())
-    return next((name for name in DAEMONS if name in dead), None)
+    _log.info("a private Ray of %d CPUs started in %.1f s", cpus, time.monotonic() - began)
 
 
 def what_died() -> str | None:
     """Tell what of the Ray in use is gone, if anything is: a part of a private one, or the head."""
     import ray
 
-    if (name := dead_daemon()) is not None:
+    if (name := ray_internals.dead_daemon()) is not None:
         return f"its {name} ended"
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     why = why_no_head(host.strip("[]"), int(port), silence_counts=False)
     return why and f"its head does not answer: {why}"
-
-
-@contextlib.contextmanager
-def on_loopback() -> Iterator[None]:
-    """Let a Ray that is started inside listen on 127.0.0.1 only; at its default all machines of the network reach it.
-
-    This is how Ray starts itself on a Mac. It reads the variable once, when it is imported, so the value that it made
-    of it is set as well; both are put back, since a process may join a cluster later.
-    """
-    from ray._private import ray_constants
-
-    name, is_reachable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    before = {name: os.environ.get(name)}
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = is_reachable
-        _restore(before)
 
 
 def _join(address: str) -> None:
@@ -231,10 +135,11 @@ def _join(address: str) -> None:
 
     gcs = _find_head(address)
     try:
-        _greet(gcs)
+        ray_internals.greet(gcs)
         ray.init(address=gcs, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # Ray's own words for it have no common type
         raise ExecutionError(f"the Ray cluster at {address!r} cannot be joined: {_why_not_joined(error)}") from error
+    _log.info("joined the Ray cluster at %s", gcs)
 
 
 def _find_head(address: str) -> str:
@@ -243,8 +148,6 @@ def _find_head(address: str) -> str:
     Raises:
         ExecutionError: nothing answers there, or something that no driver can join.
     """
-    from ray._private import services
-
     if "://" in address:
         raise ExecutionError(
             f"{address!r} is the address of a service of Ray, and a study joins the head itself, from a machine of the "
@@ -252,7 +155,7 @@ def _find_head(address: str) -> str:
             "a job: ray job submit."
         )
     try:
-        gcs: str = services.canonicalize_bootstrap_address(address)
+        gcs = ray_internals.head_at(address)
         host, _, port = gcs.rpartition(":")
         why = why_no_head(host.strip("[]"), int(port))
     except ValueError:
@@ -271,16 +174,6 @@ def _find_head(address: str) -> str:
             "on this machine."
         )
     return gcs
-
-
-def _greet(gcs: str) -> None:
-    """Ask a head for its name once: Ray does so twenty times, and then does not tell what was wrong."""
-    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    # Without this, which ray.init does as well, Ray's C++ part ends the process where there is no token.
-    ensure_token_if_auth_enabled(None, create_token_if_missing=False)
-    GcsClient(address=gcs)
 
 
 def _why_not_joined(error: Exception) -> str:
@@ -312,11 +205,8 @@ def _nodes(reserved_cpus: int) -> tuple[NodeSize, ...]:
 
 def _accelerator_types(resources: Mapping[str, float]) -> frozenset[str]:
     """Return the names of a node's GPUs: Ray gives each node a resource ``accelerator_type:NAME``."""
-    return frozenset(name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR))
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    mark = ray_internals.ACCELERATOR
+    return frozenset(name.removeprefix(mark) for name in resources if name.startswith(mark))
 
 
 def _shared_memory_bytes() -> int:

@@ -1,13 +1,17 @@
-"""The channel of a lane, between its trial and its worker group: cells go in, events come out.
+"""Channel of a lane, between its trial and its worker group: cells go in, events come out.
 
 Plain asyncio, so that its rules are tested without a cluster; :mod:`al_ray.runtime.lane.exchange` makes it reachable.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from al_ray.runtime.tasks import CellEvent, CellTask, Failure
+from al_ray.runtime.failures import Failed, Failure, RetryPolicy
+from al_ray.runtime.tasks import LAST_EVENTS, CellEvent, CellFailed, CellStarted, CellTask, RoundEnded
+
+WORKERS_DIED = Failure("WorkersDied", "the cell's workers died at every attempt, without an exception", kind="lost")
 
 
 @dataclass(frozen=True)
@@ -19,17 +23,17 @@ class Assignment:
 
 
 @dataclass
-class _Hand:
-    """The cell in hand: all its attempts, and those since it last got on."""
+class _CellInHand:
+    """The cell that a lane works on: its attempts, and those since its last recorded round."""
 
     task: CellTask
     attempts: int = 0
-    in_vain: int = 0
+    failures_since_progress: int = 0  # the one under way counts until it records a round
 
 
 @dataclass(frozen=True)
-class ChannelNews:
-    """What a trial learns: events in order, and whether the worker group is gone."""
+class LaneUpdate:
+    """What a trial learns of its lane: events in order, and whether the worker group is gone."""
 
     events: tuple[CellEvent, ...] = ()
     group_lost: bool = False
@@ -42,16 +46,16 @@ class Channel:
     and only one that no longer gets on is given up.
 
     Args:
-        attempts_allowed: attempts of a cell without a recorded round before it is reported failed.
+        policy: decides whether the cell is tried again.
     """
 
-    def __init__(self, attempts_allowed: int) -> None:
-        self._allowed = attempts_allowed
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
         self._changed = asyncio.Condition()
-        self._hand: _Hand | None = None
+        self._cell: _CellInHand | None = None
         self._events: list[CellEvent] = []
         self._trouble: Failure | None = None
-        self._seat = 0
+        self._generation = 0
         self._closed = False
         self._group_lost = False
         self._group_served = self._any_served = False
@@ -59,21 +63,21 @@ class Channel:
     async def assign(self, task: CellTask) -> None:
         """Put the next cell in hand (trial)."""
         async with self._changed:
-            assert self._hand is None, f"cell {task.key} assigned before {self._hand} ended"
-            self._hand, self._trouble = _Hand(task), None
+            assert self._cell is None, f"cell {task.key} assigned before {self._cell} ended"
+            self._cell, self._trouble = _CellInHand(task), None
             self._changed.notify_all()
 
-    async def news(self, timeout_s: float) -> ChannelNews:
+    async def wait_for_update(self, timeout_s: float) -> LaneUpdate:
         """Wait for events or the loss of the group, at most ``timeout_s`` (trial)."""
         async with self._changed:
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._changed.wait_for(lambda: self._events or self._group_lost)
             except TimeoutError:
-                return ChannelNews()
-            events, lost = tuple(self._events), self._group_lost
+                return LaneUpdate()
+            update = LaneUpdate(tuple(self._events), self._group_lost)
             self._events, self._group_lost = [], False
-            return ChannelNews(events, lost)
+            return update
 
     async def close(self) -> None:
         """Let the worker group leave its loop at the next question or report (trial)."""
@@ -82,58 +86,59 @@ class Channel:
             self._changed.notify_all()
 
     async def group_ended(self, failure: Failure) -> None:
-        """Note that the worker group is gone for good and close the cell if no attempt is left (trial).
+        """Note that the worker group is gone for good and close the cell if it is not tried again (trial).
 
-        A lane whose first group ended before it took any cell cannot start; another try would end alike. A later group
-        that ends so has lost an attempt.
+        A group that ended before it took the cell has lost an attempt.
         """
         async with self._changed:
-            if self._hand is not None:
-                self._hand.in_vain += not self._group_served
-                if self._hand.in_vain >= self._allowed or not self._any_served:
+            if self._cell is not None:
+                self._cell.failures_since_progress += not self._group_served
+                what: Failed = "workers" if self._any_served else "lane start"
+                if not self._policy.tries_again(what, self._cell.failures_since_progress):
                     self._give_up(self._trouble or failure)
             self._group_lost, self._group_served = True, False
             self._changed.notify_all()
 
     async def enter(self) -> int:
-        """Seat the rank 0 of a fresh worker group; older seats are void (worker)."""
+        """Return the generation of a fresh worker group; older generations are not heard any more (worker)."""
         async with self._changed:
-            self._seat += 1
+            self._generation += 1
             self._changed.notify_all()
-            return self._seat
+            return self._generation
 
-    async def take(self, seat: int, where: dict[str, Any]) -> Assignment | None:
+    async def take(self, generation: int, where: Mapping[str, Any]) -> Assignment | None:
         """Wait for a cell and count the attempt; None when the lane is closed (worker).
 
         Args:
-            seat: what :meth:`enter` returned.
-            where: host and pid for the ``started`` event.
+            generation: what :meth:`enter` returned.
+            where: pid, machine and node of rank 0.
         """
         async with self._changed:
             while True:
-                await self._changed.wait_for(lambda: self._closed or seat != self._seat or self._hand is not None)
-                if self._closed or seat != self._seat or self._hand is None:
+                await self._changed.wait_for(
+                    lambda: self._closed or generation != self._generation or self._cell is not None
+                )
+                if self._closed or generation != self._generation or self._cell is None:
                     return None
-                if self._hand.in_vain < self._allowed:
-                    return self._hand_out(self._hand, where)
+                if self._policy.tries_again("workers", self._cell.failures_since_progress):
+                    return self._hand_out(self._cell, where)
                 self._give_up(self._trouble or WORKERS_DIED)
 
-    async def push(self, seat: int, kind: str, data: dict[str, Any]) -> bool:
-        """Record an event of the cell in hand; False where the cell should stop (worker).
+    async def push(self, generation: int, event: CellEvent) -> bool:
+        """Take an event of the cell in hand; False where the cell should stop (worker).
 
         That is when the lane is closed, or another group has taken this one's place: an orphan must not end its cell.
 
         Args:
-            seat: what :meth:`enter` returned.
-            kind: of the event.
-            data: of the event.
+            generation: what :meth:`enter` returned.
+            event: of the cell in hand.
         """
         async with self._changed:
-            if self._hand is None or self._closed or seat != self._seat:
+            if self._cell is None or self._closed or generation != self._generation:
                 return False
-            if kind == "round":
-                self._hand.in_vain, self._trouble = 0, None
-            self._tell(kind, data)
+            if isinstance(event, RoundEnded):
+                self._cell.failures_since_progress, self._trouble = 0, None
+            self._tell(event)
             return True
 
     async def note(self, failure: Failure) -> None:
@@ -148,27 +153,22 @@ class Channel:
     async def refuse(self, failure: Failure) -> None:
         """Report that a worker cannot start at all, which no retry mends (worker)."""
         async with self._changed:
-            if self._hand is not None:
+            if self._cell is not None:
                 self._give_up(failure)
 
-    def _hand_out(self, hand: _Hand, where: dict[str, Any]) -> Assignment:
-        hand.attempts += 1
-        hand.in_vain += 1
+    def _hand_out(self, cell: _CellInHand, where: Mapping[str, Any]) -> Assignment:
+        cell.attempts += 1
+        self._tell(CellStarted(cell.task.key, cell.attempts, where, cell.failures_since_progress, self._trouble))
+        cell.failures_since_progress += 1
         self._group_served = self._any_served = True
-        self._tell("started", {"attempt": hand.attempts, **where})
-        return Assignment(hand.task, hand.attempts)
+        return Assignment(cell.task, cell.attempts)
 
     def _give_up(self, failure: Failure) -> None:
-        assert self._hand is not None
-        self._tell("failed", failure.data(self._hand.attempts))
+        assert self._cell is not None
+        self._tell(CellFailed(self._cell.task.key, failure, self._cell.attempts))
 
-    def _tell(self, kind: Any, data: dict[str, Any]) -> None:
-        assert self._hand is not None
-        event = CellEvent(kind, self._hand.task.key, data)
+    def _tell(self, event: CellEvent) -> None:
         self._events.append(event)
-        if event.is_last:
-            self._hand = None
+        if isinstance(event, LAST_EVENTS):
+            self._cell = None
         self._changed.notify_all()
-
-
-WORKERS_DIED = Failure("WorkersDied", "the cell's workers died at every attempt, without an exception", kind="lost")

@@ -1,16 +1,20 @@
-"""The one small actor of a grid: the channels of all its lanes and the pools that are ready.
+"""Exchange: the one small actor of a grid, with the channels of all its lanes and the pools that are ready.
 
 One process for all lanes, on the driver's node. Where it dies and the driver lives, the grid is started again.
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from al_ray.runtime.failures import ExchangeLostError, RetryPolicy, brief
 from al_ray.runtime.lane.channel import Channel
-from al_ray.runtime.tasks import ExchangeLostError, brief
+from al_ray.runtime.pool import PoolRefs
 
 CALLS_AT_ONCE = 10_000
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ExchangeState:
@@ -18,28 +22,30 @@ class ExchangeState:
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
-        self._pools: dict[str, Any] = {}
+        self._pools: dict[str, PoolRefs] = {}
         self._pool_came = asyncio.Condition()
 
     async def ping(self) -> None:
         """Answer, as long as this actor lives."""
 
-    async def open_channel(self, lane: str, attempts_allowed: int) -> None:
+    async def open_channel(self, lane: str, policy: RetryPolicy) -> None:
         """Open the channel of a new lane."""
         assert lane not in self._channels, f"lane {lane} opened twice"
-        self._channels[lane] = Channel(attempts_allowed)
+        self._channels[lane] = Channel(policy)
 
-    async def channel(self, lane: str, method: str, *args: Any) -> Any:
+    async def on_channel(
+        self, lane: str, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any
+    ) -> T:
         """Call a method of a lane's channel."""
-        return await getattr(self._channels[lane], method)(*args)
+        return await method(self._channels[lane], *args, **options)
 
-    async def put_pool(self, key: str, refs: Any) -> None:
+    async def put_pool(self, key: str, refs: PoolRefs) -> None:
         """Make a prepared pool available."""
         async with self._pool_came:
             self._pools[key] = refs
             self._pool_came.notify_all()
 
-    async def take_pool(self, key: str) -> Any:
+    async def take_pool(self, key: str) -> PoolRefs:
         """Wait until a pool is prepared and return its references."""
         async with self._pool_came:
             await self._pool_came.wait_for(lambda: key in self._pools)
@@ -48,7 +54,11 @@ class ExchangeState:
 
 @dataclass(frozen=True)
 class Exchange:
-    """The exchange seen from another process; every call waits for its answer."""
+    """The exchange seen from another process; every call waits for its answer.
+
+    Raises:
+        ExchangeLostError: at any call: the actor is dead.
+    """
 
     actor: Any
 
@@ -62,37 +72,54 @@ class Exchange:
         options = {"num_cpus": 0, "max_concurrency": CALLS_AT_ONCE, "scheduling_strategy": here}
         return cls(ray.remote(ExchangeState).options(**options).remote())
 
-    def ask(self, method: str, *args: Any) -> Any:
-        """Call a method of the actor.
-
-        Raises:
-            ExchangeLostError: it is dead.
-        """
-        import ray
-        from ray.exceptions import RayActorError
-
-        try:
-            return ray.get(getattr(self.actor, method).remote(*args))
-        except RayActorError as error:
-            raise ExchangeLostError(
-                f"the process between the driver and its lanes died: {brief(error)} Every recorded round is kept; "
-                "the same command goes on from there."
-            ) from error
-
     def close(self) -> None:
         """End the actor."""
         import ray
 
         ray.kill(self.actor)
 
+    def ping(self) -> None:
+        """Return, unless the actor is dead."""
+        self.answer(self.actor.ping.remote())
+
+    def open_channel(self, lane: str, policy: RetryPolicy) -> "ChannelClient":
+        """Open the channel of a new lane."""
+        self.answer(self.actor.open_channel.remote(lane, policy))
+        return ChannelClient(self, lane)
+
+    def put_pool(self, key: str, refs: PoolRefs) -> None:
+        """Make a prepared pool available."""
+        self.answer(self.actor.put_pool.remote(key, refs))
+
+    def take_pool(self, key: str) -> PoolRefs:
+        """Wait until a pool is prepared and return its references."""
+        refs: PoolRefs = self.answer(self.actor.take_pool.remote(key))
+        return refs
+
+    def answer(self, call: Any) -> Any:
+        """Wait for the answer to a call."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        try:
+            return ray.get(call)
+        except RayActorError as error:
+            raise ExchangeLostError(
+                f"the process between the driver and its lanes died: {brief(error)} Every recorded round is kept; "
+                "the same command goes on from there."
+            ) from error
+
 
 @dataclass(frozen=True)
-class ChannelLine:
-    """The line of one lane to its channel, for its trial and its workers."""
+class ChannelClient:
+    """The channel of one lane, as its trial and its workers reach it."""
 
     exchange: Exchange
     lane: str
 
-    def ask(self, method: str, *args: Any) -> Any:
-        """Call a method of :class:`~al_ray.runtime.lane.channel.Channel`."""
-        return self.exchange.ask("channel", self.lane, method, *args)
+    def call(
+        self, method: Callable[Concatenate[Channel, P], Coroutine[Any, Any, T]], *args: P.args, **options: P.kwargs
+    ) -> T:
+        """Call a method of :class:`~al_ray.runtime.lane.channel.Channel`, such as ``call(Channel.assign, task)``."""
+        found: T = self.exchange.answer(self.exchange.actor.on_channel.remote(self.lane, method, *args, **options))
+        return found

@@ -1,4 +1,4 @@
-"""The trial side of a lane: a Tune actor that owns one warm worker group and feeds it cell after cell.
+"""Trial side of a lane: a Tune actor that owns one warm worker group and feeds it cell after cell.
 
 Tune reuses the actor (``reuse_actors``): the first trial starts the worker group, every later one only hands it a cell.
 """
@@ -15,21 +15,16 @@ from typing import Any
 from ray import tune
 from ray.train import UserCallback
 
+from al_ray.runtime.cluster.ray_internals import TRAIN_ENVIRONMENT, cause_of_death, without_unused_actors
 from al_ray.runtime.cluster.resources import LaneResources, process_group_backend
-from al_ray.runtime.lane.channel import ChannelNews
-from al_ray.runtime.lane.exchange import ChannelLine, Exchange
-from al_ray.runtime.lane.worker import LaneKit, serve
-from al_ray.runtime.tasks import CellTask, Failure, brief, kind_of
+from al_ray.runtime.failures import Failure, RetryPolicy, brief, kind_of
+from al_ray.runtime.lane.channel import Channel
+from al_ray.runtime.lane.exchange import ChannelClient, Exchange
+from al_ray.runtime.lane.worker import LaneConfig, serve
+from al_ray.runtime.tasks import LAST_EVENTS, CellTask
 
 HEARTBEAT_S = 2.0
 CLOSING_TIMEOUT_S = 4.0
-UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
-TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,8 @@ class LanePlan:
     Attributes:
         cells: the cells; a trial's configuration names one by its index.
         workers: size of the worker group.
-        resources: CPUs, GPUs and retries.
+        resources: CPUs and GPUs.
+        policy: what is tried again.
         functions: pickled ``(run_cell, warm_up)``.
         exchange: the grid's exchange.
     """
@@ -47,6 +43,7 @@ class LanePlan:
     cells: Sequence[CellTask]
     workers: int
     resources: LaneResources
+    policy: RetryPolicy
     functions: bytes
     exchange: Exchange
 
@@ -58,9 +55,8 @@ class LaneTrial(tune.Trainable):  # type: ignore[misc]
         """Open the channel, start the worker group and hand it its first cell."""
         assert plan is not None
         self._plan = plan
-        self._line = ChannelLine(plan.exchange, uuid.uuid4().hex)
-        plan.exchange.ask("open_channel", self._line.lane, plan.resources.retries + 1)
-        self._group = WorkerGroup(plan, self._line, self.logdir)
+        self._channel = plan.exchange.open_channel(uuid.uuid4().hex, plan.policy)
+        self._group = WorkerGroup(plan, self._channel, self.logdir)
         self._hand_out(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -70,27 +66,26 @@ class LaneTrial(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Return the next events; an empty list now and then, so that Tune can stop a lane in a long round."""
-        news: ChannelNews = self._line.ask("news", HEARTBEAT_S)
-        if news.group_lost:
+        update = self._channel.call(Channel.wait_for_update, HEARTBEAT_S)
+        if update.group_lost:
             self._group.close()
-            self._group = WorkerGroup(self._plan, self._line, self.logdir)
-        events = [(event.kind, event.key, event.data) for event in news.events]
-        return {"events": events, "lane": self._line.lane, "done": any(event.is_last for event in news.events)}
+            self._group = WorkerGroup(self._plan, self._channel, self.logdir)
+        return {"events": update.events, "done": any(isinstance(event, LAST_EVENTS) for event in update.events)}
 
     def cleanup(self) -> None:
         """Let the worker group leave and wait for it a little."""
-        self._line.ask("close")
+        self._channel.call(Channel.close)
         self._group.close()
 
     def _hand_out(self, config: dict[str, Any]) -> None:
-        self._line.ask("assign", self._plan.cells[config["cell"]])
+        self._channel.call(Channel.assign, self._plan.cells[config["cell"]])
 
 
 class WorkerGroup:
     """A Ray Train worker group that serves the channel, watched by a thread of the trial's process."""
 
-    def __init__(self, plan: LanePlan, line: ChannelLine, folder: str) -> None:
-        self._plan, self._line = plan, line
+    def __init__(self, plan: LanePlan, channel: ChannelClient, folder: str) -> None:
+        self._plan, self._channel = plan, channel
         self._scratch = tempfile.mkdtemp(prefix="train_", dir=folder)
         self._thread = threading.Thread(target=self._fit, name="worker-group", daemon=True)
         self._thread.start()
@@ -105,59 +100,41 @@ class WorkerGroup:
             self._trainer().fit()
         except Exception as error:
             failure = replace(Failure.of(error), kind="lost")
-        self._line.ask("group_ended", failure)
+        self._channel.call(Channel.group_ended, failure)
 
     def _trainer(self) -> Any:
         os.environ.update(TRAIN_ENVIRONMENT)
         from ray.train import FailureConfig, RunConfig
-        from ray.train.torch import TorchConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
 
         resources = self._plan.resources
-        return lane_trainer()(
-            functools.partial(serve, self._kit()),
+        config = LaneConfig(self._channel, self._plan.functions, resources.cpus_per_worker, resources.gpus_per_worker)
+        return without_unused_actors(TorchTrainer)(
+            functools.partial(serve, config),
             torch_config=TorchConfig(backend=process_group_backend(resources.gpus_per_worker)),
             scaling_config=scaling(self._plan.workers, resources),
             run_config=RunConfig(
                 name="lane",
                 storage_path=self._scratch,
-                failure_config=FailureConfig(max_failures=resources.retries),
-                callbacks=[LossListener(self._line)],
+                failure_config=FailureConfig(max_failures=self._plan.policy.restarts("workers")),
+                callbacks=[LossListener(self._channel)],
             ),
         )
-
-    def _kit(self) -> LaneKit:
-        resources = self._plan.resources
-        return LaneKit(self._line, self._plan.functions, resources.cpus_per_worker, resources.gpus_per_worker)
 
 
 class LossListener(UserCallback):  # type: ignore[misc]
     """Notes what Ray knows of workers that died without a word; runs in the controller of the group."""
 
-    def __init__(self, line: ChannelLine) -> None:
-        self._line = line
+    def __init__(self, channel: ChannelClient) -> None:
+        self._channel = channel
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Tell the channel why each rank is gone."""
-        causes = {rank: getattr(e, "health_check_failure", e) for rank, e in sorted(worker_exceptions.items())}
+        causes = {rank: cause_of_death(error) for rank, error in sorted(worker_exceptions.items())}
         words = "; ".join(f"rank {rank}: {brief(cause)}" for rank, cause in causes.items())
         out_of_memory = any(kind_of(cause) == "memory" for cause in causes.values())
-        self._line.ask("note_loss", Failure("WorkersDied", words, kind="memory" if out_of_memory else "lost"))
-
-
-def lane_trainer() -> Any:
-    """Return Ray's TorchTrainer without the two actors that each group of workers would wait for and never use.
-
-    One gives back what a killed controller held, but only where Ray has a dashboard; the driver sweeps instead
-    (:mod:`~al_ray.runtime.cluster.sweeping`). The other hands out data sets; pools come through the exchange.
-    """
-    from ray.train.torch import TorchTrainer
-
-    class LaneTrainer(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if type(callback).__name__ not in UNUSED_CALLBACKS]
-
-    return LaneTrainer
+        failure = Failure("WorkersDied", words, kind="memory" if out_of_memory else "lost")
+        self._channel.call(Channel.note_loss, failure)
 
 
 def scaling(workers: int, resources: LaneResources) -> Any:

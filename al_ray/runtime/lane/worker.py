@@ -1,4 +1,4 @@
-"""The worker side of a lane: a Ray Train worker group that runs cell after cell without starting anything.
+"""Worker side of a lane: a Ray Train worker group that runs cell after cell without starting anything.
 
 Every rank runs :func:`serve`. Rank 0 takes the next cell from the lane's channel and hands it round; all ranks run it;
 rank 0 reports. What a failed cell means for the group is settled here, at the boundary between two cells.
@@ -9,9 +9,8 @@ import ctypes
 import gc
 import os
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,30 +19,32 @@ import numpy.typing as npt
 
 from al_ray.errors import ExecutionError
 from al_ray.model.worker import place_of, set_threads
-from al_ray.runtime.lane.channel import Assignment
-from al_ray.runtime.lane.exchange import ChannelLine
-from al_ray.runtime.pool import TableCache
-from al_ray.runtime.tasks import LOG_BYTES, Failure, Report, RunCell, lane_survives
+from al_ray.runtime.failures import Failure, lane_survives
+from al_ray.runtime.lane.channel import Assignment, Channel
+from al_ray.runtime.lane.exchange import ChannelClient, Exchange
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, RunCell
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
 IDLE_TIMEOUT = timedelta(days=365)
 AGREEMENT_TIMEOUT = timedelta(minutes=5)
+LOG_BYTES = 4000
 
 
 @dataclass(frozen=True)
-class LaneKit:
+class LaneConfig:
     """What a worker group is given at its start.
 
     Attributes:
-        line: the lane's line to its channel, and through it to the pools.
+        channel: of the lane.
         functions: pickled ``(run_cell, warm_up)``; opened by the workers only, since it may import a lot.
         threads: CPU threads of one worker.
         gpus: GPUs of one worker, whole or a fraction.
     """
 
-    line: ChannelLine
+    channel: ChannelClient
     functions: bytes
     threads: int
     gpus: float
@@ -177,35 +178,60 @@ class TrainWorker:
         return parts
 
 
-class _ChannelDesk:
-    """A worker's side of the channel; every call waits for the answer, so that nothing is lost with the process."""
+class LaneClient:
+    """One rank's side of its lane's channel, of which rank 0 alone gives events.
 
-    def __init__(self, line: ChannelLine, rank: int) -> None:
-        self._ask, self._rank = line.ask, rank
-        self._seat = self._ask("enter") if rank == 0 else 0
+    Every call waits for the answer, so that nothing is lost with the process.
+    """
 
-    def next_cell(self, worker: TrainWorker) -> Assignment | None:
-        where = {"pid": os.getpid(), **worker.place}
-        mine = self._ask("take", self._seat, where) if self._rank == 0 else None
-        assignment: Assignment | None = worker.hand_round(mine)
+    def __init__(self, channel: ChannelClient, worker: TrainWorker) -> None:
+        self._channel, self._worker = channel, worker
+        self._generation = channel.call(Channel.enter) if worker.rank == 0 else 0
+
+    def next_cell(self) -> Assignment | None:
+        """Wait for a cell, the same on every rank; None when the lane is closed."""
+        mine: Assignment | None = None
+        if self._worker.rank == 0:
+            mine = self._channel.call(Channel.take, self._generation, {"pid": os.getpid(), **self._worker.place})
+        assignment: Assignment | None = self._worker.hand_round(mine)
         return assignment
 
-    def report(self, data: dict[str, Any]) -> None:
-        self.push("round", data)
+    def push(self, event: CellEvent) -> None:
+        """Tell an event of the cell in hand.
 
-    def push(self, kind: str, data: dict[str, Any]) -> None:
-        if self._rank == 0 and not self._ask("push", self._seat, kind, data):
+        Raises:
+            CellAbandonedError: the cell should stop.
+        """
+        if self._worker.rank == 0 and not self._channel.call(Channel.push, self._generation, event):
             raise CellAbandonedError("the lane was closed")
 
     def note(self, error: Exception) -> None:
-        self._ask("note", Failure.of(error, _log_tail()))
+        """Tell why this process is about to leave."""
+        self._channel.call(Channel.note, Failure.of(error, _log_tail()))
 
     def refuse(self, error: Exception) -> None:
-        self._ask("refuse", Failure.of(error, _log_tail()))
+        """Tell why this process cannot start."""
+        self._channel.call(Channel.refuse, Failure.of(error, _log_tail()))
+
+
+@dataclass
+class TableCache:
+    """The tables of the pool that a worker used last."""
+
+    exchange: Exchange
+    _key: str | None = None
+    _tables: "dict[str, pa.Table]" = field(default_factory=dict)
+
+    def tables(self, pool_key: str) -> "dict[str, pa.Table]":
+        """Return the tables of a pool, from the object store when it is not the last one."""
+        if pool_key != self._key:
+            self._tables = {}
+            self._key, self._tables = pool_key, self.exchange.take_pool(pool_key).tables()
+        return self._tables
 
 
 def _log_tail() -> str:
-    """Return the end of what this process wrote to its standard error, which Ray keeps in a file."""
+    """Return the end of what this process wrote to its standard error, which Ray keeps in a file; Linux only."""
     sys.stderr.flush()
     with contextlib.suppress(OSError, ValueError), open(f"/proc/self/fd/{sys.stderr.fileno()}", "rb") as log:
         log.seek(max(log.seek(0, os.SEEK_END) - LOG_BYTES, 0))
@@ -213,23 +239,19 @@ def _log_tail() -> str:
     return ""
 
 
-def serve(kit: LaneKit) -> None:
-    """Run cells until the lane is closed: the train function of a lane's worker group.
-
-    Args:
-        kit: channel, shelf and functions of the lane.
-    """
-    worker = TrainWorker.join(kit.threads, kit.gpus)
-    desk = _ChannelDesk(kit.line, worker.rank)
+def serve(config: LaneConfig) -> None:
+    """Run cells until the lane is closed: the train function of a lane's worker group."""
+    worker = TrainWorker.join(config.threads, config.gpus)
+    client = LaneClient(config.channel, worker)
     try:
-        run_cell = _open_functions(kit.functions)
+        run_cell = _open_functions(config.functions)
     except Exception as error:
-        desk.refuse(error)
+        client.refuse(error)
         return
-    cache = TableCache(kit.line.exchange)
-    while (assignment := desk.next_cell(worker)) is not None:
+    cache = TableCache(config.channel.exchange)
+    while (assignment := client.next_cell()) is not None:
         try:
-            _serve_cell(run_cell, assignment, cache, worker, desk)
+            _serve_cell(run_cell, assignment, cache, worker, client)
         except CellAbandonedError:
             return
         _free_memory(worker.device)
@@ -249,31 +271,27 @@ def _open_functions(functions: bytes) -> RunCell:
 
 
 def _serve_cell(
-    run_cell: RunCell, assignment: Assignment, cache: TableCache, worker: TrainWorker, desk: _ChannelDesk
+    run_cell: RunCell, assignment: Assignment, cache: TableCache, worker: TrainWorker, client: LaneClient
 ) -> None:
-    started = time.perf_counter()
-    failure = _attempt(run_cell, assignment, cache, worker, desk)
+    task = assignment.task
+    failure = _attempt(run_cell, assignment, cache, worker, client)
     if not worker.all_agree(failure is None):
-        raise ExecutionError(f"the ranks disagree on whether cell {assignment.task.key!r} failed; the group restarts.")
-    if failure is None:
-        desk.push("finished", {"seconds": time.perf_counter() - started, "attempt": assignment.attempt})
-    else:
-        desk.push("failed", failure.data(assignment.attempt))
+        raise ExecutionError(f"the ranks disagree on whether cell {task.key!r} failed; the group restarts.")
+    client.push(CellFinished(task.key) if failure is None else CellFailed(task.key, failure, assignment.attempt))
 
 
 def _attempt(
-    run_cell: RunCell, assignment: Assignment, cache: TableCache, worker: TrainWorker, desk: _ChannelDesk
+    run_cell: RunCell, assignment: Assignment, cache: TableCache, worker: TrainWorker, client: LaneClient
 ) -> Failure | None:
     """Run the cell; return its failure if the group can go on, raise if it has to restart."""
     task = assignment.task
-    report: Report = desk.report
     try:
-        run_cell(task.payload, cache.tables(task.pool_key), worker, report)
+        run_cell(task, cache.tables(task.pool_key), worker, client.push)
     except CellAbandonedError:
         raise
     except Exception as error:
         if not lane_survives(error, worker.world):
-            desk.note(error)
+            client.note(error)
             raise
         return Failure.of(error, _log_tail())
     return None
