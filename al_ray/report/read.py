@@ -306,11 +306,18 @@ class StudyRecords:
         return self.store.cell(str(self.cells.at[cell, "slug"]), str(self.cells.at[cell, "fingerprint"]))
 
 
-def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileSystem | None = None) -> StudyRecords:
+def read_study(
+    address: str,
+    *,
+    grid: Mapping[str, Any] | None = None,
+    skip_damaged: bool = False,
+    filesystem: fs.FileSystem | None = None,
+) -> StudyRecords:
     """Read a whole study, arrays aside.
 
     Args:
         address: the study's own folder or URI.
+        grid: a plan whose cells are read, and no others; None = all that the folder holds, with the plan kept there.
         skip_damaged: leave cells out that cannot be read, as failed ones with the reason, instead of refusing.
         filesystem: an open pyarrow file system, on which ``address`` is then a path.
 
@@ -318,9 +325,9 @@ def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileS
         StorageError: it is no study, holds no cell, or has cells that cannot be read; the message names them.
     """
     store = open_study(address, filesystem=filesystem)
-    plan = store.plan()
+    plan = store.plan() if grid is None else grid
     planned = {cell_key(cell["slug"], cell["fingerprint"]): cell for cell in plan["cells"]} if plan else {}
-    folders = store.folder.names()[1]
+    folders = [name for name in store.folder.names()[1] if grid is None or name in planned]
     keys = [*(key for key in planned if key in set(folders)), *(name for name in folders if name not in planned)]
     tables = _Tables()
     problems: dict[str, str] = {}

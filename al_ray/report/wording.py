@@ -3,13 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from al_ray.report.analysis.results import Comparison, Interval, Metric
+from al_ray.report.stats.bootstrap import Interval
+from al_ray.report.stats.paired import Comparison
 
-METRIC_WORDS: dict[Metric, str] = {
-    "accuracy": "final accuracy",
-    "aulc": "accuracy averaged over the learning curve",
-    "aulc_last5": "accuracy averaged over the last five rounds",
-}
+METRIC_WORDS = "accuracy averaged over the learning curve"
+"""How people call :data:`al_ray.report.analysis.results.METRIC`."""
 DASH = "–"
 _FEW = 4
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from al_ray.core.metrics import area_under_curve
+from al_ray.core.metrics import aulc
 from al_ray.errors import ExecutionError, without_secrets
 from al_ray.names import identifier, with_hash
 from al_ray.records.json import canonical_json, cell_fingerprint
@@ -61,7 +61,7 @@ def final_points(entries: Sequence[RecordedRound]) -> list[Point]:
     fitted = [entry.record.metrics for entry in entries if entry.record.metrics]
     names = [name for name in _COMPARED if fitted and all(name in metrics for metrics in fitted)]
     finals = {f"final/{name}": fitted[-1][name] for name in names}
-    areas = {f"alc/{name}": area_under_curve([metrics[name] for metrics in fitted]) for name in names}
+    areas = {f"alc/{name}": aulc([metrics[name] for metrics in fitted]) for name in names}
     return _points(entries[-1], {**finals, **areas}) if entries else []
 
 
