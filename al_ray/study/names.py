@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from al_ray.names import with_hash
@@ -61,8 +61,8 @@ class Method:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Method":
         """Read the JSON form of :func:`dataclasses.asdict` back."""
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-        return cls(**values)
+        lists = {name: tuple(data[name]) for name in ("filters", "clipping")}
+        return cls(**{each.name: data[each.name] for each in fields(cls)} | lists)
 
     @classmethod
     def of_name(cls, name: str, strategy: str) -> "Method":

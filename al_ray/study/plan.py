@@ -14,7 +14,7 @@ from al_ray.data import resolve_dataset
 from al_ray.errors import AlRayError, ConfigError, DataError, ModelError, unknown_name
 from al_ray.model.check import ModelFacts, examine_model
 from al_ray.model.source import ResolvedModel, resolve_model
-from al_ray.records.cell import CellStatus, CellStore
+from al_ray.records.cell import CellStatus, CellStore, cell_key
 from al_ray.records.json import FORMAT, canonical_json
 from al_ray.records.study import StudyStore
 from al_ray.stopping import stopping_rules
@@ -46,7 +46,7 @@ class PlannedCell:
     @property
     def key(self) -> str:
         """Folder name of the cell."""
-        return f"{self.slug}--{(self.fingerprint or 'unresolved')[:8]}"
+        return cell_key(self.slug, self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +200,8 @@ def _with_status(cell: PlannedCell, recorded: Mapping[str, CellStore]) -> Planne
     found = recorded.get(cell.fingerprint or "")
     if found is None:
         return cell
-    return replace(cell, slug=found.slug, status=found.status(), n_recorded=found.n_rounds())
+    status, n_recorded = found.progress()
+    return replace(cell, slug=found.slug, status=status, n_recorded=n_recorded)
 
 
 def _check_drift(store: StudyStore, cells: Iterable[PlannedCell], recorded: Iterable[CellStore]) -> None:
@@ -371,8 +372,14 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         for cell in plan.cells
     ]
     datasets = {name: _dataset_note(dataset) for name, dataset in plan.datasets_by_name().items()}
-    methods = {cell.names.method_and_variant: asdict(cell.names.method) for cell in plan.cells}
-    return {"format": FORMAT, "study": plan.study.name, "cells": cells, "methods": methods, "datasets": datasets}
+    methods = {cell.names.method_and_variant: cell.names.method for cell in plan.cells}
+    return {
+        "format": FORMAT,
+        "study": plan.study.name,
+        "cells": cells,
+        "methods": {text: asdict(method) for text, method in methods.items()},
+        "datasets": datasets,
+    }
 
 
 def _dataset_note(dataset: TextDataset) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.records.cell import CellStore
-from al_ray.records.study import StudyStore, fingerprint
+from al_ray.records.json import fingerprint
+from al_ray.records.study import StudyStore
 from al_ray.study.names import Method, base_slug
 from al_ray.study.spec import CellSpec, make_spec
 
