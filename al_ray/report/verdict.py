@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from al_ray.report.analysis.results import LabelsSaved, MethodScore, Ranking, Setting, StudyResults
-from al_ray.report.stats.paired import Comparison
+from al_ray.report.stats.paired import POWER, Comparison
 from al_ray.report.wording import (
     METRIC_WORDS,
     count,
@@ -129,14 +129,14 @@ def _clipping_of(filters: str, results: StudyResults) -> str:
     of = plural(len(effects), "method")
     if not tested:
         return f"{filters}: too little data to say what it changes for {of}. {effects[0].comparison.refusal}"
-    real = [effect for effect in tested if effect.comparison.is_significant(results.alpha)]
-    helped = [effect.method for effect in real if effect.comparison.difference > 0]
-    hurt = [effect.method for effect in real if effect.comparison.difference < 0]
-    if not real:
+    shown = [effect for effect in tested if effect.comparison.is_significant(results.alpha)]
+    helped = [effect.method for effect in shown if effect.comparison.difference > 0]
+    hurt = [effect.method for effect in shown if effect.comparison.difference < 0]
+    if not shown:
         return f"{filters}: no difference is shown for {of if len(effects) == 1 else f'any of {of}'}."
     parts = [f"helps {some(helped, 'method')}"] if helped else []
     parts += [f"hurts {some(hurt, 'method')}"] if hurt else []
-    rest = len(effects) - len(real)
+    rest = len(effects) - len(shown)
     left = f"; for {plural(rest, 'other')} no difference is shown" if rest else ""
     return f"{filters}: {joined(parts)} by more than chance{left}."
 
@@ -318,7 +318,7 @@ def _more_seeds(versus: Comparison, against: str, alpha: float) -> str:
         return f"To tell {apart} more than {_MANY_SEEDS} further seeds on every setting would be needed."
     if versus.more_seeds > 0:
         seeds = plural(versus.more_seeds, "further seed")
-        return f"To tell {apart} about {seeds} on every setting would be needed (80 % power)."
+        return f"To tell {apart} about {seeds} on every setting would be needed ({percent(POWER, 0)} power)."
     if versus.p_value is not None and versus.p_holm is not None and versus.p_value < alpha <= versus.p_holm:
         return f"Taken alone the seeds would tell {apart}; corrected for the other comparisons they do not."
     return f"The seeds would usually be enough to tell {apart}, yet the test does not; more seeds would settle it."

@@ -76,11 +76,6 @@ def interval_points(interval: Interval | None) -> str:
     return DASH if interval is None else f"{signed_points(interval.low)} to {signed_points(interval.high)}"
 
 
-def interval_percent(interval: Interval | None) -> str:
-    """Write an interval of a share: ``81.0 to 83.8 %``; a dash for None."""
-    return DASH if interval is None else f"{interval.low * 100:.1f} to {interval.high * 100:.1f} %"
-
-
 def interval_count(interval: Interval | None) -> str:
     """Write an interval of a count: ``40 to 120``; a dash for None."""
     return DASH if interval is None else f"{count(interval.low)} to {count(interval.high)}"

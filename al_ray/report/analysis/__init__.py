@@ -9,6 +9,7 @@ from al_ray.report.analysis.calibration import calibrations
 from al_ray.report.analysis.curves import (
     LAST,
     LEVEL,
+    MAX_UNREACHED,
     MIN_SEEDS,
     N_RESAMPLES,
     RANDOMS_FINAL,
@@ -228,7 +229,7 @@ def _notes(reference: str | None, rankings: Sequence[Ranking]) -> tuple[Note, ..
         "Labels saved": "Labels that random queries need minus labels that the method needs, on the mean curves over "
         f"the seeds that both have, linear between points. Levels: {RANDOMS_FINAL}, and {shares} % of the best "
         "accuracy that any mean curve of the setting reaches; a level that all curves start above is left out. No "
-        "interval where more than 5 % of the resamples never get there.",
+        f"interval where more than {100 * MAX_UNREACHED:g} % of the resamples never get there.",
         "Calibration": "Ten equal bins of the predicted class's probability. On the test split: of the model after the "
         "last round, read by the cell's own confidence method. On the queried: what the model believed of each example "
         "when it asked, all rounds together; a method that asks for doubtful examples has a hard set there. Errors are "

@@ -1,4 +1,4 @@
-"""Whether confidence can be believed: reliability on the test split and on the queried examples.
+"""Calibration of confidence: reliability on the test split and on the queried examples.
 
 Arrays are read one cell at a time, the last round's only, and reduced to ten bins at once.
 """

@@ -25,7 +25,7 @@ _QUANTITIES = ("final_accuracy", "aulc", "aulc_last5")
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What methods are compared by.
+    """Finished cells with their scores, of which rankings are made.
 
     Attributes:
         cells: of the study, all of them.

@@ -43,7 +43,7 @@ TABLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over cells.
+    """Mean over cells, with spread and interval.
 
     Attributes:
         mean: over ``n`` cells.
@@ -92,7 +92,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class CellState:
-    """How far one cell is.
+    """State of one cell.
 
     Attributes:
         setting: name of its :class:`Setting`.
@@ -170,7 +170,7 @@ class LabelsSaved:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodScore:
-    """One row of a ranking.
+    """A method's row in a ranking: final accuracy, areas, labels saved, rank, comparisons.
 
     Attributes:
         method: name of its :class:`Method`.
@@ -239,7 +239,7 @@ class ClippingEffect:
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
-    """One bar of a reliability diagram.
+    """Bin of a reliability diagram.
 
     Attributes:
         low: lower edge of the confidence bin.
@@ -258,7 +258,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Whether a method's confidence can be believed.
+    """Calibration of a method's confidence: error, Brier score, reliability.
 
     Attributes:
         setting: name of its :class:`Setting`.
@@ -283,7 +283,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassShares:
-    """Which classes a method asks for.
+    """Classes of the examples that a method queried.
 
     Attributes:
         method: name of its :class:`Method`.
@@ -308,7 +308,7 @@ class ClassShares:
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """How much of what two methods queried is the same.
+    """Overlap of what two methods queried.
 
     Attributes:
         method: name of one :class:`Method`.
@@ -325,7 +325,7 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class Acquired:
-    """How much of what is odd a method asks for.
+    """Share of outliers, and of each data slice, among what a method queried.
 
     Attributes:
         method: name of its :class:`Method`; ``pool`` for the pool itself.
@@ -340,7 +340,7 @@ class Acquired:
 
 @dataclass(frozen=True, kw_only=True)
 class Queries:
-    """What was queried in one setting.
+    """Queries of one setting: classes, overlap, outliers and slices.
 
     Attributes:
         setting: name of its :class:`Setting`.
@@ -363,7 +363,7 @@ class Queries:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a method costs in machine time.
+    """Machine time of a method.
 
     Attributes:
         method: name of its :class:`Method`.
@@ -397,7 +397,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Absence:
-    """Why a section is not there.
+    """Reason why a section of the page is missing.
 
     Attributes:
         section: which one.
@@ -410,7 +410,7 @@ class Absence:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyResults:
-    """Everything that is known of a study: the page, the files beside it and the tables of a run are views of this.
+    """Results of a study, of which its page, the files beside it and the closing tables of a run are views.
 
     Attributes:
         study: its name.

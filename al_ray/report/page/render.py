@@ -123,7 +123,6 @@ _FILTERS = (
     "count",
     "duration",
     "interval_count",
-    "interval_percent",
     "interval_points",
     "number",
     "p_value",

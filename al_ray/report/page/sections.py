@@ -113,7 +113,7 @@ def _failures(cells: Sequence[CellState]) -> tuple[Failure, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvesView:
-    """One setting.
+    """Learning curves of one setting, as a chart and as a table.
 
     Attributes:
         name: of the setting.
@@ -177,7 +177,7 @@ class RankingRow:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingView:
-    """One ranking.
+    """One ranking, as a table and a critical-difference diagram.
 
     Attributes:
         title: which settings.
@@ -281,7 +281,7 @@ def _remarks_on_ranks(test: CriticalDifference | None) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ClippingView:
-    """One setting, or all of them.
+    """Effects of clipping on one setting, or over all of them.
 
     Attributes:
         title: which.
@@ -323,7 +323,7 @@ def _clipping_view(
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRow:
-    """One method; a split without a record is None."""
+    """Calibration of one method; a split without a record is None."""
 
     look: Look
     test: Calibration | None
@@ -332,7 +332,7 @@ class CalibrationRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationView:
-    """One setting.
+    """Calibration on one setting, as a table and reliability diagrams.
 
     Attributes:
         name: of the setting.
@@ -406,7 +406,7 @@ class TintedTable:
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesView:
-    """One setting; a table is None where nothing of it is known.
+    """Queries of one setting; a table is None where nothing of it is known.
 
     Attributes:
         name: of the setting.
@@ -510,7 +510,7 @@ def _odd_cells(row: Acquired, pool: Acquired | None, kinds: Sequence[str], has_o
 
 @dataclass(frozen=True, kw_only=True)
 class CostView:
-    """One setting.
+    """Costs on one setting, as a table with bars.
 
     Attributes:
         name: of the setting.

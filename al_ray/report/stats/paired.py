@@ -23,14 +23,12 @@ class TestOptions:
         level: coverage of the bootstrap intervals.
         n_resamples: of the bootstrap.
         seed: of the bootstrap's streams.
-        power: chance of finding a difference for which further seeds are counted.
     """
 
     alpha: float = 0.05
     level: float = 0.95
     n_resamples: int = 4000
     seed: int = 0
-    power: float = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +115,10 @@ def compare_with_baseline(
     reference = columns.pop(baseline)
     # Taken in one direction, whichever was asked, so that swapping a pair mirrors its interval exactly.
     differences = {
-        method: column - reference if method < baseline else reference - column for method, column in columns.items()
+        method: column - reference if method < baseline else reference - column
+        for method, column in columns.items()
+        if np.isfinite(column - reference).any()
     }
-    differences = {method: each for method, each in differences.items() if np.isfinite(each).any()}
     if not differences:
         return ()
     intervals = mean_intervals(
@@ -129,17 +128,15 @@ def compare_with_baseline(
         n_resamples=options.n_resamples,
         seed=options.seed,
     )
-    # Sums do not depend on the order of the blocks.
-    tests = [signed_rank(np.sort(each[np.isfinite(each)]), options.alpha) for each in differences.values()]
+    # Sorted, so that sums do not depend on the order of the blocks.
+    pairs = {method: np.sort(each[np.isfinite(each)]) for method, each in differences.items()}
+    tests = [signed_rank(pair, options.alpha) for pair in pairs.values()]
     adjusted = holm([test.p_value for test in tests])
-    alpha = options.alpha / max(sum(p is not None for p in adjusted), 1)
+    n_tests = sum(p is not None for p in adjusted)
     found = []
-    for (method, each), interval, test, p_holm in zip(differences.items(), intervals, tests, adjusted, strict=True):
-        known = np.isfinite(each)
+    for (method, pair), interval, test, p_holm in zip(pairs.items(), intervals, tests, adjusted, strict=True):
+        n_strata = len(np.unique(names[np.isfinite(differences[method])]))
         n_left_out = int((np.isfinite(columns[method]) ^ np.isfinite(reference)).sum())
-        pair = np.sort(each[known])
-        wins, losses = (int((np.round(one, DECIMALS) > 0).sum()) for one in (pair, -pair))
-        is_significant = p_holm is not None and p_holm < options.alpha
         one = Comparison(
             method=min(method, baseline),
             against=max(method, baseline),
@@ -150,11 +147,13 @@ def compare_with_baseline(
             p_holm=p_holm,
             refusal=_refusal(test, n_left_out, options.alpha),
             effect_size=None if test.p_value is None else test.rank_biserial,
-            wins=wins,
-            ties=len(pair) - wins - losses,
-            losses=losses,
-            more_seeds=0 if is_significant else more_seeds(pair, len(set(names[known])), alpha, options.power),
+            wins=test.n_positive,
+            ties=test.n - test.n_nonzero,
+            losses=test.n_nonzero - test.n_positive,
+            more_seeds=more_seeds(pair, n_strata, options.alpha / max(n_tests, 1)),
         )
+        if one.is_significant(options.alpha):
+            one = replace(one, more_seeds=0)
         found.append(one if one.method == method else one.swapped())
     return tuple(found)
 
@@ -199,11 +198,14 @@ WILCOXON_EFFICIENCY = 3 / math.pi
 The asymptotic relative efficiency (Hodges and Lehmann 1956, doi 10.1214/aoms/1177728261); never below 0.864.
 """
 
+POWER = 0.8
+"""Chance of finding a difference for which further seeds are counted."""
+
 MAX_PAIRS = 1000
 """Pairs above which a difference is called noise at this size."""
 
 
-def more_seeds(differences: npt.NDArray[np.float64], n_strata: int, alpha: float, power: float) -> int | None:
+def more_seeds(differences: npt.NDArray[np.float64], n_strata: int, alpha: float) -> int | None:
     """Return how many more seeds the observed mean difference needs to become significant; 0 where it has enough.
 
     The paired t test's noncentral power at the observed spread of differences, over the efficiency of the signed-rank
@@ -214,7 +216,6 @@ def more_seeds(differences: npt.NDArray[np.float64], n_strata: int, alpha: float
         differences: of the pairs at hand ``[n_pairs]``.
         n_strata: data sets x models among them, each of which gets the further seeds.
         alpha: level of the test, divided by the tests of its family.
-        power: chance of finding the difference.
 
     Returns:
         None where one pair shows no spread, and where it would take more than `MAX_PAIRS`.
@@ -225,29 +226,27 @@ def more_seeds(differences: npt.NDArray[np.float64], n_strata: int, alpha: float
     alike = np.ptp(np.round(differences, DECIMALS)) == 0  # else rounding would pass for spread
     spread, size = 0.0 if alike else float(np.std(differences, ddof=1)), abs(float(differences.mean()))
     effect = size / spread if spread > 0 else math.inf if size > 0 else 0.0
-    needed = pairs_for_power(effect, power=power, alpha=alpha)
+    needed = pairs_for_power(effect, alpha)
     return None if needed is None else math.ceil(max(needed - n, 0) / n_strata)
 
 
-def pairs_for_power(effect: float, *, power: float = 0.8, alpha: float = 0.05, limit: int = MAX_PAIRS) -> int | None:
-    """Return how many pairs a two-sided signed-rank test needs, or None for more than ``limit``.
+def pairs_for_power(effect: float, alpha: float) -> int | None:
+    """Return how many pairs a two-sided signed-rank test needs for `POWER`, or None for more than `MAX_PAIRS`.
 
     Args:
         effect: difference over the standard deviation of differences (Cohen's d_z), at least 0; may be infinite.
-        power: chance of a p-value below ``alpha``.
         alpha: level of the test.
-        limit: most pairs to consider.
     """
-    low, high = 2, math.floor(limit * WILCOXON_EFFICIENCY)
-    if t_power(effect, high, alpha) < power:
+    low, high = 2, math.floor(MAX_PAIRS * WILCOXON_EFFICIENCY)
+    if t_power(effect, high, alpha) < POWER:
         return None
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if t_power(effect, middle, alpha) >= power else (middle + 1, high)
+        low, high = (low, middle) if t_power(effect, middle, alpha) >= POWER else (middle + 1, high)
     return max(fewest_pairs(alpha), math.ceil(low / WILCOXON_EFFICIENCY))
 
 
-def t_power(effect: float, n: int, alpha: float = 0.05) -> float:
+def t_power(effect: float, n: int, alpha: float) -> float:
     """Return the power of the two-sided paired t test with ``n`` pairs (Cohen 1988; noncentral t)."""
     from scipy.stats import nct, t
 

@@ -1,4 +1,4 @@
-"""Which methods rank alike over many data sets? Friedman's test, Nemenyi's critical difference and its cliques.
+"""Mean ranks over many data sets: Friedman's test, Nemenyi's critical difference and its cliques.
 
 The recipe of Demsar 2006 (Statistical comparisons of classifiers over multiple data sets, JMLR 7:1-30). Its unit is the
 independent data set. Seeds of one data set are no further data sets, so ranks are taken over data set means wherever
@@ -111,7 +111,7 @@ def rank_methods(values: pd.DataFrame, data_sets: Sequence[str], *, alpha: float
     return RankComparison(mean_ranks=ranks, test=test, refusal="")
 
 
-def critical_difference(n_methods: int, n_units: int, alpha: float = 0.05) -> float:
+def critical_difference(n_methods: int, n_units: int, alpha: float) -> float:
     """Return how far apart two average ranks must be to differ (Nemenyi 1963; Demsar 2006, table 5a).
 
     q sqrt(k (k + 1) / (6 N)), with q the upper alpha point of the studentised range of k at infinite degrees of
