@@ -23,8 +23,8 @@ from al_ray.records.json import (
 )
 from al_ray.records.round import (
     RecordedRound,
+    check_rounds,
     check_same,
-    check_story,
     count_rounds,
     decode_round,
     encode_round,
@@ -191,7 +191,7 @@ class CellStore:
             decode_round(self.folder.where(name), index, self._still_there(name, text))
             for index, (name, text) in enumerate(zip(names, texts, strict=True))
         ]
-        check_story([entry.record for entry in entries], lambda index: self.folder.where(round_file(index)))
+        check_rounds([entry.record for entry in entries], lambda index: self.folder.where(round_file(index)))
         return entries
 
     def recorded_round(self, round_index: int) -> RecordedRound | None:

@@ -97,7 +97,7 @@ def decode_round(where: str, index: int, text: bytes) -> RecordedRound:
     return RecordedRound(record=record, recorded_at=recorded_at, tables=content["tables"])
 
 
-def check_story(records: Sequence[RoundRecord], where: Callable[[int], str]) -> None:
+def check_rounds(records: Sequence[RoundRecord], where: Callable[[int], str]) -> None:
     """Check that rounds follow from each other: labels add up, no example is asked for twice, classes stay the same.
 
     Args:

@@ -1,4 +1,4 @@
-"""What people call the cells of a study: by data set, model, method, and whatever else tells two of them apart.
+"""Names of a study's cells: data set, model, method, and whatever else tells two of them apart.
 
 One way for slugs, tables, MLflow and reports. Names are made of what a study file says, never of hashes of content.
 """

@@ -27,7 +27,7 @@ from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.errors import StorageError
 from al_ray.records.arrays import decode_tables, encode_tables
 from al_ray.records.json import canonical_json, cell_fingerprint, changed_fields, fingerprint
-from al_ray.records.round import check_story, decode_round, encode_round
+from al_ray.records.round import check_rounds, decode_round, encode_round
 from al_ray.records.study import StudyStore
 from al_ray.storage.folder import free_space
 from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
@@ -285,13 +285,13 @@ def test_a_record_that_is_none_is_refused_though_its_checksum_is_right(old: str,
 
 def test_rounds_that_do_not_have_the_same_classes_are_refused() -> None:
     initial, first, second = (make_record(index) for index in range(3))
-    check_story([initial, first, second], str)
+    check_rounds([initial, first, second], str)
     three = replace(second, query=replace(second.query, probs=np.full((3, 3), 1 / 3)))
     with pytest.raises(StorageError, match="round 2 has beliefs in 3 classes, but there were 2 before it"):
-        check_story([initial, first, three], str)
+        check_rounds([initial, first, three], str)
     beyond = replace(first, annotation=replace(first.annotation, labels=np.full(3, 2)))
     with pytest.raises(StorageError, match="round 1 was answered with class 2, but there are 2"):
-        check_story([initial, beyond], str)
+        check_rounds([initial, beyond], str)
 
 
 def test_an_abstained_example_is_not_counted_as_labelled(tmp_path: Path) -> None:

@@ -124,6 +124,18 @@ def test_methods_are_values_by_the_name_that_cells_have(study: SampleStudy) -> N
     assert read_study(study.path).methods == {method.name: method for method in map(Method.of, specs)}
 
 
+def test_of_a_grid_that_is_given_no_other_cells_are_read(study: SampleStudy) -> None:
+    study.plan()
+    study.write_plan()
+    grid = study.store.plan()
+    study.plan(seed=43)
+    study.write_plan()
+    study.cell()
+    study.cell(seed=43)
+    assert read_study(study.path).cells["seed"].tolist() == [42, 43]
+    assert read_study(study.path, grid=grid).cells["seed"].tolist() == [42]
+
+
 def test_cells_stand_in_the_order_of_the_plan_and_unplanned_ones_are_kept(study: SampleStudy) -> None:
     study.plan(strategy="random")
     study.plan(strategy="entropy")

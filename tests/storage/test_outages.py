@@ -18,7 +18,7 @@ from al_ray.records.cell import CellStore
 from al_ray.records.json import fingerprint
 from al_ray.records.study import StudyStore
 from al_ray.storage import local_files, remote_files
-from al_ray.storage.patience import is_outage
+from al_ray.storage.outages import is_outage
 from al_ray.study.file import Execution, set_options
 from tests.needs import lacks
 from tests.proxy import Proxy
