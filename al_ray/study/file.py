@@ -14,9 +14,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from al_ray.errors import ConfigError
+from al_ray.registry import describe, validate
 from al_ray.storage.address import is_uri, shown
 from al_ray.study.names import CellNames, name_cells, slugs_of
-from al_ray.study.spec import CellSpec, make_spec, validate
+from al_ray.study.spec import CellSpec, make_spec
 
 MAX_VALUES = 100_000  # in a file, every alias written out
 MAX_KEYS = 1000  # in one mapping, merged ones included
@@ -134,7 +135,7 @@ class Execution(BaseModel):
         tracking: MLflow address, ``off``, or None: ``MLFLOW_TRACKING_URI``, else a SQLite file in the storage folder.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra=describe)
 
     storage: str = "results"
     lanes: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -160,9 +161,9 @@ class StudyFile(BaseModel):
         execution: where and how to run, unless the command line says otherwise.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra=describe)
 
-    study: Annotated[str, Field(max_length=80)]
+    study: Annotated[str, Field(max_length=80, json_schema_extra={"pattern": f"^{SLUG.pattern[:-2]}$"})]
     description: str = ""
     defaults: dict[str, Any] = {}
     grid: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -286,6 +287,28 @@ def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
         names=dict(zip(slugs, names, strict=True)),
         execution=file.execution,
     )
+
+
+def study_schema() -> dict[str, Any]:
+    """Return the JSON schema of study files: every key, every plug-in, every option of it.
+
+    In ``defaults`` and in a grid block every value may also be a list of values, and a whole number a range.
+    """
+    schema, cell = StudyFile.model_json_schema(), CellSpec.model_json_schema()
+    bounds = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+    range_ = {"type": "object", "properties": {"range": bounds}, "required": ["range"], "additionalProperties": False}
+    schema["$defs"] |= cell["$defs"] | {"range": range_}
+    keys = {}
+    for key, value in cell["properties"].items():
+        about = {name: value.pop(name) for name in ("title", "description", "default") if name in value}
+        schema["$defs"][key] = value
+        one = {"$ref": f"#/$defs/{key}"}
+        forms = [one, {"type": "array", "items": one, "minItems": 1}]
+        keys[key] = {**about, "anyOf": [*forms, {"$ref": "#/$defs/range"}] if value.get("type") == "integer" else forms}
+    block = {"type": "object", "properties": keys, "additionalProperties": False}
+    schema["properties"]["defaults"] |= block
+    schema["properties"]["grid"]["items"] = block
+    return schema
 
 
 def set_options(execution: Execution, assignments: Sequence[str]) -> Execution:

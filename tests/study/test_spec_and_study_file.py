@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from al_ray.cli.app import study_schema
 from al_ray.confidence import confidences
 from al_ray.data import datasets
 from al_ray.errors import ConfigError
@@ -257,9 +256,3 @@ def test_set_changes_execution_only() -> None:
         set_options(Execution(), ["lanes=many"])
     with pytest.raises(ConfigError, match="has no '='"):
         set_options(Execution(), ["lanes"])
-
-
-def test_the_json_schema_for_editors_knows_every_key() -> None:
-    schema = study_schema()
-    assert set(schema["properties"]["grid"]["items"]["properties"]) == set(CellSpec.model_fields)
-    json.dumps(schema)
