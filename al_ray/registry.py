@@ -323,7 +323,14 @@ def validate(
     try:
         return model(**{str(key): value for key, value in values.items()})
     except ValidationError as error:
-        raise ConfigError("\n".join(_key_words(detail, model, where, missing) for detail in error.errors())) from None
+        raise ConfigError(validation_words(error, model, where, missing)) from None
+
+
+def validation_words(
+    error: ValidationError, model: type[BaseModel], where: str, missing: str = "Add it at the top of the file"
+) -> str:
+    """Word what pydantic found wrong with a model's values, a line each; arguments as for :func:`validate`."""
+    return "\n".join(_key_words(detail, model, where, missing) for detail in error.errors())
 
 
 def _key_words(detail: ErrorDetails, model: type[BaseModel], where: str, missing: str) -> str:

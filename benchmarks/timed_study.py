@@ -12,7 +12,7 @@ from al_ray.errors import AlRayError
 from al_ray.records.cell import CellStore
 from al_ray.records.round import RecordedRound
 from al_ray.runtime.tasks import CellEvent
-from al_ray.study.file import parse_study, set_options
+from al_ray.study.file import load_study, set_options
 from al_ray.study.plan import Plan, plan_study
 from al_ray.study.run import run_study
 
@@ -100,7 +100,7 @@ def timed_study(
     """
     storage = tempfile.mkdtemp(prefix="al_ray_benchmark_")
     try:
-        study = parse_study(values)
+        study = load_study(values)
         timed = TimedStudy(plan_study(study, storage))
         execution = set_options(study.execution, [f"storage={storage}", f"lanes={lanes}", "tracking='off'"])
 

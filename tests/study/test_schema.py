@@ -18,7 +18,7 @@ from al_ray.model.recipe import FinetuneRecipe
 from al_ray.oracle import oracles
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import strategies
-from al_ray.study.file import Execution, StudyFile, parse_study, read_yaml, study_schema
+from al_ray.study.file import Execution, Study, load_study, read_yaml, study_schema
 from al_ray.study.spec import CellSpec, ModelSpec
 from tests.study.study_texts import study_of
 
@@ -96,7 +96,7 @@ def test_every_key_outside_plugins_has_a_description() -> None:
     model = next(s for s in schemas_within(blocks[0]["model"]) if "revision" in s.get("properties", {}))
     for keys, cls in (
         *((block, CellSpec) for block in blocks),
-        (SCHEMA["properties"], StudyFile),
+        (SCHEMA["properties"], Study),
         (SCHEMA["$defs"]["Execution"]["properties"], Execution),
         (model["properties"], ModelSpec),
         (recipe["properties"], FinetuneRecipe),
@@ -128,7 +128,7 @@ RIGHT: list[dict[str, Any]] = [
 def test_what_a_study_may_say_matches_the_schema(block: dict[str, Any]) -> None:
     assert is_valid(study_of(block))
     if "strategy" not in block:  # a strategy may ask for features that the other axes do not have
-        parse_study(study_of(block))
+        load_study(study_of(block))
 
 
 WRONG: list[dict[str, Any]] = [
