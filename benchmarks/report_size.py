@@ -51,14 +51,14 @@ def measure(report: Report, n_cells: int, n_rounds: int) -> None:
 def report_on(study: Path) -> dict[str, float]:
     """Report on a study in this process; return what it took."""
     began = time.perf_counter()
-    from al_ray.report.analysis import analyze
-    from al_ray.report.build import make_report, write_report
+    from al_ray.report.analysis import analyse
+    from al_ray.report.build import Report, write_report
     from al_ray.report.read import read_study
 
     imported = time.perf_counter()
     records = read_study(str(study))
     read = time.perf_counter()
-    report = make_report(analyze(records))
+    report = Report(results=analyse(records), made_at="now", study_folder=records.store.folder)
     worked_out = time.perf_counter()
     files = [Path(name) for name in write_report(report)]
     times = os.times()

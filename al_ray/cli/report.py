@@ -37,7 +37,7 @@ def report(
         address = tracking_address(found.execution.tracking if tracking is None else tracking, found.storage)
         made = build_report(found.address, description=found.description, skip_damaged=skip_damaged)
         written = write_report(made, out)
-        found_out = make_verdict(made.content)
+        found_out = make_verdict(made.results)
         for sentence in (
             found_out.headline, *found_out.saves, *found_out.sure, *found_out.change, *found_out.clipping,
             *found_out.missing,

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -32,8 +33,7 @@ from al_ray.errors import AlRayError, ConfigError, without_secrets
 from al_ray.records.study import StudyStore
 from al_ray.study.file import Execution, load_study, set_options
 from al_ray.study.forecast import Forecast, forecast, has_fast_bf16, round_costs
-from al_ray.study.plan import Plan, dataset_key, plan_study, require_complete
-from al_ray.study.results import read_curves, slice_shares, summarize_methods
+from al_ray.study.plan import Plan, dataset_key, plan_record, plan_study, require_complete
 from al_ray.study.run import check_shared, check_space, disk_bytes, run_study
 from al_ray.tracking.address import DATABASES, scheme_of, tracking_address
 
@@ -219,16 +219,19 @@ def _announce(console: Console, plan: Plan, cost: Forecast, lanes: int | None) -
 
 def print_results(console: Console, plan: Plan) -> None:
     """Print the closing table of all cells of the plan that are finished."""
+    from al_ray.report.analysis import analyse
+    from al_ray.report.read import read_study
+
     finished = [
-        (cell.spec, cell.names, plan.store.cell(cell.slug, cell.fingerprint))
+        cell
         for cell in plan.cells
         if cell.fingerprint and plan.store.cell(cell.slug, cell.fingerprint).status() == "done"
     ]
     if finished:
-        results = summarize_methods(read_curves(finished))
-        datasets = plan.datasets_by_name()
-        pools = {name: slice_shares(data.train.groups) for name, data in datasets.items() if data.train.groups}
-        for table in (*result_tables(results), *slice_tables(results, pools)):
+        grid = plan_record(replace(plan, cells=tuple(finished)))
+        records = read_study(plan.store.folder.location, grid=grid)
+        results = analyse(records, with_arrays=False)
+        for table in (*result_tables(results), *slice_tables(results)):
             console.print(table)
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -26,8 +26,11 @@ from al_ray.errors import without_secrets
 from al_ray.records.cell import ADVICE, failure_words
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, RoundEnded
 from al_ray.study.forecast import Forecast
+from al_ray.study.names import JOIN
 from al_ray.study.plan import Plan
-from al_ray.study.results import MethodResult
+
+if TYPE_CHECKING:
+    from al_ray.report.analysis.results import Estimate, MethodScore, StudyResults
 
 LINE_EVERY_S = 10.0
 WIDTH_OF_A_LOG = 110
@@ -206,73 +209,80 @@ class WideTable:
         return part
 
 
-def result_tables(results: Sequence[MethodResult]) -> list[Table]:
+def result_tables(results: "StudyResults") -> list[Table]:
     """Lay out the closing tables, one a data set and model: accuracy, area under the curve, labels saved."""
-    tables: dict[tuple[str, str], Table] = {}
-    confidences = {r.method.split(" + ")[0] for r in results}
-    for r in sorted(results, key=lambda r: (r.dataset, r.model, -r.area)):
-        if (r.dataset, r.model) not in tables:
-            tables[r.dataset, r.model] = _empty_result_table(r)
-        numbers = (str(r.n_seeds), str(r.n_labeled), _mean(r.final, r.final_std), _mean(r.area, r.area_std), _saved(r))
-        tables[r.dataset, r.model].add_row(_method_words(r, confidences), *numbers)
-    return list(tables.values())
+    tables = []
+    for place, rows in _by_place(results).items():
+        columns = ["seeds", "labels", "final", "area under\ncurve", "labels saved\nvs random"]
+        table = _empty_table(f"{place}: test accuracy, mean ± standard deviation over seeds", columns)
+        for words, _, row in rows:
+            labels = " to ".join(map(str, dict.fromkeys(row.n_labeled)))
+            table.add_row(words, str(row.n_cells), labels, _mean(row.final_accuracy), _mean(row.aulc), _saved(row))
+        tables.append(table)
+    return tables
 
 
-def slice_tables(results: Sequence[MethodResult], pools: Mapping[str, Mapping[str, float]]) -> list[WideTable]:
-    """Lay out which share of its queries each method spent on each slice of the data, one table a data set and model.
+def slice_tables(results: "StudyResults") -> list[WideTable]:
+    """Lay out which share of its queries each method spent on each data slice, one table a data set and model."""
+    from al_ray.report.analysis.results import POOL
 
-    Args:
-        results: of the methods.
-        pools: data set -> slice -> its share of the training split.
-    """
-    tables: dict[tuple[str, str], Table] = {}
-    confidences = {r.method.split(" + ")[0] for r in results}
-    for r in sorted(results, key=lambda r: (r.dataset, r.model, -r.area)):
-        if not r.acquired:
+    acquired = {(of.setting, one.method): one.kinds for of in results.queries for one in of.acquired if one.kinds}
+    tables = []
+    for place, rows in _by_place(results).items():
+        shown = [
+            (words, acquired[setting, row.method]) for words, setting, row in rows if (setting, row.method) in acquired
+        ]
+        if not shown:
             continue
-        if (r.dataset, r.model) not in tables:
-            tables[r.dataset, r.model] = _empty_slice_table(r, pools.get(r.dataset, {}))
-        cells = [f"{100 * share:.1f}" for share in r.acquired.values()]
-        tables[r.dataset, r.model].add_row(_method_words(r, confidences), *cells)
-    return [WideTable(table) for table in tables.values()]
+        names = list(shown[0][1])
+        table = _empty_table(f"{place}: % of all queries after the initial one, by slice of the data", names)
+        pool = acquired.get((rows[0][1], POOL))
+        for words, shares in (*([("(the pool)", pool)] if pool else []), *shown):
+            style = "dim" if shares is pool else None
+            table.add_row(words, *(f"{100 * shares.get(name, 0.0):.1f}" for name in names), style=style)
+        tables.append(WideTable(table))
+    return tables
 
 
-def _empty_slice_table(result: MethodResult, pool: Mapping[str, float]) -> Table:
-    title = f"{result.dataset}, {result.model}: % of all queries after the initial one, by slice of the data"
+def _by_place(results: "StudyResults") -> "dict[str, list[tuple[str, str, MethodScore]]]":
+    """Return, for every data set and model, the finished methods: name, setting and score, the largest area first.
+
+    A name says what else varies, and leaves the confidence out where all methods share it.
+    """
+    rows = {ranking.setting: ranking.rows for ranking in results.rankings}
+    found = [
+        (setting, row)
+        for setting in results.settings
+        for row in (*rows.get(setting.name, ()), *results.passive.get(setting.name, ()))
+    ]
+    is_shared = len({results.methods[row.method].confidence for _, row in found}) == 1
+    places: dict[str, list[tuple[str, str, MethodScore]]] = {}
+    for setting, row in sorted(found, key=lambda each: (each[0].dataset, each[0].model, -each[1].aulc.mean)):
+        labels = [*results.methods[row.method].labels[is_shared:], *([setting.variant] if setting.variant else [])]
+        place = places.setdefault(f"{setting.dataset}, {setting.model}", [])
+        place.append((JOIN.join(labels), setting.name, row))
+    return places
+
+
+def _empty_table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", overflow="fold", min_width=20)
-    for name in result.acquired:
+    for name in columns:
         table.add_column(name, justify="right")
-    if pool:
-        table.add_row("(the pool)", *(f"{100 * pool.get(name, 0.0):.1f}" for name in result.acquired), style="dim")
     return table
 
 
-def _empty_result_table(result: MethodResult) -> Table:
-    title = f"{result.dataset}, {result.model}: test accuracy, mean ± standard deviation over seeds"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", overflow="fold", min_width=20)
-    for name in ("seeds", "labels", "final", "area under\ncurve", "labels saved\nvs random"):
-        table.add_column(name, justify="right")
-    return table
+def _mean(estimate: "Estimate") -> str:
+    return f"{estimate.mean:.3f}" if estimate.std is None else f"{estimate.mean:.3f} ± {estimate.std:.3f}"
 
 
-def _method_words(result: MethodResult, confidences: set[str]) -> str:
-    """Name a method without the confidence that all of them share."""
-    confidence, _, rest = result.method.partition(" + ")
-    return rest if len(confidences) == 1 else f"{confidence} + {rest}"
-
-
-def _mean(value: float, std: float) -> str:
-    return f"{value:.3f}" if math.isnan(std) else f"{value:.3f} ± {std:.3f}"
-
-
-def _saved(result: MethodResult) -> str:
-    if math.isnan(result.saved_of):
+def _saved(row: "MethodScore") -> str:
+    level = row.levels[0] if row.levels else None
+    if level is None or level.saved_of is None:
         return "-"
-    if math.isnan(result.labels_saved):
+    if level.labels_saved is None:
         return "never there"
-    return f"{result.labels_saved:+.0f} of {result.saved_of:.0f}"
+    return f"{level.labels_saved:+.0f} of {level.saved_of:.0f}"
 
 
 @dataclass

@@ -55,8 +55,8 @@ def brier_score(log_probs: FloatArray, labels: IntArray) -> float:
     return float((errors**2).sum(axis=1).mean())
 
 
-def area_under_curve(values: Sequence[float]) -> float:
-    """Return the mean of all points of a learning curve: its area up to the constant step between points.
+def aulc(values: Sequence[float] | FloatArray) -> float:
+    """Return the area under a learning curve: the mean of its points, up to the constant step between them.
 
     The definition of Gonsior et al. (arXiv 2210.03005); not the trapezoid, which would weigh the two ends by half.
     """

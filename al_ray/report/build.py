@@ -1,6 +1,6 @@
-"""From a study's folder to its report: the content of the page, the tables beside it, and the files of both."""
+"""The report of a study: its page, and the same numbers as files of tables beside it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -10,23 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from al_ray.report.analysis import Analysis, analyze
-from al_ray.report.analysis.content_parts import (
-    absences,
-    calibrations,
-    cell_states,
-    costs,
-    curves,
-    methods,
-    queries,
-    settings,
-    unequal_budgets,
-)
-from al_ray.report.analysis.results import ReportContent
-from al_ray.report.page.notes import notes_on_method
+from al_ray.report.analysis import analyse
+from al_ray.report.analysis.results import StudyResults
 from al_ray.report.page.render import render_page
 from al_ray.report.read import read_study
-from al_ray.report.tables import TABLES, report_tables
 from al_ray.storage.address import below
 from al_ray.storage.folder import Folder
 
@@ -39,13 +26,13 @@ class Report:
     """A report that is not written yet.
 
     Attributes:
-        content: everything that the page shows.
-        tables: the numbers behind it, name -> one row a fact.
+        results: what it says.
+        made_at: when, as text for people.
         study_folder: of the study.
     """
 
-    content: ReportContent
-    tables: Mapping[str, pd.DataFrame]
+    results: StudyResults
+    made_at: str
     study_folder: Folder
 
 
@@ -70,19 +57,9 @@ def build_report(
         StorageError: no study, no cell, or records that cannot be read; the message names the files.
     """
     records = read_study(address, skip_damaged=skip_damaged, filesystem=filesystem)
-    return make_report(analyze(records), description=description, now=now)
-
-
-def make_report(
-    analysis: Analysis, *, description: str = "", now: Callable[[], datetime] = lambda: datetime.now(UTC)
-) -> Report:
-    """Return the report of a study that was analysed."""
+    results = analyse(records, description=description)
     made_at = f"{now().astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    return Report(
-        content=make_content(analysis, description=description, made_at=made_at),
-        tables=report_tables(analysis),
-        study_folder=analysis.records.store.folder,
-    )
+    return Report(results=results, made_at=made_at, study_folder=records.store.folder)
 
 
 def write_report(report: Report, out: str | None = None) -> list[str]:
@@ -100,38 +77,13 @@ def write_report(report: Report, out: str | None = None) -> list[str]:
         StorageError: the folder cannot be written.
     """
     folder = report.study_folder.child(FOLDER) if out is None else Folder.open(out)
-    files = {PAGE: render_page(report.content).encode("utf-8")}
-    for name, table in report.tables.items():
+    files = {PAGE: render_page(report.results, made_at=report.made_at).encode("utf-8")}
+    for name, table in report.results.tables().items():
         files[f"{name}.csv"] = table.to_csv(index=False).encode("utf-8")
         files[f"{name}.parquet"] = _parquet(table)
     for name, data in files.items():
-        folder.write(name, data, f"the report of study {report.content.study}")
+        folder.write(name, data, f"the report of study {report.results.study}")
     return [below(folder.location, name) for name in files]
-
-
-def make_content(analysis: Analysis, *, description: str, made_at: str) -> ReportContent:
-    """Return what the page shows."""
-    records = analysis.records
-    return ReportContent(
-        study=records.study,
-        description=description,
-        made_at=made_at,
-        settings=settings(analysis),
-        methods=methods(analysis),
-        cells=cell_states(analysis),
-        plan_known=records.plan_known,
-        curves=curves(analysis),
-        rankings=tuple(analysis.rankings),
-        clipping=tuple(analysis.clipping),
-        calibration=calibrations(analysis),
-        queries=queries(analysis),
-        costs=costs(analysis),
-        notes=notes_on_method(analysis.reference, analysis.unit_note),
-        versions=records.versions,
-        notices=(*records.notices, *unequal_budgets(analysis)),
-        absences=absences(analysis),
-        tables={f"{name}.csv": f"{text} (also {name}.parquet)" for name, text in TABLES.items()},
-    )
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

@@ -279,7 +279,6 @@ def _stacked(nothing: Columns, cells: Sequence[Columns]) -> pd.DataFrame:
 def _row(key: str, names: CellNames, facts: Mapping[str, Any]) -> dict[str, Any]:
     method, variant = names.method, JOIN.join(names.variant)
     return {
-        "key": key,
         "setting": " · ".join(part for part in (names.dataset, names.model, variant) if part),
         "dataset": names.dataset,
         "model": names.model,
@@ -291,6 +290,8 @@ def _row(key: str, names: CellNames, facts: Mapping[str, Any]) -> dict[str, Any]
         "filters": JOIN.join(method.filters),
         "clipping": JOIN.join(method.clipping),
         "role": method.role,
+        "seed": facts["seed"],
+        "key": key,
         **facts,
     }
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
-from al_ray.report.analysis.results import Comparison, LevelReached, MethodScore, Ranking, ReportContent, Setting
+from al_ray.report.analysis.results import LabelsSaved, MethodScore, Ranking, Setting, StudyResults
+from al_ray.report.stats.paired import POWER, Comparison
 from al_ray.report.wording import (
     METRIC_WORDS,
     count,
@@ -71,20 +72,20 @@ class Leader:
         return tuple(row for row in self.close if row is not self.random)
 
 
-def find_leader(ranking: Ranking, content: ReportContent) -> Leader:
+def find_leader(ranking: Ranking, results: StudyResults) -> Leader:
     """Return who leads a ranking that has at least one row."""
     best = ranking.rows[0]
-    random = next((row for row in ranking.rows if content.role(row.method) == "random"), None)
+    random = next((row for row in ranking.rows if results.role(row.method) == "random"), None)
     second = ranking.rows[1] if len(ranking.rows) > 1 else None
     versus = second.versus_random if best is random and second is not None else best.versus_random
     return Leader(
         ranking=ranking,
-        case=_case(ranking, random, versus, content.alpha),
+        case=_case(ranking, random, versus, results.alpha),
         best=best,
         random=random,
         versus=versus,
-        close=tuple(row for row in ranking.rows[1:] if not _is_below(row, content.alpha)),
-        alpha=content.alpha,
+        close=tuple(row for row in ranking.rows[1:] if not _is_below(row, results.alpha)),
+        alpha=results.alpha,
     )
 
 
@@ -116,79 +117,77 @@ def _is_below(row: MethodScore, alpha: float) -> bool:
 _MOST_NOTICES = 3
 
 
-def what_clipping_does(content: ReportContent) -> list[str]:
+def what_clipping_does(results: StudyResults) -> list[str]:
     """Return one sentence for every filter of the study, over all settings."""
-    effects = [effect for effect in content.clipping if effect.setting is None]
-    return [_clipping_of(filters, content) for filters in dict.fromkeys(effect.filters for effect in effects)]
+    effects = [effect for effect in results.clipping if effect.setting is None]
+    return [_clipping_of(filters, results) for filters in dict.fromkeys(effect.filters for effect in effects)]
 
 
-def _clipping_of(filters: str, content: ReportContent) -> str:
-    effects = [effect for effect in content.clipping if effect.setting is None and effect.filters == filters]
+def _clipping_of(filters: str, results: StudyResults) -> str:
+    effects = [effect for effect in results.clipping if effect.setting is None and effect.filters == filters]
     tested = [effect for effect in effects if effect.comparison.p_holm is not None]
     of = plural(len(effects), "method")
     if not tested:
         return f"{filters}: too little data to say what it changes for {of}. {effects[0].comparison.refusal}"
-    real = [effect for effect in tested if effect.comparison.is_significant(content.alpha)]
-    helped = [effect.method for effect in real if effect.comparison.difference > 0]
-    hurt = [effect.method for effect in real if effect.comparison.difference < 0]
-    if not real:
+    shown = [effect for effect in tested if effect.comparison.is_significant(results.alpha)]
+    helped = [effect.method for effect in shown if effect.comparison.difference > 0]
+    hurt = [effect.method for effect in shown if effect.comparison.difference < 0]
+    if not shown:
         return f"{filters}: no difference is shown for {of if len(effects) == 1 else f'any of {of}'}."
     parts = [f"helps {some(helped, 'method')}"] if helped else []
     parts += [f"hurts {some(hurt, 'method')}"] if hurt else []
-    rest = len(effects) - len(real)
+    rest = len(effects) - len(shown)
     left = f"; for {plural(rest, 'other')} no difference is shown" if rest else ""
     return f"{filters}: {joined(parts)} by more than chance{left}."
 
 
-def what_is_missing(content: ReportContent) -> list[str]:
+def what_is_missing(results: StudyResults) -> list[str]:
     """Return one sentence for everything that no number holds."""
-    said = [text for text in (_unfinished(content), _failed(content)) if text]
-    if not content.plan_known:
+    said = [text for text in (_unfinished(results), _failed(results)) if text]
+    if not results.plan_known:
         said.append(
             "The records do not say how many cells the study plans, so cells that were never begun are not counted."
         )
-    said += [f"{_unmeasured(content)}"] if _unmeasured(content) else []
-    if content.rankings and content.rankings[0].note:
-        said.append(content.rankings[0].note)
-    without = [setting.name for setting in content.settings if _lacks_passive(setting, content)]
-    if without and content.n("done"):
+    said += [f"{_unmeasured(results)}"] if _unmeasured(results) else []
+    if results.rankings and results.rankings[0].note:
+        said.append(results.rankings[0].note)
+    without = [setting.name for setting in results.settings if _lacks_passive(setting, results)]
+    if without and results.n("done"):
         said.append(f"No passive model is finished on {some(without, 'setting')}, so shares of it are not known there.")
-    return [*said, *_notices(content)]
+    return [*said, *_notices(results)]
 
 
-def _notices(content: ReportContent) -> list[str]:
-    if len(content.notices) <= _MOST_NOTICES:
-        return list(content.notices)
-    return [f"{plural(len(content.notices), 'notice')} on damaged or odd records: see the state of the study."]
+def _notices(results: StudyResults) -> list[str]:
+    if len(results.notices) <= _MOST_NOTICES:
+        return list(results.notices)
+    return [f"{plural(len(results.notices), 'notice')} on damaged or odd records: see the state of the study."]
 
 
-def _lacks_passive(setting: Setting, content: ReportContent) -> bool:
-    return setting.passive is None and any(cell.setting == setting.name for cell in content.cells)
+def _lacks_passive(setting: Setting, results: StudyResults) -> bool:
+    return setting.passive is None and any(cell.setting == setting.name for cell in results.cell_states)
 
 
-def _unfinished(content: ReportContent) -> str:
-    running, waiting = content.n("running"), content.n("waiting")
-    if not running + waiting or not content.n("done"):
+def _unfinished(results: StudyResults) -> str:
+    running, waiting = results.n("running"), results.n("waiting")
+    if not running + waiting or not results.n("done"):
         return ""
     parts = [f"{count(n)} {word}" for n, word in ((running, "running"), (waiting, "waiting")) if n]
-    return (
-        f"The study is not finished: {count(content.n('done'))} of {plural(len(content.cells), 'cell')} are done, "
-        f"{joined(parts)}. The verdict may change."
-    )
+    done = f"{count(results.n('done'))} of {plural(len(results.cell_states), 'cell')} are done"
+    return f"The study is not finished: {done}, {joined(parts)}. The verdict may change."
 
 
-def _failed(content: ReportContent) -> str:
-    failed = [cell for cell in content.cells if cell.status == "failed"]
-    if not failed or len(failed) == len(content.cells):
+def _failed(results: StudyResults) -> str:
+    failed = [cell for cell in results.cell_states if cell.status == "failed"]
+    if not failed or len(failed) == len(results.cell_states):
         return ""
     methods = sorted({cell.method for cell in failed})
     verb = "is" if len(failed) == 1 else "are"
     return f"{plural(len(failed), 'cell')} failed and {verb} in no number: {some(methods, 'method')}."
 
 
-def _unmeasured(content: ReportContent) -> str:
-    done = {cell.method for cell in content.cells if cell.status == "done"}
-    never = [method.name for method in content.methods if method.name not in done]
+def _unmeasured(results: StudyResults) -> str:
+    done = {cell.method for cell in results.cell_states if cell.status == "done"}
+    never = [method for method in results.methods if method not in done]
     if not never or not done:
         return ""
     return f"Without a finished cell, so in no ranking: {some(never, 'method')}."
@@ -197,10 +196,10 @@ def _unmeasured(content: ReportContent) -> str:
 _MANY_SEEDS = 200
 
 
-def what_it_saves(leader: Leader, content: ReportContent) -> list[str]:
+def what_it_saves(leader: Leader, results: StudyResults) -> list[str]:
     """Return sentences on the labels that the leader saves and the accuracy it reaches."""
     if leader.case in (Case.ALONE, Case.RANDOM_FIRST):
-        return [_final_alone(leader.best, content)]
+        return [_final_alone(leader.best, results)]
     said = [_labels(leader.best)] if leader.random is not None and leader.best.levels else []
     return [*said, _final(leader)]
 
@@ -208,26 +207,26 @@ def what_it_saves(leader: Leader, content: ReportContent) -> list[str]:
 def _labels(best: MethodScore) -> str:
     level = best.levels[0]
     goal = f"{level.label} ({percent(level.level)})" if _needs_figure(level) else level.label
-    if level.saved is None or level.saved_of is None:
+    if level.labels_saved is None or level.saved_of is None:
         return f"{best.method} does not reach {goal}, so it saves no labels there."
-    between = f", interval {interval_count(level.saved_interval)}" if level.saved_interval else ""
-    share = percent(abs(level.saved) / level.saved_of, 0)
-    if round(level.saved) == 0:
+    between = f", interval {interval_count(level.interval)}" if level.interval else ""
+    share = percent(abs(level.labels_saved) / level.saved_of, 0)
+    if round(level.labels_saved) == 0:
         return f"Labels: to reach {goal} it needs as many as random queries ({count(level.saved_of)})."
-    if level.saved < 0:
-        needs = f"{plural(-level.saved, 'label')} more than the {count(level.saved_of)} of random queries"
+    if level.labels_saved < 0:
+        needs = f"{plural(-level.labels_saved, 'label')} more than the {count(level.saved_of)} of random queries"
         return f"Labels: to reach {goal} it needs {needs} ({share}{between})."
-    saves = f"{count(level.saved)} of the {plural(level.saved_of, 'label')} that random queries need"
+    saves = f"{count(level.labels_saved)} of the {plural(level.saved_of, 'label')} that random queries need"
     return f"Labels: to reach {goal} it saves {saves} ({share}{between})."
 
 
-def _needs_figure(level: LevelReached) -> bool:
+def _needs_figure(level: LabelsSaved) -> bool:
     return level.level is not None and percent(level.level, 0) not in level.label
 
 
 def _final(leader: Leader) -> str:
     best, random = leader.best, leader.random
-    text = f"Accuracy after the last round: {percent(best.final.mean)}"
+    text = f"Accuracy after the last round: {percent(best.final_accuracy.mean)}"
     if random is None:
         return f"{text}{_of_passive(best)}."
     unlike = (
@@ -235,24 +234,24 @@ def _final(leader: Leader) -> str:
         if random.n_cells == best.n_cells
         else (f", over {plural(best.n_cells, 'cell')} and {plural(random.n_cells, 'cell')}")
     )
-    return f"{text} against {percent(random.final.mean)} for random queries{unlike}{_of_passive(best)}."
+    return f"{text} against {percent(random.final_accuracy.mean)} for random queries{unlike}{_of_passive(best)}."
 
 
-def _final_alone(best: MethodScore, content: ReportContent) -> str:
-    who = "random queries" if content.role(best.method) == "random" else best.method
-    return f"Accuracy after the last round: {percent(best.final.mean)} for {who}{_of_passive(best)}."
+def _final_alone(best: MethodScore, results: StudyResults) -> str:
+    who = "random queries" if results.role(best.method) == "random" else best.method
+    return f"Accuracy after the last round: {percent(best.final_accuracy.mean)} for {who}{_of_passive(best)}."
 
 
 def _of_passive(best: MethodScore) -> str:
     return "" if best.passive_share is None else f"; that is {percent(best.passive_share)} of the passive model's"
 
 
-def how_sure(leader: Leader, content: ReportContent) -> list[str]:
+def how_sure(leader: Leader, results: StudyResults) -> list[str]:
     """Return sentences on the pairs, tests and seeds behind the headline."""
     said = [_versus(leader)] if leader.versus is not None else []
     said += _friedman(leader.ranking)
     said += _equal_rows(leader)
-    seeds = _seeds(content)
+    seeds = _seeds(results)
     if seeds and max(seeds.values()) == 1:
         said.append("Every setting has one seed only, so nobody knows how much of a difference is the seed's.")
     return said
@@ -262,7 +261,7 @@ def _versus(leader: Leader) -> str:
     versus = leader.versus
     assert versus is not None
     who = f"{versus.method} against random queries"
-    result = f"{points(versus.difference)} of {METRIC_WORDS[versus.metric]}"
+    result = f"{points(versus.difference)} of {METRIC_WORDS}"
     counts = f"better on {count(versus.wins)}, equal on {count(versus.ties)}, worse on {count(versus.losses)}"
     text = f"{who}: {result} over {plural(versus.n_pairs, 'pair')} ({counts})"
     if versus.interval is not None:
@@ -280,7 +279,7 @@ def _friedman(ranking: Ranking) -> list[str]:
     if test is None:
         return []
     found = "finds a difference" if test.p_value < test.alpha else "finds no difference"
-    methods, blocks = plural(len(test.mean_ranks), "method"), plural(test.n_blocks, test.unit)
+    methods, blocks = plural(len(test.mean_ranks), "method"), plural(test.n_units, test.unit)
     return [f"Friedman's test {found} between {methods} over {blocks} ({p_words(test.p_value)})."]
 
 
@@ -293,7 +292,7 @@ def _equal_rows(leader: Leader) -> list[str]:
     return [f"{some(equal, 'method')} {verb} equal to {leader.best.method} in every pair."]
 
 
-def what_would_change_it(leader: Leader, content: ReportContent) -> list[str]:
+def what_would_change_it(leader: Leader, results: StudyResults) -> list[str]:
     """Return sentences on how many more seeds, or which other cells, would settle what is open."""
     said = []
     if leader.case in (Case.MAY_BE_CHANCE, Case.NOT_TESTABLE) and leader.versus is not None:
@@ -303,9 +302,9 @@ def what_would_change_it(leader: Leader, content: ReportContent) -> list[str]:
         if rival is not None and rival.difference != 0:
             said.append(_more_seeds(rival, leader.best.method, leader.alpha))
     if leader.case is Case.NO_RANDOM:
-        said.append(_add_random(content))
-    if len(content.rankings) > 2:
-        said += _elsewhere(leader, content)
+        said.append(_add_random(results))
+    if len(results.rankings) > 2:
+        said += _elsewhere(leader, results)
     elif leader.case is not Case.ALONE:
         said.append("All of this is one data set with one model; on others the order may be another.")
     return said
@@ -319,20 +318,20 @@ def _more_seeds(versus: Comparison, against: str, alpha: float) -> str:
         return f"To tell {apart} more than {_MANY_SEEDS} further seeds on every setting would be needed."
     if versus.more_seeds > 0:
         seeds = plural(versus.more_seeds, "further seed")
-        return f"To tell {apart} about {seeds} on every setting would be needed (80 % power)."
+        return f"To tell {apart} about {seeds} on every setting would be needed ({percent(POWER, 0)} power)."
     if versus.p_value is not None and versus.p_holm is not None and versus.p_value < alpha <= versus.p_holm:
         return f"Taken alone the seeds would tell {apart}; corrected for the other comparisons they do not."
     return f"The seeds would usually be enough to tell {apart}, yet the test does not; more seeds would settle it."
 
 
-def _add_random(content: ReportContent) -> str:
-    if any(method.role == "random" for method in content.methods):
+def _add_random(results: StudyResults) -> str:
+    if any(method.role == "random" for method in results.methods.values()):
         return "The random cells of this study are not finished; with them the question can be answered."
     return "The study has no random queries: add strategy: random to its grid, with the same seeds."
 
 
-def _elsewhere(leader: Leader, content: ReportContent) -> list[str]:
-    per_setting = [ranking for ranking in content.rankings[1:] if ranking.rows]
+def _elsewhere(leader: Leader, results: StudyResults) -> list[str]:
+    per_setting = [ranking for ranking in results.rankings[1:] if ranking.rows]
     first = [ranking for ranking in per_setting if ranking.rows[0].method == leader.best.method]
     often = count(len(first)) if first else "none"
     said = [f"{leader.best.method} is first on {often} of {plural(len(per_setting), 'setting')}."]
@@ -348,8 +347,8 @@ def _is_below_random(ranking: Ranking, leader: Leader) -> bool:
     return versus is not None and versus.difference < 0 and versus.is_significant(leader.alpha)
 
 
-def _seeds(content: ReportContent) -> dict[str, int]:
-    done = [cell for cell in content.cells if cell.status == "done" and content.role(cell.method) != "passive"]
+def _seeds(results: StudyResults) -> dict[str, int]:
+    done = [cell for cell in results.cell_states if cell.status == "done" and results.role(cell.method) != "passive"]
     return {name: len({cell.seed for cell in done if cell.setting == name}) for name in {cell.setting for cell in done}}
 
 
@@ -371,7 +370,7 @@ class SettingVerdict:
     setting: str
     best: str
     versus: Comparison | None
-    level: LevelReached | None
+    level: LabelsSaved | None
     words: str
 
 
@@ -402,51 +401,51 @@ class Verdict:
     settings: tuple[SettingVerdict, ...] = ()
 
 
-def make_verdict(content: ReportContent) -> Verdict:
+def make_verdict(results: StudyResults) -> Verdict:
     """Return the verdict on a study, from whatever of it there is."""
-    if not content.cells or not content.n("done"):
-        return Verdict(headline=_nothing_done(content), tone="nothing", missing=tuple(what_is_missing(content)))
-    if not content.rankings or not content.rankings[0].rows:
-        return Verdict(headline=_nothing_ranked(content), tone="nothing", missing=tuple(what_is_missing(content)))
-    leader = find_leader(content.rankings[0], content)
+    if not results.cell_states or not results.n("done"):
+        return Verdict(headline=_nothing_done(results), tone="nothing", missing=tuple(what_is_missing(results)))
+    if not results.rankings or not results.rankings[0].rows:
+        return Verdict(headline=_nothing_ranked(results), tone="nothing", missing=tuple(what_is_missing(results)))
+    leader = find_leader(results.rankings[0], results)
     return Verdict(
         headline=_headline(leader),
         tone="clear" if leader.case is Case.BEATS_RANDOM else "nothing" if leader.case is Case.ALONE else "unclear",
-        preliminary=bool(content.n("running") + content.n("waiting")),
-        saves=tuple(what_it_saves(leader, content)),
-        sure=tuple(how_sure(leader, content)),
-        change=tuple(what_would_change_it(leader, content)),
-        clipping=tuple(what_clipping_does(content)),
-        missing=tuple(what_is_missing(content)),
-        settings=tuple(_settings(content)),
+        preliminary=bool(results.n("running") + results.n("waiting")),
+        saves=tuple(what_it_saves(leader, results)),
+        sure=tuple(how_sure(leader, results)),
+        change=tuple(what_would_change_it(leader, results)),
+        clipping=tuple(what_clipping_does(results)),
+        missing=tuple(what_is_missing(results)),
+        settings=tuple(_settings(results)),
     )
 
 
-def _nothing_done(content: ReportContent) -> str:
-    n, failed = len(content.cells), content.n("failed")
+def _nothing_done(results: StudyResults) -> str:
+    n, failed = len(results.cell_states), results.n("failed")
     if not n:
         return "This study has no cells yet, so there is nothing to say."
     if failed == n:
-        reason, often = Counter(cell.reason for cell in content.cells).most_common(1)[0]
+        reason, often = Counter(cell.reason for cell in results.cell_states).most_common(1)[0]
         all_of = "The only cell" if n == 1 else f"All {count(n)} cells"
         times = "" if often == n else f" (of {plural(often, 'cell')})"
         return (
             f"{all_of} failed, so there is nothing to compare. The commonest reason{times}: {reason or 'not recorded'}"
         )
-    parts = [f"{count(content.n(status))} {status}" for status in ("running", "waiting", "failed") if content.n(status)]
+    parts = [f"{count(results.n(status))} {status}" for status in ("running", "waiting", "failed") if results.n(status)]
     return f"No cell is finished yet, so there is nothing to say: of {plural(n, 'cell')} {joined(parts)}."
 
 
-def _nothing_ranked(content: ReportContent) -> str:
-    done = {cell.method for cell in content.cells if cell.status == "done"}
-    if all(content.role(method) == "passive" for method in done):
+def _nothing_ranked(results: StudyResults) -> str:
+    done = {cell.method for cell in results.cell_states if cell.status == "done"}
+    if all(results.role(method) == "passive" for method in done):
         return "Only the passive model is finished, so there is no query method to compare."
-    return content.absence("ranking") or "No finished cell has a learning curve, so there is nothing to compare."
+    return results.absence("ranking") or "No finished cell has a learning curve, so there is nothing to compare."
 
 
 def _headline(leader: Leader) -> str:
     best, ranking, versus = leader.best.method, leader.ranking, leader.versus
-    metric = METRIC_WORDS[ranking.metric]
+    metric = METRIC_WORDS
     if leader.case is Case.BEATS_RANDOM:
         return _recommendation(leader)
     if leader.case is Case.MAY_BE_CHANCE and versus is not None:
@@ -486,7 +485,7 @@ def _cannot_be_told(close: Sequence[str], best: str) -> str:
 
 def _without_random(leader: Leader) -> str:
     best, rows = leader.best.method, leader.ranking.rows
-    metric = METRIC_WORDS[leader.ranking.metric]
+    metric = METRIC_WORDS
     if leader.case is Case.ALONE and leader.random is not None:
         return "Only random queries have finished cells, so there is nothing to compare them with."
     if leader.case is Case.ALONE:
@@ -503,13 +502,13 @@ def _without_random(leader: Leader) -> str:
     )
 
 
-def _settings(content: ReportContent) -> list[SettingVerdict]:
-    rankings = [ranking for ranking in content.rankings[1:] if ranking.rows]
-    return [_setting(ranking, content) for ranking in rankings] if len(rankings) > 1 else []
+def _settings(results: StudyResults) -> list[SettingVerdict]:
+    rankings = [ranking for ranking in results.rankings[1:] if ranking.rows]
+    return [_setting(ranking, results) for ranking in rankings] if len(rankings) > 1 else []
 
 
-def _setting(ranking: Ranking, content: ReportContent) -> SettingVerdict:
-    leader = find_leader(ranking, content)
+def _setting(ranking: Ranking, results: StudyResults) -> SettingVerdict:
+    leader = find_leader(ranking, results)
     is_random = leader.best is leader.random
     return SettingVerdict(
         setting=ranking.setting or "",

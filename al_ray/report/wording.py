@@ -3,13 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from al_ray.report.analysis.results import Comparison, Interval, Metric
+from al_ray.report.stats.bootstrap import Interval
+from al_ray.report.stats.paired import Comparison
 
-METRIC_WORDS: dict[Metric, str] = {
-    "accuracy": "final accuracy",
-    "aulc": "accuracy averaged over the learning curve",
-    "aulc_last5": "accuracy averaged over the last five rounds",
-}
+METRIC_WORDS = "accuracy averaged over the learning curve"
+"""How people call :data:`al_ray.report.analysis.results.METRIC`."""
 DASH = "–"
 _FEW = 4
 
@@ -76,11 +74,6 @@ def p_words(p: float) -> str:
 def interval_points(interval: Interval | None) -> str:
     """Write an interval of a difference in points: ``+0.4 to +2.0``; a dash for None."""
     return DASH if interval is None else f"{signed_points(interval.low)} to {signed_points(interval.high)}"
-
-
-def interval_percent(interval: Interval | None) -> str:
-    """Write an interval of a share: ``81.0 to 83.8 %``; a dash for None."""
-    return DASH if interval is None else f"{interval.low * 100:.1f} to {interval.high * 100:.1f} %"
 
 
 def interval_count(interval: Interval | None) -> str:

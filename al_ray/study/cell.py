@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from al_ray.confidence import plain_loss
-from al_ray.core.metrics import area_under_curve
+from al_ray.core.metrics import aulc
 from al_ray.core.types import LabeledSet, RoundRecord
 from al_ray.errors import AlRayError, ModelError, StorageError
 from al_ray.loop import learner
@@ -112,7 +112,7 @@ def summarize(rounds: list[RoundRecord]) -> dict[str, Any]:
         "n_labeled": fitted[-1].n_labeled,
         "stop_reason": fitted[-1].stop_reason,
         "final": dict(fitted[-1].metrics),
-        "area_under_curve": {name: area_under_curve([record.metrics[name] for record in fitted]) for name in names},
+        "area_under_curve": {name: aulc([record.metrics[name] for record in fitted]) for name in names},
         "seconds": {phase: sum(record.seconds.get(phase, 0.0) for record in rounds) for phase in sorted(phases)},
     }
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from al_ray.core.metrics import area_under_curve
+from al_ray.core.metrics import aulc
 from al_ray.errors import ExecutionError, without_secrets
 from al_ray.names import identifier, with_hash
 from al_ray.records.cell import CellStore
@@ -63,7 +63,7 @@ def final_points(entries: Sequence[RecordedRound]) -> list[Point]:
     fitted = [entry.record.metrics for entry in entries if entry.record.metrics]
     names = [name for name in ("accuracy", "macro_f1") if fitted and all(name in metrics for metrics in fitted)]
     finals = {f"final/{name}": fitted[-1][name] for name in names}
-    means = {f"aulc/{name}": area_under_curve([metrics[name] for metrics in fitted]) for name in names}
+    means = {f"aulc/{name}": aulc([metrics[name] for metrics in fitted]) for name in names}
     return _points(entries[-1], {**finals, **means}) if entries else []
 
 

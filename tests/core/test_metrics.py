@@ -35,7 +35,7 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_area_under_the_curve_is_the_mean_of_its_points() -> None:
-    assert metrics.area_under_curve([0.5, 0.7, 0.9]) == pytest.approx(0.7)
+    assert metrics.aulc([0.5, 0.7, 0.9]) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(

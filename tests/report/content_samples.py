@@ -1,4 +1,4 @@
-"""Report contents as a real study would give them: simulated learning curves, compared with scipy."""
+"""Results as a real study would give them: simulated learning curves, compared with scipy."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from al_ray.report.analysis.results import (
@@ -14,22 +15,23 @@ from al_ray.report.analysis.results import (
     CellState,
     ClassShares,
     ClippingEffect,
-    Comparison,
     Cost,
-    CriticalDifference,
     Curve,
     Estimate,
-    Interval,
-    LevelReached,
-    Method,
+    LabelsSaved,
     MethodScore,
     Note,
+    Overlap,
     Queries,
     Ranking,
     ReliabilityBin,
-    ReportContent,
     Setting,
+    StudyResults,
 )
+from al_ray.report.stats.bootstrap import Interval
+from al_ray.report.stats.paired import Comparison
+from al_ray.report.stats.ranks import CriticalDifference
+from al_ray.study.names import Method
 
 CLIP = "uncertainty_clipping=0.05"
 CONFIDENCES = ("softmax", "label_smoothing", "mc_dropout", "ensemble", "evidential", "trust_score", "energy")
@@ -54,7 +56,7 @@ def comparison(
 ) -> Comparison:
     """Return one comparison; without a p-value it is refused."""
     refusal = None if p is not None else f"{n} pairs are too few for a test at 5 %."
-    half = None if p is None else Interval(low=difference - 0.008, high=difference + 0.008)
+    half = None if p is None else interval(difference - 0.008, difference + 0.008)
     values: dict[str, Any] = {
         "method": method,
         "against": against,
@@ -64,6 +66,7 @@ def comparison(
         "p_value": None if p is None else p / 2,
         "p_holm": p,
         "refusal": refusal,
+        "effect_size": None if p is None else 0.5,
         "wins": n - losses,
         "ties": 0,
         "losses": losses,
@@ -72,46 +75,117 @@ def comparison(
     return Comparison(**{**values, **more})
 
 
+def interval(low: float, high: float) -> Interval:
+    return Interval(low=low, high=high, level=0.95, resampled="within strata")
+
+
+def estimate(mean: float, n: int = 5, std: float | None = 0.01) -> Estimate:
+    return Estimate(mean=mean, n=n, std=std, interval=None)
+
+
 def score(method: str, final: float = 0.84, **more: Any) -> MethodScore:
     """Return one row of a ranking with five cells."""
-    cells = {"n_cells": 5, "n_cells_planned": 5}
-    return MethodScore(
-        method=method,
-        final=Estimate(mean=final, n=5, std=0.01),
-        aulc=Estimate(mean=final - 0.1, n=5, std=0.01),
-        **{**cells, **more},
+    values: dict[str, Any] = {
+        "method": method,
+        "n_cells": 5,
+        "n_cells_planned": 5,
+        "n_labeled": (525, 525),
+        "final_accuracy": estimate(final),
+        "aulc": estimate(final - 0.1),
+        "aulc_last5": None,
+        "passive_share": None,
+        "levels": (),
+        "mean_rank": None,
+        "versus_random": None,
+        "versus_best": None,
+    }
+    return MethodScore(**{**values, **more})
+
+
+def saving(label: str, method: str = "softmax + margin", **more: Any) -> LabelsSaved:
+    """Return what a method needs to reach a level, never unless told."""
+    values = dict.fromkeys(("setting", "level", "n_labels", "saved_of", "labels_saved", "interval"))
+    return LabelsSaved(label=label, method=method, **{**values, **more})
+
+
+def ranking(*rows: MethodScore, **more: Any) -> Ranking:
+    """Return the ranking over all settings, without a test."""
+    values: dict[str, Any] = {"setting": None, "critical_difference": None, "refusal": "", "note": ""}
+    return Ranking(rows=rows, **{**values, **more})
+
+
+def friedman(mean_ranks: dict[str, float], **more: Any) -> CriticalDifference:
+    """Return a test over 13 blocks."""
+    values: dict[str, Any] = {
+        "critical_difference": 2.71,
+        "cliques": (),
+        "n_units": 13,
+        "unit": "block",
+        "unit_note": "Ranked on 13 blocks of 2 data sets.",
+        "n_blocks_dropped": 2,
+        "statistic": 38.2,
+        "p_value": 0.0002,
+        "alpha": 0.05,
+    }
+    return CriticalDifference(mean_ranks=mean_ranks, **{**values, **more})
+
+
+def method(name: str, **more: Any) -> Method:
+    """Return a method that queries, by the name's parts."""
+    confidence, strategy, *filters = (*name.split(" + "), "s")[: max(2, name.count(" + ") + 1)]
+    role = strategy if strategy in ("random", "passive") else "query"
+    values: dict[str, Any] = {"confidence": confidence, "strategy": strategy, "role": role}
+    values |= {"filters": tuple(filters), "clipping": tuple(filters)}
+    return Method(name=name, **{**values, **more})
+
+
+def setting(dataset: str, model: str = "minilm", **more: Any) -> Setting:
+    """Return a setting of which nothing is known."""
+    return Setting(
+        dataset=dataset,
+        model=model,
+        variant="",
+        **{**dict.fromkeys(("n_pool", "n_test", "n_classes", "passive")), **more},
+    )
+
+
+def cell(setting: str, method: str, seed: int = 42, status: Any = "done", **more: Any) -> CellState:
+    """Return a cell without rounds."""
+    values: dict[str, Any] = {"n_rounds": 0, "n_rounds_planned": None, "reason": ""}
+    return CellState(setting=setting, method=method, seed=seed, status=status, **{**values, **more})
+
+
+def results(
+    cells: Sequence[CellState] = (), methods: Sequence[Method] = (), settings: Sequence[Setting] = (), **more: Any
+) -> StudyResults:
+    """Return results of which every part is empty but those that are given."""
+    table = pd.DataFrame([vars(one) for one in cells], columns=[field.name for field in dataclasses.fields(CellState)])
+    parts = ("learning_curves", "savings", "rankings", "clipping", "calibrations", "queries", "method_costs", "notes")
+    values: dict[str, Any] = dict.fromkeys((*parts, "notices", "absences"), ())
+    values |= {"study": "nothing", "description": "", "alpha": 0.05, "plan_known": True, "passive": {}, "versions": {}}
+    return StudyResults(
+        cells=table.fillna({"n_rounds_planned": 0}),
+        methods={one.name: one for one in methods},
+        settings=tuple(settings),
+        **{**values, **more},
     )
 
 
 def methods(n: int = 12) -> list[Method]:
     """Return random, passive and ``n - 2`` query methods, every second one clipped."""
-    made = [
-        Method(name="softmax + random", confidence="softmax", strategy="random", role="random"),
-        Method(name="softmax + passive", confidence="softmax", strategy="passive", role="passive"),
-    ]
+    made = [method("softmax + random"), method("softmax + passive")]
     for confidence, strategy in ((c, s) for c in CONFIDENCES for s in STRATEGIES):
-        name = f"{confidence} + {strategy}"
-        made.append(Method(name=name, confidence=confidence, strategy=strategy))
-        clipped = f"{name} + {CLIP}"
-        made.append(Method(name=clipped, confidence=confidence, strategy=strategy, filters=CLIP, unclipped=name))
-    for at in range(n - len(made)):
-        made.append(Method(name=f"softmax + plugin_{at}", confidence="softmax", strategy=f"plugin_{at}"))
+        made += [method(f"{confidence} + {strategy}"), method(f"{confidence} + {strategy} + {CLIP}")]
+    made += [method(f"softmax + plugin_{at}") for at in range(n - len(made))]
     return made[:n]
 
 
 def study(
     n_datasets: int = 3, n_methods: int = 12, n_seeds: int = 5, models: Sequence[str] = ("minilm",), **more: Any
-) -> ReportContent:
-    """Return the whole content of a simulated study in which a few cells failed, run or wait."""
+) -> StudyResults:
+    """Return the whole results of a simulated study in which a few cells failed, run or wait."""
     settings = [
-        Setting(
-            dataset=name,
-            model=model,
-            n_pool=5452,
-            n_test=500,
-            n_classes=6,
-            passive=Estimate(mean=0.93 - 0.03 * at, n=1),
-        )
+        setting(name, model, n_pool=5452, n_test=500, n_classes=6, passive=estimate(0.93 - 0.03 * at, 1, None))
         for at, name in enumerate(DATASETS[:n_datasets])
         for model in models
     ]
@@ -119,35 +193,33 @@ def study(
     cells = _cells(settings, named, n_seeds)
     runs = _runs(settings, named, cells)
     rankings = [_ranking(None, settings, named, runs, cells)]
-    rankings += [_ranking(setting, [setting], named, runs, cells) for setting in settings]
-    queried = [method for method in named if method.role != "passive"]
+    rankings += [_ranking(one, [one], named, runs, cells) for one in settings]
+    queried = [one for one in named if one.role != "passive"]
     values: dict[str, Any] = {
         "study": "softmax-paper",
         "description": "Does uncertainty clipping help, and which confidence method should be used on short texts?",
-        "made_at": "1 March 2025, 12:00 UTC",
-        "settings": tuple(settings),
-        "methods": tuple(named),
-        "cells": tuple(cells),
-        "curves": tuple(_curves(settings, queried, runs)),
+        "settings": settings,
+        "methods": named,
+        "cells": cells,
+        "learning_curves": tuple(_curves(settings, queried, runs)),
         "rankings": tuple(rankings),
         "clipping": tuple(_clipping(settings, named, runs)),
-        "calibration": tuple(_calibration(settings, queried)),
-        "queries": tuple(_queries(setting, queried) for setting in settings),
-        "costs": tuple(_costs(settings, queried)),
+        "calibrations": tuple(_calibration(settings, queried)),
+        "queries": tuple(_queries(one, queried) for one in settings),
+        "method_costs": tuple(_costs(settings, queried)),
         "notes": (
             Note(title="Pairs", text="Methods are compared on cells with the same data set, model and seed."),
             Note(title="Tests", text="Wilcoxon signed-rank, two-sided, Holm over all methods against random."),
         ),
         "versions": {"al_ray": "0.1.0", "torch": "2.13.0", "ray": "2.60.0"},
         "notices": ("round 4 of cell trec6--minilm--margin--deadbeef is cut short; it is not in any number.",),
-        "tables": {"ranking.csv": "the ranking, one row a method and setting"},
     }
-    return ReportContent(**{**values, **more})
+    return results(**{**values, **more})
 
 
-def without(content: ReportContent, **changes: Any) -> ReportContent:
-    """Return the content with some fields replaced."""
-    return dataclasses.replace(content, **changes)
+def without(whole: StudyResults, **changes: Any) -> StudyResults:
+    """Return the results with some fields replaced."""
+    return dataclasses.replace(whole, **changes)
 
 
 def _cells(settings: Sequence[Setting], named: Sequence[Method], n_seeds: int) -> list[CellState]:
@@ -162,17 +234,10 @@ def _cells(settings: Sequence[Setting], named: Sequence[Method], n_seeds: int) -
                     (7, 44, "ag_news"): "running",
                     (8, 44, "ag_news"): "waiting",
                 }.get(odd, "done")
-                cells.append(
-                    CellState(
-                        setting=setting.name,
-                        method=method.name,
-                        seed=seed,
-                        status=status,  # type: ignore[arg-type]
-                        n_rounds={"done": 21, "failed": 4, "running": 9}.get(status, 0),
-                        n_rounds_planned=21,
-                        reason=REASON if status == "failed" else "",
-                    )
-                )
+                n_rounds = {"done": 21, "failed": 4, "running": 9}.get(status, 0)
+                reason = REASON if status == "failed" else ""
+                more = {"n_rounds": n_rounds, "n_rounds_planned": 21, "reason": reason}
+                cells.append(cell(setting.name, method.name, seed, status, **more))
     return cells
 
 
@@ -205,14 +270,17 @@ def _compare(mine: dict[Any, float], other: dict[Any, float], name: str, against
     values: dict[str, Any] = {"method": name, "against": against, "n_pairs": len(both), **counts}
     values["difference"] = float(gaps.mean())
     if len(both) < 6:
-        return Comparison(**values, refusal=f"{len(both)} pairs are too few for a test at 5 %.", more_seeds=4)
+        refusal = f"{len(both)} pairs are too few for a test at 5 %."
+        unknown = dict.fromkeys(("interval", "p_value", "p_holm", "effect_size"))
+        return Comparison(**values, **unknown, refusal=refusal, more_seeds=4)
     half = float(1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5)
     p = float(stats.wilcoxon(gaps).pvalue)
     middle = values["difference"]
     return Comparison(
         **values,
-        interval=Interval(low=middle - half, high=middle + half),
+        interval=interval(middle - half, middle + half),
         p_value=p,
+        refusal=None,
         p_holm=min(1.0, p * 10),
         effect_size=float(np.clip(middle / gaps.std(ddof=1), -1, 1)),
         more_seeds=0 if p < 0.005 else 12,
@@ -236,29 +304,28 @@ def _ranking(
         planned = sum(cell.method == name and cell.setting in {one.name for one in within} for cell in cells)
         saved = 300 - 45 * place
         rows.append(
-            MethodScore(
-                method=name,
+            score(
+                name,
                 n_cells=len(finals),
                 n_cells_planned=planned,
-                final=Estimate(
-                    mean=float(np.mean(finals)),
-                    n=len(finals),
-                    std=float(np.std(finals, ddof=1)) if len(finals) > 1 else None,
+                final_accuracy=estimate(
+                    float(np.mean(finals)), len(finals), float(np.std(finals, ddof=1)) if len(finals) > 1 else None
                 ),
-                aulc=Estimate(mean=float(np.mean(list(means[name].values()))), n=len(finals), std=0.011),
-                aulc_last5=Estimate(
-                    mean=float(np.mean([run[-5:].mean() for run in found[name].values()])), n=len(finals)
+                aulc=estimate(float(np.mean(list(means[name].values()))), len(finals), 0.011),
+                aulc_last5=estimate(
+                    float(np.mean([run[-5:].mean() for run in found[name].values()])), len(finals), None
                 ),
                 passive_share=float(np.mean(finals)) / 0.93,
                 levels=(
-                    LevelReached(
-                        label="random's final accuracy",
+                    saving(
+                        "random's final accuracy",
+                        name,
                         n_labels=525 - saved,
-                        saved=saved,
+                        labels_saved=saved,
                         saved_of=525,
-                        saved_interval=Interval(low=saved - 60, high=saved + 50),
+                        interval=interval(saved - 60, saved + 50),
                     ),
-                    LevelReached(level=None, label="95 % of passive", n_labels=None),
+                    saving("95 % of passive", name),
                 ),
                 mean_rank=1.4 + place * 0.9,
                 versus_random=None if name == random else _compare(means[name], means[random], name, random),
@@ -267,13 +334,10 @@ def _ranking(
         )
     ranks = {row.method: row.mean_rank or 0.0 for row in rows}
     pairs = [tuple(order[at : at + 4]) for at in range(0, len(order) - 3, 2)]
-    test = CriticalDifference(
-        mean_ranks=ranks, critical_difference=2.71, cliques=tuple(pairs), n_blocks=13, statistic=38.2, p_value=0.0002
-    )
-    return Ranking(
+    return ranking(
+        *rows,
         setting=setting.name if setting else None,
-        rows=tuple(rows),
-        critical_difference=test if setting is None else None,
+        critical_difference=friedman(ranks, cliques=tuple(pairs)) if setting is None else None,
         refusal="" if setting is None else "5 blocks are too few for 11 methods.",
     )
 
@@ -286,15 +350,17 @@ def _curves(settings: Sequence[Setting], queried: Sequence[Method], runs: Runs) 
             if not len(values):
                 continue
             mean, half = values.mean(axis=0), 1.96 * values.std(axis=0) / len(values) ** 0.5
-            band = {"low": tuple(mean - half), "high": tuple(mean + half)} if len(values) > 1 else {}
+            low, high = (tuple(mean - half), tuple(mean + half)) if len(values) > 1 else ((), ())
             curves.append(
                 Curve(
                     setting=setting.name,
                     method=method.name,
                     n_labeled=N_LABELED,
                     mean=tuple(mean),
+                    low=low,
+                    high=high,
                     n_seeds=len(values),
-                    **band,
+                    finished=True,
                 )
             )
     return curves
@@ -305,7 +371,7 @@ def _clipping(settings: Sequence[Setting], named: Sequence[Method], runs: Runs) 
     for scope in (None, *settings):
         within = settings if scope is None else [scope]
         for method in named:
-            if method.unclipped is None:
+            if not method.clipping:
                 continue
             mine, other = (
                 {k: float(run.mean()) for one in within for k, run in _of(runs, one.name, name).items()}
@@ -315,7 +381,7 @@ def _clipping(settings: Sequence[Setting], named: Sequence[Method], runs: Runs) 
                 effects.append(
                     ClippingEffect(
                         method=method.unclipped,
-                        filters=method.filters,
+                        filters=method.clipping[0],
                         setting=scope.name if scope else None,
                         comparison=_compare(mine, other, method.name, method.unclipped),
                     )
@@ -345,6 +411,7 @@ def _calibration(settings: Sequence[Setting], queried: Sequence[Method]) -> list
                         method=method.name,
                         on=on,
                         n=2500,
+                        n_cells=5,
                         ece=0.03 + gap,
                         brier=0.2 + gap,
                         bins=bins,
@@ -362,7 +429,8 @@ def _queries(setting: Setting, queried: Sequence[Method]) -> Queries:
         shares = np.array(pool) * stream.uniform(0.5, 1.6, len(pool))
         shares /= shares.sum()
         distance = float(np.abs(shares - pool).sum() / 2)
-        rows.append(ClassShares(method=method.name, shares=tuple(shares), n_queried=2500, distance=distance))
+        counts = tuple(np.rint(2500 * shares).astype(int).tolist())
+        rows.append(ClassShares(method=method.name, counts=counts, distance=distance))
     names = tuple(method.name for method in queried)
     overlap = np.eye(len(names))
     for a, b in combinations(range(len(names)), 2):
@@ -377,8 +445,11 @@ def _queries(setting: Setting, queried: Sequence[Method]) -> Queries:
         class_names=classes,
         pool=pool,
         classes=tuple(rows),
-        overlap_methods=names,
-        jaccard=tuple(tuple(row) for row in overlap.tolist()),
+        overlap=tuple(
+            Overlap(method=one, other=other, jaccard=float(overlap[a, b]), n_seeds=5)
+            for a, one in enumerate(names)
+            for b, other in enumerate(names)
+        ),
         jaccard_by_chance=0.051,
         acquired=tuple(odd),
     )

@@ -1,4 +1,4 @@
-"""Calibration and what was queried, from records to tables, on studies small enough to compute by hand."""
+"""Calibration and what was queried, from records to results, on studies small enough to compute by hand."""
 
 import math
 from itertools import combinations
@@ -9,9 +9,10 @@ import pytest
 
 from al_ray.core.metrics import expected_calibration_error
 from al_ray.errors import StorageError
-from al_ray.report.analysis import Analysis, analyze
+from al_ray.report.analysis import analyse
 from al_ray.report.analysis.calibration import bin_sums, calibration_error
 from al_ray.report.analysis.queries import jaccard_by_chance
+from al_ray.report.analysis.results import StudyResults
 from al_ray.report.read import read_study
 from tests.report.study_samples import ENTROPY, MARGIN, RANDOM, TEST, SampleStudy, row
 
@@ -21,8 +22,8 @@ def study(tmp_path: Path) -> SampleStudy:
     return SampleStudy(tmp_path)
 
 
-def analysis_of(study: SampleStudy) -> Analysis:
-    return analyze(read_study(study.path))
+def results_of(study: SampleStudy) -> StudyResults:
+    return analyse(read_study(study.path))
 
 
 # ---- calibration ----------------------------------------------------------------------------------------------------
@@ -30,7 +31,7 @@ def analysis_of(study: SampleStudy) -> Analysis:
 
 def test_reliability_on_the_test_split_is_that_of_the_last_round(study: SampleStudy) -> None:
     study.cell(test=TEST)
-    table = row(analysis_of(study).calibration, on="test")
+    table = row(results_of(study).calibration, on="test")
     assert table["n"] == 4
     assert [table[f"n_{at}"] for at in range(10)] == [0, 0, 0, 0, 0, 1, 1, 0, 1, 1]
     assert (table["accuracy_6"], table["accuracy_8"], table["accuracy_9"]) == (0, 1, 1)
@@ -40,7 +41,7 @@ def test_reliability_on_the_test_split_is_that_of_the_last_round(study: SampleSt
 
 def test_reliability_is_that_of_the_confidence_method_where_both_were_kept(study: SampleStudy) -> None:
     study.cell(test={**TEST, "own_log_probs": TEST["log_probs"][::-1].copy()})
-    table = row(analysis_of(study).calibration, on="test")
+    table = row(results_of(study).calibration, on="test")
     assert (table["accuracy_5"], table["accuracy_8"], table["accuracy_9"]) == (1, 0, 0)
 
 
@@ -54,7 +55,7 @@ def test_binned_error_is_the_expected_calibration_error() -> None:
 
 def test_calibration_on_the_queried_is_what_was_believed_of_them(study: SampleStudy) -> None:
     study.cell((0.5, 0.6, 0.7), labels=[0, 0, 0, 1, -1, 0], probs=(0.75, 0.25))
-    table = row(analysis_of(study).calibration, on="queried")
+    table = row(results_of(study).calibration, on="queried")
     assert table["n"] == 3
     assert table["ece"] == pytest.approx(0.75 - 2 / 3)
     assert table["brier"] == pytest.approx((2 * 0.125 + 1.125) / 3)
@@ -64,7 +65,7 @@ def test_missing_arrays_are_named(study: SampleStudy) -> None:
     cell = study.cell(test=TEST)
     (Path(cell.address) / "round-003.parquet").unlink()
     with pytest.raises(StorageError, match=r"round-003.parquet is missing"):
-        analysis_of(study)
+        results_of(study)
 
 
 def test_damaged_arrays_are_named(study: SampleStudy) -> None:
@@ -72,7 +73,7 @@ def test_damaged_arrays_are_named(study: SampleStudy) -> None:
     file = Path(cell.address) / "round-003.parquet"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(StorageError, match=r"round-003.parquet is damaged"):
-        analysis_of(study)
+        results_of(study)
 
 
 def test_damaged_arrays_are_left_out_only_when_asked_and_never_silently(study: SampleStudy) -> None:
@@ -80,13 +81,24 @@ def test_damaged_arrays_are_left_out_only_when_asked_and_never_silently(study: S
     for cell, index in ((study.cell(test=TEST), 3), (study.passive(0.9), 1)):
         (Path(cell.address) / f"round-00{index}.parquet").unlink()
     records = read_study(study.path, skip_damaged=True)
-    analysis = analyze(records)
-    assert row(analysis.calibration, on="test")["n_cells"] == 1
-    assert analysis.outliers.empty
-    assert sorted(notice.split(" was left out")[0].split("--")[0] for notice in records.notices) == [
+    results = analyse(records)
+    assert row(results.calibration, on="test")["n_cells"] == 1
+    assert results.acquired.empty
+    assert sorted(notice.split(" was left out")[0].split("--")[0] for notice in results.notices) == [
         "calibration of subj-minilm-softmax-margin-s42",
         "passive model subj-minilm-softmax-passive-s42",
     ]
+
+
+def test_without_arrays_none_is_read(study: SampleStudy) -> None:
+    for cell in (study.cell(test=TEST), study.passive(0.9)):
+        for file in Path(cell.address).glob("*.parquet"):
+            file.unlink()
+    results = analyse(read_study(study.path), with_arrays=False)
+    assert set(results.calibration["on"]) == {"queried"}
+    assert results.acquired.empty
+    assert results.classes["pool_share"].isna().all()
+    assert results.settings[0].passive is not None
 
 
 # ---- queries --------------------------------------------------------------------------------------------------------
@@ -96,7 +108,7 @@ def test_classes_of_the_queried_are_counted_without_the_initial_query(study: Sam
     study.plan()
     study.write_plan()
     study.cell((0.5, 0.6, 0.7), labels=[1, 1, 0, 1, 1, 1])
-    classes = analysis_of(study).classes.set_index("class_name")
+    classes = results_of(study).classes.set_index("class_name")
     assert classes["share"].to_dict() == {"no": 0.25, "yes": 0.75}
     assert classes["pool_share"].to_dict() == {"no": 0.75, "yes": 0.25}
 
@@ -104,13 +116,16 @@ def test_classes_of_the_queried_are_counted_without_the_initial_query(study: Sam
 def test_without_a_plan_the_passive_model_s_examples_say_how_classes_are_distributed(study: SampleStudy) -> None:
     study.cell()
     study.passive(0.9)
-    analysis = analysis_of(study)
-    assert analysis.pools == {"subj · minilm": [30, 10]}
+    results = results_of(study)
+    assert results.queries[0].pool == (0.75, 0.25)
+    assert results.settings[0].n_pool == 40
 
 
 def test_without_either_the_pool_is_unknown(study: SampleStudy) -> None:
     study.cell()
-    assert analysis_of(study).classes["pool_share"].isna().all()
+    results = results_of(study)
+    assert results.classes["pool_share"].isna().all()
+    assert [one.distance for one in results.queries[0].classes] == [None]
 
 
 def test_overlap_is_intersection_over_union_of_one_seed_and_then_the_mean(study: SampleStudy) -> None:
@@ -119,7 +134,7 @@ def test_overlap_is_intersection_over_union_of_one_seed_and_then_the_mean(study:
     study.cell((0.5, 0.6, 0.7), ids=[0, 1, 10, 11, 12, 13], seed=43)
     study.cell((0.5, 0.6, 0.7), ids=[0, 1, 20, 21, 22, 23], strategy="entropy", seed=43)
     study.cell((0.5, 0.6, 0.7), ids=[0, 1, 20, 21, 22, 23], strategy="random", seed=44)
-    overlap = analysis_of(study).overlap
+    overlap = results_of(study).overlap
     both = row(overlap, method=MARGIN, other=ENTROPY)
     assert both["jaccard"] == pytest.approx((2 / 6 + 0) / 2)
     assert both["n_seeds"] == 2
@@ -150,14 +165,14 @@ def test_outliers_are_what_the_passive_models_get_wrong(study: SampleStudy) -> N
     study.cell((0.5, 0.6, 0.7), ids=[0, 1, 10, 11, 12, 13])
     study.passive(0.9, wrong=[0, 10, 11])
     study.passive(0.9, wrong=[10], seed=43)
-    outliers = analysis_of(study).outliers
-    assert row(outliers, method=MARGIN)["outliers"] == pytest.approx((1 + 0.5 + 0 + 0) / 4)
-    assert row(outliers, method="pool")["outliers"] == pytest.approx((0.5 + 1 + 0.5) / 40)
+    outliers = results_of(study).acquired
+    assert row(outliers, method=MARGIN)["share"] == pytest.approx((1 + 0.5 + 0 + 0) / 4)
+    assert row(outliers, method="pool")["share"] == pytest.approx((0.5 + 1 + 0.5) / 40)
 
 
 def test_without_a_passive_cell_nobody_knows_the_outliers(study: SampleStudy) -> None:
     study.cell()
-    assert analysis_of(study).outliers.empty
+    assert results_of(study).acquired.empty
 
 
 def test_kinds_are_read_where_they_were_recorded_and_compared_with_the_pool(study: SampleStudy) -> None:
@@ -166,6 +181,6 @@ def test_kinds_are_read_where_they_were_recorded_and_compared_with_the_pool(stud
     study.write_plan({"subj": {**note, "group_counts": {"junk": 4, "very rare": 36}}})
     study.cell(metrics={"acquired.junk": 0.25, "acquired.very rare": 0.75})
     study.cell(seed=43, metrics={"acquired.junk": 0.75, "acquired.very rare": 0.25})
-    kinds = analysis_of(study).kinds
+    kinds = results_of(study).acquired
     assert row(kinds, method=MARGIN, kind="junk")["share"] == pytest.approx(0.5)
     assert row(kinds, method="pool", kind="very rare")["share"] == pytest.approx(0.9)

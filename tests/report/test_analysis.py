@@ -1,5 +1,6 @@
-"""From records to tables, on studies small enough to compute by hand."""
+"""From records to results, on studies small enough to compute by hand."""
 
+import html
 import math
 from pathlib import Path
 
@@ -9,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from al_ray.core.metrics import labels_to_reach
-from al_ray.report.analysis import Analysis, analyze
+from al_ray.report.analysis import analyse
 from al_ray.report.analysis.curves import RANDOMS_FINAL, reach_all
+from al_ray.report.analysis.results import StudyResults
+from al_ray.report.page.render import render_page
 from al_ray.report.read import read_study
+from al_ray.report.verdict import make_verdict
 from tests.report.study_samples import CLIPPED, CLIPPING, ENTROPY, MARGIN, RANDOM, SampleStudy, row
 
 
@@ -20,8 +24,8 @@ def study(tmp_path: Path) -> SampleStudy:
     return SampleStudy(tmp_path)
 
 
-def analysis_of(study: SampleStudy) -> Analysis:
-    return analyze(read_study(study.path))
+def results_of(study: SampleStudy) -> StudyResults:
+    return analyse(read_study(study.path))
 
 
 # ---- scores and curves ----------------------------------------------------------------------------------------------
@@ -30,10 +34,10 @@ def analysis_of(study: SampleStudy) -> Analysis:
 def test_area_is_the_mean_of_all_points_and_of_the_last_five_where_there_are_five(study: SampleStudy) -> None:
     study.cell((0.0, 0.5, 0.6, 0.7, 0.8, 0.9))
     study.cell((0.5, 0.7), seed=43)
-    scores = analysis_of(study).scores.set_index("seed")
+    scores = results_of(study).cells.set_index("seed")
     assert scores.at[42, "aulc"] == pytest.approx(3.5 / 6)
     assert scores.at[42, "aulc_last5"] == pytest.approx(0.7)
-    assert scores.at[42, "accuracy"] == pytest.approx(0.9)
+    assert scores.at[42, "final_accuracy"] == pytest.approx(0.9)
     assert scores.at[43, "aulc"] == pytest.approx(0.6)
     assert math.isnan(scores.at[43, "aulc_last5"])
 
@@ -42,13 +46,14 @@ def test_cells_that_are_not_finished_have_no_score(study: SampleStudy) -> None:
     study.cell()
     study.cell(seed=43, end="failed")
     study.cell(seed=44, end="running")
-    assert analysis_of(study).scores["seed"].tolist() == [42]
+    cells = results_of(study).cells
+    assert cells.loc[cells["final_accuracy"].notna(), "seed"].tolist() == [42]
 
 
 def test_calibration_is_that_of_the_confidence_method_where_the_curve_is_a_plain_model_s(study: SampleStudy) -> None:
     study.cell(metrics={"own.ece": 0.3, "own.brier": 0.4})
     study.cell(seed=43)
-    scores = analysis_of(study).scores
+    scores = results_of(study).cells
     assert scores["ece"].tolist() == [0.3, 0.1]
     assert scores["brier"].tolist() == [0.4, 0.2]
 
@@ -56,7 +61,7 @@ def test_calibration_is_that_of_the_confidence_method_where_the_curve_is_a_plain
 def test_curves_are_averaged_where_all_seeds_have_a_point(study: SampleStudy) -> None:
     study.cell((0.4, 0.6, 0.8))
     study.cell((0.6, 0.8), seed=43)
-    curves = analysis_of(study).curves
+    curves = results_of(study).curves
     assert curves["n_labeled"].tolist() == [2, 4]
     assert curves["mean"].tolist() == pytest.approx([0.5, 0.7])
     assert curves["low"].isna().all()
@@ -65,7 +70,7 @@ def test_curves_are_averaged_where_all_seeds_have_a_point(study: SampleStudy) ->
 def test_a_band_holds_the_mean_and_is_no_wider_than_what_two_stretched_extremes_allow(study: SampleStudy) -> None:
     for seed in range(5):
         study.cell((0.5 + seed / 100, 0.7), seed=seed)
-    curves = analysis_of(study).curves.set_index("n_labeled")
+    curves = results_of(study).curves.set_index("n_labeled")
     assert curves.at[2, "low"] < 0.52 < curves.at[2, "high"]
     # Two standard errors of the mean are 0.014, Student's t makes them 0.0196; the extremes are 0.02 * sqrt(5/4) away.
     assert 0.016 < 0.52 - curves.at[2, "low"] < 0.0224
@@ -76,11 +81,19 @@ def test_running_cells_are_drawn_only_where_none_is_finished(study: SampleStudy)
     study.cell((0.5, 0.6), end="running")
     study.cell((0.9, 0.9), strategy="random")
     study.cell((0.1, 0.1), strategy="random", seed=43, end="running")
-    curves = analysis_of(study).curves
+    curves = results_of(study).curves
     assert not row(curves, method=MARGIN, n_labeled=4)["finished"]
     random = row(curves, method=RANDOM, n_labeled=4)
     assert random["finished"]
     assert random["mean"] == pytest.approx(0.9)
+
+
+def test_rounds_of_one_number_of_labels_count_once_with_the_later_model(study: SampleStudy) -> None:
+    study.cell((0.4, 0.5, 0.6, 0.7), labels=[0, 1, 0, 1, -1, -1, 0, 1])
+    study.cell((0.5, 0.6, 0.7, 0.8), seed=43)
+    curves = results_of(study).curves
+    assert curves["n_labeled"].tolist() == [2, 4, 6]
+    assert curves["mean"].tolist() == pytest.approx([(0.4 + 0.5) / 2, (0.6 + 0.6) / 2, (0.7 + 0.7) / 2])
 
 
 # ---- labels saved ---------------------------------------------------------------------------------------------------
@@ -89,10 +102,10 @@ def test_running_cells_are_drawn_only_where_none_is_finished(study: SampleStudy)
 def test_labels_saved_are_counted_at_random_s_final_accuracy_and_at_shares_of_the_best(study: SampleStudy) -> None:
     study.cell((0.5, 0.6, 0.7), strategy="random")
     study.cell((0.5, 0.7, 0.8))
-    savings = analysis_of(study).savings
+    savings = results_of(study).labels_saved
     at_final = row(savings, method=MARGIN, label=RANDOMS_FINAL)
-    assert (at_final["n_labels"], at_final["saved_of"], at_final["saved"]) == pytest.approx((4, 6, 2))
-    assert row(savings, method=RANDOM, label=RANDOMS_FINAL)["saved"] == 0
+    assert (at_final["n_labels"], at_final["saved_of"], at_final["labels_saved"]) == pytest.approx((4, 6, 2))
+    assert row(savings, method=RANDOM, label=RANDOMS_FINAL)["labels_saved"] == 0
     at_80 = row(savings, method=MARGIN, label="80 % of the best accuracy")
     assert at_80["level"] == pytest.approx(0.64)
     assert at_80["n_labels"] == pytest.approx(2 + 2 * 0.14 / 0.2)
@@ -102,16 +115,16 @@ def test_labels_saved_are_counted_at_random_s_final_accuracy_and_at_shares_of_th
 def test_levels_above_random_s_reach_have_labels_but_no_saving(study: SampleStudy) -> None:
     study.cell((0.5, 0.6, 0.7), strategy="random")
     study.cell((0.5, 0.7, 0.8))
-    at_95 = row(analysis_of(study).savings, method=MARGIN, label="95 % of the best accuracy")
+    at_95 = row(results_of(study).labels_saved, method=MARGIN, label="95 % of the best accuracy")
     assert at_95["n_labels"] == pytest.approx(4 + 2 * 0.06 / 0.1)
     assert math.isnan(at_95["saved_of"])
-    assert math.isnan(at_95["saved"])
+    assert math.isnan(at_95["labels_saved"])
 
 
 def test_a_level_that_every_curve_starts_above_is_left_out(study: SampleStudy) -> None:
     study.cell((0.5, 0.6, 0.7), strategy="random")
     study.cell((0.5, 0.7, 0.8))
-    labels = set(analysis_of(study).savings["label"])
+    labels = set(results_of(study).labels_saved["label"])
     assert "70 % of the best accuracy" in labels
     assert "50 % of the best accuracy" not in labels
 
@@ -120,22 +133,22 @@ def test_savings_are_paired_by_seed(study: SampleStudy) -> None:
     study.cell((0.5, 0.6, 0.7), strategy="random")
     study.cell((0.5, 0.7, 0.8))
     study.cell((0.1, 0.1, 0.1), seed=43)
-    assert row(analysis_of(study).savings, method=MARGIN, label=RANDOMS_FINAL)["saved"] == pytest.approx(2)
+    assert row(results_of(study).labels_saved, method=MARGIN, label=RANDOMS_FINAL)["labels_saved"] == pytest.approx(2)
 
 
 def test_equal_seeds_give_a_saving_without_doubt(study: SampleStudy) -> None:
     for seed in range(5):
         study.cell((0.5, 0.6, 0.7), strategy="random", seed=seed)
         study.cell((0.5, 0.7, 0.8), seed=seed)
-    saving = row(analysis_of(study).savings, method=MARGIN, label="80 % of the best accuracy")
-    assert (saving["low"], saving["high"]) == pytest.approx((saving["saved"], saving["saved"]))
+    saving = row(results_of(study).labels_saved, method=MARGIN, label="80 % of the best accuracy")
+    assert (saving["low"], saving["high"]) == pytest.approx((saving["labels_saved"], saving["labels_saved"]))
 
 
 def test_without_random_nothing_is_saved_but_labels_are_counted(study: SampleStudy) -> None:
     study.cell((0.5, 0.7, 0.8))
-    saving = row(analysis_of(study).savings, label="80 % of the best accuracy")
+    saving = row(results_of(study).labels_saved, label="80 % of the best accuracy")
     assert saving["n_labels"] == pytest.approx(2 + 2 * 0.14 / 0.2)
-    assert math.isnan(saving["saved"])
+    assert math.isnan(saving["labels_saved"])
 
 
 @given(
@@ -156,7 +169,7 @@ def test_methods_are_ranked_by_area_and_passive_is_no_rival(study: SampleStudy) 
     study.cell((0.5, 0.6), strategy="random")
     study.cell((0.6, 0.8))
     study.passive(0.9)
-    ranking = analysis_of(study).rankings[0]
+    ranking = results_of(study).rankings[0]
     assert [one.method for one in ranking.rows] == [MARGIN, RANDOM]
     assert ranking.rows[0].aulc.mean == pytest.approx(0.7)
     assert ranking.rows[0].passive_share == pytest.approx(0.8 / 0.9)
@@ -168,7 +181,7 @@ def test_differences_are_paired_by_seed_and_refused_without_enough_of_them(study
     study.cell((0.5,), strategy="random")
     study.cell((0.6,), strategy="random", seed=43)
     study.cell((0.7,), seed=43)
-    versus = analysis_of(study).rankings[0].rows[0].versus_random
+    versus = results_of(study).rankings[0].rows[0].versus_random
     assert versus is not None
     assert versus.difference == pytest.approx(0.1)
     assert (versus.n_pairs, versus.wins, versus.p_value) == (1, 1, None)
@@ -179,7 +192,7 @@ def test_six_seeds_that_agree_are_significant(study: SampleStudy) -> None:
     for seed in range(6):
         study.cell((0.5 + seed / 100,), strategy="random", seed=seed)
         study.cell((0.6 + seed / 50,), seed=seed)
-    row_of_margin = analysis_of(study).rankings[1].rows[0]
+    row_of_margin = results_of(study).rankings[1].rows[0]
     assert row_of_margin.versus_random is not None
     assert row_of_margin.versus_random.p_holm == pytest.approx(2 / 2**6)
     assert row_of_margin.versus_random.interval is not None
@@ -192,7 +205,7 @@ def test_the_overall_ranking_keeps_to_the_settings_that_its_methods_share_and_sa
         study.cell((0.6,), dataset=dataset)
     study.cell((0.9,), strategy="entropy")
     study.cell((0.4,), strategy="random", dataset="sst2")
-    overall, *each = analysis_of(study).rankings
+    overall, *each = results_of(study).rankings
     assert [one.method for one in overall.rows] == [MARGIN, RANDOM]
     assert ENTROPY in overall.note
     assert "sst2 · minilm" in overall.note
@@ -205,13 +218,14 @@ def test_a_setting_with_more_seeds_weighs_no_more(study: SampleStudy) -> None:
     study.cell((0.9,), dataset="subj")
     for seed in (42, 43, 44):
         study.cell((0.3,), dataset="trec6", seed=seed)
-    assert analysis_of(study).rankings[0].rows[0].final.mean == pytest.approx(0.6)
+    assert results_of(study).rankings[0].rows[0].final_accuracy.mean == pytest.approx(0.6)
 
 
 def test_one_random_method_is_the_reference_with_plain_softmax_where_there_are_several(study: SampleStudy) -> None:
     study.cell(strategy="random", confidence="label_smoothing")
     study.cell(strategy="random")
-    assert analysis_of(study).reference == RANDOM
+    roles = {name: method.role for name, method in results_of(study).methods.items()}
+    assert roles == {RANDOM: "random", "label_smoothing + random": "query"}
 
 
 def test_clipping_is_the_paired_difference_to_the_same_method_without(study: SampleStudy) -> None:
@@ -219,7 +233,7 @@ def test_clipping_is_the_paired_difference_to_the_same_method_without(study: Sam
         study.cell((0.5,), seed=seed)
         study.cell((0.5 + gain,), seed=seed, filters=CLIPPING)
     study.cell((0.9,), seed=44, filters=CLIPPING)
-    effects = analysis_of(study).clipping
+    effects = results_of(study).clipping
     assert [effect.setting for effect in effects] == [None, "subj · minilm"]
     one = effects[0]
     assert (one.method, one.filters, one.comparison.against) == (MARGIN, "uncertainty_clipping", MARGIN)
@@ -231,7 +245,41 @@ def test_clipping_is_the_paired_difference_to_the_same_method_without(study: Sam
 def test_clipping_without_its_counterpart_is_no_effect(study: SampleStudy) -> None:
     study.cell(filters=CLIPPING)
     study.cell(seed=43)
-    assert not analysis_of(study).clipping
+    assert not results_of(study).clipping
+
+
+def test_clipping_random_queries_is_no_effect(study: SampleStudy) -> None:
+    for seed in (42, 43):
+        study.cell((0.5,), strategy="random", seed=seed)
+        study.cell((0.6,), strategy="random", seed=seed, filters=CLIPPING)
+    results = results_of(study)
+    assert not results.clipping
+    assert results.absence("clipping") == (
+        "Only random queries are clipped in this study, for which clipping changes nothing but the draws."
+    )
+
+
+def test_friedmans_test_says_everywhere_that_it_ranks_data_sets_from_three_of_them_on(study: SampleStudy) -> None:
+    for dataset in ("subj", "trec6", "sst2"):
+        for seed in range(4):
+            study.cell((0.5 + seed / 100,), strategy="random", dataset=dataset, seed=seed)
+            study.cell((0.6 + seed / 100,), dataset=dataset, seed=seed)
+            study.cell((0.7 + seed / 100,), strategy="entropy", dataset=dataset, seed=seed)
+    results = results_of(study)
+    overall, each = results.rankings[0].critical_difference, results.rankings[1].critical_difference
+    assert overall is not None
+    assert each is not None
+    assert (overall.unit, overall.n_units) == ("data set", 3)
+    assert (each.unit, each.n_units) == ("block", 4)
+    said = "Friedman's test finds a difference between 3 methods over 3 data sets (p = 0.050)."
+    assert said in make_verdict(results).sure
+    page = html.unescape(render_page(results, made_at="today")).replace("\u00a0", " ")
+    assert said in page
+    assert "Friedman's test over 3 data sets: chi-square 6.0, p = 0.050." in page
+    assert "Critical-difference diagram over 3 data sets, critical difference" in page
+    assert "Ranked on the means of 3 data sets over their models and seeds" in page
+    assert "over 3 blocks" not in page
+    assert "Friedman's test over 4 blocks" in page
 
 
 # ---- costs ----------------------------------------------------------------------------------------------------------
@@ -240,7 +288,7 @@ def test_clipping_without_its_counterpart_is_no_effect(study: SampleStudy) -> No
 def test_seconds_are_added_over_rounds_and_set_against_the_labels_saved(study: SampleStudy) -> None:
     study.cell((0.5, 0.6, 0.7), strategy="random", seconds=1)
     study.cell((0.5, 0.7, 0.8), seconds=3)
-    costs = analysis_of(study).costs.set_index("method")
+    costs = results_of(study).costs.set_index("method")
     assert costs["seconds.finetune"].to_dict() == {RANDOM: 3, MARGIN: 9}
     assert costs.at[MARGIN, "labels_saved"] == pytest.approx(2)
     assert costs.at[MARGIN, "seconds_per_label_saved"] == pytest.approx((9 - 3) / 2)

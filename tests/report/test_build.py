@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from al_ray.errors import StorageError
+from al_ray.report.analysis.results import TABLES
 from al_ray.report.build import build_report, write_report
 from al_ray.report.read import read_study
-from al_ray.report.tables import TABLES
 from al_ray.report.verdict import make_verdict
 from tests.report.study_samples import CLIPPED, CLIPPING, MARGIN, RANDOM, TEST, SampleStudy
 
@@ -31,23 +31,23 @@ def whole(study: SampleStudy) -> SampleStudy:
 
 
 def test_a_whole_study_fills_every_section(study: SampleStudy) -> None:
-    content = build_report(whole(study).path).content
-    assert [setting.name for setting in content.settings] == ["subj · minilm"]
-    assert content.settings[0].passive is not None
-    assert content.settings[0].passive.mean == 0.9
-    assert {method.name: method.role for method in content.methods} == {
+    results = build_report(whole(study).path).results
+    assert [setting.name for setting in results.settings] == ["subj · minilm"]
+    assert results.settings[0].passive is not None
+    assert results.settings[0].passive.mean == 0.9
+    assert {name: method.role for name, method in results.methods.items()} == {
         RANDOM: "random", MARGIN: "query", CLIPPED: "query", "softmax + passive": "passive"
     }  # fmt: skip
-    assert next(method for method in content.methods if method.name == CLIPPED).unclipped == MARGIN
-    assert content.rankings[0].rows[0].method == CLIPPED
-    assert content.rankings[0].rows[0].levels[0].saved is not None
-    assert content.clipping
-    assert {entry.on for entry in content.calibration} == {"test", "queried"}
-    assert content.queries[0].acquired[0].method == "pool"
-    assert content.queries[0].jaccard[0][0] == 1
-    assert {cost.method for cost in content.costs} >= {RANDOM, MARGIN}
-    assert content.versions == {"al_ray": "0.1.0"}
-    assert not content.absences
+    assert results.methods[CLIPPED].unclipped == MARGIN
+    assert results.rankings[0].rows[0].method == CLIPPED
+    assert results.rankings[0].rows[0].levels[0].labels_saved is not None
+    assert results.clipping
+    assert {entry.on for entry in results.calibrations} == {"test", "queried"}
+    assert results.queries[0].acquired[0].method == "pool"
+    assert results.queries[0].overlap[0].jaccard == 1
+    assert {cost.method for cost in results.method_costs} >= {RANDOM, MARGIN}
+    assert results.versions == {"al_ray": "0.1.0"}
+    assert not results.absences
 
 
 def test_the_page_and_every_table_are_written_inside_the_study_and_hinder_no_later_reading(study: SampleStudy) -> None:
@@ -66,8 +66,8 @@ def test_both_forms_of_a_table_hold_the_numbers_of_the_page(study: SampleStudy, 
     for end, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
         ranking = read(tmp_path / "out" / f"ranking.{end}")
         overall = ranking[ranking["setting"] == "all settings"]
-        assert overall["method"].tolist() == [row.method for row in report.content.rankings[0].rows]
-        assert overall["aulc"].tolist() == pytest.approx([row.aulc.mean for row in report.content.rankings[0].rows])
+        assert overall["method"].tolist() == [row.method for row in report.results.rankings[0].rows]
+        assert overall["aulc"].tolist() == pytest.approx([row.aulc.mean for row in report.results.rankings[0].rows])
         assert len(read(tmp_path / "out" / f"cells.{end}")) == 19
 
 
@@ -92,10 +92,10 @@ def page(study: SampleStudy, tmp_path: Path) -> str:
 
 def test_one_cell_makes_a_page_that_compares_nothing(study: SampleStudy, tmp_path: Path) -> None:
     study.cell(test=TEST)
-    content = build_report(study.path).content
-    assert [row.method for row in content.rankings[0].rows] == [MARGIN]
-    assert "compares at least 3" in content.rankings[0].refusal
-    assert content.absence("clipping") == (
+    results = build_report(study.path).results
+    assert [row.method for row in results.rankings[0].rows] == [MARGIN]
+    assert "compares at least 3" in results.rankings[0].refusal
+    assert results.absence("clipping") == (
         "No method of this study clips. Add a filter such as uncertainty_clipping to its grid to compare."
     )
     assert MARGIN in page(study, tmp_path)
@@ -105,7 +105,7 @@ def test_one_seed_has_no_p_value_and_says_why(study: SampleStudy, tmp_path: Path
     study.cell((0.5,), strategy="random")
     study.cell((0.6,))
     study.cell((0.7,), strategy="entropy")
-    versus = build_report(study.path).content.rankings[0].rows[0].versus_random
+    versus = build_report(study.path).results.rankings[0].rows[0].versus_random
     assert versus is not None
     assert versus.p_value is None
     assert "1 of 1 pairs differ" in str(versus.refusal)
@@ -115,7 +115,7 @@ def test_one_seed_has_no_p_value_and_says_why(study: SampleStudy, tmp_path: Path
 def test_one_method_has_nobody_to_be_compared_with(study: SampleStudy, tmp_path: Path) -> None:
     for seed in range(6):
         study.cell(seed=seed)
-    row = build_report(study.path).content.rankings[0].rows[0]
+    row = build_report(study.path).results.rankings[0].rows[0]
     assert row.versus_random is None
     assert row.versus_best is None
     assert row.n_cells == 6
@@ -125,14 +125,14 @@ def test_one_method_has_nobody_to_be_compared_with(study: SampleStudy, tmp_path:
 def test_a_study_whose_cells_all_failed_says_so_with_the_first_reason(study: SampleStudy, tmp_path: Path) -> None:
     study.cell((0.5, 0.6), end="failed")
     study.cell((0.5, 0.6), end="failed", seed=43)
-    content = build_report(study.path).content
-    assert content.absence("ranking") == (
+    results = build_report(study.path).results
+    assert results.absence("ranking") == (
         "All 2 cells of this study failed, so there is nothing to report. "
         "The first says: input: RoundError: the pool is empty. "
         "Mend that and run the study again."
     )
-    assert not content.rankings
-    assert make_verdict(content).tone == "nothing"
+    assert not results.rankings
+    assert make_verdict(results).tone == "nothing"
     assert "the pool is empty" in page(study, tmp_path)
 
 
@@ -141,28 +141,28 @@ def test_a_study_that_has_not_finished_a_cell_yet_says_how_far_it_is(study: Samp
     study.plan(seed=43)
     study.write_plan()
     study.cell((0.5, 0.6, 0.7), end="running")
-    content = build_report(study.path).content
-    assert content.absence("ranking") == (
+    results = build_report(study.path).results
+    assert results.absence("ranking") == (
         "No cell is finished yet (1 running, 1 waiting). Report again when the first ones are."
     )
-    assert content.curves
-    assert content.absence("curves") is None
+    assert results.learning_curves
+    assert results.absence("curves") is None
     assert page(study, tmp_path)
 
 
 def test_a_study_of_which_nothing_is_recorded_but_its_plan_waits(study: SampleStudy, tmp_path: Path) -> None:
     study.plan()
     study.write_plan()
-    content = build_report(study.path).content
-    assert [cell.status for cell in content.cells] == ["waiting"]
-    assert "1 waiting" in str(content.absence("curves"))
+    results = build_report(study.path).results
+    assert [cell.status for cell in results.cell_states] == ["waiting"]
+    assert "1 waiting" in str(results.absence("curves"))
     assert page(study, tmp_path)
 
 
 def test_unequal_budgets_are_said_aloud(study: SampleStudy) -> None:
     study.cell((0.5, 0.6))
     study.cell((0.5, 0.6, 0.7), seed=43)
-    assert build_report(study.path).content.notices == (
+    assert build_report(study.path).results.notices == (
         "Finished cells of subj · minilm end at 4 to 6 labels, so their final accuracies and areas are not made with "
         "equal budgets.",
     )
@@ -170,9 +170,9 @@ def test_unequal_budgets_are_said_aloud(study: SampleStudy) -> None:
 
 def test_only_passive_cells_make_a_page_without_a_ranking(study: SampleStudy, tmp_path: Path) -> None:
     study.passive(0.9)
-    content = build_report(study.path).content
-    assert not content.rankings
-    assert content.settings[0].passive is not None
+    results = build_report(study.path).results
+    assert not results.rankings
+    assert results.settings[0].passive is not None
     assert page(study, tmp_path)
 
 
@@ -181,5 +181,5 @@ def test_missing_cells_are_counted_against_the_plan(study: SampleStudy) -> None:
         study.plan(seed=seed)
     study.write_plan()
     study.cell(seed=0)
-    row = build_report(study.path).content.rankings[0].rows[0]
+    row = build_report(study.path).results.rankings[0].rows[0]
     assert (row.n_cells, row.n_cells_planned) == (1, 3)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,22 +14,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from al_ray.errors import ConfigError, DataError
-from al_ray.report.stats.bootstrap import deviation_weights, mean_intervals
-from al_ray.report.stats.paired import (
-    Comparisons,
-    PairedComparison,
-    Settings,
-    compare_all_pairs,
-    compare_with_baseline,
-    pairs_for_power,
-    seeds_for_observed,
-    seeds_for_smallest,
-    t_power,
-)
-from al_ray.report.stats.ranks import critical_difference, find_cliques, rank_methods
+from al_ray.report.stats import paired
+from al_ray.report.stats.bootstrap import Interval, deviation_weights, mean_intervals
+from al_ray.report.stats.paired import Comparison, compare_with_baseline, more_seeds, pairs_for_power, t_power
+from al_ray.report.stats.ranks import CriticalDifference, critical_difference, find_cliques, rank_methods
 from al_ray.report.stats.wilcoxon import fewest_pairs, holm, signed_rank, smallest_p_value
 
-QUICK = Settings(n_resamples=500)
+OPTIONS, QUICK = paired.TestOptions(), paired.TestOptions(n_resamples=500)
 
 # Demsar 2006, table 6: AUC of C4.5, with m tuned, with cf tuned, with both, on 14 data sets. The last two of "voting"
 # are printed as 0.975 both, yet ranked 2 and 3 in the paper: a fifth decimal stands for what the print cut off.
@@ -72,38 +64,51 @@ def grid(n_methods: int = 4, n_data_sets: int = 3, n_seeds: int = 5, seed: int =
     return pd.DataFrame(np.round(values * 500) / 500, columns=columns), strata
 
 
-def two(differences: list[float], strata: list[str] | None = None, **options: float) -> PairedComparison:
+def two(differences: list[float], strata: list[str] | None = None) -> Comparison:
     values = pd.DataFrame({"margin": differences, "random": np.zeros(len(differences))})
-    chosen = Settings(n_resamples=500, **options)  # type: ignore[arg-type]
     strata = strata or ["d"] * len(differences)
-    return compare_with_baseline(values, strata, baseline="random", settings=chosen).comparisons[0]
+    return compare_with_baseline(values, strata, baseline="random", options=QUICK)[0]
+
+
+def of(values: pd.DataFrame, strata: list[str], method: str, other: str) -> Comparison:
+    family = compare_with_baseline(values, strata, baseline=other, options=QUICK)
+    return next(one for one in family if one.method == method)
+
+
+def only(differences: npt.NDArray[np.float64], strata: list[str], **options: int | float) -> Interval:
+    values: dict[str, Any] = {"level": 0.95, "n_resamples": 2000, "seed": 0}
+    (got,) = mean_intervals(differences, np.array(strata), **{**values, **options})
+    assert got is not None
+    return got
 
 
 class TestSignedRank:
     def test_hollander_and_wolfe_s_depression_scores(self) -> None:
         before = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]
         after = [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]
-        got = signed_rank(np.subtract(before, after))
-        assert (got.plus, got.minus, got.kind) == (40.0, 5.0, "exact")
+        got = signed_rank(np.subtract(before, after), 0.05)
+        assert (got.plus, got.minus) == (40.0, 5.0)
         assert got.p_value == pytest.approx(0.0390625)  # published one-sided: 0.0195
         assert got.rank_biserial == pytest.approx(35 / 45)
 
     def test_demsar_s_table_with_the_zeros_left_out_of_both_sums(self) -> None:
         # Published 93 and 12 with the ranks of the two zeros, 1.5 each, split evenly: one 1.5 on either side.
-        got = signed_rank((C45["C4.5+m"] - C45["C4.5"]).to_numpy())
+        got = signed_rank((C45["C4.5+m"] - C45["C4.5"]).to_numpy(), 0.05)
         assert (got.plus, got.minus, got.n, got.n_nonzero) == (91.5, 10.5, 14, 12)
 
     @given(st.integers(6, 50), st.integers(0, 10_000))
     @settings(max_examples=30, deadline=None)
     def test_without_ties_it_is_scipy_s_exact_test(self, n: int, seed: int) -> None:
         differences = np.random.default_rng(seed).normal(0.3, 1, n)
-        assert signed_rank(differences).p_value == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue)
+        assert signed_rank(differences, 0.05).p_value == pytest.approx(
+            stats.wilcoxon(differences, method="exact").pvalue
+        )
 
     @given(st.lists(st.integers(-4, 5), min_size=6, max_size=11))
     @settings(max_examples=40, deadline=None)
     def test_with_ties_and_zeros_it_counts_every_pattern_of_signs(self, steps: list[int]) -> None:
         differences = np.array(steps) / 500
-        got = signed_rank(differences)
+        got = signed_rank(differences, 0.05)
         if got.p_value is None:
             assert got.n_nonzero < 6
             return
@@ -114,25 +119,25 @@ class TestSignedRank:
 
     def test_above_fifty_it_is_scipy_s_normal_approximation_with_pratt_s_zeros(self) -> None:
         steps = np.random.default_rng(1).integers(-4, 6, 120)
-        got = signed_rank(steps / 500)
+        got = signed_rank(steps / 500, 0.05)
         expected = stats.wilcoxon(steps, zero_method="pratt", method="asymptotic", correction=False)
-        assert (got.kind, got.p_value) == ("asymptotic", pytest.approx(expected.pvalue))
+        assert got.p_value == pytest.approx(expected.pvalue)
 
     def test_exact_and_normal_agree_where_they_meet(self) -> None:
         steps = np.random.default_rng(2).integers(-9, 12, 50)
         normal = stats.wilcoxon(steps, zero_method="pratt", method="asymptotic", correction=False).pvalue
-        assert signed_rank(steps).p_value == pytest.approx(normal, rel=0.05)
+        assert signed_rank(steps, 0.05).p_value == pytest.approx(normal, rel=0.05)
 
     def test_differences_that_rounding_keeps_apart_still_tie(self) -> None:
         differences = np.array([0.3 - 0.1, 0.2, 0.7 - 0.5, 0.4 - 0.2, 0.9 - 0.7, -(0.6 - 0.4), 0.1 + 0.2 - 0.3])
         assert len(set(np.abs(differences))) > 2
-        got = signed_rank(differences)
+        got = signed_rank(differences, 0.05)
         assert (got.n_nonzero, got.plus, got.minus) == (6, 5 * 4.5, 4.5)
 
     @pytest.mark.parametrize(("n", "p"), [(1, 1.0), (4, 0.125), (5, 0.0625), (6, 0.03125)])
     def test_the_smallest_p_value_of_few_pairs(self, n: int, p: float) -> None:
         assert smallest_p_value(n) == p
-        found = signed_rank(np.arange(1, n + 1.0)).p_value
+        found = signed_rank(np.arange(1, n + 1.0), 0.05).p_value
         assert found == (p if p < 0.05 else None)
 
     @pytest.mark.parametrize("alpha", [0.05, 0.01, 0.001, 0.05 / 1225, 0.125, 0.0625])
@@ -161,116 +166,84 @@ class TestHolm:
         assert (np.diff(got[np.argsort(raw, kind="stable")]) >= 0).all()
 
 
-class TestPairedComparison:
+class TestComparison:
     def test_by_hand(self) -> None:
-        got = two([0.02, 0.04, -0.01, 0.0, 0.03, 0.01, 0.005], tolerance=0.005)
-        assert got.mean_difference == pytest.approx(0.095 / 7)
-        assert got.median_difference == pytest.approx(0.01)
-        assert (got.wins, got.ties, got.losses) == (4, 2, 1)  # 0.005 is a tie: at the tolerance, not above
-        assert (got.n_pairs, got.n_nonzero, got.n_strata) == (7, 6, 1)
-        spread = np.std([0.02, 0.04, -0.01, 0.0, 0.03, 0.01, 0.005], ddof=1)
-        assert got.cohens_dz == pytest.approx(0.095 / 7 / spread)
+        got = two([0.02, 0.04, -0.01, 0.0, 0.03, 0.01, 0.005])
+        assert got.difference == pytest.approx(0.095 / 7)
+        assert (got.n_pairs, got.wins, got.ties, got.losses) == (7, 5, 1, 1)
         # ranks with the zero as 1: 0.005 is 2, the two of 0.01 are 3.5 each, then 5, 6, 7
-        assert got.rank_biserial == pytest.approx((23.5 - 3.5) / 27)
+        assert got.effect_size == pytest.approx((23.5 - 3.5) / 27)
 
-    def test_every_block_is_accounted_for(self) -> None:
+    def test_blocks_that_lack_one_of_the_two_are_left_out_and_counted(self) -> None:
         nan = float("nan")
-        values = pd.DataFrame(
-            {"margin": [1, 2, nan, nan, 5, 6, 7, 8, 9.0], "random": [0, nan, 0, nan, 1, 0, 2, 0, 1.0]}
-        )
-        got = compare_with_baseline(values, ["a"] * 5 + ["b"] * 4, baseline="random", settings=QUICK).comparisons[0]
-        assert (got.n_blocks, got.n_pairs, got.n_left_out, got.n_absent) == (9, 6, 2, 1)
-        assert (got.method_missing, got.other_missing, got.n_strata) == (1, 1, 2)
+        values = pd.DataFrame({"margin": [1, 2, nan, nan, 5, 6, 7, 8.0], "random": [0, nan, 0, nan, 1, 0, 2, 0.0]})
+        got = compare_with_baseline(values, ["a"] * 5 + ["b"] * 3, baseline="random", options=QUICK)[0]
+        assert got.n_pairs == 5
+        assert got.refusal is not None
+        assert got.refusal.endswith("2 blocks were left out because one of the two is missing.")
 
     def test_five_pairs_give_no_p_value_but_the_reason(self) -> None:
         got = two([0.1, 0.2, 0.3, 0.4, 0.5])
-        assert (got.p_value, got.p_holm, got.p_kind, got.significant) == (None, None, None, False)
-        assert got.reason == (
+        assert (got.p_value, got.p_holm, got.effect_size, got.interval) == (None, None, None, None)
+        assert not got.is_significant(0.05)
+        assert got.refusal == (
             "5 of 5 pairs differ, and a test below 0.05 takes at least 6: the smallest p-value that 5 can give is "
             "0.0625. Run more seeds."
         )
-        assert math.isnan(got.low)
-        assert got.resampled is None
-        assert got.mean_difference == pytest.approx(0.3)
+        assert got.difference == pytest.approx(0.3)
 
     def test_pairs_without_a_difference_are_too_little_data_as_well(self) -> None:
-        assert "5 of 9 pairs differ" in (two([0.1, 0.2, 0.3, 0.4, 0.5, 0, 0, 0, 0]).reason or "")
+        assert "5 of 9 pairs differ" in (two([0.1, 0.2, 0.3, 0.4, 0.5, 0, 0, 0, 0]).refusal or "")
         same = two([0.0] * 9)
-        assert same.reason == "All 9 pairs are equal, so there is no difference to test."
-        assert (same.rank_biserial, same.ties, same.low, same.high) == (0.0, 9, 0.0, 0.0)
-        assert math.isnan(same.cohens_dz)
+        assert same.refusal == "All 9 pairs are equal, so there is no difference to test."
+        assert same.interval is not None
+        assert (same.ties, same.interval.low, same.interval.high) == (9, 0.0, 0.0)
 
-    def test_no_common_block_says_so(self) -> None:
+    def test_without_a_common_block_there_is_nothing_to_compare(self) -> None:
         nan = float("nan")
         values = pd.DataFrame({"margin": [1.0, nan], "random": [nan, 1.0]})
-        got = compare_with_baseline(values, ["a", "a"], baseline="random").comparisons[0]
-        assert got.reason == (
-            "No block has a value of both methods, so there is nothing to compare. 2 blocks were left out because one "
-            "of the two is missing."
-        )
-        assert math.isnan(got.mean_difference)
-        assert math.isnan(got.rank_biserial)
+        assert compare_with_baseline(values, ["a", "a"], baseline="random", options=OPTIONS) == ()
 
     def test_a_constant_difference_has_no_spread(self) -> None:
-        got = two([0.3 - 0.1, 0.2, 0.7 - 0.5, 0.4 - 0.2, 0.9 - 0.7, 0.6 - 0.4])
-        assert got.std_difference == 0
-        assert math.isnan(got.cohens_dz)
-        assert got.p_value == pytest.approx(0.03125)
+        got = two([0.3 - 0.1, 0.2, 0.7 - 0.5, 0.4 - 0.2, 0.9 - 0.7])
+        assert got.more_seeds == 1, "a sixth pair makes it certain"
+        assert two([0.3 - 0.1, 0.2, 0.7 - 0.5, 0.4 - 0.2, 0.9 - 0.7, 0.6 - 0.4]).p_value == pytest.approx(0.03125)
 
     def test_unknown_baselines_infinite_values_and_doubled_names_are_refused(self) -> None:
         values, strata = grid()
         with pytest.raises(ConfigError, match=r"unknown baseline 'methd-1'\. Did you mean 'method-1'\?"):
-            compare_with_baseline(values, strata, baseline="methd-1")
+            compare_with_baseline(values, strata, baseline="methd-1", options=OPTIONS)
         with pytest.raises(DataError, match="two columns are named 'method-0'"):
-            compare_all_pairs(values[["method-0", "method-0"]], strata)
+            compare_with_baseline(values[["method-0", "method-0"]], strata, baseline="method-0", options=OPTIONS)
         values.iloc[3, 1] = np.inf
         with pytest.raises(DataError, match="method 'method-1' is inf in block 3, values must be finite"):
-            compare_all_pairs(values, strata)
-
-    def test_a_family_that_no_data_could_make_significant_says_so(self) -> None:
-        values, strata = grid(n_methods=6, n_data_sets=2, n_seeds=4)
-        found = compare_all_pairs(values + np.random.default_rng(0).normal(0, 1e-6, values.shape), strata)
-        assert found.n_tests == 15
-        assert found.note is not None
-        assert "with 8 pairs the smallest p-value is 0.007812, and Holm's correction over 15 tests makes it 0.1172" in (
-            found.note
-        )
-        assert "run at least 10 pairs" in found.note
-        assert compare_with_baseline(*grid(), baseline="method-0").note is None
+            compare_with_baseline(values, strata, baseline="method-0", options=OPTIONS)
 
     def test_p_values_are_corrected_over_the_family(self) -> None:
         values, strata = grid(n_methods=4, n_seeds=8)
-        found = compare_all_pairs(values, strata, settings=QUICK)
-        raw = [one.p_value for one in found.comparisons]
-        assert [one.p_holm for one in found.comparisons] == holm(raw)
-        assert found.n_tests == 6
-        assert {one.significant for one in found.comparisons} == {True, False}
-        assert all(one.significant == (one.p_holm is not None and one.p_holm < 0.05) for one in found.comparisons)
-        assert len(found.to_frame()) == 6
-        assert "over 6 tests" in found.how
+        found = compare_with_baseline(values, strata, baseline="method-0", options=QUICK)
+        assert len(found) == 3
+        assert [one.p_holm for one in found] == holm([one.p_value for one in found])
+        assert {one.is_significant(0.05) for one in found} == {True, False}
 
     def test_one_method_alone_has_nothing_to_compare_with(self) -> None:
-        values, strata = grid(n_methods=1)
-        assert compare_all_pairs(values, strata).comparisons == ()
-        assert compare_with_baseline(values, strata, baseline="method-0").n_tests == 0
+        assert compare_with_baseline(*grid(n_methods=1), baseline="method-0", options=OPTIONS) == ()
 
 
 class TestLaws:
     def test_swapping_a_pair_flips_every_sign_and_nothing_else(self) -> None:
-        values, strata = grid(seed=3)
+        values, strata = grid(n_methods=4, seed=3)
+        values = values[["method-0", "method-3"]]
         values.iloc[2, 0] = np.nan
-        family = compare_all_pairs(values, strata, settings=QUICK)
-        forward = family.of("method-0", "method-3")
-        backward = compare_with_baseline(values, strata, baseline="method-0", settings=QUICK).of("method-3", "method-0")
-        assert (backward.low, backward.high) == (-forward.high, -forward.low)
-        assert backward.mean_difference == -forward.mean_difference
-        assert backward.rank_biserial == -forward.rank_biserial
+        forward, backward = of(values, strata, "method-0", "method-3"), of(values, strata, "method-3", "method-0")
+        assert forward.interval is not None
+        assert backward.interval is not None
+        assert (backward.interval.low, backward.interval.high) == (-forward.interval.high, -forward.interval.low)
+        assert backward.difference == -forward.difference
+        assert backward.effect_size == -(forward.effect_size or 0)
         assert (backward.wins, backward.losses) == (forward.losses, forward.wins)
-        assert (backward.method_missing, backward.other_missing) == (forward.other_missing, forward.method_missing)
-        assert backward.p_value == forward.p_value
-        assert family.of("method-3", "method-0").swapped() == forward
-        with pytest.raises(KeyError):
-            family.of("method-0", "method-9")
+        assert (backward.p_value, backward.more_seeds) == (forward.p_value, forward.more_seeds)
+        assert backward.swapped() == forward
 
     @given(st.integers(0, 1000))
     @settings(max_examples=10, deadline=None)
@@ -278,35 +251,36 @@ class TestLaws:
         values, strata = grid(seed=seed)
         order = np.random.default_rng(seed).permutation(len(values))
         values.iloc[seed % 15, 2] = np.nan
-        assert (
-            compare_all_pairs(values.iloc[order], [strata[at] for at in order], settings=QUICK)
-            .to_frame()
-            .equals(compare_all_pairs(values, strata, settings=QUICK).to_frame())
-        )
-        first, second = rank_methods(values, strata), rank_methods(values.iloc[order], [strata[at] for at in order])
-        assert first.average_ranks == second.average_ranks
-        assert (first.chi_square, first.methods, first.cliques) == (second.chi_square, second.methods, second.cliques)
+        mixed, names = values.iloc[order], [strata[at] for at in order]
+        for baseline in values:
+            assert compare_with_baseline(mixed, names, baseline=baseline, options=QUICK) == (
+                compare_with_baseline(values, strata, baseline=baseline, options=QUICK)
+            )
+        assert rank_methods(mixed, names, alpha=0.05) == rank_methods(values, strata, alpha=0.05)
 
     @given(st.integers(0, 1000))
     @settings(max_examples=10, deadline=None)
     def test_an_effect_of_the_block_on_all_methods_changes_nothing(self, seed: int) -> None:
         values, strata = grid(seed=seed)
         moved = values.add(np.random.default_rng(seed).uniform(-0.3, 0.3, len(values)), axis=0)
-        plain, other = (compare_all_pairs(each, strata, settings=QUICK) for each in (values, moved))
-        for one, two_ in zip(plain.comparisons, other.comparisons, strict=True):
-            assert (one.p_value, one.wins, one.ties, one.rank_biserial) == (
-                two_.p_value, two_.wins, two_.ties, two_.rank_biserial
-            )  # fmt: skip
-            assert (one.low, one.high) == pytest.approx((two_.low, two_.high))
-        assert rank_methods(values, strata, unit="blocks").average_ranks == (
-            rank_methods(moved, strata, unit="blocks").average_ranks
+        plain, other = (
+            compare_with_baseline(each, strata, baseline="method-1", options=QUICK) for each in (values, moved)
         )
+        for one, two_ in zip(plain, other, strict=True):
+            assert (one.p_value, one.wins, one.ties, one.effect_size) == (
+                two_.p_value, two_.wins, two_.ties, two_.effect_size
+            )  # fmt: skip
+            assert one.interval is not None
+            assert two_.interval is not None
+            assert (one.interval.low, one.interval.high) == pytest.approx((two_.interval.low, two_.interval.high))
+        blocks = [str(at) for at in range(len(values))]
+        assert rank_methods(values, blocks, alpha=0.05).mean_ranks == rank_methods(moved, blocks, alpha=0.05).mean_ranks
 
     def test_another_method_in_the_frame_changes_only_the_correction(self) -> None:
         values, strata = grid(n_methods=5)
-        fewer = compare_all_pairs(values.iloc[:, :3], strata, settings=QUICK).of("method-0", "method-2")
-        more = compare_all_pairs(values, strata, settings=QUICK).of("method-0", "method-2")
-        assert (more.low, more.high, more.p_value) == (fewer.low, fewer.high, fewer.p_value)
+        fewer = of(values.iloc[:, :3], strata, "method-0", "method-2")
+        more = of(values, strata, "method-0", "method-2")
+        assert (more.interval, more.p_value) == (fewer.interval, fewer.p_value)
 
 
 class TestBootstrap:
@@ -318,22 +292,23 @@ class TestBootstrap:
 
     def test_blocks_are_resampled_within_their_stratum(self) -> None:
         # Strata that differ by far, without spread inside: nothing is left to vary.
-        strata = np.array(["a"] * 5 + ["b"] * 5)
-        (got,) = mean_intervals(np.repeat([1.0, 9.0], 5)[:, None], strata, level=0.95, n_resamples=300, seed=0)
-        assert (got.low, got.high) == pytest.approx((5.0, 5.0))
-        assert (got.resampled, got.freedom) == ("within strata", 8)
+        got = only(np.repeat([1.0, 9.0], 5)[:, None], ["a"] * 5 + ["b"] * 5, n_resamples=300)
+        assert (got.low, got.high, got.resampled) == (pytest.approx(5.0), pytest.approx(5.0), "within strata")
 
     def test_one_seed_each_is_resampled_across_strata_and_says_so(self) -> None:
-        differences = np.arange(8.0)[:, None]
-        (got,) = mean_intervals(differences, np.array(list("abcdefgh")), level=0.95, n_resamples=2000, seed=0)
-        assert (got.resampled, got.freedom) == ("across strata", 7)
+        got = only(np.arange(8.0)[:, None], list("abcdefgh"))
+        assert got.resampled == "across strata"
         assert got.low < 2.5 < 3.5 < 4.5 < got.high
+
+    def test_too_few_blocks_have_no_interval(self) -> None:
+        assert mean_intervals(np.arange(5.0)[:, None], np.array(["a"] * 5), level=0.95, n_resamples=200, seed=0) == [
+            None
+        ]
 
     def test_blocks_alone_in_their_stratum_borrow_the_variance_of_the_others(self) -> None:
         differences = np.random.default_rng(0).normal(size=(20, 1))
-        strata = np.array(["together"] * 10 + [f"alone-{at}" for at in range(10)])
-        (got,) = mean_intervals(differences, strata, level=0.95, n_resamples=4000, seed=0)
-        assert (got.n_borrowed, got.resampled, got.freedom) == (10, "within strata", 9)
+        got = only(differences, ["together"] * 10 + [f"alone-{at}" for at in range(10)], n_resamples=4000)
+        assert got.resampled == "within strata"
         expected = 2 * stats.t.ppf(0.975, 9) * differences[:10].std(ddof=1) / math.sqrt(20)
         assert got.high - got.low == pytest.approx(expected, rel=0.1)
 
@@ -344,7 +319,7 @@ class TestBootstrap:
         differences = effects[:, None] + rng.normal(size=(n_strata * n_seeds, 1500))
         strata = np.repeat([f"s{at}" for at in range(n_strata)], n_seeds)
         found = mean_intervals(differences, strata, level=0.95, n_resamples=2000, seed=0)
-        covered = np.mean([one.low <= effects.mean() <= one.high for one in found])
+        covered = np.mean([one is not None and one.low <= effects.mean() <= one.high for one in found])
         assert 0.925 <= covered <= 0.975  # binomial noise of 1,500 is 0.006
 
     def test_skewed_differences_are_covered_too(self) -> None:
@@ -352,32 +327,38 @@ class TestBootstrap:
         differences = rng.exponential(size=(30, 1500))
         strata = np.repeat(["a", "b", "c"], 10)
         found = mean_intervals(differences, strata, level=0.9, n_resamples=2000, seed=0)
-        assert 0.86 <= np.mean([one.low <= 1 <= one.high for one in found]) <= 0.93
+        assert 0.86 <= np.mean([one is not None and one.low <= 1 <= one.high for one in found]) <= 0.93
 
     def test_the_same_seed_gives_the_same_interval_and_another_seed_another(self) -> None:
-        values, strata = grid()
-        low = [
-            compare_all_pairs(values, strata, settings=Settings(n_resamples=300, seed=seed)).comparisons[0].low
-            for seed in (1, 1, 2)
-        ]
+        values = np.random.default_rng(0).normal(size=(10, 1))
+        low = [only(values, ["a"] * 10, n_resamples=300, seed=seed).low for seed in (1, 1, 2)]
         assert low[0] == low[1] != low[2]
+
+
+def ranked(values: pd.DataFrame, data_sets: list[str], *, alpha: float) -> CriticalDifference:
+    got = rank_methods(values, data_sets, alpha=alpha)
+    assert got.test is not None
+    assert got.test.mean_ranks == got.mean_ranks
+    assert got.refusal == ""
+    return got.test
 
 
 class TestRanks:
     def test_demsar_s_c45_variants(self) -> None:
-        got = rank_methods(C45, [str(at) for at in range(14)])
-        ranks = dict(zip(got.methods, got.average_ranks, strict=True))
+        got = ranked(C45, [str(at) for at in range(14)], alpha=0.05)
         published = {"C4.5": 3.143, "C4.5+m": 2.000, "C4.5+cf": 2.893, "C4.5+m+cf": 1.964}
-        assert ranks == pytest.approx(published, abs=5e-4)
+        assert got.mean_ranks == pytest.approx(published, abs=5e-4)
+        assert list(got.mean_ranks) == ["C4.5+m+cf", "C4.5+m", "C4.5+cf", "C4.5"]
         # Published 9.28 is without the correction for ties, which divides by 1 - sum(t^3 - t) / (N k (k^2 - 1)):
         # here three pairs (iris, lung cancer, primary tumor) and one row of four (mushroom).
         ties = 3 * (2**3 - 2) + (4**3 - 4)
-        assert got.chi_square * (1 - ties / (14 * 4 * 15)) == pytest.approx(9.28, abs=0.01)
+        assert got.statistic * (1 - ties / (14 * 4 * 15)) == pytest.approx(9.28, abs=0.01)
         assert got.critical_difference == pytest.approx(1.25, abs=0.005)
-        assert (got.unit, got.n_units, got.n_dropped) == ("data set means", 14, 0)
+        assert (got.unit, got.n_units, got.n_blocks_dropped) == ("data set", 14, 0)
 
     def test_demsar_s_verdict_needs_a_tenth(self) -> None:
-        got = rank_methods(C45, [str(at) for at in range(14)], alpha=0.1)
+        got = ranked(C45, [str(at) for at in range(14)], alpha=0.1)
+        assert got.alpha == 0.1
         assert got.critical_difference == pytest.approx(1.12, abs=0.005)
         assert ("C4.5+m+cf", "C4.5+m", "C4.5+cf") in got.cliques
         assert not any({"C4.5", "C4.5+m"} <= set(clique) for clique in got.cliques)
@@ -385,75 +366,62 @@ class TestRanks:
 
     @pytest.mark.parametrize(("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)])
     def test_critical_values_of_demsar_s_table_5(self, k: int, q: float) -> None:
-        assert critical_difference(k, 1) / math.sqrt(k * (k + 1) / 6) == pytest.approx(q, abs=1e-3)
+        assert critical_difference(k, 1, 0.05) / math.sqrt(k * (k + 1) / 6) == pytest.approx(q, abs=1e-3)
 
     def test_hollander_and_wolfe_s_rounding_times(self) -> None:
         values = -pd.DataFrame(ROUNDING, columns=["round out", "narrow", "wide"])  # less time is better
-        got = rank_methods(values, ["d"] * 22)
-        assert got.chi_square == pytest.approx(11.1429, abs=1e-4)
+        got = ranked(values, ["d"] * 22, alpha=0.05)
+        assert got.statistic == pytest.approx(11.1429, abs=1e-4)
         assert got.p_value == pytest.approx(0.003805, abs=1e-6)
-        assert got.methods[0] == "wide"
+        assert next(iter(got.mean_ranks)) == "wide"
 
     def test_against_scipy_and_scikit_posthocs(self) -> None:
-        values, strata = grid(n_methods=5, n_seeds=6, seed=4)
-        got = rank_methods(values, strata, unit="blocks")
-        assert (got.chi_square, got.p_value) == pytest.approx(tuple(stats.friedmanchisquare(*values.to_numpy().T)))
-        assert got.nemenyi_p is not None
-        expected = scikit_posthocs.posthoc_nemenyi_friedman(values.to_numpy())
-        order = [list(values.columns).index(method) for method in got.methods]
-        np.testing.assert_allclose(got.nemenyi_p.to_numpy(), expected.to_numpy()[np.ix_(order, order)], atol=1e-12)
-        apart = np.abs(np.subtract.outer(got.average_ranks, got.average_ranks)) >= got.critical_difference
+        values, strata = grid(n_methods=5, n_data_sets=2, n_seeds=9, seed=4)
+        got = ranked(values, strata, alpha=0.05)
+        assert (got.statistic, got.p_value) == pytest.approx(tuple(stats.friedmanchisquare(*values.to_numpy().T)))
+        expected = scikit_posthocs.posthoc_nemenyi_friedman(values.to_numpy()).to_numpy()
+        ranks = [got.mean_ranks[method] for method in values]
+        apart = np.abs(np.subtract.outer(ranks, ranks)) >= got.critical_difference
         assert apart.any()
-        assert (apart == (got.nemenyi_p.to_numpy() <= 0.05)).all()
-
-    def test_iman_and_davenport_s_f_by_hand(self) -> None:
-        got = rank_methods(C45, [str(at) for at in range(14)])
-        assert got.iman_davenport_f == pytest.approx(13 * got.chi_square / (14 * 3 - got.chi_square))
-        assert got.iman_davenport_p == pytest.approx(stats.f.sf(got.iman_davenport_f, 3, 39))
+        assert (apart == (expected <= 0.05)).all()
 
     def test_seeds_are_averaged_before_data_sets_are_ranked(self) -> None:
         # By blocks a wins four of six; by means of three data sets it wins one and c two.
         values = pd.DataFrame(
             {"a": [3, 3, 3, 3, 0, 0.0], "b": [2, 2, 2, 2, 1, 1], "c": [1, 1, 1, 9, 9, 9]},
         )
-        names = ["x", "x", "y", "y", "z", "z"]
-        means, blocks = rank_methods(values, names), rank_methods(values, names, unit="blocks")
-        assert dict(zip(means.methods, means.average_ranks, strict=True)) == pytest.approx(
-            {"c": (3 + 1 + 1) / 3, "a": (1 + 2 + 3) / 3, "b": (2 + 3 + 2) / 3}
-        )
-        assert (means.unit, means.n_units) == ("data set means", 3)
-        assert (blocks.unit, blocks.n_units) == ("blocks", 6)
-        assert "not independent data sets (Demsar 2006)" in means.unit_note
-        assert "not about other data" in blocks.unit_note
+        means = rank_methods(values, ["x", "x", "y", "y", "z", "z"], alpha=0.5)
+        assert means.mean_ranks == pytest.approx({"c": (3 + 1 + 1) / 3, "a": (1 + 2 + 3) / 3, "b": (2 + 3 + 2) / 3})
+        assert means.test is not None
+        assert (means.test.unit, means.test.n_units) == ("data set", 3)
+        assert "not independent data sets (Demsar 2006)" in means.test.unit_note
 
     def test_two_data_sets_are_ranked_by_blocks(self) -> None:
-        got = rank_methods(*grid(n_data_sets=2))
-        assert (got.unit, got.n_units) == ("blocks", 10)
+        got = ranked(*grid(n_data_sets=2), alpha=0.05)
+        assert (got.unit, got.n_units) == ("block", 10)
         assert got.unit_note.startswith("Ranked on 10 blocks of 2 data sets: seeds are counted")
+        assert "not about other data" in got.unit_note
 
     def test_incomplete_blocks_are_dropped_and_counted(self) -> None:
         values, strata = grid(n_data_sets=4)
         values.iloc[:5, 1] = np.nan
         values.iloc[7, 2] = np.nan
         values["method-9"] = np.nan
-        got = rank_methods(values, strata)
-        assert (got.n_blocks, got.n_complete, got.n_dropped, got.n_units) == (20, 14, 6, 3)
-        assert got.data_sets_left_out == ("data-0",)
-        assert got.methods_left_out == ("method-9",)
-        assert got.missing == {"method-0": 0, "method-1": 5, "method-2": 1, "method-3": 0, "method-9": 20}
-        assert set(got.methods) == {"method-0", "method-1", "method-2", "method-3"}
+        got = ranked(values, strata, alpha=0.05)
+        assert (got.n_blocks_dropped, got.n_units) == (6, 3)
+        assert set(got.mean_ranks) == {"method-0", "method-1", "method-2", "method-3"}
 
     def test_too_little_data_gives_ranks_but_no_test(self) -> None:
-        got = rank_methods(*grid(n_data_sets=1, n_seeds=2))
-        assert (got.p_value, got.nemenyi_p, got.cliques) == (None, None, ())
-        assert got.reason == "2 blocks with every method, and a Friedman test takes at least 3. Run more."
-        assert len(got.average_ranks) == 4
-        pair = rank_methods(*grid(n_methods=2))
-        assert pair.reason == (
+        got = rank_methods(*grid(n_data_sets=1, n_seeds=2), alpha=0.05)
+        assert got.test is None
+        assert got.refusal == "2 blocks with every method, and a Friedman test takes at least 3. Run more."
+        assert len(got.mean_ranks) == 4
+        pair = rank_methods(*grid(n_methods=2), alpha=0.05)
+        assert pair.refusal == (
             "2 methods have values, and a Friedman test compares at least 3. See the paired comparison."
         )
         strict = rank_methods(*grid(n_methods=3, n_data_sets=1, n_seeds=3), alpha=0.01)
-        assert strict.reason == (
+        assert strict.refusal == (
             "3 blocks are too few for 3 methods: even full agreement has probability 0.0278, not below 0.01. Run more."
         )
 
@@ -461,28 +429,24 @@ class TestRanks:
         values, strata = grid(n_methods=3)
         values.iloc[:10, 0] = np.nan
         values.iloc[10:, 2] = np.nan
-        got = rank_methods(values, strata)
-        assert got.reason == (
+        got = rank_methods(values, strata, alpha=0.05)
+        assert got.refusal == (
             "No block has a value of every method; 'method-0' lacks 10, the most. Finish its cells or leave it out."
         )
-        assert all(math.isnan(rank) for rank in got.average_ranks)
-        assert got.data_sets_left_out == ("data-0", "data-1", "data-2")
+        assert got.mean_ranks == {}
 
     def test_nothing_at_all_is_no_error(self) -> None:
-        empty = rank_methods(pd.DataFrame({"a": [np.nan] * 4, "b": [np.nan] * 4}), ["x"] * 4)
-        assert empty.reason is not None
-        assert empty.methods_left_out == ("a", "b")
-        assert rank_methods(pd.DataFrame(columns=["a", "b", "c"], dtype=float), []).reason is not None
+        assert rank_methods(pd.DataFrame({"a": [np.nan] * 4, "b": [np.nan] * 4}), ["x"] * 4, alpha=0.05).refusal
+        assert rank_methods(pd.DataFrame(columns=["a", "b", "c"], dtype=float), [], alpha=0.05).refusal
 
     def test_methods_that_are_all_alike_do_not_differ(self) -> None:
-        got = rank_methods(pd.DataFrame(np.ones((8, 3)), columns=["a", "b", "c"]), ["d"] * 8)
-        assert (got.chi_square, got.p_value, got.average_ranks) == (0.0, 1.0, (2.0, 2.0, 2.0))
+        got = ranked(pd.DataFrame(np.ones((8, 3)), columns=["a", "b", "c"]), ["d"] * 8, alpha=0.05)
+        assert (got.statistic, got.p_value, got.mean_ranks) == (0.0, 1.0, {"a": 2.0, "b": 2.0, "c": 2.0})
         assert got.cliques == (("a", "b", "c"),)
 
-    def test_full_agreement_has_an_infinite_f(self) -> None:
-        got = rank_methods(pd.DataFrame([[1, 2, 3.0]] * 6, columns=["a", "b", "c"]), ["d"] * 6)
-        assert (got.iman_davenport_f, got.iman_davenport_p) == (math.inf, 0.0)
-        assert got.chi_square == pytest.approx(12)
+    def test_full_agreement_has_the_largest_statistic(self) -> None:
+        values = pd.DataFrame([[1, 2, 3.0]] * 6, columns=["a", "b", "c"])
+        assert ranked(values, ["d"] * 6, alpha=0.05).statistic == pytest.approx(12)
 
     @pytest.mark.parametrize(
         ("difference", "expected"),
@@ -505,67 +469,58 @@ class TestPower:
         self, effect: float, n: int
     ) -> None:
         # Sizes of the two-sided paired t test at power 0.8 and alpha 0.05, as G*Power gives them.
-        assert t_power(effect, n) >= 0.8 > t_power(effect, n - 1)
-        assert pairs_for_power(effect) == math.ceil(n / (3 / math.pi))
+        assert t_power(effect, n, 0.05) >= 0.8 > t_power(effect, n - 1, 0.05)
+        assert pairs_for_power(effect, 0.05) == math.ceil(n / (3 / math.pi))
 
     @pytest.mark.parametrize("effect", [0.45, 0.9])
     def test_the_power_is_there_in_a_simulation(self, effect: float) -> None:
-        n = pairs_for_power(effect)
+        n = pairs_for_power(effect, 0.05)
         assert n is not None
         samples = np.random.default_rng(5).normal(effect, 1, (400, n))
-        found = np.mean([(signed_rank(one).p_value or 1.0) < 0.05 for one in samples])
+        found = np.mean([(signed_rank(one, 0.05).p_value or 1.0) < 0.05 for one in samples])
         assert 0.74 <= found <= 0.87  # binomial noise of 400 is 0.02
 
     def test_never_fewer_than_a_test_takes_and_none_for_noise(self) -> None:
-        assert pairs_for_power(math.inf) == 6
-        assert pairs_for_power(50.0, alpha=0.05 / 1225) == fewest_pairs(0.05 / 1225) == 16
-        assert pairs_for_power(0.0) is None
-        assert pairs_for_power(0.05) is None
-        assert (pairs_for_power(0.1) or 0) <= 1000
+        assert pairs_for_power(math.inf, 0.05) == 6
+        assert pairs_for_power(50.0, 0.05 / 1225) == fewest_pairs(0.05 / 1225) == 16
+        assert pairs_for_power(0.0, 0.05) is None
+        assert pairs_for_power(0.05, 0.05) is None
+        assert (pairs_for_power(0.1, 0.05) or 0) <= 1000
 
     def test_what_is_significant_needs_nothing(self) -> None:
-        got = seeds_for_observed(two([0.01, 0.02, 0.03, 0.02, 0.04, 0.01, 0.02]))
-        assert (got.outcome, got.more_seeds, got.sentence) == ("already significant", 0, "None: already significant.")
+        assert two([0.01, 0.02, 0.03, 0.02, 0.04, 0.01, 0.02]).more_seeds == 0
 
     def test_further_seeds_are_counted_for_each_stratum(self) -> None:
-        comparison = two([0.02, -0.01, 0.03, -0.02, 0.01, 0.0, 0.02, 0.01], ["a", "b"] * 4)
-        effect = abs(comparison.mean_difference) / comparison.std_difference
-        needed = pairs_for_power(effect)
+        differences = [0.02, -0.01, 0.03, -0.02, 0.01, 0.0, 0.02, 0.01]
+        needed = pairs_for_power(abs(np.mean(differences)) / np.std(differences, ddof=1), 0.05)
         assert needed is not None
         assert needed > 8
-        got = seeds_for_observed(comparison)
-        assert (got.outcome, got.needed_pairs) == ("more", needed)
-        assert got.more_seeds == math.ceil((needed - 8) / 2)
-        assert f"{got.more_seeds} more seeds for each data set and model ({needed} pairs instead of 8)" in got.sentence
+        assert two(differences, ["a", "b"] * 4).more_seeds == math.ceil((needed - 8) / 2)
 
     def test_a_stricter_family_needs_more(self) -> None:
-        comparison = two([0.02, -0.01, 0.03, -0.02, 0.01, 0.0, 0.02, 0.01])
-        alone, among = seeds_for_observed(comparison), seeds_for_observed(comparison, n_tests=20)
-        assert (alone.needed_pairs or 0) < (among.needed_pairs or 0)
+        differences = np.array([0.02, -0.01, 0.03, -0.02, 0.01, 0.0, 0.02, 0.01])
+        alone, among = (more_seeds(differences, 1, alpha) for alpha in (0.05, 0.05 / 20))
+        assert (alone or 0) < (among or 0)
 
     def test_a_difference_of_nothing_is_noise(self) -> None:
-        got = seeds_for_observed(two([0.02, -0.02, 0.01, -0.01, 0.03, -0.03, 0.02, -0.0199]))
-        assert (got.outcome, got.needed_pairs, got.more_seeds) == ("noise", None, None)
-        assert got.sentence.startswith("Over 1,000 pairs: ")
-        assert seeds_for_observed(two([0.0] * 8)).outcome == "noise"
+        assert two([0.02, -0.02, 0.01, -0.01, 0.03, -0.03, 0.02, -0.0199]).more_seeds is None
+        assert two([0.0] * 8).more_seeds is None
 
-    def test_the_smallest_difference_of_interest_is_asked_of_the_spread_alone(self) -> None:
-        tight = seeds_for_smallest(two([0.001, -0.001, 0.002, -0.002, 0.0, 0.001, -0.001]))
-        assert (tight.outcome, tight.more_seeds, tight.difference) == ("enough", 0, 0.01)
-        assert tight.sentence == "None: 7 pairs are enough to find a difference of 0.01, 6 would do."
-        wide = seeds_for_smallest(two([0.05, -0.04, 0.03, -0.05, 0.02, 0.01, -0.02]))
-        assert wide.outcome == "more"
+    def test_enough_pairs_need_no_more(self) -> None:
+        assert more_seeds(np.array([0.02, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02]), 1, 0.05) == 0
 
     def test_one_pair_says_nothing_of_the_spread(self) -> None:
-        got = seeds_for_observed(two([0.02]))
-        assert (got.outcome, got.more_seeds) == ("unknown", None)
-        assert got.sentence == "Unknown: 1 pair shows no spread of differences. Run more seeds."
+        assert two([0.02]).more_seeds is None
 
 
 def test_fifty_methods_on_seven_hundred_blocks_are_compared_with_missing_cells() -> None:
     values, strata = grid(n_methods=50, n_data_sets=70, n_seeds=10)
     holes: npt.NDArray[np.bool_] = np.random.default_rng(0).random(values.shape) < 0.01
-    found: Comparisons = compare_all_pairs(values.mask(holes), strata, settings=Settings(n_resamples=2000))
-    assert len(found.comparisons) == 1225
-    assert all(one.p_value is not None and one.low < one.high for one in found.comparisons)
-    assert sum(one.n_left_out for one in found.comparisons) > 0
+    values = values.mask(holes)
+    options = paired.TestOptions(n_resamples=2000)
+    for baseline in ("method-0", "method-25"):
+        found = compare_with_baseline(values, strata, baseline=baseline, options=options)
+        assert len(found) == 49
+        assert all(one.p_value is not None and one.interval is not None for one in found)
+        assert all(one.interval.low < one.interval.high for one in found if one.interval)
+        assert min(one.n_pairs for one in found) < 700

@@ -4,53 +4,49 @@ from typing import Any
 
 import pytest
 
-from al_ray.report.analysis.results import (
-    CellState,
-    ClippingEffect,
-    CriticalDifference,
-    Estimate,
-    Interval,
-    LevelReached,
-    Method,
-    MethodScore,
-    Ranking,
-    ReportContent,
-    Setting,
-)
+from al_ray.report.analysis.results import CellState, ClippingEffect, LabelsSaved, MethodScore, StudyResults
 from al_ray.report.verdict import Verdict, make_verdict
-from tests.report.content_samples import comparison, score, study, without
+from tests.report import content_samples
+from tests.report.content_samples import (
+    comparison,
+    estimate,
+    friedman,
+    interval,
+    method,
+    ranking,
+    results,
+    saving,
+    setting,
+    study,
+    without,
+)
+from tests.report.content_samples import score as row
 
 RANDOM, MARGIN, ENTROPY, BALD = "softmax + random", "softmax + margin", "softmax + entropy", "mc_dropout + bald"
 METHODS = (
-    Method(name=RANDOM, confidence="softmax", strategy="random", role="random"),
-    Method(name=MARGIN, confidence="softmax", strategy="margin"),
-    Method(name=ENTROPY, confidence="softmax", strategy="entropy"),
-    Method(name=BALD, confidence="mc_dropout", strategy="bald"),
-    Method(name="passive", confidence="softmax", strategy="passive", role="passive"),
+    method(RANDOM),
+    method(MARGIN),
+    method(ENTROPY),
+    method(BALD),
+    method("passive", strategy="passive", role="passive"),
 )
-SETTING = Setting(dataset="trec6", model="minilm", passive=Estimate(mean=0.9, n=1))
+SETTING = setting("trec6", passive=estimate(0.9, 1, None))
 
 
 def cell(method: str = MARGIN, status: Any = "done", seed: int = 42, **more: Any) -> CellState:
-    return CellState(setting=SETTING.name, method=method, seed=seed, status=status, **more)
+    return content_samples.cell(SETTING.name, method, seed, status, **more)
 
 
-def content(*rows: MethodScore, **more: Any) -> ReportContent:
+def content(*rows: MethodScore, **more: Any) -> StudyResults:
     cells = tuple(cell(row.method, seed=seed) for row in rows for seed in (42, 43))
     shown = {row.method for row in rows}
     values: dict[str, Any] = {
-        "study": "s",
-        "made_at": "today",
         "settings": (SETTING,),
         "methods": tuple(method for method in METHODS if method.name in shown),
         "cells": cells,
-        "rankings": (Ranking(rows=rows), Ranking(setting=SETTING.name, rows=rows)) if rows else (),
+        "rankings": (ranking(*rows), ranking(*rows, setting=SETTING.name)) if rows else (),
     }
-    return ReportContent(**{**values, **more})
-
-
-def row(method: str, final: float = 0.84, **more: Any) -> MethodScore:
-    return score(method, final, **more)
+    return results(**{**values, **more})
 
 
 def everything(verdict: Verdict) -> list[str]:
@@ -107,7 +103,7 @@ def test_a_winner_that_others_tie_with_names_them_and_what_would_separate_them()
 def test_many_that_tie_are_counted_and_not_listed() -> None:
     names = [f"m{at}" for at in range(6)]
     rows = [row(name, versus_best=comparison(-0.001, 0.7, method=name, against=MARGIN)) for name in names]
-    methods = (*METHODS, *(Method(name=name, confidence="c", strategy="s") for name in names))
+    methods = (*METHODS, *(method(name) for name in names))
     verdict = make_verdict(content(LEADER, *rows, REFERENCE, methods=methods))
     assert verdict.headline.endswith("by more than chance; 6 other methods cannot be told apart from it.")
 
@@ -284,7 +280,7 @@ def test_a_half_finished_study_is_preliminary_and_counts_what_is_missing() -> No
 
 
 def test_a_missing_passive_model_and_an_unknown_plan_are_said() -> None:
-    bare = content(LEADER, REFERENCE, settings=(Setting(dataset="trec6", model="minilm"),), plan_known=False)
+    bare = content(LEADER, REFERENCE, settings=(setting("trec6"),), plan_known=False)
     assert make_verdict(bare).missing == (
         "The records do not say how many cells the study plans, so cells that were never begun are not counted.",
         "No passive model is finished on trec6 · minilm, so shares of it are not known there.",
@@ -295,59 +291,44 @@ def test_a_missing_passive_model_and_an_unknown_plan_are_said() -> None:
     ("level", "said"),
     [
         (
-            LevelReached(level=0.83, label="random's final accuracy", n_labels=210, saved=315, saved_of=525),
+            saving("random's final accuracy", level=0.83, n_labels=210, labels_saved=315, saved_of=525),
             "Labels: to reach random's final accuracy (83.0 %) it saves 315 of the 525 labels that random queries "
             "need (60 %).",
         ),
         (
-            LevelReached(
-                level=0.8,
-                label="80 %",
-                n_labels=400,
-                saved=125,
-                saved_of=525,
-                saved_interval=Interval(low=-5, high=260),
-            ),
+            saving("80 %", level=0.8, n_labels=400, labels_saved=125, saved_of=525, interval=interval(-5, 260)),
             "Labels: to reach 80 % it saves 125 of the 525 labels that random queries need (24 %, interval −5 to 260).",
         ),
         (
-            LevelReached(label="90 % of passive", n_labels=551, saved=-26, saved_of=525),
+            saving("90 % of passive", n_labels=551, labels_saved=-26, saved_of=525),
             "Labels: to reach 90 % of passive it needs 26 labels more than the 525 of random queries (5 %).",
         ),
         (
-            LevelReached(label="random's final accuracy", n_labels=525, saved=0.2, saved_of=525),
+            saving("random's final accuracy", n_labels=525, labels_saved=0.2, saved_of=525),
             "Labels: to reach random's final accuracy it needs as many as random queries (525).",
         ),
         (
-            LevelReached(label="90 % of passive"),
+            saving("90 % of passive"),
             "softmax + margin does not reach 90 % of passive, so it saves no labels there.",
         ),
     ],
 )
-def test_labels_saved_are_said_as_they_are(level: LevelReached, said: str) -> None:
+def test_labels_saved_are_said_as_they_are(level: LabelsSaved, said: str) -> None:
     leader = dataclasses.replace(LEADER, levels=(level,))
     assert make_verdict(content(leader, REFERENCE)).saves[0] == said
 
 
 def test_friedmans_test_is_quoted_with_what_was_ranked() -> None:
-    test = CriticalDifference(
-        mean_ranks={MARGIN: 1.2, RANDOM: 1.8},
-        critical_difference=0.5,
-        cliques=(),
-        n_blocks=7,
-        statistic=1.3,
-        p_value=0.26,
-        unit="data set",
-    )
-    ranking = Ranking(rows=(LEADER, REFERENCE), critical_difference=test)
-    verdict = make_verdict(content(LEADER, REFERENCE, rankings=(ranking,)))
+    test = friedman({MARGIN: 1.2, RANDOM: 1.8}, n_units=7, statistic=1.3, p_value=0.26, unit="data set")
+    tested = ranking(LEADER, REFERENCE, critical_difference=test)
+    verdict = make_verdict(content(LEADER, REFERENCE, rankings=(tested,)))
     assert "Friedman's test finds no difference between 2 methods over 7 data sets (p = 0.26)." in verdict.sure
 
 
 def test_the_effect_of_a_filter_is_said_for_all_methods_at_once() -> None:
     def effect(method: str, difference: float, p: float | None) -> ClippingEffect:
         found = comparison(difference, p, method=f"{method} + clip", against=method, losses=5)
-        return ClippingEffect(method=method, filters="clip", comparison=found)
+        return ClippingEffect(method=method, filters="clip", setting=None, comparison=found)
 
     def said(*effects: ClippingEffect) -> tuple[str, ...]:
         return make_verdict(content(LEADER, REFERENCE, clipping=effects)).clipping
@@ -365,12 +346,12 @@ def test_the_effect_of_a_filter_is_said_for_all_methods_at_once() -> None:
 
 
 def test_settings_that_disagree_with_the_whole_are_named() -> None:
-    other = Setting(dataset="subj", model="minilm", passive=Estimate(mean=0.95, n=1))
+    other = setting("subj", passive=estimate(0.95, 1, None))
     loses = row(MARGIN, versus_random=comparison(-0.02, 0.01, losses=9))
     rankings = (
-        Ranking(rows=(LEADER, REFERENCE)),
-        Ranking(setting=SETTING.name, rows=(LEADER, REFERENCE)),
-        Ranking(setting=other.name, rows=(row(RANDOM), loses)),
+        ranking(LEADER, REFERENCE),
+        ranking(LEADER, REFERENCE, setting=SETTING.name),
+        ranking(row(RANDOM), loses, setting=other.name),
     )
     verdict = make_verdict(content(LEADER, REFERENCE, settings=(SETTING, other), rankings=rankings))
     assert verdict.change == (

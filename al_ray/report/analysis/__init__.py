@@ -1,148 +1,244 @@
-"""Everything that a report says about a study, from its records to tables."""
+"""Everything that a report says about a study, worked out from its records."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
-from al_ray.report.analysis.calibration import calibration_table
-from al_ray.report.analysis.curves import Groups, curve_table, group_curves, savings_table, score_cells
-from al_ray.report.analysis.queries import (
-    PassiveModels,
-    class_table,
-    kind_table,
-    outlier_table,
-    overlap_table,
-    pool_class_counts,
-    queried_by_method,
+from al_ray.report.analysis.calibration import calibrations
+from al_ray.report.analysis.curves import (
+    LAST,
+    LEVEL,
+    MAX_UNREACHED,
+    MIN_SEEDS,
+    N_RESAMPLES,
+    RANDOMS_FINAL,
+    SHARES_OF_BEST,
+    cell_curves,
+    group_curves,
+    labels_saved,
+    mean_curves,
+    score_cells,
 )
-from al_ray.report.analysis.ranking import Compared, clipping_effects, rank_all
-from al_ray.report.analysis.results import ClippingEffect, Ranking
+from al_ray.report.analysis.queries import PassiveModels, pool_class_counts, queries_of
+from al_ray.report.analysis.ranking import (
+    OPTIONS,
+    Finished,
+    clipping_effects,
+    clips_a_choice,
+    passive_scores,
+    rank_all,
+)
+from al_ray.report.analysis.results import Absence, Cost, LabelsSaved, Note, Ranking, Section, Setting, StudyResults
 from al_ray.report.read import StudyRecords
+from al_ray.report.stats.wilcoxon import MAX_EXACT
+from al_ray.study.names import Method
 
 _SECONDS = "seconds."
 _PLAIN = "softmax"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Analysis:
-    """A study analysed. Tables are long: one row a setting, method and what the table is about.
-
-    Attributes:
-        records: what was read.
-        reference: name of the method that stands for random queries, None without one.
-        scores: what every finished cell comes to.
-        groups: learning curves by setting and method.
-        curves: mean curves with bands.
-        savings: labels saved against random at fixed accuracy levels.
-        compared: what the rankings are made from.
-        rankings: over all settings, then one a setting.
-        unit_note: what was ranked for the test over all settings, a sentence; empty without a test.
-        clipping: what filters that clip change.
-        calibration: ECE, Brier and reliability, on the test split and on the queried.
-        classes: class shares of the queried.
-        pools: setting -> examples of each class in its training split.
-        overlap: Jaccard overlap of what methods queried.
-        n_queried: mean examples that a cell queried after its initial query, by setting and method.
-        outliers: share of outliers among the queried.
-        kinds: share of each data slice among the queried.
-        costs: mean seconds a cell by phase.
-    """
-
-    records: StudyRecords
-    reference: str | None
-    scores: pd.DataFrame
-    groups: Groups
-    curves: pd.DataFrame
-    savings: pd.DataFrame
-    compared: Compared
-    rankings: Sequence[Ranking]
-    unit_note: str
-    clipping: Sequence[ClippingEffect]
-    calibration: pd.DataFrame
-    classes: pd.DataFrame
-    pools: dict[str, list[int]]
-    overlap: pd.DataFrame
-    n_queried: pd.DataFrame
-    outliers: pd.DataFrame
-    kinds: pd.DataFrame
-    costs: pd.DataFrame
-
-
-def analyze(records: StudyRecords) -> Analysis:
+def analyse(records: StudyRecords, *, description: str = "", with_arrays: bool = True) -> StudyResults:
     """Analyse a study that was read.
+
+    Args:
+        records: of the study.
+        description: one paragraph for people, which the records do not hold.
+        with_arrays: whether predictions are to be read, one file a finished cell. If not, calibration on the test
+            split and shares of outliers are left out, and so are class shares of the pool where the plan has none.
 
     Raises:
         StorageError: the arrays of a round are missing or damaged; the message names the file.
     """
-    scores = score_cells(records)
-    groups = group_curves(records)
-    reference = reference_method(records.cells)
-    savings = savings_table(groups, reference)
-    compared = Compared(scores=scores, cells=records.cells, savings=savings, reference=reference)
-    asked, passive = queried_by_method(records, scores), PassiveModels(records, scores)
-    counts = {name: pool_class_counts(records, name, passive) for name in scores["setting"].unique()}
-    rankings, unit_note = rank_all(compared)
-    return Analysis(
-        records=records,
-        reference=reference,
-        scores=scores,
-        groups=groups,
-        curves=curve_table(groups),
+    curves, reference = cell_curves(records), reference_method(records)
+    found = score_cells(records, curves)
+    cells = records.cells.join(found)
+    scores = cells.loc[found.index]
+    is_passive = scores["role"] == "passive"
+    groups = group_curves(records, curves)
+    savings = labels_saved(groups, reference)
+    finished = Finished(
+        cells=cells, scores=scores[~is_passive], passive=scores[is_passive], savings=savings, reference=reference
+    )
+    methods = _methods(records, reference)
+    passive = PassiveModels(records, finished.passive if with_arrays else finished.passive.iloc[:0])
+    rankings, clipping = rank_all(finished), clipping_effects(finished, methods)
+    # These read arrays, which may add to the notices of the records.
+    reliability = calibrations(records, scores, with_arrays=with_arrays)
+    queries, settings = queries_of(records, scores, passive), _settings(records, finished, passive)
+    return StudyResults(
+        study=records.study,
+        description=description,
+        alpha=OPTIONS.alpha,
+        cells=cells,
+        plan_known=records.plan_known,
+        settings=settings,
+        methods=methods,
+        learning_curves=mean_curves(groups),
         savings=savings,
-        compared=compared,
         rankings=rankings,
-        unit_note=unit_note,
-        clipping=clipping_effects(compared),
-        calibration=calibration_table(records, scores),
-        classes=class_table(records, asked, passive),
-        pools={name: found for name, found in counts.items() if found},
-        overlap=overlap_table(asked),
-        n_queried=_n_queried(asked),
-        outliers=outlier_table(asked, passive),
-        kinds=kind_table(records, scores),
-        costs=cost_table(records, scores, savings, reference),
+        passive=passive_scores(finished),
+        clipping=clipping,
+        calibrations=reliability,
+        queries=queries,
+        method_costs=_costs(records, scores, savings, reference),
+        notes=_notes(reference, rankings),
+        versions=records.versions,
+        notices=(*records.notices, *_unequal_budgets(rankings)),
+        absences=_absences(cells, methods, has_curves=bool(groups), has_clipping=bool(clipping)),
     )
 
 
-def reference_method(cells: pd.DataFrame) -> str | None:
+def reference_method(records: StudyRecords) -> str | None:
     """Return the method that stands for random queries: unfiltered, with plain softmax where several are planned.
 
     The confidence method of random cells decides nothing but how the model is fitted and read, so one is enough.
     """
-    names = cells.loc[cells["role"] == "random", ["method", "confidence"]].drop_duplicates()
-    if names.empty:
-        return None
-    plain = names[names["confidence"] == _PLAIN]
-    return str((names if plain.empty else plain)["method"].iloc[0])
+    randoms = [name for name in records.cells["method"].unique() if records.methods[name].role == "random"]
+    plain = [name for name in randoms if records.methods[name].confidence == _PLAIN]
+    return next(iter([*plain, *randoms]), None)
 
 
-def cost_table(
-    records: StudyRecords, scores: pd.DataFrame, savings: pd.DataFrame, reference: str | None
-) -> pd.DataFrame:
-    """Return mean wall seconds a cell, all its rounds together.
+def _methods(records: StudyRecords, reference: str | None) -> dict[str, Method]:
+    methods = [records.methods[name] for name in records.cells["method"].unique()]
+    return {
+        one.name: replace(one, role="query") if one.role == "random" and one.name != reference else one
+        for one in methods
+    }
 
-    Returns:
-        ``setting, method, n_cells``, ``seconds.PHASE``, ``seconds``, and against random at the first level of
-        ``savings``: ``labels_saved``, ``seconds_per_label_saved`` (extra seconds for each label saved; NaN where none
-        is saved or nothing is known).
-    """
+
+def _settings(records: StudyRecords, finished: Finished, passive: PassiveModels) -> tuple[Setting, ...]:
+    n_test = records.cells.groupby("setting")["n_test"].max()
+    found = []
+    for row in records.cells.drop_duplicates("setting").itertuples():
+        dataset = records.datasets.get(row.dataset, {})
+        found.append(
+            Setting(
+                dataset=row.dataset,
+                model=row.model,
+                variant=row.variant,
+                n_pool=dataset.get("n_train") or sum(pool_class_counts(dataset, row.setting, passive)) or None,
+                n_test=int(n_test[row.setting]) or dataset.get("n_test"),
+                n_classes=len(dataset.get("class_names", [])) or None,
+                passive=finished.passive_accuracy(row.setting),
+            )
+        )
+    return tuple(found)
+
+
+def _costs(
+    records: StudyRecords, scores: pd.DataFrame, savings: Sequence[LabelsSaved], reference: str | None
+) -> tuple[Cost, ...]:
+    """Return mean wall seconds a cell, all its rounds together, and what they buy against random."""
     phases = [name for name in records.rounds if name.startswith(_SECONDS)]
-    by_cell = records.rounds.groupby("cell")[phases].sum()
-    joined = scores[["setting", "method"]].join(by_cell)
+    joined = scores[["setting", "method"]].join(records.rounds.groupby("cell")[phases].sum())
     grouped = joined.groupby(["setting", "method"], sort=False)
-    costs = grouped[phases].mean()
-    costs["seconds"] = costs[phases].sum(axis=1)
-    costs.insert(0, "n_cells", grouped.size())
-    first = savings.drop_duplicates(["setting", "method"]).set_index(["setting", "method"])["saved"]
-    costs["labels_saved"] = first
-    costs = costs.reset_index()
-    random = costs[costs["method"] == reference].set_index("setting")["seconds"]
-    extra = costs["seconds"] - costs["setting"].map(random).astype("float64")
-    costs["seconds_per_label_saved"] = (extra / costs["labels_saved"]).where(costs["labels_saved"] > 0)
-    return costs
+    means, n_cells = grouped[phases].mean(), grouped.size()
+    seconds = {
+        place: {name.removeprefix(_SECONDS): float(means.at[place, name]) for name in phases} for place in n_cells.index
+    }
+    saved: dict[tuple[str | None, str], float | None] = {}
+    for one in savings:
+        saved.setdefault((one.setting, one.method), one.labels_saved)
+    return tuple(
+        Cost(
+            method=method,
+            setting=setting,
+            n_cells=int(n_cells[setting, method]),
+            seconds=of_phase,
+            labels_saved=saved.get((setting, method)),
+            seconds_per_label_saved=_a_label(of_phase, seconds.get((setting, reference)), saved.get((setting, method))),
+        )
+        for (setting, method), of_phase in seconds.items()
+    )
 
 
-def _n_queried(asked: pd.DataFrame) -> pd.DataFrame:
-    by_cell = asked.groupby(["setting", "method", "cell"], sort=False).size().rename("n_queried")
-    return by_cell.groupby(level=[0, 1], sort=False).mean().reset_index()
+def _a_label(mine: Mapping[str, float], random: Mapping[str, float] | None, saved: float | None) -> float | None:
+    if random is None or saved is None or saved <= 0:
+        return None
+    return (sum(mine.values()) - sum(random.values())) / saved
+
+
+def _unequal_budgets(rankings: Sequence[Ranking]) -> list[str]:
+    """Return a sentence for every setting whose finished cells end at different numbers of labels."""
+    said = []
+    for ranking in rankings[1:]:
+        low, high = (end(n for row in ranking.rows for n in row.n_labeled) for end in (min, max))
+        if low != high:
+            said.append(
+                f"Finished cells of {ranking.setting} end at {low} to {high} labels, so their final accuracies and "
+                "areas are not made with equal budgets."
+            )
+    return said
+
+
+def _absences(
+    cells: pd.DataFrame, methods: Mapping[str, Method], *, has_curves: bool, has_clipping: bool
+) -> tuple[Absence, ...]:
+    """Return why sections are missing, where more can be said than that they are."""
+    if not (cells["status"] == "done").any():
+        said = _why_nothing_is_done(cells)
+        missing: list[Section] = ["ranking", "clipping", "calibration", "queries", "cost"]
+        missing += [] if has_curves else ["curves"]
+        return tuple(Absence(section=section, reason=said) for section in missing)
+    return () if has_clipping else (Absence(section="clipping", reason=_why_no_clipping(methods)),)
+
+
+def _why_nothing_is_done(cells: pd.DataFrame) -> str:
+    counts = cells["status"].value_counts()
+    failed = int(counts.get("failed", 0))
+    if failed == len(cells):
+        first = cells["reason"].iloc[0]
+        what = "The only cell of this study failed" if failed == 1 else f"All {failed} cells of this study failed"
+        why = f"The first says: {first.rstrip('.')}."
+        return f"{what}, so there is nothing to report. {why} Mend that and run the study again."
+    parts = [f"{int(counts[name])} {name}" for name in ("running", "waiting", "failed") if counts.get(name)]
+    return f"No cell is finished yet ({', '.join(parts)}). Report again when the first ones are."
+
+
+def _why_no_clipping(methods: Mapping[str, Method]) -> str:
+    if any(map(clips_a_choice, methods.values())):
+        return "No clipped method has finished cells on the seeds on which the same method without clipping has some."
+    if any(method.clipping for method in methods.values()):
+        return "Only random queries are clipped in this study, for which clipping changes nothing but the draws."
+    return "No method of this study clips. Add a filter such as uncertainty_clipping to its grid to compare."
+
+
+def _notes(reference: str | None, rankings: Sequence[Ranking]) -> tuple[Note, ...]:
+    """Return how the numbers were made, one note for every kind of number."""
+    test = rankings[0].critical_difference if rankings else None
+    random = f" Random queries are the cells of {reference}." if reference else ""
+    shares = ", ".join(f"{share:.0%}".rstrip("%") for share in SHARES_OF_BEST)
+    texts = {
+        "What is counted": "Finished cells only. Learning curves of a method without any show its running cells, as "
+        f"far as all of them are. Cells are paired by data set, model and seed.{random}",
+        "Learning curves": f"Mean over seeds at the numbers of labels that all of them have. Bands: {LEVEL:.0%} "
+        f"bootstrap interval of the mean over seeds ({N_RESAMPLES:,} resamples, stretched and expanded for few seeds), "
+        f"point by point, from {MIN_SEEDS} seeds on.",
+        "Area under the learning curve": f"The mean accuracy of all points, and of the last {LAST}, of each cell "
+        "(Gonsior et al. 2022, arXiv 2210.03005). Over all settings: the mean over settings of the mean over seeds, "
+        "for methods with a finished cell on each of them.",
+        "Tests": "Two-sided Wilcoxon signed-rank test on paired differences (zeros by Pratt; exact up to "
+        f"{MAX_EXACT} non-zero pairs, normal above). Holm's correction runs over the methods that are compared with "
+        "random, with the best, or with themselves unclipped, in one ranking. Intervals of differences: "
+        f"{OPTIONS.level:.0%}, {OPTIONS.n_resamples:,} resamples of seeds within data set and model. They speak about "
+        "these data sets over new seeds, not about other data sets. The best method is chosen and compared on the same "
+        "cells, which flatters it.",
+        "Ranks": "Friedman's test and Nemenyi's critical difference (Demsar 2006). "
+        f"{test.unit_note if test else ''}".rstrip(),
+        "Labels saved": "Labels that random queries need minus labels that the method needs, on the mean curves over "
+        f"the seeds that both have, linear between points. Levels: {RANDOMS_FINAL}, and {shares} % of the best "
+        "accuracy that any mean curve of the setting reaches; a level that all curves start above is left out. No "
+        f"interval where more than {100 * MAX_UNREACHED:g} % of the resamples never get there.",
+        "Calibration": "Ten equal bins of the predicted class's probability. On the test split: of the model after the "
+        "last round, read by the cell's own confidence method. On the queried: what the model believed of each example "
+        "when it asked, all rounds together; a method that asks for doubtful examples has a hard set there. Errors are "
+        "means over cells, bins are summed over them.",
+        "Queries": "The initial query is left out everywhere. Overlap: intersection over union of what two methods "
+        "asked for on one seed, mean over seeds. Outliers: training examples that the model trained on all labels gets "
+        "wrong, averaged over the passive seeds.",
+        "Cost": "Wall seconds by phase, added over the rounds of a cell and averaged over cells, as recorded: other "
+        "work on the same machine is in them. Per label saved: seconds more than random, by labels saved at "
+        f"{RANDOMS_FINAL}.",
+    }
+    return tuple(Note(title=title, text=text) for title, text in texts.items())

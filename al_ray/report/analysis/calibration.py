@@ -1,11 +1,11 @@
-"""Whether confidence can be believed: reliability on the test split and on the queried examples.
+"""Calibration of confidence: reliability on the test split and on the queried examples.
 
 Arrays are read one cell at a time, the last round's only, and reduced to ten bins at once.
 """
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from al_ray.errors import StorageError
 from al_ray.records.arrays import decode_table
 from al_ray.records.cell import CellStore
 from al_ray.records.round import round_file
+from al_ray.report.analysis.results import Calibration, ReliabilityBin
 from al_ray.report.read import StudyRecords
 
 N_BINS = 10
@@ -79,27 +80,31 @@ def test_bins(records: StudyRecords, scores: pd.DataFrame) -> Iterator[tuple[int
                     yield cell, found
 
 
-def calibration_table(records: StudyRecords, scores: pd.DataFrame) -> pd.DataFrame:
-    """Return ``setting, method, on, n, n_cells, ece, brier`` and the bins ``n_0..9, confidence_0..9, accuracy_0..9``.
+def calibrations(records: StudyRecords, scores: pd.DataFrame, *, with_arrays: bool) -> tuple[Calibration, ...]:
+    """Return calibration on the test split, then on the queried, by setting and method.
 
-    ``ece`` and ``brier`` are means over cells; the bins are summed over them. On ``queried`` it is what the model
-    believed of each example when it asked, all rounds together.
+    Errors are means over cells; the bins are summed over them. On the queried it is what the model believed of each
+    example when it asked, all rounds together.
+
+    Args:
+        records: of the study.
+        scores: its finished cells.
+        with_arrays: whether test predictions are to be read; if not, they are left out.
     """
-    rows = [*_on_test(records, scores), *_on_queried(records, scores)]
-    names = [f"{kind}_{at}" for kind in ("n", "confidence", "accuracy") for at in range(N_BINS)]
-    return pd.DataFrame(rows, columns=["setting", "method", "on", "n", "n_cells", "ece", "brier", *names])
+    on_test = _on_test(records, scores) if with_arrays else ()
+    return (*on_test, *_on_queried(records, scores))
 
 
-def _on_test(records: StudyRecords, scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _on_test(records: StudyRecords, scores: pd.DataFrame) -> Iterator[Calibration]:
     bins = dict(test_bins(records, scores))
     with_bins = scores[scores.index.isin(bins)]
     for (setting, method), members in with_bins.groupby(["setting", "method"], sort=False):
         sums = np.sum([bins[cell] for cell in members.index], axis=0)
-        figures = {"n_cells": len(members), "ece": members["ece"].mean(), "brier": members["brier"].mean()}
-        yield {"setting": setting, "method": method, "on": "test", **figures, **_bin_columns(sums)}
+        brier = float(members["brier"].mean())
+        yield _calibration(setting, method, "test", len(members), float(members["ece"].mean()), brier, sums)
 
 
-def _on_queried(records: StudyRecords, scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _on_queried(records: StudyRecords, scores: pd.DataFrame) -> Iterator[Calibration]:
     asked = records.queries
     asked = asked[asked["confidence"].notna() & (asked["label"] >= 0) & asked["cell"].isin(scores.index)]
     if asked.empty:
@@ -113,12 +118,9 @@ def _on_queried(records: StudyRecords, scores: pd.DataFrame) -> Iterator[dict[st
     rows = {int(cell): row for row, cell in enumerate(cells)}
     for (setting, method), members in scores[scores.index.isin(rows)].groupby(["setting", "method"], sort=False):
         of_cells = [rows[cell] for cell in members.index]
-        figures = {
-            "n_cells": len(of_cells),
-            "ece": float(np.mean([calibration_error(sums[row]) for row in of_cells])),
-            "brier": float(brier[of_cells].mean()),
-        }
-        yield {"setting": setting, "method": method, "on": "queried", **figures, **_bin_columns(sums[of_cells].sum(0))}
+        ece = float(np.mean([calibration_error(sums[row]) for row in of_cells]))
+        mean_brier = float(brier[of_cells].mean())
+        yield _calibration(setting, method, "queried", len(of_cells), ece, mean_brier, sums[of_cells].sum(0))
 
 
 def _bins_of(records: StudyRecords, cell: int) -> Bins | StorageError:
@@ -132,10 +134,26 @@ def _bins_of(records: StudyRecords, cell: int) -> Bins | StorageError:
     return bin_sums(confidence, (log_probs.argmax(axis=1) == table["label"]).astype(np.float64))
 
 
-def _bin_columns(sums: Bins) -> dict[str, float]:
-    n, confidence, right = sums
-    means = [np.divide(each, n, out=np.full(N_BINS, np.nan), where=n > 0) for each in (confidence, right)]
-    columns: dict[str, float] = {"n": int(n.sum())}
-    for kind, values in zip(("n", "confidence", "accuracy"), (n, *means), strict=True):
-        columns |= {f"{kind}_{at}": float(value) for at, value in enumerate(values)}
-    return columns
+def _calibration(
+    setting: str, method: str, on: Literal["test", "queried"], n_cells: int, ece: float, brier: float, sums: Bins
+) -> Calibration:
+    bins = tuple(
+        ReliabilityBin(
+            low=at / N_BINS,
+            high=(at + 1) / N_BINS,
+            n=int(n),
+            confidence=float(confidence / n) if n else None,
+            accuracy=float(right / n) if n else None,
+        )
+        for at, (n, confidence, right) in enumerate(sums.T)
+    )
+    return Calibration(
+        setting=setting,
+        method=method,
+        on=on,
+        n=int(sums[0].sum()),
+        n_cells=n_cells,
+        ece=ece,
+        brier=None if np.isnan(brier) else brier,
+        bins=bins,
+    )

@@ -1,25 +1,31 @@
 """Learning curves, what a finished cell comes to, and labels saved against random queries."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from al_ray.core.metrics import labels_to_reach
+from al_ray.core.metrics import aulc, labels_to_reach
 from al_ray.core.seeding import stream
+from al_ray.report.analysis.results import Curve, LabelsSaved
 from al_ray.report.read import StudyRecords
-from al_ray.report.stats.bootstrap import deviation_weights, expanded_tail
+from al_ray.report.stats.bootstrap import Interval, deviation_weights, expanded_tail
 
 LAST = 5
 N_RESAMPLES = 2000
 LEVEL = 0.95
 MIN_SEEDS = 5
 """Seeds below which a mean gets no interval: of fewer there are too few resamples for its ends."""
+RANDOMS_FINAL = "random's final accuracy"
+SHARES_OF_BEST = (0.95, 0.9, 0.8, 0.7, 0.5)
+MAX_UNREACHED = 0.05
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +35,6 @@ class CurveGroup:
     Attributes:
         setting: name of the setting.
         method: name of the method.
-        cells: of each curve ``[n_seeds]``.
         seeds: ``[n_seeds]``, ascending.
         n_labeled: numbers of labels that all of them have a point at ``[n_points]``, ascending.
         accuracy: ``[n_seeds, n_points]``.
@@ -38,9 +43,8 @@ class CurveGroup:
 
     setting: str
     method: str
-    cells: npt.NDArray[np.int64]
-    seeds: npt.NDArray[np.int64]
-    n_labeled: npt.NDArray[np.int64]
+    seeds: Ints
+    n_labeled: Ints
     accuracy: Floats
     finished: bool
 
@@ -49,7 +53,7 @@ class CurveGroup:
         """Return the mean curve ``[n_points]``."""
         return np.asarray(self.accuracy.mean(axis=0))
 
-    def of_seeds(self, seeds: npt.NDArray[np.int64]) -> Floats:
+    def of_seeds(self, seeds: Ints) -> Floats:
         """Return the curves of some seeds, in their order."""
         return self.accuracy[np.searchsorted(self.seeds, seeds)]
 
@@ -57,42 +61,55 @@ class CurveGroup:
 Groups = dict[tuple[str, str], CurveGroup]
 
 
-def score_cells(records: StudyRecords) -> pd.DataFrame:
-    """Return what every finished cell comes to; rows and index are those of ``records.cells``.
+def cell_curves(records: StudyRecords) -> dict[int, tuple[Ints, Floats]]:
+    """Return labels and test accuracy of every fine-tuned round ``[n_points]`` of every cell that has one."""
+    rounds = records.rounds
+    if rounds.empty:
+        return {}
+    rounds = rounds[["cell", "round_index", "n_labeled", "accuracy"]].sort_values(["cell", "round_index"])
+    cells, starts = np.unique(rounds["cell"].to_numpy(), return_index=True)
+    n_labeled = np.split(rounds["n_labeled"].to_numpy(dtype=np.int64), starts[1:])
+    accuracy = np.split(rounds["accuracy"].to_numpy(dtype=np.float64), starts[1:])
+    return dict(zip(cells.tolist(), zip(n_labeled, accuracy, strict=True), strict=True))
+
+
+def score_cells(records: StudyRecords, curves: Mapping[int, tuple[Ints, Floats]]) -> pd.DataFrame:
+    """Return what every finished cell comes to; the index is that of ``records.cells``.
 
     Returns:
-        ``setting, method, role, base_method, seed``, ``n_points, n_labeled``, ``accuracy`` after the last round,
-        ``aulc`` and ``aulc_last5`` (mean accuracy of all points and of the last five, NaN where there are fewer;
-        Gonsior et al. 2022, arXiv 2210.03005), ``ece`` and ``brier`` of the confidence method after the last round,
-        and the last value of every ``acquired.SLICE``.
+        ``n_points, n_labeled``, ``final_accuracy`` after the last round, ``aulc`` and ``aulc_last5`` (mean accuracy of
+        all points and of the last five, NaN where there are fewer; Gonsior et al. 2022, arXiv 2210.03005), ``ece`` and
+        ``brier`` of the confidence method after the last round, and the last value of every ``acquired.SLICE``.
     """
-    cells = records.cells[records.cells["status"] == "done"]
-    rounds = records.rounds[records.rounds["cell"].isin(cells.index)].sort_values(["cell", "round_index"])
-    by_cell = rounds.groupby("cell")
-    last = by_cell.last()
-    tail = rounds.groupby("cell").tail(LAST).groupby("cell")["accuracy"] if len(rounds) else None
-    scores = cells[["setting", "method", "role", "base_method", "filters", "clipping", "seed"]].copy()
-    scores["n_points"] = by_cell.size()
-    scores["n_labeled"] = last["n_labeled"]
-    scores["accuracy"] = last.get("accuracy")
-    scores["aulc"] = by_cell["accuracy"].mean() if len(rounds) else None
-    scores["aulc_last5"] = tail.mean().where(tail.size() >= LAST) if tail is not None else None
+    cells = [cell for cell in records.cells.index[records.cells["status"] == "done"] if cell in curves]
+    found = [curves[cell] for cell in cells]
+    scores = pd.DataFrame(
+        {
+            "n_points": [len(accuracy) for _, accuracy in found],
+            "n_labeled": [n_labeled[-1] for n_labeled, _ in found],
+            "final_accuracy": [accuracy[-1] for _, accuracy in found],
+            "aulc": [aulc(accuracy) for _, accuracy in found],
+            "aulc_last5": [aulc(accuracy[-LAST:]) if len(accuracy) >= LAST else math.nan for _, accuracy in found],
+        },
+        index=pd.Index(cells, dtype=np.int64),
+    )
+    rounds = records.rounds[records.rounds["cell"].isin(cells)].sort_values(["cell", "round_index"])
+    last = rounds.groupby("cell").last()
     for name in ("ece", "brier"):
         own = last[f"own.{name}"] if f"own.{name}" in last else pd.Series(np.nan, index=last.index)
         scores[name] = own.fillna(last[name]) if name in last else own
     for name in [column for column in last if column.startswith("acquired.")]:
         scores[name] = last[name]
-    return scores[scores["n_points"].fillna(0) > 0]
+    return scores
 
 
-def group_curves(records: StudyRecords) -> Groups:
+def group_curves(records: StudyRecords, curves: Mapping[int, tuple[Ints, Floats]]) -> Groups:
     """Align the learning curves of every setting and method but the passive ones.
 
     Finished cells only; where a method has none yet, its running cells as far as all of them are.
     """
     cells = records.cells[(records.cells["role"] != "passive") & records.cells["status"].isin(["done", "running"])]
-    rounds = records.rounds[["cell", "n_labeled", "accuracy"]] if "accuracy" in records.rounds else records.rounds
-    curves = dict(iter(rounds.groupby("cell")))
+    cells = cells[cells.index.isin(curves.keys())]
     found: Groups = {}
     for (setting, method), members in cells.groupby(["setting", "method"], sort=False):
         done = members[members["status"] == "done"]
@@ -102,14 +119,45 @@ def group_curves(records: StudyRecords) -> Groups:
     return found
 
 
-def curve_table(groups: Groups) -> pd.DataFrame:
-    """Return the mean curves with bootstrap bands: ``setting, method, n_labeled, mean, low, high, n_seeds, finished``.
+def _aligned(
+    setting: str, method: str, members: pd.DataFrame, curves: Mapping[int, tuple[Ints, Floats]], *, finished: bool
+) -> CurveGroup | None:
+    members = members.sort_values("seed")
+    # Where all answers of a round were withheld, two rounds have one number of labels: the later one counts.
+    of_cells = [dict(zip(*(each.tolist() for each in curves[cell]), strict=True)) for cell in members.index]
+    common = sorted(set.intersection(*(set(curve) for curve in of_cells)))
+    if not common:
+        return None
+    return CurveGroup(
+        setting=setting,
+        method=method,
+        seeds=members["seed"].to_numpy(dtype=np.int64),
+        n_labeled=np.array(common, dtype=np.int64),
+        accuracy=np.array([[curve[n] for n in common] for curve in of_cells], dtype=np.float64),
+        finished=finished,
+    )
 
-    A band is the bootstrap interval of the mean over seeds, point by point; NaN below five seeds.
-    """
-    rows = [row for group in groups.values() for row in _curve_rows(group)]
-    columns = ["setting", "method", "n_labeled", "mean", "low", "high", "n_seeds", "finished"]
-    return pd.DataFrame(rows, columns=columns)
+
+def mean_curves(groups: Groups) -> tuple[Curve, ...]:
+    """Return the mean curves with bootstrap bands: the interval of the mean over seeds, point by point, from five."""
+    return tuple(_mean_curve(group) for group in groups.values())
+
+
+def _mean_curve(group: CurveGroup) -> Curve:
+    n_seeds = len(group.seeds)
+    low = high = np.empty(0)
+    if n_seeds >= MIN_SEEDS:
+        low, high = resampled_interval(resampling_weights(n_seeds) @ group.accuracy, n_seeds)
+    return Curve(
+        setting=group.setting,
+        method=group.method,
+        n_labeled=tuple(group.n_labeled.tolist()),
+        mean=tuple(group.mean.tolist()),
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+        n_seeds=n_seeds,
+        finished=group.finished,
+    )
 
 
 @functools.cache
@@ -140,73 +188,8 @@ def _tail(n: int) -> float:
     return expanded_tail(LEVEL, n - 1)
 
 
-def _aligned(
-    setting: str, method: str, members: pd.DataFrame, curves: dict[int, pd.DataFrame], *, finished: bool
-) -> CurveGroup | None:
-    members = members[members.index.isin(curves.keys())].sort_values("seed")
-    if members.empty:
-        return None
-    of_cells = [curves[cell] for cell in members.index]
-    common = of_cells[0]["n_labeled"].to_numpy()
-    for curve in of_cells[1:]:
-        common = np.intersect1d(common, curve["n_labeled"].to_numpy())
-    if not len(common):
-        return None
-    accuracy = [c["accuracy"].to_numpy()[np.isin(c["n_labeled"].to_numpy(), common)] for c in of_cells]
-    return CurveGroup(
-        setting=setting,
-        method=method,
-        cells=members.index.to_numpy(dtype=np.int64),
-        seeds=members["seed"].to_numpy(dtype=np.int64),
-        n_labeled=np.sort(common).astype(np.int64),
-        accuracy=np.stack(accuracy).astype(np.float64),
-        finished=finished,
-    )
-
-
-def _curve_rows(group: CurveGroup) -> Iterator[tuple[str, str, int, float, float, float, int, bool]]:
-    n_seeds = len(group.seeds)
-    means = group.mean
-    low = high = np.full(len(group.n_labeled), np.nan)
-    if n_seeds >= MIN_SEEDS:
-        low, high = resampled_interval(resampling_weights(n_seeds) @ group.accuracy, n_seeds)
-    for at, n_labeled in enumerate(group.n_labeled):
-        ends = float(low[at]), float(high[at])
-        yield (group.setting, group.method, int(n_labeled), float(means[at]), *ends, n_seeds, group.finished)
-
-
-RANDOMS_FINAL = "random's final accuracy"
-SHARES_OF_BEST = (0.95, 0.9, 0.8, 0.7, 0.5)
-MAX_UNREACHED = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saving:
-    """What one method needs to reach one level on one setting, on the mean curves over the seeds it shares with random.
-
-    Attributes:
-        label: what the level is called.
-        level: the accuracy.
-        n_labels: labels that the method needs, NaN where it never gets there.
-        saved_of: labels that random needs, NaN likewise and where no seed is shared.
-        saved: ``saved_of - n_labels``.
-        low: lower end of the bootstrap interval of ``saved`` over seeds, NaN where there is none.
-        high: upper end.
-    """
-
-    setting: str
-    method: str
-    label: str
-    level: float
-    n_labels: float
-    saved_of: float
-    saved: float
-    low: float
-    high: float
-
-
-def savings_table(groups: Groups, reference: str | None) -> pd.DataFrame:
-    """Return one row for every setting, method and level.
+def labels_saved(groups: Groups, reference: str | None) -> tuple[LabelsSaved, ...]:
+    """Return what every method needs to reach every level of its setting.
 
     Levels are random's own final accuracy and 95, 90, 80, 70 and 50 % of the best accuracy that any mean curve of the
     setting reaches. A level that every mean curve has at its first point already tells nothing and is left out.
@@ -217,11 +200,10 @@ def savings_table(groups: Groups, reference: str | None) -> pd.DataFrame:
     """
     finished = {key: group for key, group in groups.items() if group.finished}
     settings = dict.fromkeys(setting for setting, _ in finished)
-    rows = [asdict(row) for setting in settings for row in _of_setting(setting, finished, reference)]
-    return pd.DataFrame(rows, columns=list(Saving.__dataclass_fields__))
+    return tuple(row for setting in settings for row in _of_setting(setting, finished, reference))
 
 
-def _of_setting(setting: str, groups: Groups, reference: str | None) -> Iterator[Saving]:
+def _of_setting(setting: str, groups: Groups, reference: str | None) -> Iterator[LabelsSaved]:
     members = [group for (name, _), group in groups.items() if name == setting]
     random = groups.get((setting, reference)) if reference else None
     best = max(float(group.mean.max()) for group in members)
@@ -232,46 +214,45 @@ def _of_setting(setting: str, groups: Groups, reference: str | None) -> Iterator
         yield from _of_method(group, random, informative)
 
 
-def _of_method(group: CurveGroup, random: CurveGroup | None, levels: Mapping[str, float]) -> Iterator[Saving]:
+def _of_method(group: CurveGroup, random: CurveGroup | None, levels: Mapping[str, float]) -> Iterator[LabelsSaved]:
     if random is None:
         for label, level in levels.items():
-            alone = labels_to_reach(group.n_labeled.tolist(), group.mean.tolist(), level)
-            yield _saving(group, label, level, alone, np.nan, None)
+            yield _saving(group, label, level, _needed(group.n_labeled, group.mean, level), None, None)
         return
     seeds = np.intersect1d(group.seeds, random.seeds)
     if not len(seeds):
         return
     mine, theirs = group.of_seeds(seeds), random.of_seeds(seeds)
-    final = float(theirs.mean(axis=0)[-1])
-    for label, level in {RANDOMS_FINAL: final, **levels}.items():
-        needed = [
-            labels_to_reach(each.n_labeled.tolist(), curves.mean(axis=0).tolist(), level)
-            for each, curves in ((group, mine), (random, theirs))
-        ]
+    mean, baseline = mine.mean(axis=0), theirs.mean(axis=0)
+    for label, level in {RANDOMS_FINAL: float(baseline[-1]), **levels}.items():
         interval = _interval(group, random, mine, theirs, None if label == RANDOMS_FINAL else level)
-        yield _saving(group, label, level, needed[0], needed[1], interval)
+        needed, saved_of = _needed(group.n_labeled, mean, level), _needed(random.n_labeled, baseline, level)
+        yield _saving(group, label, level, needed, saved_of, interval)
+
+
+def _needed(n_labeled: Ints, curve: Floats, level: float) -> float | None:
+    needed = labels_to_reach(n_labeled.tolist(), curve.tolist(), level)
+    return None if math.isnan(needed) else needed
 
 
 def _saving(
-    group: CurveGroup, label: str, level: float, mine: float, random: float, interval: tuple[float, float] | None
-) -> Saving:
-    low, high = interval or (np.nan, np.nan)
-    return Saving(
+    group: CurveGroup, label: str, level: float, n_labels: float | None, of: float | None, interval: Interval | None
+) -> LabelsSaved:
+    return LabelsSaved(
         setting=group.setting,
         method=group.method,
         label=label,
         level=level,
-        n_labels=mine,
-        saved_of=random,
-        saved=random - mine,
-        low=low,
-        high=high,
+        n_labels=n_labels,
+        saved_of=of,
+        labels_saved=None if n_labels is None or of is None else of - n_labels,
+        interval=interval,
     )
 
 
 def _interval(
     group: CurveGroup, random: CurveGroup, mine: Floats, theirs: Floats, level: float | None
-) -> tuple[float, float] | None:
+) -> Interval | None:
     """Resample the shared seeds, both methods alike; ``level`` None = random's final accuracy in each resample.
 
     No interval where more than 5 % of the resamples never reach the level: what is left would flatter.
@@ -286,7 +267,7 @@ def _interval(
     if np.isnan(saved).mean() > MAX_UNREACHED:
         return None
     low, high = resampled_interval(saved, n_seeds)
-    return float(low), float(high)
+    return Interval(low=float(low), high=float(high), level=LEVEL, resampled="within strata")
 
 
 def reach_all(n_labeled: npt.NDArray[np.int64], curves: Floats, levels: Floats) -> Floats:

@@ -1,135 +1,65 @@
-"""What a report shows, and nothing about how: every number of the page, already computed, in plain dataclasses.
+"""What a study has found: every number of its report as typed values, and the same numbers as tables.
 
 A *setting* is one data set with one model; a *method* is confidence, strategy and filters under one name that is the
 same everywhere. Fractions, accuracies and shares are in [0, 1]; differences are fractions too (0.012 = 1.2 points).
-What could not be computed is None and never NaN, and where a person would ask why, a sentence says so: a ``refusal``
-beside the number, an :class:`Absence` for a whole section, a notice for what was found damaged.
+What could not be computed is None and never NaN (in tables: NaN), and where a person would ask why, a sentence says so:
+a ``refusal`` beside the number, an :class:`Absence` for a whole section, a notice for what was found damaged.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any, Literal
+
+import pandas as pd
+
+from al_ray.report.stats.bootstrap import Interval
+from al_ray.report.stats.paired import Comparison
+from al_ray.report.stats.ranks import CriticalDifference
+from al_ray.study.names import Method, Role
 
 Status = Literal["done", "running", "failed", "waiting"]
 Section = Literal["state", "curves", "ranking", "clipping", "calibration", "queries", "cost", "limits"]
-Metric = Literal["accuracy", "aulc", "aulc_last5"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A confidence interval.
-
-    Attributes:
-        low: lower end.
-        high: upper end.
-        level: coverage it was made for, in (0, 1).
-    """
-
-    low: float
-    high: float
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        assert self.low <= self.high, f"an interval from {self.low} to {self.high}"
-        assert 0 < self.level < 1
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether it lies wholly on one side of zero."""
-        return self.low > 0 or self.high < 0
+METRIC = "aulc"
+"""What methods are ranked by and compared in."""
+POOL = "pool"
+EVERYWHERE = "all settings"
+TABLES = {
+    "cells": "every cell, planned or recorded: how far it is and, finished, what it comes to",
+    "curves": "mean learning curves with bootstrap bands",
+    "ranking": "methods by mean accuracy of all points, over all settings and on each",
+    "comparisons": "paired comparisons with random queries, with the best method, and of clipped with unclipped",
+    "labels_saved": "labels saved against random queries at fixed accuracy levels",
+    "calibration": "calibration error, Brier score and reliability on the test split and on the queried",
+    "classes": "classes of the queried against the pool",
+    "overlap": "Jaccard overlap of what two methods queried",
+    "acquired": "outliers and kinds of example among the queried",
+    "costs": "seconds by phase and per label saved",
+}
+"""Name of a table of :class:`StudyResults` -> what it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over cells.
+    """Mean over cells, with spread and interval.
 
     Attributes:
         mean: over ``n`` cells.
         n: cells (seeds, or settings x seeds) that went into it.
-        std: sample standard deviation, None for one cell.
+        std: sample standard deviation, None for one cell and over several settings.
         interval: of the mean, None where too few cells carry one.
     """
 
     mean: float
     n: int
-    std: float | None = None
-    interval: Interval | None = None
+    std: float | None
+    interval: Interval | None
 
     def __post_init__(self) -> None:
         assert math.isfinite(self.mean), "an unknown number is None, never NaN"
         assert self.n >= 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One method against another, paired by data set, model and seed.
-
-    Attributes:
-        method: whose gain a positive ``difference`` is.
-        against: the other one.
-        metric: what is compared.
-        n_pairs: pairs of finished cells.
-        difference: mean of ``method - against``.
-        interval: of that mean (stratified bootstrap), None where refused.
-        p_value: Wilcoxon signed-rank, two-sided, uncorrected; None where refused.
-        p_holm: the same after Holm's correction over the family that the notes name; None where refused.
-        refusal: one sentence why there is no p-value; None where there is one.
-        effect_size: value of the effect size, None where refused.
-        effect_name: what it is, for example ``rank-biserial r`` or ``Cohen's d_z``.
-        wins: pairs in which ``method`` is better.
-        ties: pairs that are equal.
-        losses: pairs in which it is worse.
-        more_seeds: further seeds on every setting that a difference of this size would need before it could be told
-            from none (80 % power); 0 = there are enough, None = nobody can say.
-    """
-
-    method: str
-    against: str
-    metric: Metric = "aulc"
-    n_pairs: int
-    difference: float
-    interval: Interval | None = None
-    p_value: float | None = None
-    p_holm: float | None = None
-    refusal: str | None = None
-    effect_size: float | None = None
-    effect_name: str = "rank-biserial r"
-    wins: int
-    ties: int
-    losses: int
-    more_seeds: int | None = None
-
-    def __post_init__(self) -> None:
-        assert math.isfinite(self.difference), "an unknown number is None, never NaN"
-        assert self.wins + self.ties + self.losses == self.n_pairs
-        assert (self.p_value is None) == (self.p_holm is None), "a p-value is shown corrected or not at all"
-        assert self.p_value is not None or self.refusal, "where there is no p-value, a sentence says why"
-
-    def is_significant(self, alpha: float) -> bool:
-        """Return whether the corrected p-value is below ``alpha``; never true where it was refused."""
-        return self.p_holm is not None and self.p_holm < alpha
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One column of the study: how examples are chosen.
-
-    Attributes:
-        name: unique, used by every other part of the content.
-        confidence: name of the confidence method.
-        strategy: name of the query strategy.
-        filters: what is removed before querying, in words; empty = nothing.
-        role: ``random`` (unfiltered random queries, the reference), ``passive`` (all labels at once) or ``query``.
-        unclipped: name of the same method without clipping, where this one clips and the study has that one.
-    """
-
-    name: str
-    confidence: str
-    strategy: str
-    filters: str = ""
-    role: Literal["query", "random", "passive"] = "query"
-    unclipped: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,16 +73,16 @@ class Setting:
         n_pool: examples that could be queried, None where no record says so.
         n_test: test examples, None likewise.
         n_classes: classes, None likewise.
-        passive: accuracy of the model trained on all labels, None where no such cell is finished.
+        passive: final accuracy of the model trained on all labels, None where no such cell is finished.
     """
 
     dataset: str
     model: str
-    variant: str = ""
-    n_pool: int | None = None
-    n_test: int | None = None
-    n_classes: int | None = None
-    passive: Estimate | None = None
+    variant: str
+    n_pool: int | None
+    n_test: int | None
+    n_classes: int | None
+    passive: Estimate | None
 
     @property
     def name(self) -> str:
@@ -162,7 +92,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class CellState:
-    """How far one cell is.
+    """State of one cell.
 
     Attributes:
         setting: name of its :class:`Setting`.
@@ -172,17 +102,15 @@ class CellState:
         n_rounds: recorded rounds.
         n_rounds_planned: at most so many, None where unknown.
         reason: why it failed, or why a record of it could not be used; empty otherwise.
-        key: name of its folder.
     """
 
     setting: str
     method: str
     seed: int
     status: Status
-    n_rounds: int = 0
-    n_rounds_planned: int | None = None
-    reason: str = ""
-    key: str = ""
+    n_rounds: int
+    n_rounds_planned: int | None
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,15 +125,17 @@ class Curve:
         low: lower end of the confidence band ``[n_points]``; empty where there are too few seeds for one.
         high: upper end ``[n_points]``, empty likewise.
         n_seeds: seeds averaged.
+        finished: whether they are of finished cells; otherwise those run, and the curve is as far as all of them are.
     """
 
     setting: str
     method: str
     n_labeled: tuple[int, ...]
     mean: tuple[float, ...]
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     n_seeds: int
+    finished: bool
 
     def __post_init__(self) -> None:
         assert len(self.n_labeled) == len(self.mean)
@@ -214,35 +144,40 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevelReached:
-    """What a method needs to reach a fixed accuracy.
+class LabelsSaved:
+    """What a method needs to reach a fixed accuracy, on the mean curves over the seeds that it shares with random.
 
     Attributes:
-        level: the accuracy; in a ranking over all settings it differs by setting and is None.
-        label: what the column is called, for example ``random's final accuracy`` or ``90 % of passive``.
+        setting: name of its :class:`Setting`; None = mean over the settings of a ranking.
+        method: name of its :class:`Method`.
+        label: what the level is called, for example ``random's final accuracy``.
+        level: the accuracy; None over settings, where it differs, and where nothing is known.
         n_labels: labels needed, None where the method never gets there.
-        saved: labels saved against random; negative = more are needed; None where either never gets there.
         saved_of: labels that random needs, None likewise.
-        saved_interval: of ``saved``, None where there are too few seeds.
+        labels_saved: ``saved_of - n_labels``; negative = more are needed; None where either never gets there.
+        interval: of ``labels_saved``, None where there are too few seeds.
     """
 
-    level: float | None = None
+    setting: str | None
+    method: str
     label: str
-    n_labels: float | None = None
-    saved: float | None = None
-    saved_of: float | None = None
-    saved_interval: Interval | None = None
+    level: float | None
+    n_labels: float | None
+    saved_of: float | None
+    labels_saved: float | None
+    interval: Interval | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodScore:
-    """One row of a ranking.
+    """A method's row in a ranking: final accuracy, areas, labels saved, rank, comparisons.
 
     Attributes:
         method: name of its :class:`Method`.
         n_cells: finished cells that went into it.
         n_cells_planned: cells that the study plans for it here.
-        final: accuracy after the last round.
+        n_labeled: fewest and most labels that these cells end with.
+        final_accuracy: accuracy after the last round.
         aulc: mean accuracy of all points of the learning curve.
         aulc_last5: mean accuracy of its last five points, None where it has fewer.
         passive_share: final accuracy as a share of the passive model's, None without one.
@@ -255,86 +190,56 @@ class MethodScore:
     method: str
     n_cells: int
     n_cells_planned: int
-    final: Estimate
+    n_labeled: tuple[int, int]
+    final_accuracy: Estimate
     aulc: Estimate
-    aulc_last5: Estimate | None = None
-    passive_share: float | None = None
-    levels: tuple[LevelReached, ...] = ()
-    mean_rank: float | None = None
-    versus_random: Comparison | None = None
-    versus_best: Comparison | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CriticalDifference:
-    """What Friedman's test and Nemenyi's critical difference say about mean ranks (Demsar 2006).
-
-    Attributes:
-        mean_ranks: method -> mean rank, best first, 1 = best.
-        critical_difference: mean ranks that differ by less cannot be told apart.
-        cliques: groups of methods that cannot be told apart, maximal ones only.
-        n_blocks: blocks (data set x model x seed), or data sets, that were ranked.
-        statistic: Friedman's chi-square.
-        p_value: its p-value.
-        alpha: level of the critical difference.
-        n_blocks_dropped: blocks left out because a method has no finished cell there.
-        unit: what was ranked: a ``block`` or a ``data set`` (means over its models and seeds).
-        unit_note: the same as a sentence, with the reason; empty for none.
-    """
-
-    mean_ranks: Mapping[str, float]
-    critical_difference: float
-    cliques: tuple[tuple[str, ...], ...]
-    n_blocks: int
-    statistic: float
-    p_value: float
-    alpha: float = 0.05
-    n_blocks_dropped: int = 0
-    unit: Literal["block", "data set"] = "block"
-    unit_note: str = ""
+    aulc_last5: Estimate | None
+    passive_share: float | None
+    levels: tuple[LabelsSaved, ...]
+    mean_rank: float | None
+    versus_random: Comparison | None
+    versus_best: Comparison | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The methods of one setting, or over all of them, best first by ``metric``.
+    """The methods of one setting, or over all of them, best first by :data:`METRIC`.
 
     Attributes:
         setting: name of its :class:`Setting`; None = over all settings.
-        metric: what the rows are ordered by and the comparisons are about.
         rows: best first; random is one of them, passive is none.
         critical_difference: None where refused.
         refusal: one sentence why there is no critical difference; empty where there is one.
         note: one sentence on what was left out of this ranking; empty for nothing.
     """
 
-    setting: str | None = None
-    metric: Metric = "aulc"
+    setting: str | None
     rows: tuple[MethodScore, ...]
-    critical_difference: CriticalDifference | None = None
-    refusal: str = ""
-    note: str = ""
+    critical_difference: CriticalDifference | None
+    refusal: str
+    note: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClippingEffect:
-    """What a filter changes for one method.
+    """What clipping changes for one method.
 
     Attributes:
-        method: name of the unfiltered :class:`Method`.
+        method: name of the unclipped :class:`Method`.
         filters: what is added to it, in words.
         setting: name of the :class:`Setting`; None = over all.
-        comparison: filtered against unfiltered; positive = clipping helps.
+        comparison: clipped against unclipped; positive = clipping helps.
     """
 
     method: str
     filters: str
-    setting: str | None = None
+    setting: str | None
     comparison: Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
-    """One bar of a reliability diagram.
+    """Bin of a reliability diagram.
 
     Attributes:
         low: lower edge of the confidence bin.
@@ -347,53 +252,80 @@ class ReliabilityBin:
     low: float
     high: float
     n: int
-    confidence: float | None = None
-    accuracy: float | None = None
+    confidence: float | None
+    accuracy: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Whether a method's confidence can be believed.
+    """Calibration of a method's confidence: error, Brier score, reliability.
 
     Attributes:
         setting: name of its :class:`Setting`.
         method: name of its :class:`Method`.
         on: on the test split after the last round, or on the examples it queried.
         n: predictions over all seeds.
-        ece: expected calibration error.
-        brier: Brier score, in [0, 2].
-        bins: reliability, empty where only the two figures were recorded.
+        n_cells: cells that made them.
+        ece: expected calibration error, mean over cells.
+        brier: Brier score, in [0, 2], mean over cells; None where it was not recorded.
+        bins: reliability, summed over cells.
     """
 
     setting: str
     method: str
     on: Literal["test", "queried"]
     n: int
+    n_cells: int
     ece: float
-    brier: float | None = None
-    bins: tuple[ReliabilityBin, ...] = ()
+    brier: float | None
+    bins: tuple[ReliabilityBin, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassShares:
-    """Which classes a method asks for.
+    """Classes of the examples that a method queried.
 
     Attributes:
         method: name of its :class:`Method`.
-        shares: by class, in the order of the :class:`Queries` they stand in; sum to 1.
-        n_queried: examples over all seeds.
+        counts: examples over all seeds by class, in the order of the :class:`Queries` they stand in.
         distance: total variation distance to the pool, in [0, 1]; None where the pool's shares are unknown.
     """
 
     method: str
-    shares: tuple[float, ...]
-    n_queried: int
-    distance: float | None = None
+    counts: tuple[int, ...]
+    distance: float | None
+
+    @property
+    def n_queried(self) -> int:
+        """Return how many examples were asked for, over all seeds."""
+        return sum(self.counts)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Return the share of every class; they sum to 1."""
+        return tuple(n / self.n_queried for n in self.counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """Overlap of what two methods queried.
+
+    Attributes:
+        method: name of one :class:`Method`.
+        other: name of the other.
+        jaccard: intersection over union of one seed, mean over seeds, in [0, 1].
+        n_seeds: seeds that have both.
+    """
+
+    method: str
+    other: str
+    jaccard: float
+    n_seeds: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Acquired:
-    """How much of what is odd a method asks for.
+    """Share of outliers, and of each data slice, among what a method queried.
 
     Attributes:
         method: name of its :class:`Method`; ``pool`` for the pool itself.
@@ -402,38 +334,36 @@ class Acquired:
     """
 
     method: str
-    outliers: float | None = None
-    kinds: Mapping[str, float] = field(default_factory=dict)
+    outliers: float | None
+    kinds: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Queries:
-    """What was queried in one setting.
+    """Queries of one setting: classes, overlap, outliers and slices.
 
     Attributes:
         setting: name of its :class:`Setting`.
         class_names: in label order.
         pool: class shares of the whole pool, empty where unknown.
         classes: one row a method.
-        overlap_methods: rows and columns of ``jaccard``.
-        jaccard: mean over seeds of the overlap of the queried sets, in [0, 1]; None where no seed has both.
-        jaccard_by_chance: the same for two random draws of that size, on average; None where unknown.
+        overlap: of every ordered pair of methods that some seed has both of.
+        jaccard_by_chance: overlap of two random draws of that size, on average; None where unknown.
         acquired: one row a method, the pool first where it is known; empty where nothing odd is marked.
     """
 
     setting: str
-    class_names: tuple[str, ...] = ()
-    pool: tuple[float, ...] = ()
-    classes: tuple[ClassShares, ...] = ()
-    overlap_methods: tuple[str, ...] = ()
-    jaccard: tuple[tuple[float | None, ...], ...] = ()
-    jaccard_by_chance: float | None = None
-    acquired: tuple[Acquired, ...] = ()
+    class_names: tuple[str, ...]
+    pool: tuple[float, ...]
+    classes: tuple[ClassShares, ...]
+    overlap: tuple[Overlap, ...]
+    jaccard_by_chance: float | None
+    acquired: tuple[Acquired, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a method costs in machine time.
+    """Machine time of a method.
 
     Attributes:
         method: name of its :class:`Method`.
@@ -448,8 +378,8 @@ class Cost:
     setting: str
     n_cells: int
     seconds: Mapping[str, float]
-    labels_saved: float | None = None
-    seconds_per_label_saved: float | None = None
+    labels_saved: float | None
+    seconds_per_label_saved: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -467,7 +397,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Absence:
-    """Why a section is not there.
+    """Reason why a section of the page is missing.
 
     Attributes:
         section: which one.
@@ -478,69 +408,242 @@ class Absence:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportContent:
-    """Everything that the page of one study shows.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyResults:
+    """Results of a study, of which its page, the files beside it and the closing tables of a run are views.
 
     Attributes:
         study: its name.
         description: what its file says about it, may be empty.
-        made_at: when the report was made, as text for people.
         alpha: level of every test.
-        settings: in the order in which they are shown.
-        methods: all of them, those without a finished cell too.
-        cells: all that are planned or recorded; nothing is dropped.
+        cells: table of all cells that are planned or recorded, one row each; nothing is dropped. Columns: ``key, slug,
+            fingerprint, setting, dataset, model, variant, method, base_method`` (the method without clipping),
+            ``confidence, strategy, filters, clipping, role, seed, status, reason, n_rounds, n_rounds_planned,
+            stop_reason, n_test, evaluation``; and for finished cells ``n_points, n_labeled, final_accuracy, aulc,
+            aulc_last5, ece, brier, acquired.SLICE``.
         plan_known: whether the cells that wait are known; false where only folders could be counted.
-        curves: of finished and, as far as they are, of running cells.
+        settings: in the order in which they are shown.
+        methods: all of them by name, those without a finished cell too; one of them at most stands for random queries.
+        learning_curves: of finished and, as far as they are, of running cells.
+        savings: labels saved against random by setting, method and level.
         rankings: the one over all settings first (also where there is only one setting), then one a setting.
-        clipping: effects of filters.
-        calibration: by setting, method and split.
+        passive: setting -> the methods there that are trained on all labels, which no ranking holds.
+        clipping: effects of filters that clip.
+        calibrations: by setting, method and split.
         queries: one a setting.
-        costs: by setting and method.
+        method_costs: by setting and method.
         notes: method and limits: how curves were averaged, pairs, corrections, bootstrap, seeds.
         versions: program -> versions that the records name.
         notices: what was found damaged, left out or surprising, one sentence each.
         absences: sections that could not be made, with the reason.
-        tables: name of a file written beside the page -> what it holds.
     """
 
     study: str
-    description: str = ""
-    made_at: str
-    alpha: float = 0.05
-    settings: tuple[Setting, ...] = ()
-    methods: tuple[Method, ...] = ()
-    cells: tuple[CellState, ...] = ()
-    plan_known: bool = True
-    curves: tuple[Curve, ...] = ()
-    rankings: tuple[Ranking, ...] = ()
-    clipping: tuple[ClippingEffect, ...] = ()
-    calibration: tuple[Calibration, ...] = ()
-    queries: tuple[Queries, ...] = ()
-    costs: tuple[Cost, ...] = ()
-    notes: tuple[Note, ...] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
-    absences: tuple[Absence, ...] = ()
-    tables: Mapping[str, str] = field(default_factory=dict)
+    description: str
+    alpha: float
+    cells: pd.DataFrame
+    plan_known: bool
+    settings: tuple[Setting, ...]
+    methods: Mapping[str, Method]
+    learning_curves: tuple[Curve, ...]
+    savings: tuple[LabelsSaved, ...]
+    rankings: tuple[Ranking, ...]
+    passive: Mapping[str, tuple[MethodScore, ...]]
+    clipping: tuple[ClippingEffect, ...]
+    calibrations: tuple[Calibration, ...]
+    queries: tuple[Queries, ...]
+    method_costs: tuple[Cost, ...]
+    notes: tuple[Note, ...]
+    versions: Mapping[str, str]
+    notices: tuple[str, ...]
+    absences: tuple[Absence, ...]
 
     def __post_init__(self) -> None:
-        methods, settings = {method.name for method in self.methods}, {setting.name for setting in self.settings}
-        assert len(methods) == len(self.methods), "two methods have one name"
+        settings = {setting.name for setting in self.settings}
         assert len(settings) == len(self.settings), "two settings have one name"
-        for part in (self.cells, self.curves, self.calibration, self.costs):
+        for part in (self.cell_states, self.learning_curves, self.calibrations, self.method_costs):
             for entry in part:
-                assert entry.method in methods, f"{entry.method!r} is not among the methods"
+                assert entry.method in self.methods, f"{entry.method!r} is not among the methods"
                 assert entry.setting in settings, f"{entry.setting!r} is not among the settings"
+
+    @cached_property
+    def cell_states(self) -> tuple[CellState, ...]:
+        """Return how far every cell is."""
+        return tuple(
+            CellState(
+                setting=row.setting,
+                method=row.method,
+                seed=int(row.seed),
+                status=row.status,
+                n_rounds=int(row.n_rounds),
+                n_rounds_planned=int(row.n_rounds_planned) or None,
+                reason=row.reason,
+            )
+            for row in self.cells.itertuples()
+        )
 
     def n(self, status: Status) -> int:
         """Return how many cells have this status."""
-        return sum(cell.status == status for cell in self.cells)
+        return sum(cell.status == status for cell in self.cell_states)
 
     def absence(self, section: Section) -> str | None:
         """Return why a section is not there, None where nobody says so."""
         return next((entry.reason for entry in self.absences if entry.section == section), None)
 
-    def role(self, method: str) -> str:
+    def role(self, method: str) -> Role:
         """Return the role of a method by its name."""
-        return next((entry.role for entry in self.methods if entry.name == method), "query")
+        return self.methods[method].role
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return every table of :data:`TABLES` by its name; one without rows still has its columns."""
+        return {name: getattr(self, name) for name in TABLES}
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """Mean learning curves: ``setting, method, n_labeled, mean, low, high, n_seeds, finished``.
+
+        ``mean`` is test accuracy over seeds, ``low`` and ``high`` are the bootstrap interval of it, point by point.
+        """
+        rows = (
+            {**vars(one), "n_labeled": n, "mean": mean, "low": low, "high": high}
+            for one in self.learning_curves
+            for n, mean, low, high in zip_longest(one.n_labeled, one.mean, one.low, one.high, fillvalue=math.nan)
+        )
+        return _frame("setting method n_labeled mean low high n_seeds finished", rows)
+
+    @cached_property
+    def ranking(self) -> pd.DataFrame:
+        """Methods best first: ``setting, place, method, n_cells, n_cells_planned, mean_rank, passive_share``.
+
+        Then ``final_accuracy, aulc, aulc_last5``, each with ``_std, _low, _high`` (standard deviation over cells,
+        bootstrap interval of the mean). ``all settings`` stands first.
+        """
+        names = ("final_accuracy", "aulc", "aulc_last5")
+        columns = "setting place method n_cells n_cells_planned mean_rank passive_share "
+        rows = (
+            {"setting": ranking.setting or EVERYWHERE, "place": place, **_fields(row), **_estimates(row, names)}
+            for ranking in self.rankings
+            for place, row in enumerate(ranking.rows, start=1)
+        )
+        return _frame(columns + " ".join(f"{name} {name}_std {name}_low {name}_high" for name in names), rows)
+
+    @cached_property
+    def comparisons(self) -> pd.DataFrame:
+        """Paired comparisons: ``setting, what, method, against, metric, n_pairs, difference, p_value, p_holm``, more.
+
+        ``what`` is ``against random``, ``against the best`` or ``clipping: FILTER``; the other columns are the fields
+        of :class:`~al_ray.report.stats.paired.Comparison`, with the interval of the difference in ``low, high``.
+        """
+        found = [
+            (ranking.setting, what, one)
+            for ranking in self.rankings
+            for row in ranking.rows
+            for what, one in (("against random", row.versus_random), ("against the best", row.versus_best))
+            if one is not None
+        ]
+        found += [(effect.setting, f"clipping: {effect.filters}", effect.comparison) for effect in self.clipping]
+        rows = (
+            {"setting": setting or EVERYWHERE, "what": what, "metric": METRIC, "effect_name": one.EFFECT_NAME}
+            | _fields(one)
+            for setting, what, one in found
+        )
+        return _frame(
+            "setting what method against metric n_pairs difference p_value p_holm refusal effect_size effect_name "
+            "wins ties losses more_seeds low high",
+            rows,
+        )
+
+    @cached_property
+    def labels_saved(self) -> pd.DataFrame:
+        """Labels saved: ``setting, method, label, level, n_labels, saved_of, labels_saved, low, high``.
+
+        ``level`` is the accuracy that ``label`` names, ``n_labels`` what the method needs for it, ``saved_of`` what
+        random queries need; ``low, high`` are the bootstrap interval of ``labels_saved`` over seeds.
+        """
+        columns = "setting method label level n_labels saved_of labels_saved low high"
+        return _frame(columns, map(_fields, self.savings))
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame:
+        """Reliability: ``setting, method, on, n, n_cells, ece, brier`` and, for ten equal bins of confidence, more.
+
+        ``on`` is ``test`` or ``queried``; the bins are ``n_0`` to ``n_9``, ``confidence_0 ...``, ``accuracy_0 ...``.
+        """
+        kinds = ("n", "confidence", "accuracy")
+        rows = (
+            _fields(one)
+            | {f"{kind}_{at}": float(_fields(each)[kind]) for at, each in enumerate(one.bins) for kind in kinds}
+            for one in self.calibrations
+        )
+        bins = " ".join(f"{kind}_{at}" for kind in kinds for at in range(10))
+        return _frame(f"setting method on n n_cells ece brier {bins}", rows)
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        """Classes of the queried: ``setting, method, class_index, class_name, n, share, pool_share``."""
+        rows = (
+            {"setting": of.setting, "method": row.method, "class_index": at, "class_name": of.class_names[at], "n": n}
+            | {"share": row.shares[at], "pool_share": of.pool[at] if of.pool else math.nan}
+            for of in self.queries
+            for row in of.classes
+            for at, n in enumerate(row.counts)
+        )
+        return _frame("setting method class_index class_name n share pool_share", rows)
+
+    @cached_property
+    def overlap(self) -> pd.DataFrame:
+        """Overlap of what two methods queried: ``setting, method, other, jaccard, n_seeds``."""
+        rows = ({"setting": of.setting, **vars(one)} for of in self.queries for one in of.overlap)
+        return _frame("setting method other jaccard n_seeds", rows)
+
+    @cached_property
+    def acquired(self) -> pd.DataFrame:
+        """What is odd among the queried: ``setting, method, what, kind, share``; the pool itself is method ``pool``.
+
+        ``what`` is ``outliers`` (what the passive model gets wrong) or ``kind`` (a data slice, named by ``kind``).
+        """
+        odd = [(of.setting, one) for of in self.queries for one in of.acquired]
+        found = [
+            (setting, one.method, "outliers", "", one.outliers) for setting, one in odd if one.outliers is not None
+        ]
+        found += [
+            (setting, one.method, "kind", kind, share) for setting, one in odd for kind, share in one.kinds.items()
+        ]
+        columns = ("setting", "method", "what", "kind", "share")
+        return _frame(" ".join(columns), (dict(zip(columns, row, strict=True)) for row in found))
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """Mean wall seconds a cell: ``setting, method, n_cells, seconds.PHASE, seconds, labels_saved``, and more.
+
+        ``seconds_per_label_saved`` are extra seconds against random for each label saved at random's final accuracy.
+        """
+        rows = [
+            _fields(one)
+            | {f"seconds.{phase}": seconds for phase, seconds in one.seconds.items()}
+            | {"seconds": sum(one.seconds.values())}
+            for one in self.method_costs
+        ]
+        phases = " ".join(dict.fromkeys(name for row in rows for name in row if name.startswith("seconds.")))
+        return _frame(f"setting method n_cells {phases} seconds labels_saved seconds_per_label_saved", rows)
+
+
+def _frame(columns: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=columns.split())
+
+
+def _fields(one: Any) -> dict[str, Any]:
+    """Return the fields of a typed value as columns: NaN for None, and an interval as ``low, high``."""
+    values = {name: math.nan if value is None else value for name, value in vars(one).items()}
+    interval = vars(one).get("interval")
+    return values | {"low": interval.low if interval else math.nan, "high": interval.high if interval else math.nan}
+
+
+def _estimates(row: MethodScore, names: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name in names:
+        estimate = getattr(row, name)
+        values = {} if estimate is None else _fields(estimate)
+        found |= {name: values.get("mean", math.nan)}
+        found |= {f"{name}_{end}": values.get(end, math.nan) for end in ("std", "low", "high")}
+    return found

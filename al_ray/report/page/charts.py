@@ -9,13 +9,13 @@ from markupsafe import Markup, escape
 
 from al_ray.report.analysis.results import (
     Calibration,
-    Comparison,
-    CriticalDifference,
     Curve,
     ReliabilityBin,
-    ReportContent,
     Setting,
+    StudyResults,
 )
+from al_ray.report.stats.paired import Comparison
+from al_ray.report.stats.ranks import CriticalDifference
 from al_ray.report.wording import count, interval_points, number, percent, plural, points, signed_points
 
 
@@ -147,15 +147,15 @@ class Look:
         return self.css == "rest"
 
 
-def assign_looks(content: ReportContent) -> dict[str, Look]:
+def assign_looks(results: StudyResults) -> dict[str, Look]:
     """Give every method its look: the first of the overall ranking stand out, random and passive are references."""
-    ranked = [row.method for row in content.rankings[0].rows] if content.rankings else []
-    names = list(dict.fromkeys([*ranked, *(method.name for method in content.methods)]))
-    queried = [name for name in names if content.role(name) == "query"]
+    ranked = [row.method for row in results.rankings[0].rows] if results.rankings else []
+    names = list(dict.fromkeys([*ranked, *results.methods]))
+    queried = [name for name in names if results.role(name) == "query"]
     shown = queried if len(queried) <= N_STYLES else queried[:N_HIGHLIGHTED]
     css = {name: f"s{at}" for at, name in enumerate(shown)}
     return {
-        name: Look(method=name, index=at, css=_reference(content.role(name)) or css.get(name, "rest"))
+        name: Look(method=name, index=at, css=_reference(results.role(name)) or css.get(name, "rest"))
         for at, name in enumerate(names)
     }
 
@@ -362,7 +362,7 @@ def _ranks_label(test: CriticalDifference) -> str:
     ranks = "; ".join(f"{name} {number(rank)}" for name, rank in test.mean_ranks.items())
     bars = "; ".join(", ".join(clique) for clique in test.cliques) or "none"
     return (
-        f"Critical-difference diagram over {plural(test.n_blocks, test.unit)}, critical difference "
+        f"Critical-difference diagram over {plural(test.n_units, test.unit)}, critical difference "
         f"{number(test.critical_difference)}. Mean ranks: {ranks}. Not told apart: {bars}."
     )
 
@@ -432,7 +432,7 @@ def difference_ruler(scale: Scale) -> Markup:
     return drawing(_STRIPS_WIDTH, _STRIPS_HEIGHT, "points of difference", parts, "fixed")
 
 
-def difference_strip(comparison: Comparison, scale: Scale, *, real: bool) -> Markup:
+def difference_strip(comparison: Comparison, scale: Scale, *, is_significant: bool) -> Markup:
     """Return a dot with its interval; filled where the difference is more than chance, hollow where it is not shown."""
     middle = _STRIPS_HEIGHT / 2
     parts = [line(scale(0), 0, scale(0), _STRIPS_HEIGHT, "axis")]
@@ -440,7 +440,8 @@ def difference_strip(comparison: Comparison, scale: Scale, *, real: bool) -> Mar
         low, high = scale(comparison.interval.low), scale(comparison.interval.high)
         parts += [line(low, middle, high, middle, "stroke")]
         parts += [line(end, middle - 4, end, middle + 4, "stroke") for end in (low, high)]
-    parts.append(tag("circle", cx=scale(comparison.difference), cy=middle, r=4.5, class_="mark" if real else "hollow"))
+    css = "mark" if is_significant else "hollow"
+    parts.append(tag("circle", cx=scale(comparison.difference), cy=middle, r=4.5, class_=css))
     return drawing(_STRIPS_WIDTH, _STRIPS_HEIGHT, _strips_label(comparison), [group(parts, class_="effect")], "fixed")
 
 

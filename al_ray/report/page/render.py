@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing but a browser, made from a :class:`ReportContent`."""
+"""The page: one HTML file that needs nothing but a browser, made from a :class:`StudyResults`."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from al_ray.report import wording
-from al_ray.report.analysis.results import ReportContent, Section
+from al_ray.report.analysis.results import TABLES, Section, StudyResults
 from al_ray.report.page.charts import Look, assign_looks, swatch
 from al_ray.report.page.sections import (
     calibration_views,
@@ -19,6 +19,7 @@ from al_ray.report.page.sections import (
     ranking_views,
     state_view,
 )
+from al_ray.report.stats.paired import Comparison
 from al_ray.report.verdict import make_verdict
 
 if TYPE_CHECKING:
@@ -41,44 +42,48 @@ _BOUND = re.compile(r"(?<=\d) (?=%|points?\b|labels?\b|pairs?\b|cells?\b|seeds?\
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
-def render_page(content: ReportContent) -> str:
+def render_page(results: StudyResults, *, made_at: str) -> str:
     """Return the page as text, to be written as UTF-8.
 
     The file asks for nothing outside itself: no script, style, font or picture from elsewhere, and a policy in its
     head that lets a browser load none. Names from the study are escaped wherever they stand.
     """
-    looks = assign_looks(content)
+    looks = assign_looks(results)
     page = (
         _environment()
         .get_template("page.html.j2")
         .render(
-            content=content,
+            results=results,
+            made_at=made_at,
+            tables=TABLES,
+            metric=wording.METRIC_WORDS,
+            effect_name=Comparison.EFFECT_NAME,
             looks=looks,
-            verdict=make_verdict(content),
-            legend=_legend(content, looks),
+            verdict=make_verdict(results),
+            legend=_legend(results, looks),
             passive=Look(method="passive", index=-1, css="passive"),
-            absent={section: content.absence(section) or reason for section, reason in _ABSENT.items()},
+            absent={section: results.absence(section) or reason for section, reason in _ABSENT.items()},
             most_open=MOST_OPEN,
-            **_views(content, looks),
+            **_views(results, looks),
         )
     )
     return _UNPRINTABLE.sub("\ufffd", page)
 
 
-def _views(content: ReportContent, looks: Mapping[str, Look]) -> dict[str, Any]:
+def _views(results: StudyResults, looks: Mapping[str, Look]) -> dict[str, Any]:
     return {
-        "state": state_view(content),
-        "curves": curves_views(content, looks),
-        "rankings": ranking_views(content, looks),
-        "clipping": clipping_views(content, looks),
-        "calibration": calibration_views(content, looks),
-        "queries": queries_views(content, looks),
-        "costs": cost_views(content, looks),
+        "state": state_view(results),
+        "curves": curves_views(results, looks),
+        "rankings": ranking_views(results, looks),
+        "clipping": clipping_views(results, looks),
+        "calibration": calibration_views(results, looks),
+        "queries": queries_views(results, looks),
+        "costs": cost_views(results, looks),
     }
 
 
-def _legend(content: ReportContent, looks: Mapping[str, Look]) -> list[Look]:
-    drawn = {curve.method for curve in content.curves}
+def _legend(results: StudyResults, looks: Mapping[str, Look]) -> list[Look]:
+    drawn = {curve.method for curve in results.learning_curves}
     return [look for name, look in looks.items() if name in drawn]
 
 
@@ -118,7 +123,6 @@ _FILTERS = (
     "count",
     "duration",
     "interval_count",
-    "interval_percent",
     "interval_points",
     "number",
     "p_value",

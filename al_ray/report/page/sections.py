@@ -1,27 +1,26 @@
 """The sections of the page: what each one shows, in words, table rows and charts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from al_ray.report.analysis.results import (
+    POOL,
     Acquired,
     Calibration,
     CellState,
     ClassShares,
     ClippingEffect,
-    Comparison,
     Cost,
-    CriticalDifference,
     Curve,
-    LevelReached,
+    LabelsSaved,
     MethodScore,
     Queries,
     Ranking,
-    ReportContent,
     Setting,
     Status,
+    StudyResults,
 )
 from al_ray.report.page.charts import (
     N_STYLES,
@@ -34,7 +33,9 @@ from al_ray.report.page.charts import (
     ranks_chart,
     reliability_chart,
 )
-from al_ray.report.wording import DASH, METRIC_WORDS, count, duration, number, p_words, percent, plural, some
+from al_ray.report.stats.paired import Comparison
+from al_ray.report.stats.ranks import CriticalDifference
+from al_ray.report.wording import DASH, count, duration, number, p_words, percent, plural, some
 
 _STATUSES: tuple[Status, ...] = ("done", "running", "failed", "waiting")
 
@@ -61,7 +62,6 @@ class StateView:
     """The section on the state of the study.
 
     Attributes:
-        total: cells.
         counts: cells by status, those without a cell too.
         columns: settings.
         rows: method -> one grid cell a column.
@@ -69,7 +69,6 @@ class StateView:
         running: cells that are under way.
     """
 
-    total: int
     counts: dict[str, int]
     columns: tuple[str, ...]
     rows: dict[str, tuple[GridCell, ...]]
@@ -77,21 +76,20 @@ class StateView:
     running: tuple[CellState, ...]
 
 
-def state_view(content: ReportContent) -> StateView:
+def state_view(results: StudyResults) -> StateView:
     """Sort the cells of a study."""
-    named = [setting.name for setting in content.settings]
-    columns = tuple(dict.fromkeys([*named, *(cell.setting for cell in content.cells)]))
-    methods = dict.fromkeys([*(method.name for method in content.methods), *(cell.method for cell in content.cells)])
+    columns = tuple(setting.name for setting in results.settings)
     by_place: dict[tuple[str, str], list[CellState]] = {}
-    for cell in content.cells:
+    for cell in results.cell_states:
         by_place.setdefault((cell.method, cell.setting), []).append(cell)
     return StateView(
-        total=len(content.cells),
-        counts={status: content.n(status) for status in _STATUSES},
+        counts={status: results.n(status) for status in _STATUSES},
         columns=columns,
-        rows={name: tuple(_grid_cell(by_place.get((name, column), [])) for column in columns) for name in methods},
-        failures=_failures(content.cells),
-        running=tuple(cell for cell in content.cells if cell.status == "running"),
+        rows={
+            name: tuple(_grid_cell(by_place.get((name, column), [])) for column in columns) for name in results.methods
+        },
+        failures=_failures(results.cell_states),
+        running=tuple(cell for cell in results.cell_states if cell.status == "running"),
     )
 
 
@@ -115,7 +113,7 @@ def _failures(cells: Sequence[CellState]) -> tuple[Failure, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvesView:
-    """One setting.
+    """Learning curves of one setting, as a chart and as a table.
 
     Attributes:
         name: of the setting.
@@ -132,11 +130,11 @@ class CurvesView:
     rows: tuple[tuple[Look, tuple[str, ...]], ...]
 
 
-def curves_views(content: ReportContent, looks: Mapping[str, Look]) -> list[CurvesView]:
+def curves_views(results: StudyResults, looks: Mapping[str, Look]) -> list[CurvesView]:
     """Return the settings that have a curve."""
     views = []
-    for setting in content.settings:
-        curves = [curve for curve in content.curves if curve.setting == setting.name and curve.mean]
+    for setting in results.settings:
+        curves = [curve for curve in results.learning_curves if curve.setting == setting.name and curve.mean]
         if curves:
             views.append(_curves_view(setting, sorted(curves, key=lambda curve: looks[curve.method].index), looks))
     return views
@@ -173,29 +171,27 @@ class RankingRow:
 
     look: Look
     score: MethodScore
-    levels: tuple[LevelReached, ...]
-    is_real: bool
+    levels: tuple[LabelsSaved, ...]
+    is_significant: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingView:
-    """One ranking.
+    """One ranking, as a table and a critical-difference diagram.
 
     Attributes:
         title: which settings.
-        metric: what the rows are ordered by, in words.
         levels: names of the accuracy levels at which anything is known.
         rows: best first.
         has_random: whether there is anything to compare with random queries.
         has_last5, has_passive, has_ranks, has_spread: whether any row has that figure.
         interval_level: coverage of the intervals in it, None without any.
-        effect_name: what the effect size is, empty without any.
+        has_effect: whether any row has an effect size.
         chart: critical-difference diagram, None where refused.
         remarks: what was refused or left out, one sentence each.
     """
 
     title: str
-    metric: str
     levels: tuple[str, ...]
     rows: tuple[RankingRow, ...]
     has_random: bool
@@ -204,18 +200,18 @@ class RankingView:
     has_ranks: bool
     has_spread: bool
     interval_level: float | None
-    effect_name: str
+    has_effect: bool
     chart: Markup | None
     remarks: tuple[str, ...]
 
 
-def ranking_views(content: ReportContent, looks: Mapping[str, Look]) -> list[RankingView]:
+def ranking_views(results: StudyResults, looks: Mapping[str, Look]) -> list[RankingView]:
     """Return the rankings that have a row; with one setting only, the one over all of them stands for it."""
-    rankings = [ranking for ranking in content.rankings if ranking.rows]
+    rankings = [ranking for ranking in results.rankings if ranking.rows]
     per_setting = [ranking for ranking in rankings if ranking.setting is not None]
     kept = rankings if len(per_setting) > 1 else rankings[:1]
     only = per_setting[0].setting if len(per_setting) == 1 else None
-    return [_ranking_view(ranking, ranking.setting or only or "All settings", content.alpha, looks) for ranking in kept]
+    return [_ranking_view(ranking, ranking.setting or only or "All settings", results.alpha, looks) for ranking in kept]
 
 
 def _ranking_view(ranking: Ranking, title: str, alpha: float, looks: Mapping[str, Look]) -> RankingView:
@@ -225,40 +221,46 @@ def _ranking_view(ranking: Ranking, title: str, alpha: float, looks: Mapping[str
     kept = _known_levels(rows)
     return RankingView(
         title=title,
-        metric=METRIC_WORDS[ranking.metric],
         levels=tuple(rows[0].levels[at].label for at in kept),
         rows=tuple(_row(row, kept, alpha, looks) for row in rows),
         has_random=bool(versus),
         has_last5=any(row.aulc_last5 is not None for row in rows),
         has_passive=any(row.passive_share is not None for row in rows),
         has_ranks=any(row.mean_rank is not None for row in rows),
-        has_spread=any(row.final.std is not None for row in rows),
+        has_spread=any(row.final_accuracy.std is not None for row in rows),
         interval_level=covered[0] if covered else None,
-        effect_name=next((one.effect_name for one in versus if one.effect_size is not None), ""),
+        has_effect=any(one.effect_size is not None for one in versus),
         chart=ranks_chart(ranking.critical_difference, looks) if ranking.critical_difference else None,
         remarks=tuple(_ranking_remarks(ranking, versus)),
     )
 
 
 def _row(row: MethodScore, kept: Sequence[int], alpha: float, looks: Mapping[str, Look]) -> RankingRow:
-    real = row.versus_random is not None and row.versus_random.is_significant(alpha)
-    return RankingRow(look=looks[row.method], score=row, levels=tuple(row.levels[at] for at in kept), is_real=real)
+    return RankingRow(
+        look=looks[row.method],
+        score=row,
+        levels=tuple(row.levels[at] for at in kept),
+        is_significant=row.versus_random is not None and row.versus_random.is_significant(alpha),
+    )
 
 
 def _known_levels(rows: Sequence[MethodScore]) -> list[int]:
     places = range(len(rows[0].levels))
-    return [at for at in places if any(row.levels[at].saved is not None for row in rows)]
+    return [at for at in places if any(row.levels[at].labels_saved is not None for row in rows)]
 
 
 def _ranking_remarks(ranking: Ranking, versus: Sequence[Comparison]) -> list[str]:
     said = [ranking.note, f"No critical-difference diagram: {ranking.refusal}" if ranking.refusal else ""]
     said += [*_remarks_on_levels(ranking.rows), *_remarks_on_ranks(ranking.critical_difference)]
+    return [text for text in (*said, *_refusals((one.method, one) for one in versus)) if text]
+
+
+def _refusals(comparisons: Iterable[tuple[str, Comparison]]) -> list[str]:
     refused: dict[str, list[str]] = {}
-    for comparison in versus:
+    for method, comparison in comparisons:
         if comparison.refusal:
-            refused.setdefault(comparison.refusal, []).append(comparison.method)
-    said += [f"No p-value for {some(methods, 'method')}: {reason}" for reason, methods in refused.items()]
-    return [text for text in said if text]
+            refused.setdefault(comparison.refusal, []).append(method)
+    return [f"No p-value for {some(methods, 'method')}: {reason}" for reason, methods in refused.items()]
 
 
 def _remarks_on_levels(rows: Sequence[MethodScore]) -> list[str]:
@@ -271,7 +273,7 @@ def _remarks_on_ranks(test: CriticalDifference | None) -> list[str]:
     if test is None:
         return []
     result = f"chi-square {test.statistic:.1f}, {p_words(test.p_value)}"
-    found = f"Friedman's test over {plural(test.n_blocks, test.unit)}: {result}."
+    found = f"Friedman's test over {plural(test.n_units, test.unit)}: {result}."
     dropped = plural(test.n_blocks_dropped, "block")
     left_out = f"{dropped} left out, because a method has no finished cell there." if test.n_blocks_dropped else ""
     return [found, test.unit_note, left_out]
@@ -279,63 +281,49 @@ def _remarks_on_ranks(test: CriticalDifference | None) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ClippingView:
-    """One setting, or all of them.
+    """Effects of clipping on one setting, or over all of them.
 
     Attributes:
         title: which.
-        metric: what is compared, in words.
         ruler: axis of the drawings.
         rows: effect, look of the unfiltered method and drawing, greatest gain first.
         remarks: what was refused, one sentence each.
     """
 
     title: str
-    metric: str
     ruler: Markup
     rows: tuple[tuple[ClippingEffect, Look, Markup], ...]
     remarks: tuple[str, ...]
 
 
-def clipping_views(content: ReportContent, looks: Mapping[str, Look]) -> list[ClippingView]:
+def clipping_views(results: StudyResults, looks: Mapping[str, Look]) -> list[ClippingView]:
     """Return the effects over all settings first."""
-    settings = list(dict.fromkeys(effect.setting for effect in content.clipping))
+    settings = list(dict.fromkeys(effect.setting for effect in results.clipping))
     ordered = sorted(settings, key=lambda name: name is not None)
     shown = ordered[:1] if len(ordered) == 2 and ordered[0] is None else ordered
-    return [_clipping_view(name, [e for e in content.clipping if e.setting == name], content, looks) for name in shown]
+    return [_clipping_view(name, [e for e in results.clipping if e.setting == name], results, looks) for name in shown]
 
 
 def _clipping_view(
-    setting: str | None, effects: Sequence[ClippingEffect], content: ReportContent, looks: Mapping[str, Look]
+    setting: str | None, effects: Sequence[ClippingEffect], results: StudyResults, looks: Mapping[str, Look]
 ) -> ClippingView:
     scale = difference_scale([effect.comparison for effect in effects])
     ordered = sorted(effects, key=lambda effect: -effect.comparison.difference)
     return ClippingView(
         title=setting or "All settings",
-        metric=METRIC_WORDS[effects[0].comparison.metric],
         ruler=difference_ruler(scale),
         rows=tuple(
-            (
-                effect,
-                looks[effect.method],
-                difference_strip(effect.comparison, scale, real=effect.comparison.is_significant(content.alpha)),
-            )
+            (effect, looks[effect.method], difference_strip(effect.comparison, scale, is_significant=significant))
             for effect in ordered
+            for significant in [effect.comparison.is_significant(results.alpha)]
         ),
-        remarks=tuple(_clipping_remarks(ordered)),
+        remarks=tuple(_refusals((effect.method, effect.comparison) for effect in ordered)),
     )
-
-
-def _clipping_remarks(effects: Sequence[ClippingEffect]) -> list[str]:
-    refused: dict[str, list[str]] = {}
-    for effect in effects:
-        if effect.comparison.refusal:
-            refused.setdefault(effect.comparison.refusal, []).append(effect.method)
-    return [f"No p-value for {some(methods, 'method')}: {reason}" for reason, methods in refused.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRow:
-    """One method; a split without a record is None."""
+    """Calibration of one method; a split without a record is None."""
 
     look: Look
     test: Calibration | None
@@ -344,7 +332,7 @@ class CalibrationRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationView:
-    """One setting.
+    """Calibration on one setting, as a table and reliability diagrams.
 
     Attributes:
         name: of the setting.
@@ -359,10 +347,10 @@ class CalibrationView:
     n_without_chart: int
 
 
-def calibration_views(content: ReportContent, looks: Mapping[str, Look]) -> list[CalibrationView]:
+def calibration_views(results: StudyResults, looks: Mapping[str, Look]) -> list[CalibrationView]:
     """Return the settings that have a figure."""
-    names = dict.fromkeys([*(setting.name for setting in content.settings), *(e.setting for e in content.calibration)])
-    found = {name: [entry for entry in content.calibration if entry.setting == name] for name in names}
+    names = [setting.name for setting in results.settings]
+    found = {name: [entry for entry in results.calibrations if entry.setting == name] for name in names}
     return [_calibration_view(name, entries, looks) for name, entries in found.items() if entries]
 
 
@@ -375,7 +363,7 @@ def _calibration_view(name: str, entries: Sequence[Calibration], looks: Mapping[
         )
         for method in methods
     ]
-    drawable = [row for row in rows if _has_bins(row)]
+    drawable = [row for row in rows if any(entry and entry.bins for entry in (row.test, row.queried))]
     shown = [row for row in drawable if not row.look.is_plain] or drawable[:N_STYLES]
     return CalibrationView(
         name=name,
@@ -383,10 +371,6 @@ def _calibration_view(name: str, entries: Sequence[Calibration], looks: Mapping[
         charts=tuple((row, _charts(row)) for row in shown),
         n_without_chart=len(drawable) - len(shown),
     )
-
-
-def _has_bins(row: CalibrationRow) -> bool:
-    return any(entry is not None and bool(entry.bins) for entry in (row.test, row.queried))
 
 
 def _charts(row: CalibrationRow) -> tuple[tuple[str, Markup], ...]:
@@ -422,7 +406,7 @@ class TintedTable:
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesView:
-    """One setting; a table is None where nothing of it is known.
+    """Queries of one setting; a table is None where nothing of it is known.
 
     Attributes:
         name: of the setting.
@@ -443,25 +427,22 @@ class QueriesView:
     acquired: TintedTable | None
 
 
-def queries_views(content: ReportContent, looks: Mapping[str, Look]) -> list[QueriesView]:
+def queries_views(results: StudyResults, looks: Mapping[str, Look]) -> list[QueriesView]:
     """Return the settings of which anything is known."""
     return [
-        _queries_view(entry, looks)
-        for entry in content.queries
-        if entry.classes or entry.overlap_methods or entry.acquired
+        _queries_view(entry, looks) for entry in results.queries if entry.classes or entry.overlap or entry.acquired
     ]
 
 
 def _queries_view(entry: Queries, looks: Mapping[str, Look]) -> QueriesView:
-    names = entry.overlap_methods
-    order = sorted(range(len(names)), key=lambda at: looks[names[at]].index)
+    names = sorted({one.method for one in entry.overlap}, key=lambda name: looks[name].index)
     return QueriesView(
         name=entry.setting,
         classes=_classes(entry, looks) if entry.classes else None,
-        overlap=_overlap(entry, order[:N_SHOWN], looks) if names else None,
-        overlap_all=_overlap(entry, order, looks) if len(names) > N_SHOWN else None,
+        overlap=_overlap(entry, names[:N_SHOWN], looks) if names else None,
+        overlap_all=_overlap(entry, names, looks) if len(names) > N_SHOWN else None,
         by_chance="" if entry.jaccard_by_chance is None else number(entry.jaccard_by_chance, 3),
-        has_pool=bool(entry.pool) or any(row.method == "pool" for row in entry.acquired),
+        has_pool=bool(entry.pool) or any(row.method == POOL for row in entry.acquired),
         acquired=_acquired(entry.acquired, looks) if entry.acquired else None,
     )
 
@@ -471,7 +452,7 @@ def _classes(entry: Queries, looks: Mapping[str, Look]) -> TintedTable:
     rows: list[tuple[str, Look | None, tuple[Tint, ...]]] = []
     if entry.pool:
         rows.append(
-            ("pool", None, (*(Tint(words=percent(share)) for share in entry.pool), *[Tint(words="")] * len(more)))
+            (POOL, None, (*(Tint(words=percent(share)) for share in entry.pool), *[Tint(words="")] * len(more)))
         )
     for row in sorted(entry.classes, key=lambda one: looks[one.method].index):
         rows.append((row.method, looks[row.method], _class_cells(row, entry.pool)))
@@ -492,18 +473,18 @@ def _against(share: float | None, expected: float | None) -> Tint:
     return Tint(words=percent(share), css="up" if change > 0 else "down", strength=strength)
 
 
-def _overlap(entry: Queries, order: Sequence[int], looks: Mapping[str, Look]) -> TintedTable:
-    names = entry.overlap_methods
+def _overlap(entry: Queries, names: Sequence[str], looks: Mapping[str, Look]) -> TintedTable:
+    jaccard = {(one.method, one.other): one.jaccard for one in entry.overlap}
     rows = [
-        (f"{place}. {names[at]}", looks[names[at]], tuple(_shared(entry, at, other) for other in order))
-        for place, at in enumerate(order, start=1)
+        (f"{place}. {name}", looks[name], tuple(_shared(name, other, jaccard) for other in names))
+        for place, name in enumerate(names, start=1)
     ]
-    return TintedTable(columns=tuple(str(place) for place in range(1, len(order) + 1)), rows=tuple(rows))
+    return TintedTable(columns=tuple(str(place) for place in range(1, len(names) + 1)), rows=tuple(rows))
 
 
-def _shared(entry: Queries, at: int, other: int) -> Tint:
-    value = entry.jaccard[at][other]
-    if at == other:
+def _shared(name: str, other: str, jaccard: Mapping[tuple[str, str], float]) -> Tint:
+    value = jaccard.get((name, other))
+    if name == other:
         return Tint(words="", css="self")
     if value is None:
         return Tint(words=DASH)
@@ -513,7 +494,7 @@ def _shared(entry: Queries, at: int, other: int) -> Tint:
 def _acquired(rows: Sequence[Acquired], looks: Mapping[str, Look]) -> TintedTable:
     kinds = tuple(dict.fromkeys(kind for row in rows for kind in row.kinds))
     has_outliers = any(row.outliers is not None for row in rows)
-    pool = next((row for row in rows if row.method == "pool"), None)
+    pool = next((row for row in rows if row.method == POOL), None)
     ordered = sorted(rows, key=lambda row: -1 if row is pool else looks[row.method].index)
     return TintedTable(
         columns=(*(("outliers",) if has_outliers else ()), *kinds),
@@ -522,14 +503,14 @@ def _acquired(rows: Sequence[Acquired], looks: Mapping[str, Look]) -> TintedTabl
 
 
 def _odd_cells(row: Acquired, pool: Acquired | None, kinds: Sequence[str], has_outliers: bool) -> tuple[Tint, ...]:
-    expected = Acquired(method="") if pool is None or row is pool else pool
-    outliers = (_against(row.outliers, expected.outliers),) if has_outliers else ()
-    return (*outliers, *(_against(row.kinds.get(kind), expected.kinds.get(kind)) for kind in kinds))
+    usual = {} if pool is None or row is pool else pool.kinds
+    outliers = (_against(row.outliers, None if pool is None or row is pool else pool.outliers),) if has_outliers else ()
+    return (*outliers, *(_against(row.kinds.get(kind), usual.get(kind)) for kind in kinds))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostView:
-    """One setting.
+    """Costs on one setting, as a table with bars.
 
     Attributes:
         name: of the setting.
@@ -542,20 +523,25 @@ class CostView:
     rows: tuple[tuple[Cost, Look, float, Markup], ...]
 
 
-def cost_views(content: ReportContent, looks: Mapping[str, Look]) -> list[CostView]:
+def cost_views(results: StudyResults, looks: Mapping[str, Look]) -> list[CostView]:
     """Return the settings that have recorded seconds."""
-    names = list(dict.fromkeys(cost.setting for cost in content.costs))
-    phases = tuple(dict.fromkeys(phase for cost in content.costs for phase in cost.seconds))
-    return [_cost_view(name, phases, [cost for cost in content.costs if cost.setting == name], looks) for name in names]
+    names = list(dict.fromkeys(cost.setting for cost in results.method_costs))
+    phases = tuple(
+        dict.fromkeys(phase for cost in results.method_costs for phase, seconds in cost.seconds.items() if seconds > 0)
+    )
+    return [
+        _cost_view(name, phases, [cost for cost in results.method_costs if cost.setting == name], looks)
+        for name in names
+    ]
 
 
-def _cost_view(name: str, phases: Sequence[str], costs: Sequence[Cost], looks: Mapping[str, Look]) -> CostView:
+def _cost_view(name: str, phases: tuple[str, ...], costs: Sequence[Cost], looks: Mapping[str, Look]) -> CostView:
     totals = {cost.method: sum(cost.seconds.values()) for cost in costs}
     whole = max(totals.values())
     ordered = sorted(costs, key=lambda cost: totals[cost.method])
     return CostView(
         name=name,
-        phases=tuple(phases),
+        phases=phases,
         rows=tuple(
             (cost, looks[cost.method], totals[cost.method], _bar(cost, phases, totals[cost.method], whole))
             for cost in ordered

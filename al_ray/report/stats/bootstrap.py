@@ -9,7 +9,7 @@ With a handful of seeds the plain percentile interval is too narrow, for two rea
   percentile, doi 10.1080/00031305.2015.1089789).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,32 +25,44 @@ Resampled = Literal["within strata", "across strata"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanInterval:
-    """A bootstrap interval of a mean of paired differences, in the unit of the differences.
+class Interval:
+    """A confidence interval.
 
     Attributes:
-        low, high: bounds; NaN where there is too little data.
+        low: lower end.
+        high: upper end.
+        level: coverage it was made for, in (0, 1).
         resampled: "within strata" (the interval speaks about these data sets, over new seeds); "across strata" where
             strata hold too few blocks for it, mostly one seed each, so that all blocks are resampled as one (the
-            interval then holds the differences between data sets too and is wider). None without an interval.
-        freedom: degrees of freedom: blocks minus strata of two and more blocks, or blocks minus 1 across strata.
-        n_borrowed: blocks that are alone in their stratum; their variance is taken to be that of the others.
+            interval then holds the differences between data sets too and is wider).
     """
 
     low: float
     high: float
-    resampled: Resampled | None
-    freedom: int
-    n_borrowed: int
+    level: float
+    resampled: Resampled
+
+    def __post_init__(self) -> None:
+        assert self.low <= self.high, f"an interval from {self.low} to {self.high}"
+        assert 0 < self.level < 1
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether it lies wholly on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+    def mirrored(self) -> "Interval":
+        """Return the interval of the negated value."""
+        return replace(self, low=0.0 - self.high, high=0.0 - self.low)
 
 
 def mean_intervals(
     differences: FloatArray, strata: npt.NDArray[np.str_], *, level: float, n_resamples: int, seed: int
-) -> list[MeanInterval]:
-    """Return the stratified bootstrap interval of the mean of every column.
+) -> list[Interval | None]:
+    """Return the stratified bootstrap interval of the mean of every column, None where there is too little data.
 
     The order of blocks does not matter, since they are sorted by value within their stratum before resampling. Two
-    columns with the same blocks share their resamples.
+    columns with the same blocks share their resamples. A block alone in its stratum is taken to vary as the others do.
 
     Args:
         differences: ``[n_blocks, n_pairs]``, NaN where a pair lacks a partner.
@@ -60,13 +72,13 @@ def mean_intervals(
         seed: of the stream "report", "bootstrap".
     """
     values = np.asarray(differences, dtype=np.float64)
-    within = _Resampling.of(values, strata, n_resamples=n_resamples, seed=seed)
-    pooled = (within.freedom < MIN_FREEDOM) & (within.n > MIN_FREEDOM)
-    found = within.intervals(level, "within strata")
-    if pooled.any():
+    found = _intervals(values, strata, "within strata", level, n_resamples, seed)
+    n = np.isfinite(values).sum(axis=0)
+    pooled = [at for at, one in enumerate(found) if one is None and n[at] > MIN_FREEDOM]
+    if pooled:
         nowhere = np.full(len(strata), "")
-        across = _Resampling.of(values[:, pooled], nowhere, n_resamples=n_resamples, seed=seed)
-        for at, interval in zip(np.flatnonzero(pooled), across.intervals(level, "across strata"), strict=True):
+        across = _intervals(values[:, pooled], nowhere, "across strata", level, n_resamples, seed)
+        for at, interval in zip(pooled, across, strict=True):
             found[at] = interval
     return found
 
@@ -95,54 +107,37 @@ def expanded_tail(level: float, freedom: int) -> float:
     return float(norm.cdf(t.ppf((1 - level) / 2, freedom)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Resampling:
-    """Resampled means ``[n_resamples, n_pairs]`` around the means ``[n_pairs]`` and what they rest on."""
-
-    means: npt.NDArray[np.float64]
-    n: npt.NDArray[np.int64]
-    n_spread: npt.NDArray[np.int64]
-    freedom: npt.NDArray[np.int64]
-    deviations: npt.NDArray[np.float64]
-
-    @classmethod
-    def of(
-        cls, values: npt.NDArray[np.float64], strata: npt.NDArray[np.str_], *, n_resamples: int, seed: int
-    ) -> "_Resampling":
-        n = np.isfinite(values).sum(axis=0)
-        n_spread, freedom = np.zeros_like(n), np.zeros_like(n)
-        weights, parts = [np.zeros((n_resamples, 0))], [np.zeros((0, values.shape[1]))]
-        for name in np.unique(strata):
-            rows = np.sort(values[strata == name], axis=0)  # NaN last, so the first n of a column are its blocks
-            n_here = np.isfinite(rows).sum(axis=0)
-            for size in np.unique(n_here[n_here > 1]).tolist():
-                used = n_here == size
-                n_spread[used] += size
-                freedom[used] += size - 1
-                weights.append(_weights(size, n_resamples, seed, str(name)))
-                parts.append(np.where(used, rows[:size], 0.0))
-        total = np.hstack(weights) @ np.vstack(parts)
-        # A block alone in its stratum shows no variance: the others lend theirs.
-        deviations = total / np.maximum(n, 1) * np.sqrt(n / np.maximum(n_spread, 1))
-        means = np.nansum(values, axis=0) / np.maximum(n, 1)
-        return cls(means=means, n=n, n_spread=n_spread, freedom=freedom, deviations=deviations)
-
-    def intervals(self, level: float, resampled: Resampled) -> list[MeanInterval]:
-        tails = {int(f): expanded_tail(level, int(f)) for f in np.unique(self.freedom) if f >= MIN_FREEDOM}
-        return [self._interval(at, tails.get(int(f)), resampled) for at, f in enumerate(self.freedom)]
-
-    def _interval(self, at: int, tail: float | None, resampled: Resampled) -> MeanInterval:
-        low, high = float("nan"), float("nan")
-        if tail is not None:
-            low, high = (np.quantile(self.deviations[:, at], (tail, 1 - tail)) + self.means[at]).tolist()
-        return MeanInterval(
-            low=low,
-            high=high,
-            resampled=None if tail is None else resampled,
-            freedom=int(self.freedom[at]),
-            n_borrowed=int(self.n[at] - self.n_spread[at]),
-        )
-
-
-def _weights(n: int, n_resamples: int, seed: int, stratum: str) -> npt.NDArray[np.float64]:
-    return deviation_weights(n, n_resamples, stream(seed, "report", "bootstrap", stratum, n))
+def _intervals(
+    values: npt.NDArray[np.float64],
+    strata: npt.NDArray[np.str_],
+    resampled: Resampled,
+    level: float,
+    n_resamples: int,
+    seed: int,
+) -> list[Interval | None]:
+    n = np.isfinite(values).sum(axis=0)
+    n_spread, freedom = np.zeros_like(n), np.zeros_like(n)
+    weights, parts = [np.zeros((n_resamples, 0))], [np.zeros((0, values.shape[1]))]
+    for name in np.unique(strata):
+        rows = np.sort(values[strata == name], axis=0)  # NaN last, so the first n of a column are its blocks
+        n_here = np.isfinite(rows).sum(axis=0)
+        for size in np.unique(n_here[n_here > 1]).tolist():
+            used = n_here == size
+            n_spread[used] += size
+            freedom[used] += size - 1
+            drawn = stream(seed, "report", "bootstrap", str(name), size)
+            weights.append(deviation_weights(size, n_resamples, drawn))
+            parts.append(np.where(used, rows[:size], 0.0))
+    total = np.hstack(weights) @ np.vstack(parts)
+    # A block alone in its stratum shows no variance: the others lend theirs.
+    deviations = total / np.maximum(n, 1) * np.sqrt(n / np.maximum(n_spread, 1))
+    means = np.nansum(values, axis=0) / np.maximum(n, 1)
+    tails = {int(f): expanded_tail(level, int(f)) for f in np.unique(freedom) if f >= MIN_FREEDOM}
+    found: list[Interval | None] = []
+    for at, tail in enumerate(tails.get(int(f)) for f in freedom):
+        if tail is None:
+            found.append(None)
+            continue
+        low, high = (np.quantile(deviations[:, at], (tail, 1 - tail)) + means[at]).tolist()
+        found.append(Interval(low=low, high=high, level=level, resampled=resampled))
+    return found

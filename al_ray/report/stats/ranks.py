@@ -1,4 +1,4 @@
-"""Which methods rank alike over many data sets? Friedman's test, Nemenyi's critical difference and its cliques.
+"""Mean ranks over many data sets: Friedman's test, Nemenyi's critical difference and its cliques.
 
 The recipe of Demsar 2006 (Statistical comparisons of classifiers over multiple data sets, JMLR 7:1-30). Its unit is the
 independent data set. Seeds of one data set are no further data sets, so ranks are taken over data set means wherever
@@ -6,7 +6,7 @@ there are at least `MIN_UNITS` of them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,73 +20,63 @@ from al_ray.report.stats.wilcoxon import DECIMALS
 MIN_UNITS = 3
 """Data sets (or blocks) that a Friedman test is made on at least."""
 
-Unit = Literal["data set means", "blocks"]
+Unit = Literal["data set", "block"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticalDifference:
+    """What Friedman's test and Nemenyi's critical difference say about mean ranks (Demsar 2006).
+
+    Attributes:
+        mean_ranks: method -> mean rank, best first, 1 = best; ties share their mean rank.
+        critical_difference: mean ranks that are at least this far apart differ (Nemenyi 1963).
+        cliques: maximal groups of two and more methods whose mean ranks do not differ, best first: the bars of a
+            critical-difference diagram.
+        n_units: data sets or blocks that were ranked.
+        unit: what was ranked: a "data set" (means over its models and seeds; says something about other data sets of
+            the kind), or a "block" (seeds counted as data sets; says something about these).
+        unit_note: the same as a sentence, with the reason.
+        n_blocks_dropped: blocks left out because a method has no value there.
+        statistic: Friedman's chi-square, corrected for ties (scipy; Friedman 1937).
+        p_value: from the chi-square distribution with n_methods - 1 degrees of freedom.
+        alpha: level of the critical difference.
+    """
+
+    mean_ranks: Mapping[str, float]
+    critical_difference: float
+    cliques: tuple[tuple[str, ...], ...]
+    n_units: int
+    unit: Unit
+    unit_note: str
+    n_blocks_dropped: int
+    statistic: float
+    p_value: float
+    alpha: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankComparison:
-    """Average ranks of the methods and whether they differ.
+    """Mean ranks of the methods and whether they differ.
 
     Attributes:
-        unit: what was ranked: "data set means" (over models and seeds of the complete blocks; says something about
-            other data sets of the kind), or "blocks" (seeds counted as data sets; says something about these).
-        unit_note: the same as a sentence, with the reason.
-        methods: from best to worst average rank.
-        average_ranks: ``[n_methods]``, 1 = best; ties share their mean rank. NaN without a complete block.
-        n_units: data sets or blocks that were ranked.
-        n_blocks, n_complete: blocks there are, and blocks where every method has a value.
-        n_dropped: blocks left out because a method is missing: n_blocks - n_complete.
-        missing: how many blocks each method lacks.
-        data_sets_left_out: data sets without any complete block.
-        methods_left_out: methods without any value, which would have left no complete block.
-        chi_square: Friedman's statistic, corrected for ties (scipy; Friedman 1937); NaN without a test.
-        p_value: from the chi-square distribution with n_methods - 1 degrees of freedom; None where ``reason`` says why.
-        iman_davenport_f, iman_davenport_p: the less conservative F form of it (Iman and Davenport 1980), with
-            n_methods - 1 and (n_methods - 1)(n_units - 1) degrees of freedom; infinite and 0 where all units agree.
-        alpha: level of the critical difference.
-        critical_difference: average ranks that are at least this far apart differ (Nemenyi 1963); NaN without a test.
-        nemenyi_p: ``[n_methods, n_methods]``, methods on both axes, best first (scikit-posthocs); None without a test.
-        cliques: maximal groups of two and more methods whose average ranks do not differ, best first: the bars of a
-            critical-difference diagram.
-        reason: why there is no test, in a sentence; None where there is one.
+        mean_ranks: method -> mean rank, best first; empty without a block that every method has a value in.
+        test: None where ``refusal`` says why.
+        refusal: why there is no test, in a sentence; empty where there is one.
     """
 
-    unit: Unit
-    unit_note: str
-    methods: tuple[str, ...]
-    average_ranks: tuple[float, ...]
-    n_units: int
-    n_blocks: int
-    n_complete: int
-    n_dropped: int
-    missing: dict[str, int]
-    data_sets_left_out: tuple[str, ...]
-    methods_left_out: tuple[str, ...]
-    chi_square: float
-    p_value: float | None
-    iman_davenport_f: float
-    iman_davenport_p: float | None
-    alpha: float
-    critical_difference: float
-    nemenyi_p: pd.DataFrame | None
-    cliques: tuple[tuple[str, ...], ...]
-    reason: str | None
+    mean_ranks: Mapping[str, float]
+    test: CriticalDifference | None
+    refusal: str
 
 
-def rank_methods(
-    values: pd.DataFrame,
-    data_sets: Sequence[str],
-    *,
-    alpha: float = 0.05,
-    unit: Unit | None = None,
-) -> RankComparison:
-    """Rank the methods on every data set, and test whether their average ranks differ.
+def rank_methods(values: pd.DataFrame, data_sets: Sequence[str], *, alpha: float) -> RankComparison:
+    """Rank the methods on every data set, or block where there are few, and test whether their mean ranks differ.
 
     Args:
-        values: ``[n_blocks, n_methods]``, higher = better, NaN = missing.
+        values: ``[n_blocks, n_methods]``, higher = better, NaN = missing. Blocks without a value of every method are
+            dropped, methods without any value first.
         data_sets: name of the data set of every block ``[n_blocks]``; the stratum would count models as data sets.
         alpha: level of significance.
-        unit: what to rank; by default "data set means" with at least 3 data sets, else "blocks".
 
     Raises:
         DataError: a value is infinite, or two columns have one name.
@@ -94,44 +84,34 @@ def rank_methods(
     assert len(data_sets) == len(values), "one data set per block"
     matrix, names = checked_matrix(values), np.asarray(data_sets, dtype=np.str_)
     present: npt.NDArray[np.bool_] = np.asarray(np.isfinite(matrix).any(axis=0))
-    methods = [str(method) for method in values.columns]
     complete = np.isfinite(matrix[:, present]).all(axis=1) & present.any()
     n_data_sets = len(np.unique(names[complete]))
-    used: Unit = unit or ("data set means" if n_data_sets >= MIN_UNITS else "blocks")
-    units = _units(matrix[np.ix_(complete, present)], names[complete], used)
-    ranked = _rank(units)
-    average = ranked.mean(axis=0) if len(ranked) else np.full(ranked.shape[1], np.nan)
-    order = np.argsort(average, kind="stable")
-    kept = [method for method, there in zip(methods, present, strict=True) if there]
-    missing = dict(zip(methods, np.isnan(matrix).sum(axis=0).tolist(), strict=True))
-    reason = _reason(len(ranked), len(kept), used, missing, alpha)
-    best_first = [kept[at] for at in order]
-    test = _Test.of(units[:, order], average[order], best_first, alpha) if reason is None else _Test.none()
-    return RankComparison(
-        unit=used,
-        unit_note=_unit_note(used, len(ranked), n_data_sets),
-        methods=tuple(best_first),
-        average_ranks=tuple(average[order].tolist()),
-        n_units=len(ranked),
-        n_blocks=len(matrix),
-        n_complete=int(complete.sum()),
-        n_dropped=int((~complete).sum()),
-        missing=missing,
-        data_sets_left_out=tuple(sorted(set(names.tolist()) - set(names[complete].tolist()))),
-        methods_left_out=tuple(method for method, there in zip(methods, present, strict=True) if not there),
-        chi_square=test.chi_square,
-        p_value=test.p_value,
-        iman_davenport_f=test.f,
-        iman_davenport_p=test.f_p_value,
+    unit: Unit = "data set" if n_data_sets >= MIN_UNITS else "block"
+    units = np.round(_units(matrix[np.ix_(complete, present)], names[complete], unit), DECIMALS)
+    methods = [str(method) for method, there in zip(values.columns, present, strict=True) if there]
+    ranks = _mean_ranks(units, methods)
+    n_missing = dict(zip(map(str, values.columns), np.isnan(matrix).sum(axis=0).tolist(), strict=True))
+    refusal = _refusal(len(units), len(methods), unit, n_missing, alpha)
+    if refusal:
+        return RankComparison(mean_ranks=ranks, test=None, refusal=refusal)
+    difference = critical_difference(len(ranks), len(units), alpha)
+    statistic, p_value = _friedman(units)
+    test = CriticalDifference(
+        mean_ranks=ranks,
+        critical_difference=difference,
+        cliques=find_cliques(list(ranks), list(ranks.values()), difference),
+        n_units=len(units),
+        unit=unit,
+        unit_note=_unit_note(unit, len(units), n_data_sets),
+        n_blocks_dropped=int((~complete).sum()),
+        statistic=statistic,
+        p_value=p_value,
         alpha=alpha,
-        critical_difference=test.critical_difference,
-        nemenyi_p=test.nemenyi_p,
-        cliques=test.cliques,
-        reason=reason,
     )
+    return RankComparison(mean_ranks=ranks, test=test, refusal="")
 
 
-def critical_difference(n_methods: int, n_units: int, alpha: float = 0.05) -> float:
+def critical_difference(n_methods: int, n_units: int, alpha: float) -> float:
     """Return how far apart two average ranks must be to differ (Nemenyi 1963; Demsar 2006, table 5a).
 
     q sqrt(k (k + 1) / (6 N)), with q the upper alpha point of the studentised range of k at infinite degrees of
@@ -159,77 +139,32 @@ def find_cliques(
     return tuple(tuple(methods[at:end]) for at, end in spans)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Test:
-    chi_square: float
-    p_value: float | None
-    f: float
-    f_p_value: float | None
-    critical_difference: float
-    nemenyi_p: pd.DataFrame | None
-    cliques: tuple[tuple[str, ...], ...]
-
-    @classmethod
-    def none(cls) -> "_Test":
-        nan = float("nan")
-        return cls(
-            chi_square=nan, p_value=None, f=nan, f_p_value=None, critical_difference=nan, nemenyi_p=None, cliques=()
-        )
-
-    @classmethod
-    def of(
-        cls, units: npt.NDArray[np.float64], average: npt.NDArray[np.float64], methods: list[str], alpha: float
-    ) -> "_Test":
-        from scipy.stats import friedmanchisquare
-
-        n, k = units.shape
-        rounded = np.round(units, DECIMALS)
-        alike = bool((rounded == rounded[:, :1]).all())  # scipy would divide zero by zero
-        chi_square, p_value = (0.0, 1.0) if alike else map(float, friedmanchisquare(*rounded.T))
-        f, f_p_value = _iman_davenport(chi_square, n, k)
-        difference = critical_difference(k, n, alpha)
-        return cls(
-            chi_square=chi_square,
-            p_value=p_value,
-            f=f,
-            f_p_value=f_p_value,
-            critical_difference=difference,
-            nemenyi_p=_nemenyi(rounded, methods),
-            cliques=find_cliques(methods, average.tolist(), difference),
-        )
-
-
 def _units(complete: npt.NDArray[np.float64], data_sets: npt.NDArray[np.str_], unit: Unit) -> npt.NDArray[np.float64]:
-    if unit == "blocks" or not len(complete):
+    if unit == "block" or not len(complete):
         return complete
     return np.stack([np.sort(complete[data_sets == name], axis=0).mean(axis=0) for name in np.unique(data_sets)])
 
 
-def _rank(units: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _mean_ranks(units: npt.NDArray[np.float64], methods: Sequence[str]) -> dict[str, float]:
     from scipy.stats import rankdata
 
-    return np.asarray(rankdata(-np.round(units, DECIMALS), axis=1), dtype=np.float64) if units.size else units
+    if not units.size:
+        return {}
+    ranks = rankdata(-units, axis=1).mean(axis=0)
+    return {methods[at]: float(ranks[at]) for at in np.argsort(ranks, kind="stable")}
 
 
-def _iman_davenport(chi_square: float, n: int, k: int) -> tuple[float, float]:
-    from scipy.stats import f as f_distribution
+def _friedman(units: npt.NDArray[np.float64]) -> tuple[float, float]:
+    from scipy.stats import friedmanchisquare
 
-    left = n * (k - 1) - chi_square
-    if left <= 1e-9 * n * k:
-        return float("inf"), 0.0
-    f = (n - 1) * chi_square / left
-    return f, float(f_distribution.sf(f, k - 1, (k - 1) * (n - 1)))
-
-
-def _nemenyi(rounded: npt.NDArray[np.float64], methods: list[str]) -> pd.DataFrame:
-    import scikit_posthocs
-
-    p_values = np.clip(np.asarray(scikit_posthocs.posthoc_nemenyi_friedman(rounded), dtype=np.float64), 0.0, 1.0)
-    return pd.DataFrame(p_values, index=methods, columns=methods)
+    if bool((units == units[:, :1]).all()):
+        return 0.0, 1.0  # scipy would divide zero by zero
+    statistic, p_value = friedmanchisquare(*units.T)
+    return float(statistic), float(p_value)
 
 
 def _unit_note(unit: Unit, n_units: int, n_data_sets: int) -> str:
-    if unit == "data set means":
+    if unit == "data set":
         return (
             f"Ranked on the means of {n_units} data sets over their models and seeds, since seeds of one data set are "
             "not independent data sets (Demsar 2006)."
@@ -240,8 +175,8 @@ def _unit_note(unit: Unit, n_units: int, n_data_sets: int) -> str:
     )
 
 
-def _reason(n_units: int, n_methods: int, unit: Unit, missing: dict[str, int], alpha: float) -> str | None:
-    what = "data sets" if unit == "data set means" else "blocks"
+def _refusal(n_units: int, n_methods: int, unit: Unit, missing: dict[str, int], alpha: float) -> str:
+    what = f"{unit}s"
     if n_methods < 3:
         return f"{n_methods} methods have values, and a Friedman test compares at least 3. See the paired comparison."
     if not n_units:
@@ -258,4 +193,4 @@ def _reason(n_units: int, n_methods: int, unit: Unit, missing: dict[str, int], a
             f"{n_units} {what} are too few for {n_methods} methods: even full agreement has probability "
             f"{smallest:.3g}, not below {alpha:g}. Run more."
         )
-    return None
+    return ""

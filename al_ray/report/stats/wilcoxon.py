@@ -8,7 +8,6 @@ before ranking, as Wilcoxon did, can turn a small effect into a significant one.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,28 +28,27 @@ class SignedRank:
     Attributes:
         n: differences, zeros included.
         n_nonzero: those that are not zero at `DECIMALS`.
+        n_positive: those above zero.
         plus, minus: sums of the ranks of the positive and of the negative differences (mid-ranks, Pratt's zeros).
-        p_value: two-sided, in (0, 1]; None where even n_nonzero differences of one sign could not reach ``alpha``.
-        kind: "exact" over all sign patterns of the ranks at hand, up to `MAX_EXACT` non-zero differences; above,
-            "asymptotic" (normal, corrected for ties and zeros, without continuity correction; scipy). None without p.
+        p_value: two-sided, in (0, 1]; exact over all sign patterns of the ranks at hand, up to `MAX_EXACT` non-zero
+            differences; above, normal, corrected for ties and zeros, without continuity correction (scipy). None where
+            even n_nonzero differences of one sign could not reach ``alpha``.
     """
 
     n: int
     n_nonzero: int
+    n_positive: int
     plus: float
     minus: float
     p_value: float | None
-    kind: Literal["exact", "asymptotic"] | None
 
     @property
     def rank_biserial(self) -> float:
-        """Matched-pairs rank-biserial correlation, in [-1, 1]; 0 where all differences are zero, NaN without any.
+        """Matched-pairs rank-biserial correlation, in [-1, 1]; 0 where all differences are zero.
 
         The share of the rank sum that speaks for the method minus the share against it (King and Minium 2003; Kerby
         2014, doi 10.2466/11.IT.3.1).
         """
-        if not self.n:
-            return float("nan")
         total = self.plus + self.minus
         return (self.plus - self.minus) / total if total else 0.0
 
@@ -65,7 +63,7 @@ def fewest_pairs(alpha: float) -> int:
     return math.floor(1 - math.log2(alpha)) + 1
 
 
-def signed_rank(differences: FloatArray, alpha: float = 0.05) -> SignedRank:
+def signed_rank(differences: FloatArray, alpha: float) -> SignedRank:
     """Test whether paired differences are symmetric about zero.
 
     Args:
@@ -76,15 +74,14 @@ def signed_rank(differences: FloatArray, alpha: float = 0.05) -> SignedRank:
     ranks, positive = _nonzero_ranks(rounded)
     plus, minus = float(ranks[positive].sum()), float(ranks[~positive].sum())
     n_nonzero = len(ranks)
-    kind: Literal["exact", "asymptotic"] | None = "exact" if n_nonzero <= MAX_EXACT else "asymptotic"
     p_value: float | None = None
-    if smallest_p_value(n_nonzero) >= alpha:
-        kind = None
-    elif kind == "exact":
-        p_value = _exact_p_value(ranks, max(plus, minus))
-    else:
-        p_value = _asymptotic_p_value(rounded)
-    return SignedRank(n=len(rounded), n_nonzero=n_nonzero, plus=plus, minus=minus, p_value=p_value, kind=kind)
+    if smallest_p_value(n_nonzero) < alpha:
+        is_exact = n_nonzero <= MAX_EXACT
+        p_value = _exact_p_value(ranks, max(plus, minus)) if is_exact else _asymptotic_p_value(rounded)
+    n_positive = int(positive.sum())
+    return SignedRank(
+        n=len(rounded), n_nonzero=n_nonzero, n_positive=n_positive, plus=plus, minus=minus, p_value=p_value
+    )
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
