@@ -95,7 +95,7 @@ class TwoNodes:
         return process
 
     def run_study(
-        self, path: Path, storage: Path, *settings: str, program: str = "al_ray.cli.run", **environment: str
+        self, path: Path, storage: Path, *settings: str, program: str = "pipelines.run_study", **environment: str
     ) -> "subprocess.Popen[str]":
         """Start a driver that joins the cluster."""
         address = [] if any(setting.startswith("address=") for setting in settings) else [f"address={self.gcs}"]
