@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Any
 from al_ray.errors import ConfigError
 from al_ray.storage.address import above, below, check_address, is_uri, shown
 from al_ray.study.file import Execution, Study, load_study, with_options
-from al_ray.study.forecast import Forecast, forecast
-from al_ray.study.plan import Plan, plan_study, require_complete
-from al_ray.study.run import Listener, check_shared, check_space, run_study
-from al_ray.tracking.address import tracking_address
+from al_ray.study.run import prepare, require_ready
 
 if TYPE_CHECKING:
     from al_ray.report.analysis.results import StudyResults
-
-_HERE = frozenset({"auto", "local", "localhost", "127.0.0.1", "[::1]"})
 
 
 def run(
@@ -80,95 +75,6 @@ def results(
 
     found = find_study(os.fspath(study), None if storage is None else os.fspath(storage))
     return analyse(read_study(found.address, skip_damaged=skip_damaged), description=found.description)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadyStudy:
-    """A study that is checked, planned and priced.
-
-    Attributes:
-        plan: its cells and what they need.
-        execution: where and how it runs.
-        is_local: whether it runs in this process, without Ray.
-        lanes: cells that will run side by side; None where only the cluster knows.
-        cost: what is left of it will take.
-    """
-
-    plan: Plan
-    execution: Execution
-    is_local: bool
-    lanes: int | None
-    cost: Forecast
-
-    def run(self, listener: Listener) -> None:
-        """Run what is not finished; the listener is told of every event of a cell, in this process."""
-        if self.plan.waiting():
-            run_study(self.plan, self.execution, local=self.is_local, listener=listener)
-
-
-def prepare(study: Study, execution: Execution, *, local: bool = False, cell: str | None = None) -> ReadyStudy:
-    """Plan a study and forecast its cost; nothing is started, and what this machine lacks is only noted in the plan.
-
-    Args:
-        study: what to run.
-        execution: where and how.
-        local: in this process, without Ray.
-        cell: this one cell alone, by its name in the plan.
-
-    Raises:
-        AlRayError: bad input.
-    """
-    tracking_address(execution.tracking, execution.storage)
-    if not local:
-        check_shared(execution)
-    plan = plan_study(study, execution.storage, only=cell)
-    lanes = 1 if local else _lanes(execution, plan)
-    return ReadyStudy(plan=plan, execution=execution, is_local=local, lanes=lanes, cost=forecast(plan, lanes or 1))
-
-
-def require_ready(ready: ReadyStudy, *, trusts_address: bool) -> None:
-    """Refuse a study that cannot start here.
-
-    Args:
-        ready: what is to start.
-        trusts_address: a person named the Ray to join, so that the study file's word is not all there is for it.
-
-    Raises:
-        AlRayError: data or models are missing, the disk is too small, or the study file alone names another Ray.
-    """
-    require_complete(ready.plan)
-    if not ready.is_local and not trusts_address:
-        check_cluster(ready.execution)
-    check_space(ready.plan, ready.cost, ready.execution)
-
-
-def check_cluster(execution: Execution) -> None:
-    """Refuse a Ray on other machines that the study file alone names.
-
-    Whoever runs a cluster runs code in every program that joins it, and a study file must not run code. So the person
-    at the terminal names it, with ``--set address=`` or with ``RAY_ADDRESS``.
-
-    Raises:
-        ConfigError: the address is another machine's.
-    """
-    address = execution.address
-    host = (address or "auto").rpartition("://")[2].rsplit(":", 1)[0]
-    if host in _HERE or address == os.environ.get("RAY_ADDRESS"):
-        return
-    raise ConfigError(
-        f"the study file names a Ray cluster on another machine, {address!r}, and joining it lets that cluster run "
-        f"code here. If it is yours, name it yourself: --set address={address}, or RAY_ADDRESS={address}."
-    )
-
-
-def _lanes(execution: Execution, plan: Plan) -> int | None:
-    """Return how many cells will run side by side; None where only the cluster knows."""
-    if execution.lanes is not None:
-        return execution.lanes
-    if (execution.address or os.environ.get("RAY_ADDRESS", "local")) != "local":
-        return None
-    workers = max((cell.spec.workers for cell in plan.cells), default=1)
-    return max((os.cpu_count() or 1) // (execution.cpus_per_worker * workers), 1)
 
 
 @dataclass(frozen=True, kw_only=True)

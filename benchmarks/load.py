@@ -160,10 +160,10 @@ def run_grid_alone(n_cells: int) -> dict[str, Any]:
 
 def run_as_study(n_cells: int) -> dict[str, Any]:
     """Run a study of stub cells as ``al-ray run`` does: records, the live table, MLflow's thread."""
-    from al_ray.cli.terminal import Progress, make_console
     from al_ray.study import run as study_module
     from al_ray.study.file import load_study, set_options
     from al_ray.study.plan import plan_study
+    from al_ray.terminal import Progress, make_console
 
     study_module.run_cell = stub_cell  # type: ignore[attr-defined]
     watch = GridClocks(n_cells)

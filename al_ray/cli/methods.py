@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from al_ray.cli.terminal import make_console
 from al_ray.confidence import ConfidenceMethod, confidences
 from al_ray.data import datasets
 from al_ray.data.files import named_folders
@@ -19,6 +18,7 @@ from al_ray.registry import Registry, fields_of, summary
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 from al_ray.study.forecast import n_fits_of, n_passes_of
+from al_ray.terminal import make_console
 
 EXAMPLES: dict[str, Any] = {"int": 100, "float": 0.9}
 

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from al_ray.cli.recorded_study import find_study
-from al_ray.cli.run import print_mlflow, user_errors
-from al_ray.cli.terminal import make_console
+from al_ray.api import find_study
+from al_ray.cli.run import user_errors
 from al_ray.errors import without_secrets
 from al_ray.storage.address import check_address
+from al_ray.terminal import make_console, print_mlflow
 from al_ray.tracking.address import tracking_address
 from al_ray.tracking.mlflow import log_report
 

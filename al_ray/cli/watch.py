@@ -13,12 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from al_ray.cli.recorded_study import find_study
+from al_ray.api import find_study
 from al_ray.cli.run import user_errors
-from al_ray.cli.terminal import WideTable, duration, make_console
 from al_ray.records.lease import living_drivers
 from al_ray.records.progress import CellView, Watcher, seconds_left
 from al_ray.records.study import StudyStore
+from al_ray.terminal import WideTable, duration, make_console
 
 N_SHOWN = 12
 STALLED_S = 600.0

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from al_ray.cli.terminal import result_tables, slice_tables
 from al_ray.report.analysis import analyse
 from al_ray.report.read import read_study
+from al_ray.terminal import result_tables, slice_tables
 from tests.report.study_samples import CLIPPING, SampleStudy
 
 

@@ -12,11 +12,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from al_ray.cli.terminal import Progress, WideTable, bytes_left, dataset_lines, duration, failure_lines, shown_log
 from al_ray.core.types import TextDataset, TextSplit
 from al_ray.records.cell import ADVICE
 from al_ray.runtime.failures import Failure, FailureKind
 from al_ray.runtime.tasks import CellFailed, CellStarted, RoundEnded
+from al_ray.terminal import Progress, WideTable, bytes_left, dataset_lines, duration, failure_lines, shown_log
 
 
 def round_of(key: str, index: int, n_labeled: int, accuracy: float | None) -> RoundEnded:

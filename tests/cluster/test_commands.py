@@ -58,7 +58,7 @@ def test_ray_knows_every_command_and_option_of_the_readme() -> None:
     for line in lines:
         ray(line)
     with pytest.raises(click.NoSuchOption, match="working-folder"):
-        ray("ray job submit --working-folder . -- python -m al_ray.cli.run")
+        ray("ray job submit --working-folder . -- python -m pipelines.run_study")
 
 
 def test_al_ray_knows_its_commands_of_the_readme() -> None:
@@ -87,7 +87,7 @@ def execution(words: list[str]) -> Execution:
 
 def test_every_study_is_started_by_the_same_module_with_options_that_exist() -> None:
     for words in runs().values():
-        assert words[:3] == ["python", "-m", "al_ray.cli.run"]
+        assert words[:3] == ["python", "-m", "pipelines.run_study"]
         execution(words)
     with pytest.raises(ConfigError, match="lane"):
         execution([*runs()["cloud"], "--set", "lane=8"])

@@ -23,7 +23,7 @@ from tests.waiting import PATIENCE_S, wait_until
 
 # 127.0.0.1, the same written as IPv6, and ::1, in hexadecimal as in /proc/net.
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-RUN_STUDY = "al_ray.cli.run"
+RUN_STUDY = "pipelines.run_study"
 EXCLUDED = ("__pycache__", ".git", "results", "node_modules", ".*_cache")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from al_ray.cli.recorded_study import find_study
+from al_ray.api import find_study
 from al_ray.errors import ConfigError, StorageError
 from al_ray.records.study import StudyStore, open_study
 from al_ray.storage.address import above, below, check_address, hidden, shown, without_query

@@ -9,7 +9,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from al_ray.cli.terminal import PlainConsole, make_console
+from al_ray.terminal import PlainConsole, make_console
 from tests.trust.conftest import Finished, al_ray, edit_json
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&{{7*7}}${7*7}"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from al_ray.cli.run import check_cluster
 from al_ray.errors import AlRayError, ConfigError
 from al_ray.records.study import StudyStore
 from al_ray.study import file as study_file
 from al_ray.study.file import Execution, load_study, set_options
+from al_ray.study.run import check_cluster
 from tests.trust.conftest import refused, write_study
 
 HEAD = "study: x\ndefaults: {dataset: tickets, strategy: margin, seed: 1}\n"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -19,6 +19,9 @@ from al_ray.report.stats.bootstrap import Interval
 from al_ray.report.stats.paired import Comparison
 from al_ray.report.stats.ranks import CriticalDifference
 from al_ray.study.names import Method, Role
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Status = Literal["done", "running", "failed", "waiting"]
 Section = Literal["state", "curves", "ranking", "clipping", "calibration", "queries", "cost", "limits"]
@@ -485,6 +488,23 @@ class StudyResults:
     def n(self, status: Status) -> int:
         """Return how many cells have this status."""
         return sum(cell.status == status for cell in self.cell_states)
+
+    def plot_curves(self, *, settings: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> "Figure":
+        """Draw the learning curves; :func:`al_ray.report.plots.plot_curves` says how.
+
+        Args:
+            settings: panels to draw, by name; None = all.
+            methods: curves to draw, by name; None = random queries and the best of the others, eight in all.
+
+        Returns:
+            a matplotlib figure: ``figure.savefig("curves.pdf")``.
+
+        Raises:
+            ConfigError: a name that the study does not have, or no learning curve to draw.
+        """
+        from al_ray.report.plots import plot_curves
+
+        return plot_curves(self, settings=settings, methods=methods)
 
     def absence(self, section: Section) -> str | None:
         """Return why a section is not there, None where nobody says so."""

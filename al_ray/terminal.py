@@ -1,15 +1,17 @@
-"""What a person sees: the plan, the live table of a running study, the closing table."""
+"""What is printed of a study: its plan, the live table while it runs, the closing tables, where everything is."""
 
 import contextlib
 import logging
 import math
 import os
 import re
+import shlex
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +19,22 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from al_ray.core.types import TextDataset
+from al_ray.data import near_equal_notes
 from al_ray.errors import without_secrets
 from al_ray.records.cell import ADVICE, failure_words
+from al_ray.records.study import StudyStore
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, RoundEnded
-from al_ray.study.forecast import Forecast
+from al_ray.study.forecast import Forecast, has_fast_bf16, round_costs
 from al_ray.study.names import JOIN
-from al_ray.study.plan import Plan
+from al_ray.study.plan import Plan, dataset_key, plan_record
+from al_ray.study.run import ReadyStudy, disk_bytes
+from al_ray.tracking.address import DATABASES, scheme_of, tracking_address
 
 if TYPE_CHECKING:
     from al_ray.report.analysis.results import Estimate, MethodScore, StudyResults
@@ -420,3 +427,130 @@ class Progress:
             cell = self._running.get(event.key)
             what = f"{slug} done" if cell is None else cell.words(slug)
             self._console.print(f"{what}; {self._totals()}", soft_wrap=True)
+
+
+def print_plan(console: Console, ready: ReadyStudy) -> None:
+    """Print the cells of a study, its data, what is missing here and what it will cost."""
+    plan, cost = ready.plan, ready.cost
+    console.print(plan_table(plan))
+    for name, dataset in plan.datasets_by_name().items():
+        whole, classes = dataset_lines(name, dataset)
+        console.print(whole, soft_wrap=True, highlight=False)
+        console.print(Padding(classes, (0, 0, 0, 2)), highlight=False)
+    _warn_near_equal(console, plan)
+    for sentence in plan.missing:
+        console.print(f"cannot be used here: {sentence}", style="yellow", markup=False, soft_wrap=True)
+    _warn_bf16(console, plan)
+    console.print(forecast_lines(cost, disk_bytes(cost, ready.execution), ready.lanes), soft_wrap=True)
+    console.print("nothing was started.")
+
+
+def run_shown(ready: ReadyStudy, console: Console, *, verbose: bool = False) -> Mapping[str, Mapping[str, Any]]:
+    """Run what waits of a study, with a live table of it, then print its closing tables and where everything is.
+
+    Args:
+        ready: what to run.
+        console: where to print.
+        verbose: print decisions as well: what waits, what is tried again, and why.
+
+    Returns:
+        the cells that failed, with what their records say.
+    """
+    plan = ready.plan
+    waiting = plan.waiting()
+    _announce(console, ready)
+    costs = {}
+    for cell in waiting:
+        dataset = plan.datasets[dataset_key(cell.spec.dataset)]
+        costs[cell.key] = round_costs(cell.spec, len(dataset.train), len(dataset.test))
+        n_done = max(cell.n_recorded - 1, 0)
+        costs[cell.key][:n_done] = [0.0] * n_done
+    progress = Progress(console, costs, n_before=len(plan.cells) - len(waiting))
+    if waiting:
+        with shown_log(console, verbose=verbose), progress:
+            ready.run(progress)
+    _print_results(console, plan)
+    _print_addresses(console, plan.store, tracking_address(ready.execution.tracking, ready.execution.storage))
+    failures = progress.failures()
+    if failures:
+        console.print("\n".join(failure_lines(failures)), style="red", soft_wrap=True)
+    return failures
+
+
+def _announce(console: Console, ready: ReadyStudy) -> None:
+    plan, cost, lanes = ready.plan, ready.cost, ready.lanes
+    waiting = plan.waiting()
+    if not waiting:
+        console.print(f"study {plan.study.name}: all {len(plan.cells)} cells are finished; nothing to do.")
+        return
+    begun = sum(cell.n_recorded > 0 for cell in waiting)
+    again = f", {begun} of them go on after their last recorded round" if begun else ""
+    seconds = f", about {duration(cost.seconds)}" if cost.seconds and lanes else ""
+    at_a_time = f"{lanes} at a time" if lanes else "as many at a time as fit on the cluster"
+    console.print(
+        f"study {plan.study.name}: {len(waiting)} of {len(plan.cells)} cells to run{again}; {at_a_time}{seconds}.",
+        soft_wrap=True,
+    )
+    _warn_near_equal(console, plan)
+    _warn_bf16(console, plan)
+
+
+def _warn_near_equal(console: Console, plan: Plan) -> None:
+    for name, dataset in plan.datasets_by_name().items():
+        for note in near_equal_notes(dataset):
+            console.print(f"data set {name}: {note}", style="yellow", soft_wrap=True, highlight=False)
+
+
+def _warn_bf16(console: Console, plan: Plan) -> None:
+    if has_fast_bf16() is False and any(cell.spec.precision == "bf16" for cell in plan.cells):
+        console.print(
+            "this processor has no bf16 instructions, so precision bf16 is emulated and several times slower than "
+            "float32. Without a GPU, write 'precision: float32' in the study file."
+        )
+
+
+def _print_results(console: Console, plan: Plan) -> None:
+    """Print the closing table of all cells of the plan that are finished."""
+    from al_ray.report.analysis import analyse
+    from al_ray.report.read import read_study
+
+    finished = [
+        cell
+        for cell in plan.cells
+        if cell.fingerprint and plan.store.cell(cell.slug, cell.fingerprint).status() == "done"
+    ]
+    if finished:
+        grid = plan_record(replace(plan, cells=tuple(finished)))
+        records = read_study(plan.store.folder.location, grid=grid)
+        results = analyse(records, with_arrays=False)
+        for table in (*result_tables(results), *slice_tables(results)):
+            console.print(table)
+
+
+def _print_addresses(console: Console, store: StudyStore, address: str | None) -> None:
+    left = f"records: {store.root}{bytes_left(store.sizes())}"
+    console.print(left, soft_wrap=True, highlight=False)
+    if address is None:
+        later = f"al-ray sync {shlex.quote(store.root)} --tracking http://HOST:PORT"
+        console.print(f"MLflow: off. Later: {later}", soft_wrap=True, highlight=False)
+    else:
+        print_mlflow(console, store, address)
+
+
+def print_mlflow(console: Console, store: StudyStore, address: str) -> None:
+    """Print where the table of a study's cells is, as a link where MLflow is a server; for a database, what opens it.
+
+    MLflow's own page of an experiment shows the parent run and hides its cells behind a small arrow. The link is known
+    only where this process has been in touch with MLflow; no login is printed.
+    """
+    from al_ray.tracking.mlflow import cells_path
+
+    path, shown = cells_path(store, address) or "", without_secrets(address)
+    if scheme_of(address) in DATABASES:
+        command = shlex.join([f"{Path(sys.executable).parent}/mlflow", "ui", "--backend-store-uri", shown])
+        console.print(f"MLflow UI: {command}", soft_wrap=True, highlight=False, markup=False)
+        shown = "http://127.0.0.1:5000"
+        if not path:
+            return
+    page = "table of cells" if path else "MLflow UI"
+    console.print(f"{page}: {shown.rstrip('/')}{path}", soft_wrap=True, highlight=False, markup=False)
