@@ -19,6 +19,19 @@ from al_ray.storage.folder import Folder
 
 PAGE = "report.html"
 FOLDER = "report"
+TABLES = {
+    "cells": "every cell, planned or recorded: how far it is and, finished, what it comes to",
+    "curves": "mean learning curves with bootstrap bands",
+    "ranking": "methods by mean accuracy of all points, over all settings and on each",
+    "comparisons": "paired comparisons with random queries, with the best method, and of clipped with unclipped",
+    "labels_saved": "labels saved against random queries at fixed accuracy levels",
+    "calibration": "calibration error, Brier score and reliability on the test split and on the queried",
+    "classes": "classes of the queried against the pool",
+    "overlap": "Jaccard overlap of what two methods queried",
+    "acquired": "outliers and kinds of example among the queried",
+    "costs": "seconds by phase and per label saved",
+}
+"""Table of :class:`StudyResults`, which is also the name of its two files -> what it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +90,9 @@ def write_report(report: Report, out: str | None = None) -> list[str]:
         StorageError: the folder cannot be written.
     """
     folder = report.study_folder.child(FOLDER) if out is None else Folder.open(out)
-    files = {PAGE: render_page(report.results, made_at=report.made_at).encode("utf-8")}
-    for name, table in report.results.tables().items():
+    files = {PAGE: render_page(report.results, made_at=report.made_at, tables=TABLES).encode("utf-8")}
+    for name in TABLES:
+        table = getattr(report.results, name)
         files[f"{name}.csv"] = table.to_csv(index=False).encode("utf-8")
         files[f"{name}.parquet"] = _parquet(table)
     for name, data in files.items():

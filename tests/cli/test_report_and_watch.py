@@ -22,8 +22,7 @@ from al_ray.records.cell import CellStore
 from al_ray.records.lease import Lease
 from al_ray.records.progress import CellView, Watcher, seconds_left
 from al_ray.records.study import StudyStore
-from al_ray.report.analysis.results import TABLES
-from al_ray.report.build import PAGE, build_report
+from al_ray.report.build import PAGE, TABLES, build_report
 from al_ray.report.verdict import make_verdict
 from tests.cli.conftest import Outcome
 

@@ -273,7 +273,7 @@ def test_friedmans_test_says_everywhere_that_it_ranks_data_sets_from_three_of_th
     assert (each.unit, each.n_units) == ("block", 4)
     said = "Friedman's test finds a difference between 3 methods over 3 data sets (p = 0.050)."
     assert said in make_verdict(results).sure
-    page = html.unescape(render_page(results, made_at="today")).replace("\u00a0", " ")
+    page = html.unescape(render_page(results, made_at="today", tables={})).replace("\u00a0", " ")
     assert said in page
     assert "Friedman's test over 3 data sets: chi-square 6.0, p = 0.050." in page
     assert "Critical-difference diagram over 3 data sets, critical difference" in page

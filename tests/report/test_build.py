@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.report.analysis.results import TABLES
-from al_ray.report.build import build_report, write_report
+from al_ray.report.build import TABLES, build_report, write_report
 from al_ray.report.read import read_study
 from al_ray.report.verdict import make_verdict
 from tests.report.study_samples import CLIPPED, CLIPPING, MARGIN, RANDOM, TEST, SampleStudy

@@ -82,7 +82,7 @@ def page(whole: StudyResults) -> Page:
 
 
 def shown(whole: StudyResults) -> str:
-    return render_page(whole, made_at="today")
+    return render_page(whole, made_at="today", tables={"ranking": "the ranking, one row a method and setting"})
 
 
 def test_every_tag_is_closed_in_its_place_and_every_id_is_once(page: Page) -> None:

@@ -29,19 +29,6 @@ METRIC = "aulc"
 """What methods are ranked by and compared in."""
 POOL = "pool"
 EVERYWHERE = "all settings"
-TABLES = {
-    "cells": "every cell, planned or recorded: how far it is and, finished, what it comes to",
-    "curves": "mean learning curves with bootstrap bands",
-    "ranking": "methods by mean accuracy of all points, over all settings and on each",
-    "comparisons": "paired comparisons with random queries, with the best method, and of clipped with unclipped",
-    "labels_saved": "labels saved against random queries at fixed accuracy levels",
-    "calibration": "calibration error, Brier score and reliability on the test split and on the queried",
-    "classes": "classes of the queried against the pool",
-    "overlap": "Jaccard overlap of what two methods queried",
-    "acquired": "outliers and kinds of example among the queried",
-    "costs": "seconds by phase and per label saved",
-}
-"""Name of a table of :class:`StudyResults` -> what it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -513,10 +500,6 @@ class StudyResults:
     def role(self, method: str) -> Role:
         """Return the role of a method by its name."""
         return self.methods[method].role
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return every table of :data:`TABLES` by its name; one without rows still has its columns."""
-        return {name: getattr(self, name) for name in TABLES}
 
     @cached_property
     def curves(self) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from al_ray.report import wording
-from al_ray.report.analysis.results import TABLES, Section, StudyResults
+from al_ray.report.analysis.results import Section, StudyResults
 from al_ray.report.page.charts import Look, assign_looks, swatch
 from al_ray.report.page.sections import (
     calibration_views,
@@ -42,11 +42,16 @@ _BOUND = re.compile(r"(?<=\d) (?=%|points?\b|labels?\b|pairs?\b|cells?\b|seeds?\
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
-def render_page(results: StudyResults, *, made_at: str) -> str:
+def render_page(results: StudyResults, *, made_at: str, tables: Mapping[str, str]) -> str:
     """Return the page as text, to be written as UTF-8.
 
     The file asks for nothing outside itself: no script, style, font or picture from elsewhere, and a policy in its
     head that lets a browser load none. Names from the study are escaped wherever they stand.
+
+    Args:
+        results: what it shows.
+        made_at: when the report was made, as text for people.
+        tables: name of a table beside the page -> what it holds.
     """
     looks = assign_looks(results)
     page = (
@@ -55,7 +60,7 @@ def render_page(results: StudyResults, *, made_at: str) -> str:
         .render(
             results=results,
             made_at=made_at,
-            tables=TABLES,
+            tables=tables,
             metric=wording.METRIC_WORDS,
             effect_name=Comparison.EFFECT_NAME,
             looks=looks,
