@@ -1,4 +1,4 @@
-"""Draw docs/curves.svg from a real run: ``python docs/curves.py``, about six minutes on two cores; records in results/."""
+"""Draw docs/curves.svg from a real run: ``python docs/curves.py``; some minutes on two cores, records in results/."""
 
 from pathlib import Path
 from typing import Any
