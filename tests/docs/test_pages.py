@@ -11,6 +11,7 @@ import pytest
 import typer
 import yaml
 
+import al_ray
 from al_ray.cli.app import app
 from al_ray.cli.methods import markdown
 from al_ray.data.files import PathSource
@@ -192,6 +193,24 @@ def test_the_strategy_that_is_added_in_one_file_works_and_keeps_its_contract() -
     )
     # In a process of its own: what is registered here would be a method of every other test.
     subprocess.run([sys.executable, "-c", block + asked], cwd=ROOT, check=True)
+
+
+def test_the_examples_of_the_page_of_python_that_need_no_study_of_ones_own_run() -> None:
+    blocks = [block for block in fences(text_of("docs/python.md"), "python") if "study.yaml" not in block]
+    assert len(blocks) == 3
+    for block in blocks:
+        subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True)
+
+
+def test_the_page_of_python_names_all_of_the_front_door() -> None:
+    named = {span.removeprefix("al_ray.") for span in code_spans(text_of("docs/python.md"))}
+    assert set(al_ray.__all__) - {"__version__"} <= named
+
+
+def test_the_page_of_python_names_every_frame() -> None:
+    text = text_of("docs/python.md")
+    assert TABLES.keys() <= set(code_spans(text))
+    assert all(hasattr(al_ray.StudyResults, name) for name in TABLES)
 
 
 def test_the_hooks_are_the_linters_of_make_lint() -> None:
