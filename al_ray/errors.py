@@ -96,6 +96,12 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def one_line(error: object, limit: int = 400) -> str:
+    """Return what an error says in one line that may be shown: libraries tell pages of advice with some."""
+    text = " ".join(without_secrets(str(error)).split())
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
 def _secrets_of_environment() -> list[str]:
     """Return the values of variables that are named like a secret, the longest first: one may hold another."""
     values = {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)}

@@ -14,8 +14,7 @@ import numpy as np
 from al_ray.core.seeding import stream, stream_seed
 from al_ray.core.types import LabeledSet
 from al_ray.model.classifier import TransformerClassifier
-from al_ray.model.protocol import batches_of_epoch
-from al_ray.model.recipe import FinetuneRecipe
+from al_ray.model.recipe import FinetuneRecipe, batches_of_epoch
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import SingleProcess, set_threads
 from benchmarks.inputs import minilm, tokenized, trec6

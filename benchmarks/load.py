@@ -164,14 +164,14 @@ def run_as_study(n_cells: int) -> dict[str, Any]:
     """Run a study of stub cells as ``al-ray run`` does: records, the live table, MLflow's thread."""
     from al_ray.cli.terminal import Progress, make_console
     from al_ray.study import run as study_module
-    from al_ray.study.file import parse_study, set_options
+    from al_ray.study.file import load_study, set_options
     from al_ray.study.plan import plan_study
 
     study_module.run_cell = stub_cell  # type: ignore[attr-defined]
     watch = GridWatch(n_cells)
     grid = [{"dataset": "tickets", "strategy": "margin", "seed": {"range": [0, n_cells]}}]
     with tempfile.TemporaryDirectory(prefix="al_ray_load_") as storage:
-        study = parse_study({"study": "load", "grid": grid})
+        study = load_study({"study": "load", "grid": grid})
         plan = plan_study(study, storage)
         execution = set_options(study.execution, [f"storage={storage}", f"lanes={LANES}"])
         progress = Progress(make_console(), {cell.key: [1.0] * N_ROUNDS for cell in plan.cells}, n_before=0)

@@ -11,7 +11,7 @@ from typing import Any
 from al_ray.errors import AlRayError
 from al_ray.records.study import CellStore, RecordedRound
 from al_ray.runtime.tasks import CellEvent
-from al_ray.study.file import parse_study, set_options
+from al_ray.study.file import load_study, set_options
 from al_ray.study.plan import Plan, plan_study
 from al_ray.study.run import run_study
 
@@ -99,7 +99,7 @@ def timed_study(
     """
     storage = tempfile.mkdtemp(prefix="al_ray_benchmark_")
     try:
-        study = parse_study(values)
+        study = load_study(values)
         timed = TimedStudy(plan_study(study, storage))
         execution = set_options(study.execution, [f"storage={storage}", f"lanes={lanes}", "tracking='off'"])
 

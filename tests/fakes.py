@@ -64,19 +64,24 @@ class NearestCentroid:
         *,
         plain: bool = False,
         with_features: bool = False,
-        with_clean: bool = False,
+        with_logits_without_dropout: bool = False,
     ) -> ModelOutputs:
         """Return minus the distances to the centroids as logits."""
         points = self._points(split, ids)
         self.n_predicted += len(ids)
-        clean = self._logits(points, self.centroids)
-        logits = clean[:, None]
+        without_dropout = self._logits(points, self.centroids)
+        logits = without_dropout[:, None]
         if not plain and self.sampling.n_draws > 1:
             shifts = [stream(self.round_index, "draw", d).normal(size=self.centroids.shape) * 0.5
                       for d in range(self.sampling.n_draws)]  # fmt: skip
             logits = np.stack([self._logits(points, self.centroids + shift) for shift in shifts], axis=1)
         features = points.astype(np.float32) if with_features else None
-        return ModelOutputs(ids=ids, logits=logits, features=features, clean=clean if with_clean else None)
+        return ModelOutputs(
+            ids=ids,
+            logits=logits,
+            features=features,
+            logits_without_dropout=without_dropout if with_logits_without_dropout else None,
+        )
 
     def cross_predict(self, labeled: LabeledSet, *, n_folds: int, round_index: int) -> ModelOutputs:
         """Predict every labelled example from the others' means, fold by fold."""

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import typer
 
@@ -12,8 +11,7 @@ from al_ray.cli.report import report
 from al_ray.cli.run import run
 from al_ray.cli.sync import sync_mlflow
 from al_ray.cli.watch import watch
-from al_ray.study.file import StudyFile
-from al_ray.study.spec import CellSpec
+from al_ray.study.file import study_schema
 
 app = typer.Typer(
     help="Active-learning experiments on text: a study file in, records and MLflow runs out.",
@@ -39,18 +37,3 @@ def run_alone(command: Callable[..., None]) -> None:
 def schema() -> None:
     """Print the JSON schema of study files, for editors that complete and check YAML."""
     typer.echo(json.dumps(study_schema(), indent=2))
-
-
-def study_schema() -> dict[str, Any]:
-    """Return the JSON schema of a study file; in a grid block every value may also be a list of values."""
-    outer = StudyFile.model_json_schema()
-    inner = CellSpec.model_json_schema()
-    definitions = {**outer.pop("$defs", {}), **inner.pop("$defs", {})}
-    axes = {
-        key: {"anyOf": [value, {"type": "array"}, {"type": "object"}, {"type": "string"}]}
-        for key, value in inner["properties"].items()
-    }
-    cell = {"type": "object", "properties": axes, "additionalProperties": False}
-    outer["properties"]["defaults"] = cell
-    outer["properties"]["grid"]["items"] = cell
-    return {**outer, "$defs": definitions}

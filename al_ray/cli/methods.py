@@ -15,7 +15,7 @@ from al_ray.errors import DataError
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.initial import InitialQuery, initial_queries
 from al_ray.oracle import oracles
-from al_ray.registry import Registry, fields_of
+from al_ray.registry import Registry, fields_of, summary
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 from al_ray.study.forecast import n_fits_of, n_passes_of
@@ -177,7 +177,7 @@ def family_table(family: Registry[object]) -> Table:
     for name in family.names():
         cls = family.get(name)
         options = ", ".join(_option(key, words, default) for key, (words, default) in fields_of(cls).items())
-        table.add_row(name, options or "-", (cls.__doc__ or "").strip().split("\n")[0])
+        table.add_row(name, options or "-", summary(cls))
     return table
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Protocol
 
 from al_ray.core.types import FloatArray, IntArray, ModelOutputs, Sampling
 from al_ray.core.uncertainty import log_softmax
-from al_ray.registry import Registry
+from al_ray.registry import Plugin, Registry
 
 State = Mapping[str, Any]
 """What :meth:`ConfidenceMethod.calibrate` learned in a round; its plain floats are recorded as metrics."""
@@ -15,18 +15,17 @@ Loss = Callable[..., Any]
 
 With an attribute ``needs_features`` that is true it gets ``features [n, n_features]`` (first token, with gradient) as a
 fourth argument. With a method ``after_epoch(logits, targets)`` it is told the held-out logits and targets after every
-epoch, once that epoch is judged (not at all when nothing is held out). With an attribute ``judged_as_run`` that is true
-examples are held out and epochs compared as in the code of Gonsior et al. 2022, see ``al_ray.model.protocol``.
+epoch, once that epoch is judged (not at all when nothing is held out). With an attribute ``judged_as_gonsior2022`` that
+is true examples are held out and epochs compared as in the code of Gonsior et al. 2022, see ``al_ray.model.recipe``.
 """
 
 
-class ConfidenceMethod(Protocol):
+class ConfidenceMethod(Plugin, Protocol):
     """Turns what the model returned into log-probabilities; pure, no state of its own.
 
     A method inherits from this class and declares only what differs from the defaults.
 
     Attributes:
-        name: what a study file calls it.
         source: authors, year and arXiv number or DOI.
         needs_features: whether it reads ``ModelOutputs.features``, of every example.
         needs_labeled: whether :meth:`calibrate` is called with the model's outputs on the labelled examples.
@@ -35,7 +34,6 @@ class ConfidenceMethod(Protocol):
         has_consistent_draws: whether a draw is one model for all examples, as joint entropies need it.
     """
 
-    name: ClassVar[str]
     source: ClassVar[str]
     needs_features: ClassVar[bool] = False
     needs_labeled: ClassVar[bool] = False

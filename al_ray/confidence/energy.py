@@ -1,7 +1,7 @@
-"""Energy: how much the model recognises an example at all, whichever its class."""
+"""Energy: the free energy of the logits, high for texts unlike the labelled ones."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +9,7 @@ import numpy.typing as npt
 from al_ray.confidence import ConfidenceMethod, State, confidences
 from al_ray.core.types import FloatArray, IntArray, ModelOutputs
 from al_ray.core.uncertainty import log_softmax
-from al_ray.errors import ConfigError
-
-TEMPERATURES = (0.01, 100.0)
+from al_ray.registry import Within
 
 
 @confidences.register("energy")
@@ -35,12 +33,9 @@ class Energy(ConfidenceMethod):
     source: ClassVar[str] = "Liu et al. 2020, arXiv 2010.03759"
     needs_labeled: ClassVar[bool] = True
     has_uncertainty: ClassVar[bool] = True
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        low, high = TEMPERATURES
-        if not low <= self.temperature <= high:
-            raise ConfigError(f"temperature is {self.temperature}, it must be from {low} to {high:g}. 1.0 is usual.")
+    temperature: Annotated[
+        float, Within(ge=0.01, le=100, right="it must be from 0.01 to 100", advice="1.0 is usual.")
+    ] = 1.0
 
     def calibrate(self, outputs: ModelOutputs, labels: IntArray) -> State:
         """Return the ``reference_energy``: the mean over the labelled examples and their draws."""

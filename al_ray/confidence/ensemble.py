@@ -1,11 +1,11 @@
 """Deep ensemble: ask several models that were fine-tuned on the same answers."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from al_ray.confidence import ConfidenceMethod, confidences
 from al_ray.core.types import Sampling
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 
 
 @confidences.register("ensemble")
@@ -25,11 +25,7 @@ class Ensemble(ConfidenceMethod):
     """
 
     source: ClassVar[str] = "Lakshminarayanan et al. 2017, arXiv 1612.01474"
-    n_members: int = 5
-
-    def __post_init__(self) -> None:
-        if self.n_members < 2:
-            raise ConfigError(f"n_members is {self.n_members}, it must be at least 2. 5 is usual; 1 is 'softmax'.")
+    n_members: Annotated[int, Within(ge=2, advice="5 is usual; 1 is 'softmax'.")] = 5
 
     @property
     def sampling(self) -> Sampling:

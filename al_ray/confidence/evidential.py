@@ -1,15 +1,15 @@
-"""Evidential deep learning: logits as counts of evidence, and doubt where little was counted."""
+"""Evidential deep learning: logits as the evidence of a Dirichlet distribution over class probabilities."""
 
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
 from al_ray.confidence import ConfidenceMethod, Loss, State, confidences
 from al_ray.core.types import FloatArray, ModelOutputs
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,14 +33,9 @@ class Evidential(ConfidenceMethod):
 
     source: ClassVar[str] = "Sensoy et al. 2018, arXiv 1806.01768"
     has_uncertainty: ClassVar[bool] = True
-    annealing_epochs: int = 10
-
-    def __post_init__(self) -> None:
-        if self.annealing_epochs < 1:
-            raise ConfigError(
-                f"annealing_epochs is {self.annealing_epochs}, it must be at least 1. 10 is usual; "
-                "1 gives the penalty its full weight from the second epoch on."
-            )
+    annealing_epochs: Annotated[
+        int, Within(ge=1, advice="10 is usual; 1 gives the penalty its full weight from the second epoch on.")
+    ] = 10
 
     def new_loss(self) -> Loss:
         """Return the expected squared error with the annealed penalty on misleading evidence."""

@@ -49,13 +49,13 @@ DENSE_SHARE = 0.9
 """Of each class stay the examples whose radius is at most this percentile / 100."""
 
 
-class LossAsRun:
+class Gonsior2022Loss:
     """The default criterion of the reference: binary cross-entropy for two classes, cross entropy for more.
 
     Two classes are two yes-or-no questions there: each logit against the one-hot label, averaged over the two.
     """
 
-    judged_as_run = True
+    judged_as_gonsior2022 = True
 
     def __call__(self, logits: "Tensor", targets: "Tensor", epoch: int) -> "Tensor":
         """Return the loss of every example ``[n]``, in nats."""
@@ -68,19 +68,19 @@ class LossAsRun:
 
 
 @dataclass(frozen=True)
-class _AsRun(ConfidenceMethod):
+class _Gonsior2022Confidence(ConfidenceMethod):
     """What the classifiers of the reference share that keep its default criterion: they fit the same model."""
 
     source: ClassVar[str] = SOURCE
 
     def new_loss(self) -> Loss:
-        """Return the default criterion, see :class:`LossAsRun`."""
-        return LossAsRun()
+        """Return the default criterion, see :class:`Gonsior2022Loss`."""
+        return Gonsior2022Loss()
 
 
 @confidences.register("gonsior2022/softmax")
 @dataclass(frozen=True)
-class SoftmaxAsRun(_AsRun):
+class Gonsior2022Softmax(_Gonsior2022Confidence):
     """Softmax over a network that, on two classes, was trained as two yes-or-no questions.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. With two classes the plain model of the reference is
@@ -91,7 +91,7 @@ class SoftmaxAsRun(_AsRun):
 
 @confidences.register("gonsior2022/ensemble")
 @dataclass(frozen=True)
-class EnsembleAsRun(_AsRun):
+class Gonsior2022Ensemble(_Gonsior2022Confidence):
     """Softmax of the committee's five models, each fitted as ``gonsior2022/softmax`` fits its one.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it: the present model and four more on the same answers, with
@@ -106,7 +106,7 @@ class EnsembleAsRun(_AsRun):
 
 @confidences.register("gonsior2022/label_smoothing")
 @dataclass(frozen=True)
-class LabelSmoothingAsRun(_AsRun):
+class Gonsior2022LabelSmoothing(_Gonsior2022Confidence):
     """Softmax of a model trained on labels that keep a fifth of doubt, by cross entropy on two classes as well.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The loss is that of ``label_smoothing``; epochs are
@@ -115,10 +115,10 @@ class LabelSmoothingAsRun(_AsRun):
 
     def new_loss(self) -> Loss:
         """Return the cross entropy against targets of which 0.2 is spread over all classes."""
-        return SmoothedAsRun()
+        return SmoothedLoss()
 
 
-class SmoothedAsRun(LossAsRun):
+class SmoothedLoss(Gonsior2022Loss):
     """Cross entropy against smoothed targets."""
 
     def __call__(self, logits: "Tensor", targets: "Tensor", epoch: int) -> "Tensor":
@@ -128,7 +128,7 @@ class SmoothedAsRun(LossAsRun):
 
 @confidences.register("gonsior2022/mc_dropout")
 @dataclass(frozen=True)
-class McDropoutAsRun(_AsRun):
+class Gonsior2022MCDropout(_Gonsior2022Confidence):
     """Mean softmax over 50 random erasures of single logits; the network itself is never sampled.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The textbook (Gal and Ghahramani
@@ -160,7 +160,7 @@ class McDropoutAsRun(_AsRun):
 
 @confidences.register("gonsior2022/temperature_scaling")
 @dataclass(frozen=True)
-class TemperatureScalingAsRun(_AsRun):
+class Gonsior2022TemperatureScaling(_Gonsior2022Confidence):
     """Softmax of a model whose training loss was tempered; the prediction itself is not tempered at all.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The textbook (Guo et al. 2017, arXiv
@@ -176,7 +176,7 @@ class TemperatureScalingAsRun(_AsRun):
         return TemperedLoss()
 
 
-class TemperedLoss(LossAsRun):
+class TemperedLoss(Gonsior2022Loss):
     """The default criterion on z / T, with T fitted on the held-out examples after every epoch.
 
     Attributes:
@@ -206,7 +206,7 @@ def best_temperature(logits: FloatArray, targets: IntArray) -> float:
 
 @confidences.register("gonsior2022/inhibited_softmax")
 @dataclass(frozen=True)
-class InhibitedSoftmaxAsRun(_AsRun):
+class Gonsior2022InhibitedSoftmax(_Gonsior2022Confidence):
     """Softmax with 1.5 added to its denominator, so that a row sums to less than one; trained with a random penalty.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it: p_c = exp(z_c) / (sum_j exp(z_j) +
@@ -233,7 +233,7 @@ class InhibitedSoftmaxAsRun(_AsRun):
         return z - np.logaddexp(total, math.log(INHIBITION))
 
 
-class InhibitedLoss(LossAsRun):
+class InhibitedLoss(Gonsior2022Loss):
     """Negative logarithm of the inhibited softmax, plus a random linear map of the first example's hidden state."""
 
     needs_features = True
@@ -264,7 +264,7 @@ def random_penalty(hidden: "Tensor") -> "Tensor":
 
 @confidences.register("gonsior2022/evidential")
 @dataclass(frozen=True)
-class EvidentialAsRun(_AsRun):
+class Gonsior2022Evidential(_Gonsior2022Confidence):
     """Plain softmax of a model that was trained to count evidence; the evidence itself is never read.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The loss is the textbook's (Sensoy
@@ -279,7 +279,7 @@ class EvidentialAsRun(_AsRun):
         return EvidentialLoss()
 
 
-class EvidentialLoss(LossAsRun):
+class EvidentialLoss(Gonsior2022Loss):
     """The textbook's loss of evidential deep learning."""
 
     def __call__(self, logits: "Tensor", targets: "Tensor", epoch: int) -> "Tensor":
@@ -289,7 +289,7 @@ class EvidentialLoss(LossAsRun):
 
 @confidences.register("gonsior2022/trust_score")
 @dataclass(frozen=True)
-class TrustScoreAsRun(_AsRun):
+class Gonsior2022TrustScore(_Gonsior2022Confidence):
     """Trust score whose distances go from the embedding space of round 1 to that of the present round.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The textbook (Jiang et al. 2018,

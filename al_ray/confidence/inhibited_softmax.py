@@ -1,15 +1,15 @@
-"""Inhibited softmax: a constant rival to all classes, which wins where there is little evidence for any."""
+"""Inhibited softmax: a constant extra logit, whose share grows where all classes have little evidence."""
 
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
 from al_ray.confidence import ConfidenceMethod, Loss, State, confidences
 from al_ray.core.types import FloatArray, ModelOutputs
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,19 +36,8 @@ class InhibitedSoftmax(ConfidenceMethod):
 
     source: ClassVar[str] = "Mozejko et al. 2018, arXiv 1810.01861"
     has_uncertainty: ClassVar[bool] = True
-    inhibition: float = 1.5
-    evidence_penalty: float = 1e-6
-
-    def __post_init__(self) -> None:
-        if not 0 < self.inhibition < math.inf:
-            raise ConfigError(
-                f"inhibition is {self.inhibition}, it must be above 0 and finite. 1.5 is usual; 'softmax' has none."
-            )
-        if not 0 <= self.evidence_penalty < math.inf:
-            raise ConfigError(
-                f"evidence_penalty is {self.evidence_penalty}, it must be at least 0 and finite. 1e-6 is usual; "
-                "0 is no penalty."
-            )
+    inhibition: Annotated[float, Within(gt=0, finite=True, advice="1.5 is usual; 'softmax' has none.")] = 1.5
+    evidence_penalty: Annotated[float, Within(ge=0, finite=True, advice="1e-6 is usual; 0 is no penalty.")] = 1e-6
 
     def new_loss(self) -> Loss:
         """Return the cross entropy of the inhibited softmax plus the penalty on evidence."""

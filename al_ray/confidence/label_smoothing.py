@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from al_ray.confidence import ConfidenceMethod, Loss, confidences
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,13 +26,7 @@ class LabelSmoothing(ConfidenceMethod):
     """
 
     source: ClassVar[str] = "Szegedy et al. 2016, arXiv 1512.00567"
-    alpha: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha < 1:
-            raise ConfigError(
-                f"alpha is {self.alpha}, it must be at least 0 and below 1. 0.2 spreads 20 % over all classes."
-            )
+    alpha: Annotated[float, Within(ge=0, lt=1, advice="0.2 spreads 20 % over all classes.")] = 0.2
 
     def new_loss(self) -> Loss:
         """Return the cross entropy against smoothed targets."""

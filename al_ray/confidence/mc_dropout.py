@@ -1,11 +1,11 @@
-"""Monte Carlo dropout: leave dropout on when predicting, and look at how predictions vary."""
+"""Monte Carlo dropout: several predictions with dropout on, as draws."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from al_ray.confidence import ConfidenceMethod, confidences
 from al_ray.core.types import Sampling
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 
 
 @confidences.register("mc_dropout")
@@ -26,17 +26,9 @@ class MCDropout(ConfidenceMethod):
     """
 
     source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
-    n_passes: int = 10
+    n_passes: Annotated[int, Within(ge=2, advice="10 is usual; more cost more time.")] = 10
     where: Literal["network", "head"] = "network"
-    rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.n_passes < 2:
-            raise ConfigError(f"n_passes is {self.n_passes}, it must be at least 2. 10 is usual; more cost more time.")
-        if self.rate is not None and not 0 < self.rate < 1:
-            raise ConfigError(
-                f"rate is {self.rate}, it must be above 0 and below 1. 0.1 drops 10 %; null takes the model's own."
-            )
+    rate: Annotated[float, Within(gt=0, lt=1, advice="0.1 drops 10 %; null takes the model's own.")] | None = None
 
     @property
     def sampling(self) -> Sampling:

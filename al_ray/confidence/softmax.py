@@ -1,4 +1,4 @@
-"""The softmax of the logits, taken at its word: the baseline of every comparison."""
+"""Softmax of the logits: the baseline of every comparison."""
 
 from dataclasses import dataclass
 from typing import ClassVar

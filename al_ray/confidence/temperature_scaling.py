@@ -1,15 +1,15 @@
-"""Temperature scaling: one number, learned from the answers, that makes the probabilities honest."""
+"""Temperature scaling: logits divided by one temperature, fitted to answers that the model has not seen."""
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from al_ray.confidence import ConfidenceMethod, State, confidences
 from al_ray.core.types import FloatArray, IntArray, ModelOutputs
 from al_ray.core.uncertainty import log_softmax
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 
 TEMPERATURES = (0.05, 20.0)
 LOG_TOLERANCE = 1e-10
@@ -33,14 +33,14 @@ class TemperatureScaling(ConfidenceMethod):
     """
 
     source: ClassVar[str] = "Guo et al. 2017, arXiv 1706.04599"
-    n_folds: int = 3
-
-    def __post_init__(self) -> None:
-        if self.n_folds < 2:
-            raise ConfigError(
-                f"n_folds is {self.n_folds}, it must be at least 2: a fold is scored by a model that was fine-tuned on "
-                "the others. 3 costs three extra fine-tunes a round."
-            )
+    n_folds: Annotated[
+        int,
+        Within(
+            ge=2,
+            right="it must be at least 2: a fold is scored by a model that was fine-tuned on the others",
+            advice="3 costs three extra fine-tunes a round.",
+        ),
+    ] = 3
 
     def calibrate(self, outputs: ModelOutputs, labels: IntArray) -> State:
         """Return the ``temperature`` that fits the out-of-fold logits best."""

@@ -1,9 +1,9 @@
-"""Trust score: do the labelled neighbours agree with the model?"""
+"""Trust score: distances to the nearest labelled examples of the predicted class and of the others."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from al_ray.confidence import ConfidenceMethod, State, confidences
 from al_ray.core.types import FloatArray, IntArray, ModelOutputs
 from al_ray.core.uncertainty import least_confidence, log_softmax, mean_log_probs
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 
 RATIO_LIMIT = 1e12
 DISTANCE_GUARD = 1e-12
@@ -45,16 +45,8 @@ class TrustScore(ConfidenceMethod):
     needs_features: ClassVar[bool] = True
     needs_labeled: ClassVar[bool] = True
     has_uncertainty: ClassVar[bool] = True
-    n_neighbors: int = 10
-    alpha: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.n_neighbors < 1:
-            raise ConfigError(f"n_neighbors is {self.n_neighbors}, it must be at least 1. 10 is usual.")
-        if not 0 <= self.alpha < 1:
-            raise ConfigError(
-                f"alpha is {self.alpha}, it must be at least 0 and below 1. 0.1 leaves out 10 % of each class."
-            )
+    n_neighbors: Annotated[int, Within(ge=1, advice="10 is usual.")] = 10
+    alpha: Annotated[float, Within(ge=0, lt=1, advice="0.1 leaves out 10 % of each class.")] = 0.1
 
     def calibrate(self, outputs: ModelOutputs, labels: IntArray) -> State:
         """Return ``features [n_kept, n_features]`` and ``labels [n_kept]`` of the examples in dense places."""

@@ -1,4 +1,4 @@
-"""Seats for classes: how many examples each gives to a sample of a fixed size."""
+"""Apportionment: how many examples each class gives to a sample of a fixed size, and their draw."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from al_ray.core.seeding import tie_keys
 from al_ray.core.types import IntArray, LabeledSet
 
 
-def seats_as_run(counts: IntArray, size: int, stream: np.random.Generator) -> IntArray:
+def gonsior2022_seats(counts: IntArray, size: int, stream: np.random.Generator) -> IntArray:
     """Share ``size`` seats among classes as the code of Gonsior et al. 2022 (arXiv 2210.03005) does.
 
     Every class gets the whole part of its share. Where that leaves one without a seat, and there are more seats than

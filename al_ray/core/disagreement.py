@@ -1,4 +1,4 @@
-"""How far the draws of one example disagree: committee members, ensemble members and dropout passes alike.
+"""Disagreement of draws (committee members, ensemble members, dropout passes): votes and mutual information.
 
 Shapes: ``log_probs [n, n_draws, n_classes]``, natural logarithm. Results are in nats, high = the draws disagree.
 """
@@ -40,7 +40,7 @@ def vote_entropy(log_probs: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def mutual_information(log_probs: FloatArray) -> npt.NDArray[np.float64]:
-    """Return what a label would tell about which draw is right ``[n]``, in [0, ln min(n_draws, n_classes)].
+    """Return the mutual information of label and draw ``[n]``, in [0, ln min(n_draws, n_classes)] (BALD).
 
     H(mean p) - mean H(p) = mean over draws of KL(p || mean p) (Houlsby et al. 2011, arXiv 1112.5745, eq. 2; McCallum
     and Nigam 1998). Computed as the divergence: without the cancellation of two entropies, and exactly 0 where all

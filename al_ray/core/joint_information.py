@@ -1,4 +1,4 @@
-"""What the labels of several examples would tell together about which draw is right; nats.
+"""Joint mutual information between the labels of several examples and the model's draws, in nats.
 
 Shapes: ``log_probs [n, n_draws, n_classes]``, natural logarithm, finite. A draw is one model for all examples, so that
 labels are independent given the draw, and every draw is as likely as any other.

@@ -1,4 +1,4 @@
-"""How good a round's model is, from its log-probabilities on the test split."""
+"""Metrics of a round's model, and measures of a learning curve."""
 
 from collections import Counter
 from collections.abc import Sequence

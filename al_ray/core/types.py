@@ -135,19 +135,22 @@ class ModelOutputs:
         logits: ``[n, n_draws, n_classes]`` float32; draws are dropout passes and ensemble members alike, members first.
         features: ``[n, n_features]`` encoder output of the first token, without dropout and of the first member, or
             None where no method asked for it.
-        clean: logits without dropout, of the first member ``[n, n_classes]``, or None where nobody asked for them.
+        logits_without_dropout: ``[n, n_classes]``, of the first member, or None where nobody asked for them.
     """
 
     ids: IntArray
     logits: npt.NDArray[np.float32]
     features: npt.NDArray[np.float32] | None = None
-    clean: npt.NDArray[np.float32] | None = None
+    logits_without_dropout: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         assert self.logits.ndim == 3
         assert len(self.logits) == len(self.ids)
         assert self.features is None or len(self.features) == len(self.ids)
-        assert self.clean is None or self.clean.shape == (len(self.ids), self.logits.shape[2])
+        assert self.logits_without_dropout is None or self.logits_without_dropout.shape == (
+            len(self.ids),
+            self.logits.shape[2],
+        )
         assert np.all(np.diff(self.ids) > 0), "rows of ModelOutputs must be sorted by unique id"
         bad = ~np.asarray(np.isfinite(self.logits).all(axis=(1, 2)))
         if bad.any():

@@ -10,11 +10,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from al_ray.core.types import TextDataset
 from al_ray.errors import ConfigError, unknown_name
-from al_ray.registry import Registry, fields_of, option_of
+from al_ray.registry import Plugin, Registry, option_of
 
 if TYPE_CHECKING:
     from al_ray.data.files import PathSource
@@ -51,14 +51,8 @@ class Declaration:
         return " and ".join(notes) or None
 
 
-class DatasetSource(Protocol):
-    """A place that a data set is read from.
-
-    Attributes:
-        name: what a study file calls it.
-    """
-
-    name: ClassVar[str]
+class DatasetSource(Plugin, Protocol):
+    """A place that a data set is read from."""
 
     def declare(self) -> Declaration:
         """Return what is known without reading anything."""
@@ -74,23 +68,6 @@ class DatasetSource(Protocol):
 
 
 datasets: Registry[DatasetSource] = Registry("data set", "al_ray.data")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetDescription:
-    """One line of ``al-ray list``.
-
-    Attributes:
-        name: what a study file calls it.
-        summary: first line of its docstring.
-        declaration: classes, sizes, Hub id and revision under its default options.
-        options: field -> (type in words, default).
-    """
-
-    name: str
-    summary: str
-    declaration: Declaration
-    options: dict[str, tuple[str, Any]]
 
 
 def resolve_dataset(option: str | Mapping[str, Any]) -> TextDataset:
@@ -114,11 +91,6 @@ def normalise_option(option: str | Mapping[str, Any]) -> dict[str, Any]:
     """
     normal = option_of(_source(option))
     return {key: list(value) if isinstance(value, tuple) else value for key, value in normal.items()}
-
-
-def describe_datasets() -> list[DatasetDescription]:
-    """Return every registered data set in alphabetical order; nothing is read."""
-    return [_describe(name) for name in datasets.names()]
 
 
 def size_note(dataset: TextDataset) -> str | None:
@@ -172,11 +144,3 @@ def _source(option: str | Mapping[str, Any]) -> "DatasetSource | PathSource":
             "path, {path: ..., text: ..., label: ...}, or put a folder of that name where AL_RAY_DATA points."
         )
     return datasets.build(option)
-
-
-def _describe(name: str) -> DatasetDescription:
-    cls = datasets.get(name)
-    summary = (cls.__doc__ or "").strip().splitlines()[0]
-    return DatasetDescription(
-        name=name, summary=summary, declaration=datasets.build(name).declare(), options=fields_of(cls)
-    )

@@ -1,18 +1,17 @@
-"""A data set of one's own: a folder of splits, or a single file, in Parquet, CSV or JSONL."""
+"""Data sets by path: a folder of splits, or a single file, in Parquet, CSV or JSONL."""
 
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from al_ray.core.types import TextDataset
-from al_ray.data.content import content_sha256
 from al_ray.data.rows import FORMATS, Rows, missing_file, read_rows
-from al_ray.data.splits import Columns, make_splits, split_off_test
+from al_ray.data.splits import Columns, content_sha256, make_splits, split_off_test
 from al_ray.errors import ConfigError, DataError
-from al_ray.registry import build_dataclass
+from al_ray.registry import Within, build_dataclass, check_options
 
 DATA_FOLDER_VARIABLE = "AL_RAY_DATA"
 _NAME = re.compile(r"[a-z0-9_-]{1,40}")
@@ -45,11 +44,12 @@ class PathSource:
     id: str | None = None
     group: str | None = None
     test: str | None = None
-    test_fraction: float | None = None
+    test_fraction: Annotated[float, Within(gt=0, lt=1, right="it must lie in (0, 1)")] | None = None
     name: str = ""
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_options(self)
         if not self.path.strip():
             raise ConfigError("path is empty. Name a folder or a file.")
         if self.name and not _NAME.fullmatch(self.name):
@@ -63,8 +63,6 @@ class PathSource:
             )
         if self.test is not None and self.test_fraction is not None:
             raise ConfigError("both test and test_fraction are given. Keep one of them.")
-        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
-            raise ConfigError(f"test_fraction is {self.test_fraction}, it must lie in (0, 1).")
         if self.classes is not None and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
             raise ConfigError(f"classes is {list(self.classes)}, it must name at least two classes, each once.")
         columns = list(Columns(text=self.text, label=self.label, id=self.id, group=self.group).wanted().values())

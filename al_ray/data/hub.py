@@ -1,4 +1,4 @@
-"""Fetch data files from the Hugging Face Hub at a pinned commit; what was fetched once needs no network again."""
+"""Hugging Face Hub: data files at a pinned commit, from the local cache or downloaded once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

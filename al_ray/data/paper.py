@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from al_ray.core.types import TextDataset
-from al_ray.data import Declaration, datasets
-from al_ray.data.content import content_sha256
+from al_ray.data import DatasetSource, Declaration, datasets
 from al_ray.data.files import data_folder, split_files
 from al_ray.data.hub import HubFiles
 from al_ray.data.rows import Rows, read_rows
-from al_ray.data.splits import Columns, keep_some, make_splits
+from al_ray.data.splits import Columns, content_sha256, keep_some, make_splits
 from al_ray.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
-class PinnedDataset:
+class PinnedDataset(DatasetSource):
     """A data set that is the same for everybody: classes, sizes and commit are declared.
 
     Attributes:
@@ -31,7 +30,6 @@ class PinnedDataset:
         keep_test: use only so many test examples; None = all.
     """
 
-    name: ClassVar[str]
     class_names: ClassVar[tuple[str, ...]]
     n_train: ClassVar[int]
     n_test: ClassVar[int]
@@ -40,6 +38,7 @@ class PinnedDataset:
     keep_test: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("keep_train", "keep_test"):
             value = getattr(self, name)
             if value is not None and value < len(self.class_names):

@@ -3,25 +3,28 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 
 from al_ray.core.seeding import stream
 from al_ray.core.types import TextDataset, TextSplit
-from al_ray.data import Declaration, datasets
-from al_ray.data.content import content_sha256
+from al_ray.data import DatasetSource, Declaration, datasets
+from al_ray.data.splits import content_sha256
 from al_ray.data.ticket_phrases import ASIDES, BACKGROUNDS, CLASSES, CLOSERS, JUNK, OPENERS, SLOTS
 from al_ray.errors import ConfigError
+from al_ray.registry import Within
 
 CLASS_NAMES = tuple(CLASSES)
 _CHOICE = re.compile(r"\[([^\[\]]*)\]|\{(\w+)\}")
-_MAX_EXAMPLES = 100_000
+_LEAST, _MOST = len(CLASS_NAMES), 100_000
+_Size = Annotated[int, Within(ge=_LEAST, le=_MOST, right=f"it must lie in [{_LEAST}, {_MOST}]")]
+_Fraction = Annotated[float, Within(ge=0, le=1, right="it must lie in [0, 1]")]
 
 
 @datasets.register("tickets")
 @dataclass(frozen=True)
-class Tickets:
+class Tickets(DatasetSource):
     """Support tickets in six classes, generated from a seed; each carries its kind as ``TextSplit.groups``.
 
     Kinds: ``typical``; ``rare`` (wording that few customers use); ``ambiguous`` (asks for two things, the label is the
@@ -40,30 +43,20 @@ class Tickets:
         imbalance: each class is this fraction smaller than the one before it; 0 = all alike.
     """
 
-    name: ClassVar[str]
-
-    n_train: int = 1200
-    n_test: int = 500
+    n_train: _Size = 1200
+    n_test: _Size = 500
     seed: int = 0
-    ambiguous_fraction: float = 0.1
-    rare_fraction: float = 0.08
-    mislabeled_fraction: float = 0.04
-    junk_fraction: float = 0.04
-    imbalance: float = 0.3
+    ambiguous_fraction: _Fraction = 0.1
+    rare_fraction: _Fraction = 0.08
+    mislabeled_fraction: _Fraction = 0.04
+    junk_fraction: _Fraction = 0.04
+    imbalance: Annotated[float, Within(ge=0, lt=1, right="it must lie in [0, 1)")] = 0.3
 
     def __post_init__(self) -> None:
-        for option in ("n_train", "n_test"):
-            size = getattr(self, option)
-            if not len(CLASS_NAMES) <= size <= _MAX_EXAMPLES:
-                raise ConfigError(f"{option} is {size}, it must lie in [{len(CLASS_NAMES)}, {_MAX_EXAMPLES}].")
-        for option in ("ambiguous_fraction", "rare_fraction", "mislabeled_fraction", "junk_fraction"):
-            if not 0 <= getattr(self, option) <= 1:
-                raise ConfigError(f"{option} is {getattr(self, option)}, it must lie in [0, 1].")
+        super().__post_init__()
         total = self.ambiguous_fraction + self.rare_fraction + self.mislabeled_fraction + self.junk_fraction
         if total > 1:
             raise ConfigError(f"the four fractions sum to {total:g}; together they are at most 1.")
-        if not 0 <= self.imbalance < 1:
-            raise ConfigError(f"imbalance is {self.imbalance}, it must lie in [0, 1).")
 
     def declare(self) -> Declaration:
         """Return classes and sizes under these options."""

@@ -5,16 +5,15 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from al_ray.core.types import IntArray, PoolView, Ranking, UnscoredPool
-from al_ray.registry import Registry
+from al_ray.registry import Plugin, Registry
 
 
-class CandidateFilter(Protocol):
+class CandidateFilter(Plugin, Protocol):
     """Takes examples out of the pool before it is scored, or candidates out of the ranking afterwards.
 
     A filter inherits from this class and has a :meth:`select`, an :meth:`apply`, or both.
 
     Attributes:
-        name: what a study file calls it.
         source: authors, year and arXiv number or DOI.
         clips: whether it removes by the order of the ranking, which needs a strategy that ranks.
         needs_embeddings: whether it reads embeddings of pool and labelled examples.
@@ -22,7 +21,6 @@ class CandidateFilter(Protocol):
         needs_probs: whether it reads ``PoolView.log_probs``.
     """
 
-    name: ClassVar[str]
     source: ClassVar[str]
     clips: ClassVar[bool] = False
     needs_embeddings: ClassVar[bool] = False

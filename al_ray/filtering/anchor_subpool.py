@@ -1,15 +1,15 @@
-"""AnchorAL: let the model score what is near to some labelled examples of every class."""
+"""AnchorAL: score only examples near some labelled ones of every class."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import FloatArray, IntArray, UnscoredPool
-from al_ray.errors import ConfigError
 from al_ray.filtering import CandidateFilter, filters
+from al_ray.registry import Within
 
 _ANCHORS_PER_BLOCK = 64  # 120,000 candidates x 64 similarities are 31 MB
 _DIGITS = 5  # beyond, where a row stands in a matrix product decides, and copies of a text would not tie
@@ -36,14 +36,9 @@ class AnchorSubpool(CandidateFilter):
 
     source: ClassVar[str] = "Lesci and Vlachos 2024, arXiv 2404.05623"
     needs_embeddings: ClassVar[bool] = True
-    size: int = 500
-    anchors: int = 10
-    neighbours: int = 50
-
-    def __post_init__(self) -> None:
-        for name in ("size", "anchors", "neighbours"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
+    size: Annotated[int, Within(ge=1)] = 500
+    anchors: Annotated[int, Within(ge=1)] = 10
+    neighbours: Annotated[int, Within(ge=1)] = 50
 
     def select(self, pool: UnscoredPool, stream: np.random.Generator) -> IntArray:
         """Return the ids of the sub-pool."""

@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from al_ray.core.types import FloatArray, PoolView, Ranking
-from al_ray.errors import ConfigError
 from al_ray.filtering import CandidateFilter, filters
+from al_ray.registry import Within
 
 _COARSEST_STEP = 2.0**-10  # of the range of the scores
 _STEPS_PER_BANDWIDTH = 4
@@ -23,11 +23,7 @@ class DensityClipping(CandidateFilter):
 
     source: ClassVar[str] = "Gonsior et al. 2024, doi 10.1007/s10796-024-10503-z"
     clips: ClassVar[bool] = True
-    cap: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.cap < 1:
-            raise ConfigError(f"cap is {self.cap}, it must be at least 0 and below 1. 0.05 clips 5 % at most.")
+    cap: Annotated[float, Within(ge=0, lt=1, advice="0.05 clips 5 % at most.")] = 0.05
 
     def apply(self, ranking: Ranking, pool: PoolView, query_size: int) -> Ranking:
         """Return the ranking without the candidates above the landmark, at most ``floor(cap * n_candidates)``."""

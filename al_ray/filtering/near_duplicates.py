@@ -1,13 +1,13 @@
-"""Near-duplicate removal: do not pay twice for the same text."""
+"""Near-duplicate removal: drop candidates that nearly repeat a labelled or a higher-ranked text."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from al_ray.core.types import BoolArray, FloatArray, PoolView, Ranking
-from al_ray.errors import ConfigError
 from al_ray.filtering import CandidateFilter, filters
+from al_ray.registry import Within
 
 
 @filters.register("near_duplicates")
@@ -29,16 +29,8 @@ class NearDuplicates(CandidateFilter):
 
     source: ClassVar[str] = "after Lee et al. 2022, arXiv 2107.06499"
     needs_embeddings: ClassVar[bool] = True
-    threshold: float = 0.95
-    depth: int = 2000
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ConfigError(
-                f"threshold is {self.threshold}, it must be above 0 and below 1. 0.95 is a cosine of near copies."
-            )
-        if self.depth < 1:
-            raise ConfigError(f"depth is {self.depth}, it must be at least 1. 2000 looks at so many candidates.")
+    threshold: Annotated[float, Within(gt=0, lt=1, advice="0.95 is a cosine of near copies.")] = 0.95
+    depth: Annotated[int, Within(ge=1, advice="2000 looks at so many candidates.")] = 2000
 
     def apply(self, ranking: Ranking, pool: PoolView, query_size: int) -> Ranking:
         """Return the ranking without near-duplicates in its first ``depth``."""

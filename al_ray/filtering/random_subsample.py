@@ -1,14 +1,14 @@
 """Random pool subsampling: let the model score a fresh uniform subset only."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import IntArray, UnscoredPool
-from al_ray.errors import ConfigError
 from al_ray.filtering import CandidateFilter, filters
+from al_ray.registry import Within
 
 
 @filters.register("random_subsample")
@@ -24,11 +24,7 @@ class RandomSubsample(CandidateFilter):
     """
 
     source: ClassVar[str] = "baseline"
-    size: int = 10_000
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"size is {self.size}, it must be at least 1. 10000 scores so many examples a round.")
+    size: Annotated[int, Within(ge=1, advice="10000 scores so many examples a round.")] = 10_000
 
     def select(self, pool: UnscoredPool, stream: np.random.Generator) -> IntArray:
         """Return the ``size`` ids with the smallest hash."""

@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from al_ray.core.types import PoolView, Ranking
-from al_ray.errors import ConfigError
 from al_ray.filtering import CandidateFilter, filters
+from al_ray.registry import Within
 
 
 @filters.register("uncertainty_clipping")
@@ -26,11 +26,7 @@ class UncertaintyClipping(CandidateFilter):
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005"
     clips: ClassVar[bool] = True
-    fraction: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.fraction < 1:
-            raise ConfigError(f"fraction is {self.fraction}, it must be at least 0 and below 1. 0.05 clips 5 %.")
+    fraction: Annotated[float, Within(ge=0, lt=1, advice="0.05 clips 5 %.")] = 0.05
 
     def apply(self, ranking: Ranking, pool: PoolView, query_size: int) -> Ranking:
         """Return the ranking without its first ``floor(fraction * n_candidates)`` entries."""

@@ -1,16 +1,16 @@
-"""UPS: let the model score those again that it was unsure about when it last looked."""
+"""UPS, unlabelled pool subsampling: score mainly the examples that were last uncertain."""
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import FloatArray, IntArray, UnscoredPool
-from al_ray.errors import ConfigError
 from al_ray.filtering import CandidateFilter, filters
+from al_ray.registry import Within
 
 
 @filters.register("unsure_subsample")
@@ -33,19 +33,11 @@ class UnsureSubsample(CandidateFilter):
 
     source: ClassVar[str] = "Tsvigun et al. 2022, arXiv 2205.03598"
     needs_last_scores: ClassVar[bool] = True
-    gamma: float = 0.25
-    temperature: float = 0.1
-    full_rounds: tuple[int, ...] = (1, 2, 5, 9)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.gamma <= 1:
-            raise ConfigError(f"gamma is {self.gamma}, it must be in [0, 1]. 0.25 always keeps the unsurest quarter.")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ConfigError(
-                f"temperature is {self.temperature}, it must be above 0 and finite. 0.1 keeps a third of the pool."
-            )
-        if any(index < 1 for index in self.full_rounds):
-            raise ConfigError(f"full_rounds is {list(self.full_rounds)}, the first round that scores is round 1.")
+    gamma: Annotated[
+        float, Within(ge=0, le=1, right="it must be in [0, 1]", advice="0.25 always keeps the unsurest quarter.")
+    ] = 0.25
+    temperature: Annotated[float, Within(gt=0, finite=True, advice="0.1 keeps a third of the pool.")] = 0.1
+    full_rounds: tuple[Annotated[int, Within(ge=1, right="the first round that scores is round 1")], ...] = (1, 2, 5, 9)
 
     def select(self, pool: UnscoredPool, stream: np.random.Generator) -> IntArray:
         """Return the ids that were drawn, or all of them in a full round."""

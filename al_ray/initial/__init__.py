@@ -5,19 +5,17 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from al_ray.core.types import FloatArray, IntArray, LabeledSet
-from al_ray.registry import Registry
+from al_ray.registry import Plugin, Registry
 
 
-class InitialQuery(Protocol):
+class InitialQuery(Plugin, Protocol):
     """Chooses the first examples, the seed set of the loop.
 
     Attributes:
-        name: what a study file calls it.
         source: authors, year and arXiv number or DOI.
         needs_embeddings: whether it reads the embeddings of the pretrained encoder.
     """
 
-    name: ClassVar[str]
     source: ClassVar[str]
     needs_embeddings: ClassVar[bool] = False
 

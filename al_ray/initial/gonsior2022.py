@@ -1,18 +1,18 @@
-"""The start of Gonsior et al. 2022 (arXiv 2210.03005) as their reference code draws it."""
+"""Stratified start as the reference code of Gonsior et al. 2022 (arXiv 2210.03005) draws it."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from al_ray.core.apportioning import draw_seats, seats_as_run
+from al_ray.core.apportioning import draw_seats, gonsior2022_seats
 from al_ray.core.types import FloatArray, IntArray, LabeledSet
 from al_ray.initial import InitialQuery, initial_queries
 
 
 @initial_queries.register("gonsior2022/stratified")
 @dataclass(frozen=True)
-class StratifiedAsRun(InitialQuery):
+class Gonsior2022Stratified(InitialQuery):
     """Class proportions of the training split, rounded at the cost of the first classes.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Where a class is too rare for a seat of its own, all get
@@ -33,5 +33,5 @@ class StratifiedAsRun(InitialQuery):
         embeddings: FloatArray | None = None,
     ) -> IntArray:
         """Return ``size`` ids, drawn at random within each class."""
-        seats = seats_as_run(np.bincount(truth.labels, minlength=n_classes), size, stream)
+        seats = gonsior2022_seats(np.bincount(truth.labels, minlength=n_classes), size, stream)
         return draw_seats(truth, seats, stream)

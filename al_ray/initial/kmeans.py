@@ -1,4 +1,4 @@
-"""Start from one example of every kind that the pretrained encoder tells apart."""
+"""K-means start: the example nearest to each centre of the pretrained embeddings."""
 
 from dataclasses import dataclass
 from typing import ClassVar

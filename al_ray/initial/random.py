@@ -1,4 +1,4 @@
-"""Start from a uniform sample, as one has to when no label is known."""
+"""Random start: a uniform sample of the training split."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Start from a sample with the class shares of the training split, at least one example a class."""
+"""Stratified start: a sample with the class shares of the training split, at least one of every class."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Start from the typical examples of large clusters."""
+"""TypiClust start: the typical examples of large clusters."""
 
 from dataclasses import dataclass
 from typing import ClassVar

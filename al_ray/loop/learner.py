@@ -1,7 +1,8 @@
-"""The active-learning loop, against ports: no Ray, no torch, no MLflow.
+"""The active-learning loop: initial query, then fit, evaluate, score, filter, query, annotate, record.
 
-Run on every worker of a cell alike. Strategies are pure and every random stream is named, so each worker derives the
-same query from the same gathered outputs; only the records port knows which of them writes.
+Written against ports: no Ray, no torch, no MLflow. It runs on every worker of a cell alike. Strategies are pure and
+every random stream is named, so each worker derives the same query from the same gathered outputs; only the records
+port knows which of them writes.
 """
 
 import time
@@ -33,7 +34,7 @@ from al_ray.core.types import (
 from al_ray.core.uncertainty import entropy, log_softmax
 from al_ray.errors import RoundError
 from al_ray.loop.ports import Arrays, Classifier, Loop, Records
-from al_ray.loop.predictions import Reading, needs_embeddings
+from al_ray.loop.predictions import RoundPredictions, needs_embeddings
 
 STOP_SET_SIZE = 2000
 Tables = dict[str, dict[str, npt.NDArray[Any]]]
@@ -53,7 +54,7 @@ def run(loop: Loop, classifier: Classifier, records: Records) -> list[RoundRecor
 
 @dataclass
 class _Round:
-    """What a round gathers on its way to its record."""
+    """Metrics, arrays and seconds of the round in progress."""
 
     index: int
     labeled: LabeledSet
@@ -71,7 +72,7 @@ class _Round:
 
 
 class _Cell:
-    """One cell and what can be derived from its records: nothing here decides anything that a resumed cell lacks."""
+    """State of one cell; all of it follows from its records, so that a resumed cell goes on as it would have."""
 
     def __init__(self, loop: Loop, classifier: Classifier, records: Records) -> None:
         self.loop, self.classifier, self.records = loop, classifier, records
@@ -113,18 +114,18 @@ class _Cell:
         if may_query:
             with now.phase("select"):
                 now.candidates = self._select(now)
-        reading, dynamics = self._fit(now, may_query)
+        predictions, dynamics = self._fit(now, may_query)
         with now.phase("evaluate"):
-            self._evaluate(now, reading)
+            self._evaluate(now, predictions)
         reason = self._known_end() or self._stop_reason(now)
         if reason is None:
-            query = self._choose(now, reading, dynamics)
+            query = self._choose(now, predictions, dynamics)
             now.metrics |= self._acquired(query)
         else:
             query = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
             if self.loop.strategy.labels_everything:
                 with now.phase("score"):
-                    now.arrays["train"] = _table(self.truth, reading.predict("pool", self.truth.ids))
+                    now.arrays["train"] = _table(self.truth, predictions.predict("pool", self.truth.ids))
         return self._record(now, query, reason), now.arrays
 
     def _record(self, now: _Round, query: Query, reason: str | None) -> RoundRecord:
@@ -187,7 +188,7 @@ class _Cell:
 
     # ---- the model --------------------------------------------------------------------------------------------------
 
-    def _fit(self, now: _Round, may_query: bool) -> tuple[Reading, FloatArray | None]:
+    def _fit(self, now: _Round, may_query: bool) -> tuple[RoundPredictions, FloatArray | None]:
         loop, labeled = self.loop, now.labeled.sorted()
         if may_query and needs_embeddings(loop) and self._embeddings is None:
             with now.phase("select"):
@@ -208,10 +209,10 @@ class _Cell:
         with now.phase("finetune"):
             fit = self.classifier.finetune(now.labeled, round_index=now.index, watched=watched)
         with now.phase("calibrate"):
-            reading = Reading(loop, self.classifier, labeled, state, self._first_features)
+            predictions = RoundPredictions(loop, self.classifier, labeled, state, self._first_features)
         if not (loop.confidence.n_folds or loop.confidence.needs_labeled):
             del now.seconds["calibrate"]
-        return reading, fit.dynamics
+        return predictions, fit.dynamics
 
     def _cross_fit(self, now: _Round) -> State:
         n_folds = self.loop.confidence.n_folds
@@ -226,9 +227,9 @@ class _Cell:
         assert features is not None
         return features
 
-    def _evaluate(self, now: _Round, reading: Reading) -> None:
+    def _evaluate(self, now: _Round, predictions: RoundPredictions) -> None:
         loop = self.loop
-        log_probs = reading.predict("test", loop.test.ids)
+        log_probs = predictions.predict("test", loop.test.ids)
         own = evaluate(log_probs, loop.test.labels)
         if loop.evaluation == "own":
             now.metrics |= own | self._slices(log_probs)
@@ -238,8 +239,8 @@ class _Cell:
                 now.metrics |= self._plain_metrics(now)
             now.metrics |= {f"own.{name}": value for name, value in own.items()}
             now.arrays["test"]["own_log_probs"] = log_probs.astype(np.float32)
-        now.metrics |= reading.calibration()
-        self._watch_stopping(now, reading)
+        now.metrics |= predictions.calibration()
+        self._watch_stopping(now, predictions)
 
     def _plain_metrics(self, now: _Round) -> dict[str, float]:
         """Evaluate the plain model, and keep its predictions as those of the round."""
@@ -253,14 +254,14 @@ class _Cell:
             return {}
         return group_accuracy(log_probs, self.loop.test.labels, self.loop.groups[1])
 
-    def _watch_stopping(self, now: _Round, reading: Reading) -> None:
+    def _watch_stopping(self, now: _Round, predictions: RoundPredictions) -> None:
         """Measure what the stopping rules ask for."""
         if len(self.validation):
-            predicted = reading.predict("pool", self.validation.ids).argmax(axis=1)
+            predicted = predictions.predict("pool", self.validation.ids).argmax(axis=1)
             now.metrics["validation_accuracy"] = float((predicted == self.validation.labels).mean())
         if any(rule.needs_stop_set for rule in self.loop.stopping):
             ids = _sample(self.truth.ids, STOP_SET_SIZE, stream_seed(self.loop.seed, "stop_set"))
-            log_probs = reading.predict("pool", ids)
+            log_probs = predictions.predict("pool", ids)
             predicted = log_probs.argmax(axis=1)
             now.metrics["stop_set_entropy"] = float(entropy(log_probs).mean())
             if now.index > 1:
@@ -271,17 +272,17 @@ class _Cell:
 
     # ---- the query --------------------------------------------------------------------------------------------------
 
-    def _choose(self, now: _Round, reading: Reading, dynamics: FloatArray | None) -> Query:
+    def _choose(self, now: _Round, predictions: RoundPredictions, dynamics: FloatArray | None) -> Query:
         """Score the candidates, rank, filter and pick the query of this round."""
         loop = self.loop
         with now.phase("score"):
-            view = reading.view(now.candidates, dynamics, self._embeddings)
+            view = predictions.view(now.candidates, dynamics, self._embeddings)
         with now.phase("query"):
             ranking = self._ranking(now, view)
             draws = stream(loop.seed, "round", now.index, "pick")
             ids = loop.strategy.pick(view.take(ranking.ids), ranking, loop.query_size, draws)
             query = _query(ranking, ids, loop.strategy.name)
-            return replace(query, probs=reading.beliefs(view, query.ids))
+            return replace(query, probs=predictions.query_probs(view, query.ids))
 
     def _ranking(self, now: _Round, view: PoolView) -> Ranking:
         """Rank the candidates and let the filters take theirs.

@@ -1,4 +1,4 @@
-"""What the active-learning loop asks of the world: a classifier, a place for records, and a cell's plan."""
+"""Ports of the active-learning loop: the classifier, the records, and the plan of a cell."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Split = Literal["pool", "test"]
 
 
 class Fit(Protocol):
-    """What a fine-tune leaves behind, apart from the weights."""
+    """Result of a fine-tune, apart from the weights."""
 
     @property
     def dynamics(self) -> FloatArray | None:
@@ -56,7 +56,7 @@ class Classifier(Protocol):
         *,
         plain: bool = False,
         with_features: bool = False,
-        with_clean: bool = False,
+        with_logits_without_dropout: bool = False,
     ) -> ModelOutputs:
         """Return the outputs of exactly ``ids``, sorted by id."""
         ...

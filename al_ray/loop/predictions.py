@@ -1,4 +1,4 @@
-"""What the model of a round says, read by the cell's confidence method: for evaluation, and as a strategy's view."""
+"""Predictions of a round's model, through the cell's confidence method: for evaluation and for the strategy."""
 
 from dataclasses import replace
 
@@ -11,8 +11,8 @@ from al_ray.core.uncertainty import log_softmax, mean_log_probs
 from al_ray.loop.ports import Classifier, Loop, Split
 
 
-class Reading:
-    """The fine-tuned model of one round as the confidence method reads it.
+class RoundPredictions:
+    """Predictions of one round's fine-tuned model, through the cell's confidence method.
 
     Args:
         loop: the cell.
@@ -67,8 +67,8 @@ class Reading:
         rows, labeled_rows = (np.searchsorted(loop.truth.ids, asked) for asked in (ids, self._labeled.ids))
         return replace(view, embeddings=embeddings[rows], labeled_embeddings=embeddings[labeled_rows])
 
-    def beliefs(self, view: PoolView, ids: IntArray) -> npt.NDArray[np.float64]:
-        """Return what the model believes of the query ``[query_size, n_classes]``, in its order."""
+    def query_probs(self, view: PoolView, ids: IntArray) -> npt.NDArray[np.float64]:
+        """Return the class probabilities of the queried examples ``[query_size, n_classes]``, in the query's order."""
         by_id = np.sort(ids)
         if view.log_probs.shape[1]:
             probs = np.exp(mean_log_probs(view.log_probs[np.searchsorted(view.ids, by_id)]))
@@ -82,14 +82,14 @@ class Reading:
             "pool",
             ids,
             with_features=strategy.needs_features or confidence.needs_features,
-            with_clean=strategy.needs_predicted,
+            with_logits_without_dropout=strategy.needs_predicted,
         )
         read = self._with_first_features(outputs)
         view = PoolView(
             ids=outputs.ids,
             log_probs=confidence.log_probs(read, self.state),
             features=outputs.features,
-            predicted=None if outputs.clean is None else outputs.clean.argmax(axis=1),
+            predicted=None if outputs.logits_without_dropout is None else outputs.logits_without_dropout.argmax(axis=1),
             uncertainty=confidence.uncertainty(read, self.state) if strategy.needs_uncertainty else None,
             dynamics=dynamics,
             labeled=self._labeled,

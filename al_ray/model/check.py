@@ -1,4 +1,4 @@
-"""Whether a model is an encoder that cells can fine-tune, asked of the network itself before anything starts.
+"""Model check before a study starts: is it an encoder that can be fine-tuned, and what can it do?
 
 The network is built of its configuration on torch's meta device, where it has shapes and no weights, and its modules
 say what they can do. Then its lowest layers get random weights and read a few words. No weights are read, and no key of
@@ -15,8 +15,7 @@ import numpy as np
 
 from al_ray.core.types import IntArray
 from al_ray.errors import ModelError
-from al_ray.model.model_files import stored_shapes
-from al_ray.model.source import MINILM, MINILM_SHA256, REVISIONS, ResolvedModel
+from al_ray.model.source import MINILM, MINILM_SHA256, REVISIONS, ResolvedModel, stored_shapes
 from al_ray.model.tokens import load_tokenizer
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ SAME = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What a model can do.
+    """Capabilities of a model.
 
     Attributes:
         longest_text: tokens of a text that it can read, special ones included; None where its positions have no end.
@@ -50,7 +49,7 @@ MINILM_FACTS = ModelFacts(longest_text=512, n_layers=6, adapts_attention=True)
 
 
 def examine_model(model: ResolvedModel) -> ModelFacts:
-    """Ask a model what it can do.
+    """Return the capabilities of a model.
 
     Raises:
         ModelError: it cannot be read, is no encoder that can classify, or does not go with its tokenizer.

@@ -1,4 +1,4 @@
-"""The classifier that the active-learning loop asks: fine-tuned afresh every round, then scored over pool and test."""
+"""The classifier of a cell: fine-tuned from fresh weights every round, then scored over pool and test."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +15,7 @@ from al_ray.errors import ModelError, RoundError
 from al_ray.model.encoder import Network, build_network, freeze_layers, load_weights, longest_text
 from al_ray.model.finetune import FitReport, FitSettings, cross_entropy, finetune
 from al_ray.model.predict import Passes, Scores, embed_rows, score_rows
-from al_ray.model.protocol import folds
-from al_ray.model.recipe import FinetuneRecipe
+from al_ray.model.recipe import FinetuneRecipe, folds
 from al_ray.model.source import ResolvedModel
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Alone, Worker
@@ -124,7 +123,7 @@ class TransformerClassifier:
         *,
         plain: bool = False,
         with_features: bool = False,
-        with_clean: bool = False,
+        with_logits_without_dropout: bool = False,
     ) -> ModelOutputs:
         """Score some examples with the weights of the last fit; every rank returns the same.
 
@@ -133,7 +132,7 @@ class TransformerClassifier:
             ids: which ``[n]``, unique, in any order.
             plain: one pass through the first member, without dropout or a changed attention.
             with_features: also return the encoder's output at the first token, of the first member.
-            with_clean: also return the logits without dropout, of the first member.
+            with_logits_without_dropout: also return the logits without dropout, of the first member.
 
         Returns:
             outputs sorted by id, float32.
@@ -148,13 +147,18 @@ class TransformerClassifier:
             sampling=sampling,
             seed=stream_seed(self._plain.seed, "round", self._fitted, "draws"),
             features=with_features,
-            clean=with_clean and not plain,
+            logits_without_dropout=with_logits_without_dropout and not plain,
         )
         if self._n_fitted > 1:
             scores = self._score_members(split, ids, passes, [0] if plain else range(self._sampling.n_members))
         else:
             scores = self._score(split, ids, passes, self._worker)
-        return ModelOutputs(ids=ids, logits=scores.logits, features=scores.features, clean=scores.clean)
+        return ModelOutputs(
+            ids=ids,
+            logits=scores.logits,
+            features=scores.features,
+            logits_without_dropout=scores.logits_without_dropout,
+        )
 
     def cross_predict(self, labeled: LabeledSet, *, n_folds: int, round_index: int) -> ModelOutputs:
         """Return out-of-fold logits of the labelled examples, each from a fit that did not see it.
@@ -288,7 +292,11 @@ class TransformerClassifier:
         for member in mine:
             with torch.no_grad():
                 torch._foreach_copy_(list(self._scorer.parameters()), self._members[member])
-            first = replace(passes, features=passes.features and member == 0, clean=passes.clean and member == 0)
+            first = replace(
+                passes,
+                features=passes.features and member == 0,
+                logits_without_dropout=passes.logits_without_dropout and member == 0,
+            )
             own_seed = stream_seed(passes.seed, "member", member)
             scores.append(self._score(split, ids, replace(first, seed=own_seed), alone))
         shape = (len(ids), passes.sampling.n_passes, self._plain.n_classes)
@@ -297,8 +305,10 @@ class TransformerClassifier:
         draws = np.concatenate(self._worker.all_gather(stacked))[np.argsort(numbers)]
         logits = draws.transpose(1, 0, 2, 3).reshape(len(ids), -1, shape[2])
         at_first = scores[0] if 0 in mine else None
-        features, clean = self._worker.broadcast((at_first.features, at_first.clean) if at_first else (None, None))
-        return Scores(logits=logits, features=features, clean=clean)
+        features, without_dropout = self._worker.broadcast(
+            (at_first.features, at_first.logits_without_dropout) if at_first else (None, None)
+        )
+        return Scores(logits=logits, features=features, logits_without_dropout=without_dropout)
 
     def _check_attention(self) -> None:
         if self._sampling.adaptive_attention and not self._network.packs:

@@ -27,34 +27,34 @@ Forward = Callable[[TokenBatch, int], Mapping[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What the network says about some rows of a split, in the order asked.
+    """Logits and features of some rows of a split, in the order asked.
 
     Attributes:
         logits: ``[n, n_passes, n_classes]``.
         features: ``[n, n_features]`` without dropout, or None.
-        clean: logits without dropout ``[n, n_classes]``, or None.
+        logits_without_dropout: ``[n, n_classes]``, or None.
     """
 
     logits: npt.NDArray[np.float32]
     features: npt.NDArray[np.float32] | None = None
-    clean: npt.NDArray[np.float32] | None = None
+    logits_without_dropout: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """How one network is passed through.
+    """Forward passes of one network: dropout, seed, and what to return.
 
     Attributes:
         sampling: dropout passes and attention; members are not its business.
         seed: of the draws of this round.
         features: whether to return features.
-        clean: whether to return logits without dropout beside those with it.
+        logits_without_dropout: whether to return these too.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     features: bool = False
-    clean: bool = False
+    logits_without_dropout: bool = False
 
 
 def plan_batches(lengths: IntArray, batch_size: int) -> list[IntArray]:
@@ -117,8 +117,8 @@ def score_rows(
     widths = {"logits": n_passes * width}
     if passes.features:
         widths["features"] = network.n_features
-    if passes.clean:
-        widths["clean"] = width
+    if passes.logits_without_dropout:
+        widths["logits_without_dropout"] = width
 
     def forward(batch: TokenBatch, index: int) -> Mapping[str, Tensor]:
         return _passes(network, batch, index, passes, worker.device)
@@ -129,7 +129,9 @@ def score_rows(
     finally:
         network.adaptive_attention = False
     logits = found["logits"].reshape(len(rows), n_passes, width)
-    return Scores(logits=logits, features=found.get("features"), clean=found.get("clean"))
+    return Scores(
+        logits=logits, features=found.get("features"), logits_without_dropout=found.get("logits_without_dropout")
+    )
 
 
 def _passes(
@@ -138,14 +140,14 @@ def _passes(
     sampling, kind = passes.sampling, passes.sampling.dropout
     outputs: dict[str, Tensor] = {}
     features: Tensor | None = None
-    if kind != "network" or passes.features or passes.clean:
-        outputs["clean"], features = network(batch)
+    if kind != "network" or passes.features or passes.logits_without_dropout:
+        outputs["logits_without_dropout"], features = network(batch)
         outputs["features"] = features
     if kind == "off":
-        outputs["logits"] = outputs["clean"]
+        outputs["logits"] = outputs["logits_without_dropout"]
     elif kind == "logits":
         with fork_random(device, stream_seed(passes.seed, "batch", index)):
-            repeated = outputs["clean"].float()[:, None].expand(-1, sampling.n_passes, -1)
+            repeated = outputs["logits_without_dropout"].float()[:, None].expand(-1, sampling.n_passes, -1)
             rate = 0.1 if sampling.rate is None else sampling.rate
             outputs["logits"] = functional.dropout(repeated, rate).flatten(1)
     else:

@@ -74,11 +74,6 @@ class TokenizedSplit:
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
         return TokenizedSplit(ids=self.ids[rows], labels=labels, tokens=self.gather(rows), offsets=offsets)
 
-    def to_table(self) -> pa.Table:
-        """Return the Arrow form: columns ``id``, ``label`` and ``tokens``, the tokens without a copy."""
-        tokens = pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pa.array(self.tokens))
-        return pa.table({"id": self.ids, "label": self.labels, "tokens": tokens})
-
     @classmethod
     def from_table(cls, table: pa.Table) -> "TokenizedSplit":
         """Read the Arrow form; columns of one chunk are viewed, several are joined."""

@@ -1,4 +1,4 @@
-"""What the model asks of the group of processes that shares a cell; here for one process, in ``runtime`` for many."""
+"""Process group of a cell: gather, broadcast, average gradients; here for one process, in ``runtime`` for many."""
 
 import contextlib
 import os

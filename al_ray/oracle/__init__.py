@@ -3,18 +3,16 @@
 from typing import ClassVar, Protocol
 
 from al_ray.core.types import Annotation, IntArray, LabeledSet
-from al_ray.registry import Registry
+from al_ray.registry import Plugin, Registry
 
 
-class Oracle(Protocol):
+class Oracle(Plugin, Protocol):
     """Answers a query.
 
     Attributes:
-        name: what a study file calls it.
         may_abstain: whether an answer may be missing.
     """
 
-    name: ClassVar[str]
     may_abstain: ClassVar[bool]
 
     def label(self, ids: IntArray, truth: LabeledSet) -> Annotation:

@@ -1,4 +1,4 @@
-"""The data set's own labels, as if a faultless person had been asked."""
+"""Ground truth: the data set's own labels answer every query."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,15 +6,14 @@ from typing import ClassVar
 import numpy as np
 
 from al_ray.core.types import Annotation, IntArray, LabeledSet
-from al_ray.oracle import oracles
+from al_ray.oracle import Oracle, oracles
 
 
 @oracles.register("ground_truth")
 @dataclass(frozen=True)
-class GroundTruth:
+class GroundTruth(Oracle):
     """Answers with the label in the data set: the simulation that active-learning papers report."""
 
-    name: ClassVar[str]
     may_abstain: ClassVar[bool] = False
 
     def label(self, ids: IntArray, truth: LabeledSet) -> Annotation:

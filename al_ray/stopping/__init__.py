@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from al_ray.core.types import RoundRecord
-from al_ray.registry import Registry
+from al_ray.registry import Plugin, Registry
 
 
-class StoppingRule(Protocol):
+class StoppingRule(Plugin, Protocol):
     """Says why to stop. It keeps no state: resuming must equal never stopping.
 
     The metrics of a round hold, where a rule asks for them: ``stop_set_changed`` (share of the stop set whose predicted
@@ -15,13 +15,11 @@ class StoppingRule(Protocol):
     round 2), ``stop_set_entropy`` (mean entropy of the stop set, nats) and ``validation_accuracy``.
 
     Attributes:
-        name: what a study file calls it.
         source: authors, year and arXiv number or DOI.
         needs_stop_set: whether it reads the ``stop_set_*`` metrics: predictions on 2,000 random examples of the
             training split, the same in every round.
     """
 
-    name: ClassVar[str]
     source: ClassVar[str]
     needs_stop_set: ClassVar[bool] = False
 
@@ -42,3 +40,16 @@ class StoppingRule(Protocol):
 
 
 stopping_rules: Registry[StoppingRule] = Registry("stopping rule", "al_ray.stopping")
+
+
+def recent(rounds: Sequence[RoundRecord], metric: str, n: int) -> list[float] | None:
+    """Return a metric of the last ``n`` rounds, oldest first, or None where one of them does not have it.
+
+    Args:
+        rounds: all rounds, oldest first.
+        metric: what the rounds recorded it as.
+        n: how many, at least 1.
+    """
+    values = [record.metrics.get(metric) for record in rounds[-n:]]
+    known = [value for value in values if value is not None]
+    return known if len(known) == n else None

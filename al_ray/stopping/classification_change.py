@@ -1,13 +1,12 @@
-"""Stop when another round of labels hardly changes a prediction."""
+"""Classification change: stop when another round of labels hardly changes a prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from al_ray.core.types import RoundRecord
-from al_ray.errors import ConfigError
-from al_ray.stopping import StoppingRule, stopping_rules
-from al_ray.stopping.recent import recent
+from al_ray.registry import Within
+from al_ray.stopping import StoppingRule, recent, stopping_rules
 
 
 @stopping_rules.register("classification_change")
@@ -28,16 +27,8 @@ class ClassificationChange(StoppingRule):
 
     source: ClassVar[str] = "Zhu et al. 2008, COLING C08-1142"
     needs_stop_set: ClassVar[bool] = True
-    threshold: float = 0.005
-    patience: int = 2
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise ConfigError(
-                f"threshold is {self.threshold}, it must be at least 0 and below 1. 0.005 lets 0.5 % change."
-            )
-        if self.patience < 1:
-            raise ConfigError(f"patience is {self.patience}, it must be at least 1.")
+    threshold: Annotated[float, Within(ge=0, lt=1, advice="0.005 lets 0.5 % change.")] = 0.005
+    patience: Annotated[int, Within(ge=1)] = 2
 
     def reason(self, rounds: Sequence[RoundRecord], n_pool: int, query_size: int) -> str | None:
         """Return the reason once the last ``patience`` rounds have all changed little."""

@@ -1,13 +1,12 @@
-"""Stop when successive models agree, beyond chance."""
+"""Kappa agreement: stop when successive models agree beyond chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from al_ray.core.types import RoundRecord
-from al_ray.errors import ConfigError
-from al_ray.stopping import StoppingRule, stopping_rules
-from al_ray.stopping.recent import recent
+from al_ray.registry import Within
+from al_ray.stopping import StoppingRule, recent, stopping_rules
 
 
 @stopping_rules.register("kappa_agreement")
@@ -25,17 +24,8 @@ class KappaAgreement(StoppingRule):
 
     source: ClassVar[str] = "Bloodgood and Vijay-Shanker 2009, arXiv 1409.5165"
     needs_stop_set: ClassVar[bool] = True
-    threshold: float = 0.99
-    window: int = 3
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise ConfigError(
-                f"threshold is {self.threshold}, it must be above 0 and at most 1. 0.99 is the paper's; a lower one "
-                "stops earlier."
-            )
-        if self.window < 1:
-            raise ConfigError(f"window is {self.window}, it must be at least 1.")
+    threshold: Annotated[float, Within(gt=0, le=1, advice="0.99 is the paper's; a lower one stops earlier.")] = 0.99
+    window: Annotated[int, Within(ge=1)] = 3
 
     def reason(self, rounds: Sequence[RoundRecord], n_pool: int, query_size: int) -> str | None:
         """Return the reason once the mean kappa of the last ``window`` pairs reaches the threshold."""

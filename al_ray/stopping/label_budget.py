@@ -1,11 +1,11 @@
-"""Stop when the labels that were paid for are spent."""
+"""Label budget: stop when the labels that were paid for are spent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from al_ray.core.types import RoundRecord, asked_ids
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 from al_ray.stopping import StoppingRule, stopping_rules
 
 
@@ -22,11 +22,7 @@ class LabelBudget(StoppingRule):
     """
 
     source: ClassVar[str] = "baseline"
-    n_labels: int
-
-    def __post_init__(self) -> None:
-        if self.n_labels < 1:
-            raise ConfigError(f"n_labels is {self.n_labels}, it must be at least 1.")
+    n_labels: Annotated[int, Within(ge=1)]
 
     def reason(self, rounds: Sequence[RoundRecord], n_pool: int, query_size: int) -> str | None:
         """Return the reason once the next full query would overspend."""

@@ -1,13 +1,12 @@
-"""Stop when the model is hardly unsure of anything any more."""
+"""Overall uncertainty: stop when the mean entropy of the stop set is small."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from al_ray.core.types import RoundRecord
-from al_ray.errors import ConfigError
-from al_ray.stopping import StoppingRule, stopping_rules
-from al_ray.stopping.recent import recent
+from al_ray.registry import Within
+from al_ray.stopping import StoppingRule, recent, stopping_rules
 
 
 @stopping_rules.register("overall_uncertainty")
@@ -24,11 +23,7 @@ class OverallUncertainty(StoppingRule):
 
     source: ClassVar[str] = "Zhu et al. 2010, doi 10.1145/1753783.1753784"
     needs_stop_set: ClassVar[bool] = True
-    threshold: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not self.threshold > 0:
-            raise ConfigError(f"threshold is {self.threshold}, it must be above 0. 0.05 is a mean entropy in nats.")
+    threshold: Annotated[float, Within(gt=0, advice="0.05 is a mean entropy in nats.")] = 0.05
 
     def reason(self, rounds: Sequence[RoundRecord], n_pool: int, query_size: int) -> str | None:
         """Return the reason once the mean entropy of the last round is below the threshold."""

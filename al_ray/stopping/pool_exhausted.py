@@ -1,4 +1,4 @@
-"""Stop when the pool cannot fill another query."""
+"""Pool exhausted: stop when the pool cannot fill another query."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

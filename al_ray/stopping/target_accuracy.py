@@ -1,13 +1,12 @@
-"""Stop when the model is good enough on labels kept aside for that question."""
+"""Target accuracy: stop when the accuracy on labelled validation examples reaches a target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from al_ray.core.types import RoundRecord
-from al_ray.errors import ConfigError
-from al_ray.stopping import StoppingRule, stopping_rules
-from al_ray.stopping.recent import recent
+from al_ray.registry import Within
+from al_ray.stopping import StoppingRule, recent, stopping_rules
 
 
 @stopping_rules.register("target_accuracy")
@@ -26,16 +25,9 @@ class TargetAccuracy(StoppingRule):
     """
 
     source: ClassVar[str] = "baseline"
-    target: float
-    n_examples: int = 200
-    patience: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.target <= 1:
-            raise ConfigError(f"target is {self.target}, it must be above 0 and at most 1. 0.9 is an accuracy of 90 %.")
-        for name in ("n_examples", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1.")
+    target: Annotated[float, Within(gt=0, le=1, advice="0.9 is an accuracy of 90 %.")]
+    n_examples: Annotated[int, Within(ge=1)] = 200
+    patience: Annotated[int, Within(ge=1)] = 1
 
     @property
     def n_validation(self) -> int:

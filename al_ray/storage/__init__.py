@@ -1,1 +1,1 @@
-"""Folders of records wherever they lie: whole files or none, addresses without secrets, outages waited out."""
+"""Storage: folders on disks, NFS and object stores, with atomic writes, retries and addresses without secrets."""

@@ -1,7 +1,7 @@
-"""Addresses of folders: paths and URIs, what is inside and above them, and how people may see them.
+"""Addresses of folders, paths or URIs: check, join, split, and print without secrets.
 
 A URI may end in a query, ``s3://bucket/folder?region=us-east-1``, and hold a login before the bucket. What is inside
-the folder stands before the query, and the login is for machines alone.
+the folder stands before the query, and the login is never printed.
 """
 
 import os

@@ -1,28 +1,26 @@
-"""A folder on any file system that pyarrow opens, whose files are whole or absent, and which may be away for a while.
+"""Folder: atomic reads and writes on any file system that pyarrow opens, with retries during outages.
 
-Files are written in :mod:`local_files` and :mod:`remote_files`; :mod:`patience` says what is waited for.
+:mod:`local_files` and :mod:`remote_files` read and write; :mod:`outages` retries.
 """
 
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.storage.address import below, check_address, is_uri, shown
-from al_ray.storage.failures import is_full, no_space, unopened, unread, unwritten
+from al_ray.storage.address import KINDS, below, check_address, hidden, is_uri, shown
 from al_ray.storage.local_files import LocalFiles
-from al_ray.storage.patience import patiently
-from al_ray.storage.remote_files import RemoteFiles, bounded
+from al_ray.storage.outages import DISK_FULL, retry_outages
+from al_ray.storage.remote_files import RemoteFiles, advice, with_timeouts
 
 _N_READERS = 16
 _NAME = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9._=-]{0,199}")
@@ -51,16 +49,17 @@ class Folder:
     Attributes:
         filesystem: where it is.
         path: its path there, without a trailing slash.
-        location: what opens it again, here and on another machine. It may hold a key: never shown, never recorded.
-        patience_s: how long an operation is repeated while the storage is away; 0: it fails at once.
-        anchor: on a disk, the path of a file that is there as long as the storage is; None: nothing need be there yet.
+        location: path or URI that opens it again, here and on another machine. It may hold a key: never shown, never
+            recorded.
+        patience_s: how long an operation is retried during an outage; 0: it fails at once.
+        marker: on a disk, the path of a file that is there as long as the disk is mounted; None: none is known yet.
     """
 
     filesystem: fs.FileSystem
     path: str
     location: str = field(repr=False)
     patience_s: float = 0.0
-    anchor: str | None = None
+    marker: str | None = None
 
     @classmethod
     def open(cls, storage: str, filesystem: fs.FileSystem | None = None, *, patience_s: float = 0.0) -> "Folder":
@@ -71,14 +70,14 @@ class Folder:
                 ``s3://KEY:SECRET@bucket/folder?endpoint_override=host:port&scheme=http&region=...``; login and query
                 may be left out, the key is then looked for where AWS keeps it.
             filesystem: an open pyarrow file system, on which ``storage`` is then a plain path.
-            patience_s: how long storage that is away is waited for, now and later.
+            patience_s: how long an outage is waited out, now and later.
 
         Raises:
             StorageError: no such scheme or bucket, no permission, it cannot be reached, or is not a folder that can be
                 written.
         """
         folder = cls.at(storage, filesystem, patience_s=patience_s)
-        folder._check_usable()
+        folder._retry(lambda: folder._files.check_usable(folder.address), partial(_unopened, storage))
         return folder
 
     @classmethod
@@ -88,21 +87,21 @@ class Folder:
             return cls(*_unwrap(filesystem, storage.strip("/")), storage, patience_s)
         check_address("storage", storage)
         if is_uri(storage):
-            sentence = partial(unopened, storage)
-            found, path = _unwrap(*patiently(lambda: fs.FileSystem.from_uri(storage), patience_s, sentence))
-            path = path.rstrip("/")
-            return cls(bounded(found), path, path if isinstance(found, fs.LocalFileSystem) else storage, patience_s)
+            opened = retry_outages(lambda: fs.FileSystem.from_uri(storage), patience_s, partial(_unopened, storage))
+            found, path = _unwrap(*opened)
+            location = path.rstrip("/") if isinstance(found, fs.LocalFileSystem) else storage
+            return cls(with_timeouts(found), path.rstrip("/"), location, patience_s)
         local = os.path.abspath(os.path.expanduser(storage))
         return cls(fs.LocalFileSystem(), local, local, patience_s)
 
     @property
     def address(self) -> str:
-        """What people see; without login and keys."""
+        """Path or URI for people: without login and keys."""
         return shown(self.location)
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on a disk of this machine, or mounted as one."""
+        """Whether it is on a local or mounted disk."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def child(self, name: str) -> "Folder":
@@ -113,11 +112,11 @@ class Folder:
         return replace(self, path=path, location=below(self.location, name))
 
     def claimed(self, name: str, patience_s: float) -> "Folder":
-        """Return the same folder, known to exist by a file in it: where that is gone the storage is away.
+        """Return the same folder with a file in it as the marker: where that is gone, the disk is not mounted.
 
         Nothing is then believed to be absent, and no folder is made, on what may be the disk beneath a mount point.
         """
-        return replace(self, patience_s=patience_s, anchor=f"{self.path}/{name}" if self.is_local else None)
+        return replace(self, patience_s=patience_s, marker=f"{self.path}/{name}" if self.is_local else None)
 
     def where(self, name: str) -> str:
         """Return the address of a file, for messages."""
@@ -152,7 +151,7 @@ class Folder:
             return list(readers.map(read, names))
 
     def write(self, name: str, data: bytes, what: str) -> None:
-        """Write a whole file, or leave everything as it was.
+        """Write a file atomically: whole, or not at all.
 
         Args:
             name: of the file; one that is there is replaced.
@@ -162,10 +161,10 @@ class Folder:
         Raises:
             StorageError: the disk is full, or the place cannot be written.
         """
-        self._patiently(lambda: self._files.write(name, data), partial(self._unwritten, name, len(data), what))
+        self._retry(lambda: self._files.write(name, data), partial(self._unwritten, name, len(data), what))
 
     def create(self, name: str, data: bytes, what: str) -> bool:
-        """Write a whole file, unless one of that name is there: then it stays as it is.
+        """Write a whole file unless one of that name is there: then it stays as it is.
 
         On a disk this is one step: of many processes that start at once, one is told True. An object store is looked
         at and then written, and the later of two writers stays: read the file back to see whose it is.
@@ -188,31 +187,32 @@ class Folder:
             # A try that failed may have reached the storage all the same: what is found is then one's own.
             return self._files.create(name, data) or (repeated and self._files.read(name) == data)
 
-        return self._patiently(make, partial(self._unwritten, name, len(data), what))
+        return self._retry(make, partial(self._unwritten, name, len(data), what))
 
     def remove(self, name: str) -> None:
         """Delete a file; one that is not there is fine."""
-        self._patiently(lambda: self._files.remove(name), partial(self._unread, name))
+        self._retry(lambda: self._files.remove(name), partial(self._unread, name))
 
     def remove_leftovers(self, older_than_s: float = 0.0) -> None:
-        """Delete what a killed writer left half written beside its place; on an object store there is no such thing."""
+        """Delete the temporary files of killed writers; object stores have none."""
         files = self._files
         if isinstance(files, LocalFiles):
-            self._patiently(lambda: files.remove_leftovers(older_than_s), partial(self._unread, ""))
+            self._retry(lambda: files.remove_leftovers(older_than_s), partial(self._unread, ""))
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of every file below this folder, by its path from here."""
         selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
-        found = self._patiently(lambda: self.filesystem.get_file_info(selector), partial(self._unread, ""))
+        found = self._retry(lambda: self.filesystem.get_file_info(selector), partial(self._unread, ""))
         return {info.path[len(self.path) + 1 :]: info.size for info in found if info.is_file}
 
     def free_bytes(self) -> int | None:
         """Return the bytes free on the disk, or None where that has no meaning (object stores)."""
-        return shutil.disk_usage(_nearest_existing(self.path)).free if self.is_local else None
+        files = self._files
+        return files.free_bytes() if isinstance(files, LocalFiles) else None
 
     @property
     def _files(self) -> LocalFiles | RemoteFiles:
-        return LocalFiles(self.path, self.anchor) if self.is_local else RemoteFiles(self.filesystem, self.path)
+        return LocalFiles(self.path, self.marker) if self.is_local else RemoteFiles(self.filesystem, self.path)
 
     def _refuse_link(self, name: str) -> None:
         """Follow no link inside a storage folder, since it may leave it; the storage folder itself may be one.
@@ -228,39 +228,44 @@ class Folder:
 
     def _look(self, name: str, look: Callable[[LocalFiles | RemoteFiles], T]) -> T:
         self._refuse_link(name)
-        return self._patiently(lambda: _believed(self._files, look), partial(self._unread, name))
+        files = self._files
 
-    def _patiently(self, action: Callable[[], T], sentence: Callable[[Exception], str]) -> T:
-        return patiently(action, self.patience_s, sentence, claimed=self.anchor is not None)
+        def look_on_the_mounted_disk() -> T:
+            found = look(files)
+            if found not in (None, False, ([], [])) or not isinstance(files, LocalFiles) or files.marker is None:
+                return found
+            files.check_mounted()
+            return look(files)  # The disk may have come back after the first look.
 
-    def _check_usable(self) -> None:
-        if not self.is_local:
-            files = RemoteFiles(self.filesystem, self.path)
-            self._patiently(lambda: files.check_usable(self.address), partial(unopened, self.location))
-            return
-        existing = _nearest_existing(self.path)
-        if os.path.islink(self.path) and not os.path.exists(self.path):
-            raise StorageError(
-                f"storage {self.address} is a link to {os.readlink(self.path)}, which is not there. "
-                "Make that folder, or name another one."
-            )
-        if os.path.isfile(self.path):
-            raise StorageError(f"storage {self.address} is a file. Name a folder.")
-        if not existing.is_dir():
-            raise StorageError(f"storage {self.address} cannot be made: {existing} is a file. Name another folder.")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise StorageError(f"storage {self.address}: {existing} cannot be written. Name another folder.")
+        return self._retry(look_on_the_mounted_disk, partial(self._unread, name))
+
+    def _retry(self, action: Callable[[], T], message: Callable[[Exception], str]) -> T:
+        return retry_outages(action, self.patience_s, message, claimed=self.marker is not None)
 
     def _unread(self, name: str, error: Exception) -> str:
-        return unread(self.where(name) if name else self.address, self.location, self.anchor, error)
+        return f"cannot read {self.where(name) if name else self.address}: {self._why(error)}"
 
     def _unwritten(self, name: str, n_bytes: int, what: str, error: Exception) -> str:
-        if is_full(error):
-            free_bytes = None
-            with contextlib.suppress(OSError):
-                free_bytes = self.free_bytes()
-            return no_space(self.where(name), what, n_bytes, free_bytes)
-        return unwritten(self.where(name), self.location, self.anchor, what, error)
+        if not isinstance(error, OSError) or error.errno not in DISK_FULL:
+            return (
+                f"{what} was not recorded: cannot write {self.where(name)}: {self._why(error)} "
+                f"Nothing was lost: mend the storage and run again."
+            )
+        free = "free space unknown"
+        with contextlib.suppress(OSError):
+            free_bytes = self.free_bytes()
+            free = free if free_bytes is None else f"{_size(free_bytes)} free"
+        return (
+            f"{what} was not recorded: no space left for {self.where(name)} ({_size(n_bytes)} needed, {free}). "
+            f"Nothing was lost: free space and run again."
+        )
+
+    def _why(self, error: Exception) -> str:
+        """Word an error and what to do about it, without the keys of the address."""
+        why, todo = hidden(str(error), self.location).rstrip(". "), advice(error)
+        if self.marker is not None and isinstance(error, FileNotFoundError):
+            todo = f"{os.path.dirname(self.marker)} is not what it was: mount it again, or put the study back"
+        return f"{why}. {todo}." if todo else f"{why}."
 
 
 def free_space(storage: str) -> int | None:
@@ -272,14 +277,13 @@ def free_space(storage: str) -> int | None:
     return Folder.open(storage).free_bytes()
 
 
-def _believed(files: LocalFiles | RemoteFiles, look: Callable[[LocalFiles | RemoteFiles], T]) -> T:
-    """Look, and where nothing is found look again once it is sure that the storage is there."""
-    found = look(files)
-    nothing = found in (None, False, ([], []))
-    if not nothing or not isinstance(files, LocalFiles) or files.anchor is None:
-        return found
-    files.check_anchor()
-    return look(files)
+def _unopened(storage: str, error: Exception) -> str:
+    """Word that an address opens nothing, without its keys."""
+    what, why = hidden(storage, storage), hidden(str(error), storage).rstrip(". ")
+    if isinstance(error, pa.ArrowException):
+        odd = " A key with / or + in it is written with %2F and %2B." if "@" in storage else ""
+        return f"storage {what!r} cannot be opened: {why}. {KINDS}.{odd}"
+    return f"storage {what!r} cannot be used: {why}. {advice(error) or KINDS}."
 
 
 def _unwrap(filesystem: fs.FileSystem, path: str) -> tuple[fs.FileSystem, str]:
@@ -295,6 +299,6 @@ def _shown_names(names: list[str]) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _nearest_existing(path: str) -> Path:
-    place = Path(path)
-    return next(parent for parent in (place, *place.parents) if os.path.exists(parent))  # a stale one is not there
+def _size(n_bytes: int) -> str:
+    scale, unit = (2**10, "KiB") if n_bytes < 2**20 else (2**20, "MiB") if n_bytes < 2**30 else (2**30, "GiB")
+    return f"{n_bytes / scale:.1f} {unit}"

@@ -1,20 +1,24 @@
-"""Files of one folder on a disk of this machine, or mounted as one (NFS): whole or absent, also after a crash.
+"""Files of one folder on a local or mounted disk (NFS): atomic writes that survive a crash.
 
-A file is written beside its place, flushed to the disk and renamed into it.
+A file is written under a temporary name, flushed to the disk and renamed.
 """
 
 import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from al_ray.errors import StorageError
 
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_TEMPORARY = ".tmp"
+_SUFFIX = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,11 @@ class LocalFiles:
 
     Attributes:
         path: absolute.
-        anchor: a file that is there as long as the right disk is; None: nobody knows yet what should be there.
+        marker: path of a file that is there as long as the disk is mounted; None: no such file is known yet.
     """
 
     path: str
-    anchor: str | None = None
+    marker: str | None = None
 
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes, or None where there is no such file."""
@@ -54,10 +58,10 @@ class LocalFiles:
         return files, folders
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a whole file in its place, or leave everything as it was."""
-        with self._beside(name, data) as beside:
+        """Write a file atomically; one that is there is replaced."""
+        with self._temporary(name, data) as temporary:
             try:
-                os.replace(beside, self._at(name))
+                os.replace(temporary, self._at(name))
             except FileNotFoundError:
                 # NFS sends a rename again when the reply was lost; the second one finds nothing left to move.
                 if self.read(name) != data:
@@ -65,24 +69,24 @@ class LocalFiles:
         _sync_folder(self.path)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Put a whole file in its place unless one is there; of many processes at once, one succeeds.
+        """Write a file atomically unless one of that name is there; of many processes at once, one succeeds.
 
         Returns:
-            whether it was put there. Where the file system has no hard links the last of two at once may win.
+            whether it was written. Where the file system has no hard links the last of two at once may win.
         """
-        with self._beside(name, data) as beside:
+        with self._temporary(name, data) as temporary:
             try:
-                os.link(beside, self._at(name))
+                os.link(temporary, self._at(name))
             except FileExistsError:
                 # The same as above: the first link was made, the second one finds it.
-                if not os.path.samefile(beside, self._at(name)):
+                if not os.path.samefile(temporary, self._at(name)):
                     return False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
                 if self.exists(name):
                     return False
-                os.replace(beside, self._at(name))
+                os.replace(temporary, self._at(name))
         _sync_folder(self.path)
         return True
 
@@ -92,7 +96,7 @@ class LocalFiles:
             os.unlink(self._at(name))
 
     def remove_leftovers(self, older_than_s: float) -> None:
-        """Delete what a killed writer left half written beside its place.
+        """Delete the temporary files of killed writers.
 
         ``.nfs...`` files are left alone: the server keeps them while somebody has the deleted file open.
 
@@ -100,40 +104,70 @@ class LocalFiles:
             older_than_s: how long ago it was last written to; 0: whenever it was.
         """
         for name in self.entries()[0]:
-            if name.startswith(".") and name.endswith(_TEMPORARY):
+            if name.startswith(".") and name.endswith(_SUFFIX):
                 with contextlib.suppress(FileNotFoundError):
                     # A server's clock may be ahead, so 0 is not compared.
                     if not older_than_s or time.time() - os.stat(self._at(name)).st_mtime >= older_than_s:
                         os.unlink(self._at(name))
 
-    def check_anchor(self) -> None:
-        """Raise where the disk that holds these files is not there.
+    def check_mounted(self) -> None:
+        """Raise where another disk, or an empty mount point, is in the place of the one with the marker.
 
         Raises:
-            FileNotFoundError: another disk, or an empty mount point, is in its place.
+            FileNotFoundError: the marker is not there.
         """
-        if self.anchor is not None:
-            os.stat(self.anchor)
+        if self.marker is not None:
+            os.stat(self.marker)
+
+    def check_usable(self, address: str) -> None:
+        """Refuse what is no folder that can be made and written.
+
+        Args:
+            address: of the folder, for people.
+
+        Raises:
+            StorageError: naming what is in the way.
+        """
+        existing = self._nearest_existing()
+        if os.path.islink(self.path) and not os.path.exists(self.path):
+            raise StorageError(
+                f"storage {address} is a link to {os.readlink(self.path)}, which is not there. "
+                "Make that folder, or name another one."
+            )
+        if os.path.isfile(self.path):
+            raise StorageError(f"storage {address} is a file. Name a folder.")
+        if not existing.is_dir():
+            raise StorageError(f"storage {address} cannot be made: {existing} is a file. Name another folder.")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise StorageError(f"storage {address}: {existing} cannot be written. Name another folder.")
+
+    def free_bytes(self) -> int:
+        """Return the bytes free on the disk."""
+        return shutil.disk_usage(self._nearest_existing()).free
+
+    def _nearest_existing(self) -> Path:
+        place = Path(self.path)
+        return next(parent for parent in (place, *place.parents) if os.path.exists(parent))  # a stale one is not there
 
     @contextlib.contextmanager
-    def _beside(self, name: str, data: bytes) -> Iterator[str]:
+    def _temporary(self, name: str, data: bytes) -> Iterator[str]:
         self._make()
-        beside = self._at(f".{name}.{secrets.token_hex(4)}{_TEMPORARY}")
+        temporary = self._at(f".{name}.{secrets.token_hex(4)}{_SUFFIX}")
         try:
-            with open(beside, "xb") as file:
+            with open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            yield beside
+            yield temporary
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(beside)
+                os.unlink(temporary)
 
     def _make(self) -> None:
-        self.check_anchor()
+        self.check_mounted()
         if os.path.isdir(self.path):
             return
-        if self.anchor is None:
+        if self.marker is None:
             os.makedirs(self.path, exist_ok=True)
         else:
             # Only the last folder: making those above would write to the disk beneath an empty mount point.

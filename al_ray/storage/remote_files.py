@@ -1,7 +1,7 @@
-"""Files of one folder on an object store, or on another file system that pyarrow opens: whole or absent.
+"""Files of one folder on an object store, or on another file system that pyarrow opens: atomic writes.
 
-An object store shows an object only when its upload is complete, so one upload is enough. Other file systems write
-beside and move.
+An object store shows an object only when its upload is complete, so one upload is enough. On other file systems a file
+is written under a temporary name and moved.
 
 What pyarrow 25 sends to S3, as seen on the wire: by default a multipart upload even for ten bytes (POST, PUT, POST),
 whose parts stay, and are paid for, when the writer dies in between. With ``allow_delayed_open`` a file below 10 MiB is
@@ -9,6 +9,9 @@ one PutObject, of which a server that does not get all keeps nothing. A larger o
 100,000 examples, still goes in parts; a lifecycle rule of the bucket clears what a killed writer leaves of those. A
 listing asks for 1,000 names at a time until it has all; a delete looks first and then keeps the folder by an empty
 object with a slash at the end, which no listing here shows.
+
+obstore 0.12 was weighed in its place. It creates and updates on a condition, in half the requests; but it reads no
+``~/.aws`` profile, finds no region, speaks no HDFS, hangs in a forked child, and needs the same retries around it.
 """
 
 import contextlib
@@ -26,7 +29,6 @@ from al_ray.errors import StorageError
 CONNECT_TIMEOUT_S, SILENCE_TIMEOUT_S = 5.0, 15.0
 N_ATTEMPTS = 3
 _OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
-_TEMPORARY = ".tmp"
 _DENIED = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_SIGNATURE|UNRECOGNIZED_CLIENT"
     r"|(?:expired|invalid)_?token|MISSING_AUTHENTICATION|HTTP status 40[013]|PERMISSION_DENIED|UNAUTHENTICATED",
@@ -66,24 +68,25 @@ class RemoteFiles:
         return files, [info.base_name for info in found if info.type == fs.FileType.Directory]
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a whole file in its place, or leave everything as it was."""
+        """Write a file atomically; one that is there is replaced."""
         if self.filesystem.type_name in _OBJECT_STORES:
             self._upload(name, data)
             return
-        beside = f".{name}.{secrets.token_hex(4)}{_TEMPORARY}"
+        temporary = f".{name}.{secrets.token_hex(4)}.tmp"
         self.filesystem.create_dir(self.path, recursive=True)
         try:
-            self._upload(beside, data)
-            self.filesystem.move(self._at(beside), self._at(name))
+            self._upload(temporary, data)
+            self.filesystem.move(self._at(temporary), self._at(name))
         except BaseException:
             with contextlib.suppress(OSError, pa.ArrowException):
-                self.filesystem.delete_file(self._at(beside))
+                self.filesystem.delete_file(self._at(temporary))
             raise
 
     def create(self, name: str, data: bytes) -> bool:
-        """Put a whole file in its place unless one is there: look, then write, which is not one step.
+        """Write a file unless one of that name is there; not atomic: it is looked for, then written.
 
-        Two processes at once may both be told True; the later one's file stays. pyarrow has no conditional upload.
+        Two processes at once may both be told True; the later one's file stays. pyarrow 25 has no conditional upload
+        (it drops an ``If-None-Match`` given as metadata), and not every server that speaks S3 obeys one.
         """
         if self.exists(name):
             return False
@@ -127,18 +130,16 @@ class RemoteFiles:
         return f"{self.path}/{name}"
 
 
-def bounded(filesystem: fs.FileSystem) -> fs.FileSystem:
-    """Return the same file system with uploads in one request and bounds on how long a silent server is waited for."""
-    if filesystem.type_name == "s3":
-        _, (options,) = filesystem.__reduce__()
-        changes = {"connect_timeout": CONNECT_TIMEOUT_S, "request_timeout": SILENCE_TIMEOUT_S}
-        retries = fs.AwsStandardS3RetryStrategy(max_attempts=N_ATTEMPTS)
-        return fs.S3FileSystem(**{**options, **changes, "allow_delayed_open": True, "retry_strategy": retries})
+def with_timeouts(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """Return the same file system with uploads in one request, few retries and a bound on a silent server's answer."""
+    if filesystem.type_name not in ("s3", "gcs"):
+        return filesystem
+    _, (options,) = filesystem.__reduce__()  # What pyarrow's own pickling keeps: an address holds none of these bounds.
     if filesystem.type_name == "gcs":
-        _, (options,) = filesystem.__reduce__()
-        limit = timedelta(seconds=N_ATTEMPTS * SILENCE_TIMEOUT_S)
-        return fs.GcsFileSystem(**{**options, "retry_time_limit": limit})
-    return filesystem
+        return fs.GcsFileSystem(**{**options, "retry_time_limit": timedelta(seconds=N_ATTEMPTS * SILENCE_TIMEOUT_S)})
+    bounds = {"connect_timeout": CONNECT_TIMEOUT_S, "request_timeout": SILENCE_TIMEOUT_S}
+    retries = fs.AwsStandardS3RetryStrategy(max_attempts=N_ATTEMPTS)
+    return fs.S3FileSystem(**{**options, **bounds, "allow_delayed_open": True, "retry_strategy": retries})
 
 
 def advice(error: Exception) -> str | None:

@@ -5,17 +5,16 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
-from al_ray.registry import Registry
+from al_ray.registry import Plugin, Registry
 
 
-class QueryStrategy(Protocol):
+class QueryStrategy(Plugin, Protocol):
     """Scores the pool, high = query first, and picks from the ranking. Pure: the same view and stream, the same query.
 
     A strategy inherits from this class and declares only what differs from the defaults. One that looks at single
     examples has a :meth:`score`; one that looks at the batch as a whole has a :meth:`pick` too.
 
     Attributes:
-        name: what a study file calls it.
         source: authors, year and arXiv number or DOI.
         min_draws: predictions per example that it needs.
         needs_consistent_draws: whether a draw has to be one model for all examples.
@@ -30,7 +29,6 @@ class QueryStrategy(Protocol):
         labels_everything: whether the initial query is the whole pool, so that nothing is left to choose.
     """
 
-    name: ClassVar[str]
     source: ClassVar[str]
     min_draws: ClassVar[int] = 1
     needs_consistent_draws: ClassVar[bool] = False

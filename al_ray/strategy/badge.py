@@ -1,4 +1,4 @@
-"""Ask where the model would change most, and each time in another direction."""
+"""BADGE: k-means++ seeding over gradient embeddings of the last layer."""
 
 from dataclasses import dataclass
 from typing import ClassVar

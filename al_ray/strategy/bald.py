@@ -1,4 +1,4 @@
-"""Ask where the label would tell most about the model."""
+"""BALD: largest mutual information between an example's label and the model."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,14 +1,14 @@
-"""Ask for the batch whose labels together would tell most about the model."""
+"""BatchBALD: the batch with the largest joint mutual information between its labels and the model."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from al_ray.core import disagreement
 from al_ray.core.joint_information import choose_jointly
 from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
 
@@ -34,19 +34,10 @@ class BatchBald(QueryStrategy):
     source: ClassVar[str] = "Kirsch et al. 2019, arXiv 1906.08158"
     min_draws: ClassVar[int] = 2
     needs_consistent_draws: ClassVar[bool] = True
-    max_candidates: int = 2000
-    n_samples: int = 2000
-
-    def __post_init__(self) -> None:
-        if self.max_candidates < 1:
-            raise ConfigError(
-                f"max_candidates is {self.max_candidates}, it must be at least 1. 2000 considers the 2,000 examples of "
-                f"highest BALD score."
-            )
-        if self.n_samples < 1:
-            raise ConfigError(
-                f"n_samples is {self.n_samples}, it must be at least 1. 2000 is exact for 10 examples of 2 classes."
-            )
+    max_candidates: Annotated[int, Within(ge=1, advice="2000 considers the 2,000 examples of highest BALD score.")] = (
+        2000
+    )
+    n_samples: Annotated[int, Within(ge=1, advice="2000 is exact for 10 examples of 2 classes.")] = 2000
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the mutual information of single examples in nats ``[n_pool]``, as ``bald`` does."""

@@ -1,7 +1,7 @@
-"""Ask where the model says something else than it says of the most similar labelled texts."""
+"""CAL, contrastive active learning: predictions that differ from those on the nearest labelled texts."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from al_ray.core.disagreement import BLOCK_ROWS, finite_log_probs
 from al_ray.core.types import FloatArray, PoolView
 from al_ray.core.uncertainty import mean_log_probs
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
 
@@ -31,11 +31,7 @@ class Cal(QueryStrategy):
     source: ClassVar[str] = "Margatina et al. 2021, arXiv 2109.03764"
     needs_features: ClassVar[bool] = True
     needs_labeled: ClassVar[bool] = True
-    n_neighbors: int = 10
-
-    def __post_init__(self) -> None:
-        if self.n_neighbors < 1:
-            raise ConfigError(f"n_neighbors is {self.n_neighbors}, it must be at least 1. 10 is the paper's value.")
+    n_neighbors: Annotated[int, Within(ge=1, advice="10 is the paper's value.")] = 10
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the mean divergence in nats ``[n_pool]``, 0 or more; draws are averaged first."""

@@ -1,4 +1,4 @@
-"""Ask where the members of the committee are far from their consensus."""
+"""Consensus KL: mean divergence of the committee's members from their average prediction."""
 
 from dataclasses import dataclass
 from typing import ClassVar

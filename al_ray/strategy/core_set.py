@@ -1,4 +1,4 @@
-"""Ask so that no example is far from one whose label is known."""
+"""Core-set: greedy k-center over features, no example far from a labelled one."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Ask where dropout changes the predicted class, one example of every kind."""
+"""DropQuery: examples whose predicted class dropout changes, one of every k-means cluster."""
 
 from dataclasses import dataclass
 from typing import ClassVar

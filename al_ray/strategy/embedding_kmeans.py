@@ -1,4 +1,4 @@
-"""Ask for one example of every kind that the model tells apart."""
+"""Embedding k-means: the example nearest to each of as many k-means centres as are asked for."""
 
 from dataclasses import dataclass
 from typing import ClassVar

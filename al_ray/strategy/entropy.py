@@ -1,4 +1,4 @@
-"""Ask where the predicted distribution is most spread out."""
+"""Entropy sampling: highest entropy of the predicted distribution first."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -12,14 +12,14 @@ round does, in float64.
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from al_ray.core import disagreement, uncertainty
 from al_ray.core.types import FloatArray, PoolView
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
 WORST = 1.0
@@ -30,7 +30,7 @@ KL_GUARD = 1e-9
 Floats = npt.NDArray[np.float64]
 
 
-def clip_as_run(raw: FloatArray, raw_labeled: FloatArray, clipping: float) -> Floats:
+def gonsior2022_clip(raw: FloatArray, raw_labeled: FloatArray, clipping: float) -> Floats:
     """Overwrite the lowest raw scores of the pool with 1, the threshold taken over labelled and pool together.
 
     Args:
@@ -53,18 +53,12 @@ def summed_consensus_kl(log_probs: FloatArray) -> Floats:
 
 
 @dataclass(frozen=True)
-class _AsRun(QueryStrategy):
+class _Gonsior2022Strategy(QueryStrategy):
     """What the strategies of the reference code share: the lowest raw score is queried, after clipping."""
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005 (as its code computes it)"
     needs_labeled: ClassVar[bool] = True
-    clipping: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.clipping <= 1:
-            raise ConfigError(
-                f"clipping is {self.clipping}, it must be above 0 and at most 1. 1.0 is off, 0.95 overwrites 5 %."
-            )
+    clipping: Annotated[float, Within(gt=0, le=1, advice="1.0 is off, 0.95 overwrites 5 %.")] = 1.0
 
     @abstractmethod
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
@@ -75,7 +69,7 @@ class _AsRun(QueryStrategy):
         if self.clipping == 1.0:
             return raw(pool.log_probs)
         assert pool.labeled_log_probs is not None, "clipping reads labeled_log_probs"
-        return clip_as_run(raw(pool.log_probs), raw(pool.labeled_log_probs), self.clipping)
+        return gonsior2022_clip(raw(pool.log_probs), raw(pool.labeled_log_probs), self.clipping)
 
 
 def _largest_probability(log_probs: FloatArray) -> Floats:
@@ -93,7 +87,7 @@ def _entropy(log_probs: FloatArray) -> Floats:
 
 @strategies.register("gonsior2022/least_confidence")
 @dataclass(frozen=True)
-class LeastConfidenceAsRun(_AsRun):
+class Gonsior2022LeastConfidence(_Gonsior2022Strategy):
     """Lowest probability of the predicted class first, the lowest few percent overwritten with 1.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Without clipping it is the textbook
@@ -112,7 +106,7 @@ class LeastConfidenceAsRun(_AsRun):
 
 @strategies.register("gonsior2022/margin")
 @dataclass(frozen=True)
-class MarginAsRun(_AsRun):
+class Gonsior2022Margin(_Gonsior2022Strategy):
     """Smallest gap between the two likeliest classes first, the smallest few percent overwritten with 1.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Without clipping it is the textbook
@@ -129,7 +123,7 @@ class MarginAsRun(_AsRun):
 
 @strategies.register("gonsior2022/entropy")
 @dataclass(frozen=True)
-class EntropyAsRun(_AsRun):
+class Gonsior2022Entropy(_Gonsior2022Strategy):
     """Highest entropy first, but clipping lifts the most certain few percent to 1 nat instead of dropping the unsure.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. The percentile step is handed +H and the
@@ -149,7 +143,7 @@ class EntropyAsRun(_AsRun):
 
 @strategies.register("gonsior2022/vote_entropy")
 @dataclass(frozen=True)
-class VoteEntropyAsRun(_AsRun):
+class Gonsior2022VoteEntropy(_Gonsior2022Strategy):
     """Lowest entropy of the committee's votes first: the LEAST disputed examples are queried.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it; the textbook (Dagan and Engelson 1995)
@@ -169,7 +163,7 @@ class VoteEntropyAsRun(_AsRun):
 
 @strategies.register("gonsior2022/consensus_kl")
 @dataclass(frozen=True)
-class ConsensusKLAsRun(_AsRun):
+class Gonsior2022ConsensusKL(_Gonsior2022Strategy):
     """Lowest KL divergence of the members from their mean first: the LEAST disputed examples are queried.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it; the textbook (McCallum and Nigam 1998)
@@ -192,7 +186,7 @@ class ConsensusKLAsRun(_AsRun):
 
 @strategies.register("gonsior2022/trust_score")
 @dataclass(frozen=True)
-class TrustScoreAsRun(_AsRun):
+class Gonsior2022LowestTrust(_Gonsior2022Strategy):
     """Lowest trust score first, the lowest few percent overwritten with 1, which is an ordinary trust score.
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Reads minus the confidence method's own
@@ -213,4 +207,4 @@ class TrustScoreAsRun(_AsRun):
         if self.clipping == 1.0:
             return -trust
         assert pool.labeled_uncertainty is not None, "clipping reads labeled_uncertainty"
-        return -clip_as_run(trust, -np.asarray(pool.labeled_uncertainty), self.clipping)
+        return -gonsior2022_clip(trust, -np.asarray(pool.labeled_uncertainty), self.clipping)

@@ -1,4 +1,4 @@
-"""Ask where the predicted class kept changing while the model was fine-tuned."""
+"""Label dispersion: how often the predicted class changed over the epochs of a fine-tune."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ import numpy as np
 from al_ray.core.disagreement import vote_counts
 from al_ray.core.types import FloatArray, PoolView
 from al_ray.strategy import QueryStrategy, strategies
-from al_ray.strategy.training_dynamics import check_n_watched
+from al_ray.strategy.training_dynamics import Watched
 
 
 @strategies.register("label_dispersion")
@@ -28,10 +28,7 @@ class LabelDispersion(QueryStrategy):
 
     source: ClassVar[str] = "Zolfaghari Bengar et al. 2021, arXiv 2107.14707"
     needs_scores: ClassVar[bool] = False
-    n_watched: int = 2000
-
-    def __post_init__(self) -> None:
-        check_n_watched(self.n_watched)
+    n_watched: Watched = 2000
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the dispersion ``[n_pool]``, in [0, 1 - 1 / min(n_epochs, n_classes)]."""

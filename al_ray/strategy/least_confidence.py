@@ -1,4 +1,4 @@
-"""Ask where the most likely class is least likely."""
+"""Least confidence: lowest probability of the predicted class first."""
 
 from dataclasses import dataclass
 from typing import ClassVar

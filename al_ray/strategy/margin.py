@@ -1,4 +1,4 @@
-"""Ask where the two likeliest classes are closest."""
+"""Margin sampling: smallest gap between the two likeliest classes first."""
 
 from dataclasses import dataclass
 from typing import ClassVar

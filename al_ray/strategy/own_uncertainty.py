@@ -1,4 +1,4 @@
-"""Ask where the confidence method itself says that it does not know."""
+"""Own uncertainty: the confidence method's own measure, highest first."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Label everything and train once: the upper reference."""
+"""Passive learning: one fine-tune on the whole training split, the upper reference."""
 
 from dataclasses import dataclass
 from typing import ClassVar

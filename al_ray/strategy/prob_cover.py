@@ -1,7 +1,7 @@
-"""Ask so that balls of one radius around the labelled examples hold as much of the pool as possible."""
+"""ProbCover: greedy cover of the pool by balls of one radius around labelled examples."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from al_ray.core.clustering import LLOYD_PAIRS, k_means
 from al_ray.core.distances import nearest, row_blocks, single, squared_distance_blocks
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import BoolArray, FloatArray, IntArray, PoolView, Ranking
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
 N_BISECTIONS = 6
@@ -43,22 +43,20 @@ class ProbCover(QueryStrategy):
     needs_scores: ClassVar[bool] = False
     needs_embeddings: ClassVar[bool] = True
     ranks: ClassVar[bool] = False
-    delta: float | None = None
-    purity: float = 0.95
-    max_candidates: int = 20_000
-
-    def __post_init__(self) -> None:
-        if self.delta is not None and not 0 < self.delta <= 2:
-            raise ConfigError(
-                f"delta is {self.delta}, it must be above 0 and at most 2, as embeddings have length 1. 0.75 is the "
-                f"authors' example; leave it out to have it estimated."
-            )
-        if not 0 < self.purity <= 1:
-            raise ConfigError(f"purity is {self.purity}, it must be above 0 and at most 1. 0.95 is the paper's value.")
-        if self.max_candidates < 2:
-            raise ConfigError(
-                f"max_candidates is {self.max_candidates}, it must be at least 2. 20000 takes 50 MB of memory."
-            )
+    delta: (
+        Annotated[
+            float,
+            Within(
+                gt=0,
+                le=2,
+                right="it must be above 0 and at most 2, as embeddings have length 1",
+                advice="0.75 is the authors' example; leave it out to have it estimated.",
+            ),
+        ]
+        | None
+    ) = None
+    purity: Annotated[float, Within(gt=0, le=1, advice="0.95 is the paper's value.")] = 0.95
+    max_candidates: Annotated[int, Within(ge=2, advice="20000 takes 50 MB of memory.")] = 20_000
 
     def pick(self, pool: PoolView, ranking: Ranking, n: int, stream: np.random.Generator) -> IntArray:
         """Return ``n`` ids, the one that covers most first."""

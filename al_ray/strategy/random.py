@@ -1,4 +1,4 @@
-"""Ask at random: what every other strategy has to beat."""
+"""Random sampling: the baseline of every comparison."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,18 +1,35 @@
-"""Ask at random, but the more likely the higher the score: a batch that is diverse at no extra cost."""
+"""Stochastic batch acquisition: a sample drawn by another strategy's scores (softmax, power, softrank)."""
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
 from al_ray.errors import ConfigError
+from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
 PAPER = "Kirsch et al. 2023, arXiv 2106.12059"
+
+
+def _scores_single_examples(name: str) -> bool:
+    """Say whether a strategy only scores single examples, so that its score can be perturbed."""
+    cls = strategies.get(name)
+    return cls.ranks and not cls.labels_everything and cls.pick is QueryStrategy.pick
+
+
+def _over_in_schemas(schema: dict[str, Any]) -> None:
+    """List the strategies whose score can be perturbed, for editors."""
+    schema["enum"] = [name for name in strategies.names() if _scores_single_examples(name)]
+
+
+def _of_base(name: str) -> Any:
+    """Return a property whose value is that of the perturbed strategy."""
+    return property(lambda self: getattr(self.base, name))
 
 
 @dataclass(frozen=True)
@@ -24,17 +41,15 @@ class _StochasticBatch(QueryStrategy):
         coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
     """
 
-    over: str = "bald"
-    coldness: float = 1.0
+    over: Annotated[str, Field(json_schema_extra=_over_in_schemas)] = "bald"
+    coldness: Annotated[
+        float,
+        Within(gt=0, finite=True, advice="1.0 is the paper's default; near 0 asks at random, 1e6 asks the plain top."),
+    ] = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.coldness > 0 and math.isfinite(self.coldness)):
-            raise ConfigError(
-                f"coldness is {self.coldness}, it must be above 0 and finite. 1.0 is the paper's default; "
-                f"near 0 asks at random, 1e6 asks the plain top."
-            )
-        cls = strategies.get(self.over)
-        if cls.labels_everything or not cls.ranks or cls.pick is not QueryStrategy.pick:
+        super().__post_init__()
+        if not _scores_single_examples(self.over):
             raise ConfigError(
                 f"over is {self.over!r}, which picks in its own way. It must be a strategy that only scores single "
                 f"examples, such as 'bald', 'entropy' or 'margin'."
@@ -46,50 +61,16 @@ class _StochasticBatch(QueryStrategy):
         """The strategy whose score is perturbed."""
         return strategies.build(self.over)
 
-    @property
-    def min_draws(self) -> int:  # type: ignore[override]
-        """As the perturbed strategy; so are all needs below."""
-        return self.base.min_draws
-
-    @property
-    def needs_consistent_draws(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_consistent_draws
-
-    @property
-    def needs_scores(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_scores
-
-    @property
-    def needs_features(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_features
-
-    @property
-    def needs_embeddings(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_embeddings
-
-    @property
-    def needs_labeled(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_labeled
-
-    @property
-    def needs_predicted(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_predicted
-
-    @property
-    def needs_uncertainty(self) -> bool:  # type: ignore[override]
-        """As the perturbed strategy."""
-        return self.base.needs_uncertainty
-
-    @property
-    def n_watched(self) -> int:
-        """As the perturbed strategy."""
-        return self.base.n_watched
+    # What it needs is what the perturbed strategy needs.
+    min_draws = _of_base("min_draws")
+    needs_consistent_draws = _of_base("needs_consistent_draws")
+    needs_scores = _of_base("needs_scores")
+    needs_features = _of_base("needs_features")
+    needs_embeddings = _of_base("needs_embeddings")
+    needs_labeled = _of_base("needs_labeled")
+    needs_predicted = _of_base("needs_predicted")
+    needs_uncertainty = _of_base("needs_uncertainty")
+    n_watched = _of_base("n_watched")
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the unperturbed scores ``[n_pool]``, so that filters clip what they mean to clip."""

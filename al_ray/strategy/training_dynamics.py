@@ -1,16 +1,19 @@
-"""Ask by how the probability of the final prediction went while the model was fine-tuned: low, or to and fro."""
+"""Training dynamics: confidence and variability of the final prediction over the epochs of a fine-tune."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from al_ray.core.types import FloatArray, PoolView
-from al_ray.errors import ConfigError
+from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
 CARTOGRAPHY = "Swayamdipta et al. 2020, arXiv 2009.10795"
+
+Watched = Annotated[int, Within(ge=1, advice="2000 predicts 2,000 of the pool after every epoch.")]
+"""Pool examples whose predictions are recorded after every epoch."""
 
 
 @strategies.register("prediction_confidence")
@@ -29,10 +32,7 @@ class PredictionConfidence(QueryStrategy):
 
     source: ClassVar[str] = CARTOGRAPHY
     needs_scores: ClassVar[bool] = False
-    n_watched: int = 2000
-
-    def __post_init__(self) -> None:
-        check_n_watched(self.n_watched)
+    n_watched: Watched = 2000
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return minus the mean probability ``[n_pool]``, in [-1, 0]."""
@@ -56,26 +56,11 @@ class PredictionVariability(QueryStrategy):
 
     source: ClassVar[str] = CARTOGRAPHY
     needs_scores: ClassVar[bool] = False
-    n_watched: int = 2000
-
-    def __post_init__(self) -> None:
-        check_n_watched(self.n_watched)
+    n_watched: Watched = 2000
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the standard deviation ``[n_pool]``, in [0, 1/2]."""
         return _final_class_probs(pool).std(axis=1)
-
-
-def check_n_watched(n_watched: int) -> None:
-    """Refuse a number of watched examples below 1.
-
-    Raises:
-        ConfigError: it is.
-    """
-    if n_watched < 1:
-        raise ConfigError(
-            f"n_watched is {n_watched}, it must be at least 1. 2000 predicts 2,000 of the pool after every epoch."
-        )
 
 
 def _final_class_probs(pool: PoolView) -> npt.NDArray[np.float64]:

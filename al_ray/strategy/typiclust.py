@@ -1,4 +1,4 @@
-"""Ask for typical examples of what has no label yet."""
+"""TypiClust: the most typical example of each large cluster without a label."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Ask where the members of the committee vote for different classes."""
+"""Vote entropy: widest split of the committee's hard votes first."""
 
 from dataclasses import dataclass
 from typing import ClassVar

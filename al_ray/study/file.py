@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from al_ray.errors import ConfigError
+from al_ray.registry import describe, validate, validation_words
 from al_ray.storage.address import is_uri, shown
 from al_ray.study.names import CellNames, name_cells, slugs_of
-from al_ray.study.spec import CellSpec, make_spec, validate
+from al_ray.study.spec import CellSpec, make_spec
 
 MAX_VALUES = 100_000  # in a file, every alias written out
 MAX_KEYS = 1000  # in one mapping, merged ones included
@@ -134,7 +135,7 @@ class Execution(BaseModel):
         tracking: MLflow address, ``off``, or None: ``MLFLOW_TRACKING_URI``, else a SQLite file in the storage folder.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra=describe)
 
     storage: str = "results"
     lanes: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -149,8 +150,8 @@ class Execution(BaseModel):
     tracking: str | None = None
 
 
-class StudyFile(BaseModel):
-    """The top level of a study file.
+class Study(BaseModel):
+    """A study: what its file holds, with the grid laid out; ``Study(study="mine", grid=[...], defaults={...})``.
 
     Attributes:
         study: name of the study, of its folder and of its MLflow experiment.
@@ -158,49 +159,91 @@ class StudyFile(BaseModel):
         defaults: values of every cell.
         grid: blocks; a list in a block is an axis, ``{range: [42, 52]}`` counts.
         execution: where and how to run, unless the command line says otherwise.
+
+    Raises:
+        ConfigError: cells that cannot be, with all the problems found.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra=describe)
 
-    study: Annotated[str, Field(max_length=80)]
+    study: Annotated[str, Field(max_length=80, json_schema_extra={"pattern": f"^{SLUG.pattern[:-2]}$"})]
     description: str = ""
     defaults: dict[str, Any] = {}
     grid: Annotated[list[dict[str, Any]], Field(min_length=1)]
     execution: Execution = Execution()
+    _cells: dict[str, CellSpec] = PrivateAttr()
+    _names: dict[str, CellNames] = PrivateAttr()
+
+    def __init__(self, where: str = "study", /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(validation_words(error, type(self), where)) from None
+        if not SLUG.match(self.study):
+            raise ConfigError(
+                f"{where}: study is {self.study!r}; it names a folder, so use letters, digits, '.', '_' and '-', the "
+                "first of them a letter or a digit."
+            )
+        specs = self._laid_out()
+        names = name_cells([spec for _, spec in specs])
+        slugs = slugs_of([spec for _, spec in specs], names)
+        self._cells = _by_slug(slugs, specs)
+        self._names = dict(zip(slugs, names, strict=True))
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.study
+
+    @property
+    def cells(self) -> dict[str, CellSpec]:
+        """Every cell's spec by its slug, in the order of the grid."""
+        return self._cells
+
+    @property
+    def names(self) -> dict[str, CellNames]:
+        """What people call every cell, by its slug."""
+        return self._names
+
+    def _laid_out(self) -> list[tuple[str, CellSpec]]:
+        """Return every cell's spec, with the words for its grid block."""
+        specs: list[tuple[str, CellSpec]] = []
+        problems: list[str] = []
+        _check_n_cells(self)
+        for number, block in enumerate(self.grid, start=1):
+            at = f"grid block {number}"
+            for cell in _product({**self.defaults, **block}, self.defaults, block, at):
+                try:
+                    spec = make_spec(cell, at)
+                    problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
+                    specs.append((at, spec))
+                except ConfigError as error:
+                    problems += str(error).split("\n")
+        if problems:
+            raise ConfigError("\n".join(dict.fromkeys(problems)))
+        return specs
 
 
-class Study(BaseModel):
-    """A study file with its grid laid out.
+def load_study(study: "str | os.PathLike[str] | Mapping[str, Any] | Study") -> Study:
+    """Return a study, checked and with its grid laid out.
 
-    Attributes:
-        name: of the study.
-        description: one paragraph for people.
-        cells: slug -> spec, in grid order.
-        names: slug -> what people call the cell.
-        execution: as the file says.
-    """
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-    name: str
-    description: str
-    cells: dict[str, CellSpec]
-    names: dict[str, CellNames]
-    execution: Execution
-
-
-def load_study(path: str | Path) -> Study:
-    """Read and check a study file.
+    Args:
+        study: path of a study file, or what such a file holds as a mapping; a study is given back as it is.
 
     Raises:
         ConfigError: no file, no YAML, or cells that cannot be; with all the problems found.
     """
+    if isinstance(study, Study):
+        return study
+    if isinstance(study, Mapping):
+        return Study(**{str(key): value for key, value in study.items()})
+    path = os.fspath(study)
     file = Path(path)
-    values = read_yaml(file.name, _text(str(path)))
+    values = read_yaml(file.name, _text(path))
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds a {type(values).__name__}"
         raise ConfigError(f"{file.name} {found}, a study is a mapping with 'study' and 'grid'.")
-    return parse_study(values, file.name)
+    return Study(file.name, **{str(key): value for key, value in values.items()})
 
 
 def _text(path: str) -> str:
@@ -251,41 +294,26 @@ def _study_files(folder: Path) -> list[str]:
     return sorted(found.name for found in folder.iterdir() if found.suffix in (".yaml", ".yml"))
 
 
-def parse_study(values: Mapping[str, Any], where: str = "study") -> Study:
-    """Lay out the grid of a study given as a mapping.
+def study_schema() -> dict[str, Any]:
+    """Return the JSON schema of study files: every key, every plug-in, every option of it.
 
-    Raises:
-        ConfigError: cells that cannot be, with all the problems found.
+    In ``defaults`` and in a grid block every value may also be a list of values, and a whole number a range.
     """
-    file = validate(StudyFile, values, where)
-    if not SLUG.match(file.study):
-        raise ConfigError(
-            f"{where}: study is {file.study!r}; it names a folder, so use letters, digits, '.', '_' and '-', the first "
-            "of them a letter or a digit."
-        )
-    specs: list[tuple[str, CellSpec]] = []
-    problems: list[str] = []
-    _check_n_cells(file)
-    for number, block in enumerate(file.grid, start=1):
-        at = f"grid block {number}"
-        for cell in _product({**file.defaults, **block}, file.defaults, block, at):
-            try:
-                spec = make_spec(cell, at)
-                problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
-                specs.append((at, spec))
-            except ConfigError as error:
-                problems += str(error).split("\n")
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
-    names = name_cells([spec for _, spec in specs])
-    slugs = slugs_of([spec for _, spec in specs], names)
-    return Study(
-        name=file.study,
-        description=file.description,
-        cells=_by_slug(slugs, specs),
-        names=dict(zip(slugs, names, strict=True)),
-        execution=file.execution,
-    )
+    schema, cell = Study.model_json_schema(), CellSpec.model_json_schema()
+    bounds = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+    range_ = {"type": "object", "properties": {"range": bounds}, "required": ["range"], "additionalProperties": False}
+    schema["$defs"] |= cell["$defs"] | {"range": range_}
+    keys = {}
+    for key, value in cell["properties"].items():
+        about = {name: value.pop(name) for name in ("title", "description", "default") if name in value}
+        schema["$defs"][key] = value
+        one = {"$ref": f"#/$defs/{key}"}
+        forms = [one, {"type": "array", "items": one, "minItems": 1}]
+        keys[key] = {**about, "anyOf": [*forms, {"$ref": "#/$defs/range"}] if value.get("type") == "integer" else forms}
+    block = {"type": "object", "properties": keys, "additionalProperties": False}
+    schema["properties"]["defaults"] |= block
+    schema["properties"]["grid"]["items"] = block
+    return schema
 
 
 def set_options(execution: Execution, assignments: Sequence[str]) -> Execution:
@@ -311,8 +339,17 @@ def set_options(execution: Execution, assignments: Sequence[str]) -> Execution:
         if given.setdefault(key, text) != text:
             raise ConfigError(f"{key} is given twice, as {given[key]!r} and as {text!r}. Give it once.")
         values[key] = _typed(key, text)
-    result: Execution = validate(Execution, values, "--set")
-    return result
+    return with_options(execution, values, "--set")
+
+
+def with_options(execution: Execution, options: Mapping[str, Any], where: str = "execution") -> Execution:
+    """Return an execution with some of its fields changed.
+
+    Raises:
+        ConfigError: no field of that name, or a bad value.
+    """
+    changed: Execution = validate(Execution, {**execution.model_dump(), **options}, where)
+    return changed
 
 
 def _typed(key: str, text: str) -> Any:
@@ -337,16 +374,16 @@ def _product(
         yield cell
 
 
-def _check_n_cells(file: StudyFile) -> None:
+def _check_n_cells(study: Study) -> None:
     """Count the cells before any is made.
 
     Raises:
         ConfigError: there are too many.
     """
     n_cells = 0
-    for number, block in enumerate(file.grid, start=1):
+    for number, block in enumerate(study.grid, start=1):
         at = f"grid block {number}"
-        n_cells += math.prod(len(_axis(key, value, at)) for key, value in {**file.defaults, **block}.items())
+        n_cells += math.prod(len(_axis(key, value, at)) for key, value in {**study.defaults, **block}.items())
         if n_cells > MAX_CELLS:
             raise ConfigError(
                 f"{at}: the grid has {n_cells:,} cells by here, a study has at most {MAX_CELLS:,}. "

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from al_ray import __version__
-from al_ray.core.types import RoundRecord, TextSplit
+from al_ray.core.types import TextSplit
 from al_ray.errors import ConfigError, StorageError
+from al_ray.model import import_model_code
 from al_ray.model.tokens import tokenize_table
-from al_ray.model.warm import import_model_code
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
 from al_ray.records.study import free_space
@@ -62,7 +62,7 @@ def _run(
     plan: Plan, execution: Execution, lease: Lease, *, local: bool, listener: Listener, say: Callable[[str], None]
 ) -> None:
     waiting = plan.waiting()
-    tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage), say=say)
+    tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage))
     tracker.start()
     try:
         events = _Events(plan, tracker, lease, listener)
@@ -132,7 +132,7 @@ class _Events:
             self._starts.setdefault(event.key, []).append({"time": now().isoformat(timespec="seconds"), **event.data})
             self._tracker.cell_started(event.key, cell.spec.to_json())
         elif event.kind == "round":
-            self._tracker.round_recorded(event.key, RoundRecord.from_json(event.data))
+            self._tracker.round_recorded(event.key)
         else:
             self._ended(cell, event)
         self._listener(event)

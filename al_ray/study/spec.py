@@ -7,26 +7,18 @@ dataclass that its option builds.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    ValidationError,
-)
-from pydantic_core import ErrorDetails, core_schema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 
 from al_ray.confidence import ConfidenceMethod, confidences
-from al_ray.data import normalise_option
-from al_ray.errors import AlRayError, ConfigError, in_yaml, unknown_name
+from al_ray.data import datasets, normalise_option
+from al_ray.data.files import PathSource
+from al_ray.errors import ConfigError
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.initial import InitialQuery, initial_queries
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.oracle import Oracle, oracles
 from al_ray.records.json import cell_fingerprint
-from al_ray.registry import LARGEST, Registry, build_dataclass, option_of, shown_value
+from al_ray.registry import LARGEST, build_dataclass, describe, options_model, validate
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 
@@ -34,28 +26,31 @@ SPEC_VERSION = 3
 _CONSISTENT = "'ensemble', or {name: mc_dropout, where: head}"
 
 
-class _Option:
-    """Tells pydantic to build a field from a family's option, and to write it back as one."""
-
-    def __init__(self, registry: Registry[Any]) -> None:
-        self._registry = registry
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        written = core_schema.plain_serializer_function_ser_schema(option_of)
-        return core_schema.no_info_plain_validator_function(self._build, serialization=written)
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        name = {"enum": self._registry.names()}
-        option = {"type": "object", "required": ["name"], "properties": {"name": name}}
-        return {"anyOf": [name, option], "title": self._registry.family}
-
-    def _build(self, option: Any) -> Any:
-        is_built = hasattr(option, "name") and not isinstance(option, Mapping)
-        return option if is_built else self._registry.build(option)
+_AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Filters = Annotated[tuple[Annotated[CandidateFilter, filters], ...], _AS_TUPLE]
+StoppingRules = Annotated[tuple[Annotated[StoppingRule, stopping_rules], ...], _AS_TUPLE]
 
 
-CONFIDENCE, STRATEGY, FILTER = _Option(confidences), _Option(strategies), _Option(filters)
-ORACLE, STOPPING, INITIAL = _Option(oracles), _Option(stopping_rules), _Option(initial_queries)
+class _FinetuneSchema:
+    """JSON schema of ``finetune``."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(options_model(FinetuneRecipe).__pydantic_core_schema__)
+
+
+class _DatasetSchema:
+    """JSON schema of ``dataset``: a registered name with its options, a path, or a folder of ``AL_RAY_DATA``."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        registered = datasets.__get_pydantic_json_schema__(schema, handler)
+        by_path = options_model(PathSource)
+        folder = by_path.model_json_schema()
+        folder["properties"] |= {"name": {"type": "string", "not": {"enum": datasets.names()}}}
+        folder["required"] = ["name"]
+        del folder["properties"]["path"]
+        return {"anyOf": [{"type": "string"}, *registered["anyOf"], handler(by_path.__pydantic_core_schema__), folder]}
 
 
 def _recipe(value: Any) -> FinetuneRecipe:
@@ -73,7 +68,7 @@ def _model(value: Any) -> Any:
 class Identity(BaseModel):
     """Base of the models that are hashed: frozen, strict, no unknown key."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra=describe)
 
 
 class ModelSpec(Identity):
@@ -94,35 +89,49 @@ class ModelSpec(Identity):
     settings_sha256: str | None = None
 
 
+ModelOption = Annotated[ModelSpec, BeforeValidator(_model, json_schema_input_type=str | ModelSpec)]
+
+
 class CellSpec(Identity):
     """One fully specified active-learning run (protocol defaults: Gonsior et al. 2022, arXiv 2210.03005).
 
     Attributes:
         dataset: option of the data family, by name or by path; where the rows were found, once their content is known.
         dataset_sha256: of the rows; filled in when the data set is resolved.
+        model: which transformer is fine-tuned: ``minilm``, a Hub id, or a local folder, alone or with its options.
         max_tokens: texts are cut to so many tokens, special ones included.
+        finetune: how the model is fine-tuned on the answers so far, from fresh weights every round.
         precision: of forward passes and gradients; master weights are always float32.
         scoring_batch_size: texts a forward pass; identity, because it decides the last bits of a logit.
+        confidence: how sure the model is: the method that reads log-probabilities from its outputs.
+        strategy: which examples are asked for next.
+        filters: which examples a round may not ask for, whatever their score; applied in this order.
+        oracle: who answers a query.
+        stopping: rules that end the cell before its last round; the first that says so ends it.
+        initial: which examples are labelled before there is a model.
+        initial_size: examples in the initial query.
+        query_size: examples in every later query.
         rounds: queries after the initial one, at most.
+        seed: of every random stream of the cell.
         evaluation: whose test metrics the learning curve holds: the cell's ``own`` model's, read by its confidence
             method, or those of a ``plain`` one with cross-entropy and softmax on the same answers, as in the paper;
             ``gonsior2022/plain`` is that one as the paper's code fits it, with a yes-or-no loss on two classes.
         workers: processes that fine-tune one model together; identity, because dropout depends on it.
     """
 
-    dataset: Annotated[dict[str, Any], BeforeValidator(normalise_option)]
+    dataset: Annotated[dict[str, Any], BeforeValidator(normalise_option), _DatasetSchema]
     dataset_sha256: str | None = None
-    model: Annotated[ModelSpec, BeforeValidator(_model)] = ModelSpec(name="minilm")
+    model: ModelOption = ModelSpec(name="minilm")
     max_tokens: Annotated[int, Field(ge=3, le=LARGEST)] = 60
-    finetune: Annotated[FinetuneRecipe, BeforeValidator(_recipe)] = FinetuneRecipe()
+    finetune: Annotated[FinetuneRecipe, BeforeValidator(_recipe), _FinetuneSchema] = FinetuneRecipe()
     precision: Literal["float32", "bf16"] = "float32"
     scoring_batch_size: Annotated[int, Field(ge=1, le=LARGEST)] = 64
-    confidence: Annotated[ConfidenceMethod, CONFIDENCE] = confidences.build("softmax")
-    strategy: Annotated[QueryStrategy, STRATEGY]
-    filters: tuple[Annotated[CandidateFilter, FILTER], ...] = ()
-    oracle: Annotated[Oracle, ORACLE] = oracles.build("ground_truth")
-    stopping: tuple[Annotated[StoppingRule, STOPPING], ...] = ()
-    initial: Annotated[InitialQuery, INITIAL] = initial_queries.build("stratified")
+    confidence: Annotated[ConfidenceMethod, confidences] = confidences.build("softmax")
+    strategy: Annotated[QueryStrategy, strategies]
+    filters: Filters = ()
+    oracle: Annotated[Oracle, oracles] = oracles.build("ground_truth")
+    stopping: StoppingRules = ()
+    initial: Annotated[InitialQuery, initial_queries] = initial_queries.build("stratified")
     initial_size: Annotated[int, Field(ge=1, le=LARGEST)] = 25
     query_size: Annotated[int, Field(ge=1, le=LARGEST)] = 25
     rounds: Annotated[int, Field(ge=0, le=LARGEST)] = 20
@@ -213,7 +222,7 @@ def make_spec(values: Mapping[str, Any], where: str) -> CellSpec:
     Raises:
         ConfigError: with one line for every value that is wrong.
     """
-    spec: CellSpec = validate(CellSpec, values, where)
+    spec: CellSpec = validate(CellSpec, values, where, missing="Name it in the block or in 'defaults'")
     return spec
 
 
@@ -231,35 +240,3 @@ def read_spec(stored: Mapping[str, Any]) -> CellSpec:
             "Use the al_ray that wrote it."
         )
     return make_spec(values, "stored spec")
-
-
-def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
-    """Build a pydantic model from untrusted values, wording its errors in the project's style.
-
-    Raises:
-        ConfigError: with one line for every value that is wrong.
-    """
-    try:
-        return model(**_tuples(values))
-    except ValidationError as error:
-        raise ConfigError("\n".join(_words(detail, model, where) for detail in error.errors())) from None
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(key): tuple(v) if key in ("filters", "stopping") and isinstance(v, list) else v
-            for key, v in values.items()}  # fmt: skip
-
-
-def _words(detail: ErrorDetails, model: type[BaseModel], where: str) -> str:
-    cause = detail.get("ctx", {}).get("error")
-    if isinstance(cause, AlRayError):
-        return f"{where}: {cause}"
-    path = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        holder: Any = model if len(detail["loc"]) == 1 else model.model_fields[str(detail["loc"][0])].annotation
-        return f"{where}: {unknown_name('key', path.rsplit('.', 1)[-1], holder.model_fields)}"
-    if detail["type"] == "missing":
-        place = "Name it in the block or in 'defaults'" if model is CellSpec else "Add it at the top of the file"
-        return f"{where}: the key {path!r} is missing. {place}."
-    reason = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{where}: {path} is {shown_value(detail['input'])}: {reason}.{in_yaml(detail['type'], detail['input'])}"

@@ -1,7 +1,7 @@
-"""Which MLflow a study is shown in, and whether there can be one behind that address; nothing is asked of it.
+"""MLflow addresses: which one a study is shown in, and whether an MLflow can be behind it; nothing is asked of it.
 
 What an address says is settled before a study starts. An MLflow that is down then, or goes away, stops no cell: see
-:mod:`tracker`.
+:mod:`al_ray.tracking.tracker`.
 """
 
 import difflib
@@ -24,37 +24,29 @@ _SQLITE_BEGINS = b"SQLite format 3\0"
 
 
 def tracking_address(tracking: str | None, storage: str) -> str | None:
-    """Return the MLflow address that an execution asks for.
+    """Return the MLflow address that an execution asks for, or None where MLflow is not used.
 
     Args:
         tracking: an address, ``off``, or None for the default: ``MLFLOW_TRACKING_URI``, else a SQLite file in a local
             storage folder.
         storage: folder of the records.
 
-    Returns:
-        the address, or None where MLflow is not used.
-
     Raises:
         ConfigError: no MLflow can be behind it.
         StorageError: the storage cannot be opened.
     """
     address = (tracking or os.environ.get(_VARIABLE, "")).strip()
-    if address == "off":
-        return None
-    if not address:
-        return default_tracking_uri(storage)
-    fault = _fault(address)
-    if fault is not None:
-        source = "tracking" if tracking else _VARIABLE
-        raise ConfigError(without_secrets(f"{source} is {_without_login(address)!r}: {fault}, {_OFF}."))
+    if address in ("", "off"):
+        return None if address else default_tracking_uri(storage)
+    if fault := _fault(address):
+        # What stands before the last "@" of an address that may be malformed may be a password.
+        shown = re.sub(r":.*@", "://", address, count=1, flags=re.DOTALL)
+        raise ConfigError(without_secrets(f"{'tracking' if tracking else _VARIABLE} is {shown!r}: {fault}, {_OFF}."))
     return address
 
 
 def default_tracking_uri(storage: str) -> str | None:
-    """Return where MLflow is when nobody says: a SQLite file in a local storage folder.
-
-    Returns:
-        the address, or None for remote storage, where no file can be shared.
+    """Return where MLflow is when nobody says: a file in a local storage folder; None for remote storage.
 
     Raises:
         ConfigError: the folder's name does not fit into an MLflow address.
@@ -83,9 +75,14 @@ def _fault(address: str) -> str | None:
     """
     scheme = scheme_of(address)
     if scheme in ("http", "https"):
-        return _fault_of_server(address, scheme)
+        return (
+            None
+            if _names_a_host(address)
+            else f"that is no server's address. Write {scheme}://HOST or {scheme}://HOST:PORT"
+        )
     if scheme in DATABASES:
-        return _fault_of_sqlite(address) if scheme == "sqlite" else _fault_of_driver(address)
+        fault = _fault_of_sqlite(address) if scheme == "sqlite" else None
+        return fault or (None if address.lower().startswith("sqlite:") else _fault_of_driver(address))
     if scheme == "databricks" or address == "databricks":
         return None if _is_installed("databricks.sdk") else "it needs a package, 'pip install databricks-sdk'"
     if scheme in {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}:
@@ -96,19 +93,8 @@ def _fault(address: str) -> str | None:
         near = difflib.get_close_matches(scheme, ("http", "https", *DATABASES), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"MLflow knows no scheme {scheme!r}.{hint} Use http://HOST:PORT or sqlite:////FOLDER/{MLFLOW_FILE}"
-    return None if _takes_folders() else _fault_of_folder(address)
-
-
-def _fault_of_server(address: str, scheme: str) -> str | None:
-    try:
-        parts = urlsplit(address)
-        sound = bool(parts.hostname) and not re.search(r"\s", address) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        sound = False
-    return None if sound else f"that is no server's address. Write {scheme}://HOST or {scheme}://HOST:PORT"
-
-
-def _fault_of_folder(address: str) -> str:
+    if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"):
+        return None
     path = Path(os.path.abspath(unquote(re.sub(r"\A(?i:file):(?://(?=/))?", "", address))))
     return (
         "MLflow keeps no runs in a folder any more, and what is no address is taken for one. "
@@ -116,28 +102,34 @@ def _fault_of_folder(address: str) -> str:
     )
 
 
+def _names_a_host(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and not re.search(r"\s", address) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
 def _fault_of_sqlite(address: str) -> str | None:
-    """Look at the file, too: SQLite is tried for minutes before a folder in its place is given up."""
-    _, slashes, path = address.partition(":///")
-    path = path.partition("?")[0]
+    """Look at the file: SQLite is tried for minutes before a folder in its place is given up."""
+    _, slashes, path = address.partition("?")[0].partition(":///")
     if not slashes or path in ("", ":memory:"):
         return f"it names no file. Write sqlite:////FOLDER/{MLFLOW_FILE}, or sqlite:///{MLFLOW_FILE} for one in here"
     file = Path(os.path.abspath(path))
     try:
-        fault = _fault_of_file(file)
+        holder = next(place for place in file.parents if os.path.exists(place))
+        if file.is_dir():
+            return f"that is a folder. Name a file in it, sqlite:///{file / MLFLOW_FILE}"
+        if not holder.is_dir():
+            return f"{holder} is a file. Name another place"
+        if not os.access(holder, os.W_OK | os.X_OK):
+            return f"{holder} is a folder that cannot be written. Name another place"
+        if file.is_file():
+            with file.open("rb") as opened:
+                if opened.read(len(_SQLITE_BEGINS)) not in (b"", _SQLITE_BEGINS):
+                    return "that file is no SQLite database. Name another one, which is made if it is not there"
     except OSError as error:  # such as a name that is too long, or a folder that one may not enter
-        fault = f"{file} cannot be looked at ({error.strerror}). Name another place"
-    return fault or (_fault_of_driver(address) if "+" in address.partition(":")[0] else None)
-
-
-def _fault_of_file(file: Path) -> str | None:
-    holder = next(place for place in file.parents if os.path.exists(place))
-    if file.is_dir():
-        return f"that is a folder. Name a file in it, sqlite:///{file / MLFLOW_FILE}"
-    if not holder.is_dir() or not os.access(holder, os.W_OK | os.X_OK):
-        return f"{holder} is {'a folder that cannot be written' if holder.is_dir() else 'a file'}. Name another place"
-    if file.is_file() and not _is_sqlite(file):
-        return "that file is no SQLite database. Name another one, which is made if it is not there"
+        return f"{file} cannot be looked at ({error.strerror}). Name another place"
     return None
 
 
@@ -155,23 +147,8 @@ def _fault_of_driver(address: str) -> str | None:
     return None
 
 
-def _takes_folders() -> bool:
-    return os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
-
-
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _is_sqlite(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(len(_SQLITE_BEGINS)) in (b"", _SQLITE_BEGINS)
-
-
-def _without_login(address: str) -> str:
-    """Return an address that may be malformed without what stands before its last ``@``, which may be a password."""
-    scheme, _, rest = address.partition(":")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if "@" in rest else address

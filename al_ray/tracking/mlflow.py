@@ -1,22 +1,20 @@
-"""MLflow as a view of the records: live while a study runs (tracker.py), or rebuilt from storage at any time.
+"""MLflow as a view of the records, rebuilt from storage at any time; the only module that imports MLflow, late.
 
-This is the only module that imports MLflow, and it does so late. Both ways use the same code and neither logs a thing
-twice; what a live tracker could not write, :func:`sync` adds later.
+The live view (tracker.py) projects the same records by the same code, and neither logs a thing twice: what a live
+tracker could not write, :func:`sync` adds later.
 """
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from al_ray.errors import AlRayError, ExecutionError, without_secrets
+from al_ray.errors import AlRayError, ExecutionError, one_line, without_secrets
 from al_ray.records.study import StudyStore
 from al_ray.storage.address import above
 from al_ray.storage.folder import Folder
-
-if TYPE_CHECKING:
-    from al_ray.tracking.projection import Projection
+from al_ray.tracking.projection import Projection
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -28,7 +26,7 @@ _ENVIRONMENT = {
 _cells_paths: dict[tuple[str, str], str] = {}  # (tracking URI, study folder) -> where this process found the study
 
 
-def connect(store: StudyStore, tracking_uri: str) -> "Projection":
+def connect(store: StudyStore, tracking_uri: str) -> Projection:
     """Import MLflow (2 to 3 s) and find or make the runs of a study.
 
     Its telemetry, its chatter and its minutes of retries are turned off, unless the environment says otherwise.
@@ -42,8 +40,6 @@ def connect(store: StudyStore, tracking_uri: str) -> "Projection":
     import mlflow
     import mlflow.entities
 
-    from al_ray.tracking.projection import Projection
-
     for logger in ("mlflow", "alembic"):
         logging.getLogger(logger).setLevel(logging.ERROR)  # a failure is raised as well, and said once by the tracker
     projection = Projection(store, tracking_uri, mlflow)
@@ -54,8 +50,7 @@ def connect(store: StudyStore, tracking_uri: str) -> "Projection":
 def cells_path(store: StudyStore, tracking_uri: str) -> str | None:
     """Return what follows an MLflow server's address to show the table of this study's cells.
 
-    Returns:
-        the path, or None where this process has not been in touch with that MLflow, which is not asked here.
+    None where this process has not been in touch with that MLflow, which is not asked here.
     """
     return _cells_paths.get((tracking_uri, store.root))
 
@@ -65,10 +60,8 @@ class SyncReport:
     """What a synchronisation found and did.
 
     Attributes:
-        n_cells: recorded cells.
-        n_complete: cells that MLflow already showed in full.
-        n_runs: runs made, the parent run included.
-        n_points: metric points added.
+        n_cells, n_complete: recorded cells, and those of them that MLflow already showed in full.
+        n_runs, n_points: runs made, the parent run included, and metric points added.
         duplicates: ids of runs that another program had made twice; deleted in MLflow, and restorable there.
     """
 
@@ -82,41 +75,28 @@ class SyncReport:
 def sync(store: StudyStore, tracking_uri: str) -> SyncReport:
     """Bring MLflow up to the records of a study; running it again changes nothing.
 
-    Args:
-        store: the study's records.
-        tracking_uri: where MLflow is.
-
     Raises:
         StorageError: a record cannot be read.
         ExecutionError: MLflow cannot be reached or refuses.
     """
-    try:
+    advice = "The records are safe. Mend the address or the server, then sync again."
+    with _worded(tracking_uri, "does not do what it should", advice):
         projection = connect(store, tracking_uri)
         changed = [projection.project_cell(cell) for cell in store.cells()]
         projection.close_study()
-    except AlRayError:
-        raise
-    except Exception as error:
-        raise ExecutionError(
-            f"MLflow at {without_secrets(tracking_uri)} does not do what it should: {brief(error)}. "
-            f"The records are safe. Mend the address or the server, then sync again."
-        ) from error
     return SyncReport(
         n_cells=len(changed),
         n_complete=changed.count(False),
-        n_runs=projection.written.runs,
-        n_points=projection.written.points,
-        duplicates=tuple(projection.written.duplicates),
+        n_runs=projection.n_runs,
+        n_points=projection.n_points,
+        duplicates=tuple(projection.duplicates),
     )
 
 
 def log_report(store: StudyStore, tracking_uri: str, files: Sequence[str]) -> None:
-    """Log a report's files to the study's parent run, in the place of older ones.
+    """Log a report's files, by their locations in one folder, to the study's parent run, in the place of older ones.
 
-    Args:
-        store: the study's records.
-        tracking_uri: where MLflow is.
-        files: locations of the files, all in one folder; a key in them is used and not shown.
+    A key in a location is used and not shown.
 
     Raises:
         StorageError: a file cannot be read.
@@ -124,27 +104,28 @@ def log_report(store: StudyStore, tracking_uri: str, files: Sequence[str]) -> No
     """
     folder = Folder.open(above(files[0])[0])
     contents = {name: folder.read(name) for _, name in map(above, files)}
-    try:
+    advice = "Its files are written; mend the address or the server and make the report again, or use --tracking off."
+    with _worded(tracking_uri, "does not take the report", advice):
         connect(store, tracking_uri).add_report({name: data for name, data in contents.items() if data is not None})
+
+
+@contextmanager
+def _worded(tracking_uri: str, what: str, advice: str) -> Iterator[None]:
+    """Raise what MLflow raises as an error that says what to do."""
+    try:
+        yield
     except AlRayError:
         raise
     except Exception as error:
-        raise ExecutionError(
-            f"MLflow at {without_secrets(tracking_uri)} does not take the report: {brief(error)}. "
-            "Its files are written; mend the address or the server and make the report again, or use --tracking off."
-        ) from error
+        address = without_secrets(tracking_uri)
+        raise ExecutionError(f"MLflow at {address} {what}: {error_words(error)}. {advice}") from error
 
 
-def brief(error: Exception, limit: int = 300) -> str:
-    """Return an error in one line that may be shown: where the network failed, in the system's words."""
-    text = _of_the_system(error) or without_secrets(" ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= limit else f"{text[:limit]}..."
+def error_words(error: Exception) -> str:
+    """Return an error of MLflow in one line: where the network failed, in the system's words.
 
-
-def _of_the_system(error: BaseException) -> str | None:
-    """Return what the system said, which the client's libraries wrap in pages of their own; None where it said nothing.
-
-    The outermost error is left out: a file that cannot be read says which one.
+    The client's libraries wrap those in pages of their own. The outermost error is left out of the search: a file that
+    cannot be read says which one.
     """
     seen, inner = {id(error)}, error.__cause__ or error.__context__
     while inner is not None and id(inner) not in seen:
@@ -154,4 +135,4 @@ def _of_the_system(error: BaseException) -> str | None:
         if type(inner).__name__.endswith(("ReadTimeout", "ReadTimeoutError", "ConnectTimeout")):
             return "no answer in time"
         inner = inner.__cause__ or inner.__context__
-    return None
+    return one_line(error, limit=300) or type(error).__name__

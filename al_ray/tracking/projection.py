@@ -1,4 +1,4 @@
-"""The records of a study as MLflow runs: one parent run a study, one child run a cell, one point a round."""
+"""MLflow runs made from records: one parent run a study, one child run a cell, one point a round."""
 
 import csv
 import io
@@ -7,11 +7,12 @@ import re
 import shlex
 import tempfile
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from al_ray.core.metrics import area_under_curve
 from al_ray.errors import ExecutionError, without_secrets
@@ -20,31 +21,27 @@ from al_ray.records.json import canonical_json, cell_fingerprint
 from al_ray.records.round import RecordedRound, now
 from al_ray.records.study import MLFLOW_FILE, MLFLOW_FOLDER, CellStore, StudyStore
 from al_ray.storage.address import without_query
+from al_ray.tracking.address import DATABASES, scheme_of
 
-# MLflow 3 takes 6000 and 250 characters, older servers 500 and 250.
-_MAX_VALUE, _MAX_KEY = 500, 250
-_COMPARED = ("accuracy", "macro_f1")
-
+# Characters: MLflow 3 takes 6000 of a value, older servers 500.
+_MAX_VALUE, _MAX_KEY, _MAX_TAG = 500, 250, 4000
+_MAX_PARAMS, _MAX_METRICS, _PAGE = 100, 1000, 1000
+_KIND, _STUDY_ID, _CELL, _FINGERPRINT = "al_ray.kind", "al_ray.study_id", "al_ray.cell", "al_ray.fingerprint"
+_COMPLETE, _FAILURE, _PARENT = "al_ray.complete", "al_ray.failure", "mlflow.parentRunId"
+_ENDED = {"done": "FINISHED", "failed": "FAILED"}
+_VIEW = 2  # one more wherever a cell is shown otherwise than before: runs that are complete are then looked at again
 # Databases cut what is long, and may take one Unicode form for another; MLflow takes a name for a path.
 _TAKEN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _NOT_TAKEN = re.compile(r"[^\w.-]+")
 
-Identity = tuple[str, int, float]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
+class Point(NamedTuple):
     """One value of a learning curve; ``step`` is the number of labels."""
 
     name: str
     step: int
     value: float
     at: datetime
-
-    @property
-    def identity(self) -> Identity:
-        """Return what tells it from other points of its run."""
-        return self.name, self.step, self.value
 
 
 def round_points(entry: RecordedRound) -> list[Point]:
@@ -57,19 +54,21 @@ def round_points(entry: RecordedRound) -> list[Point]:
 
 
 def final_points(entries: Sequence[RecordedRound]) -> list[Point]:
-    """Return the figures that compare cells: last value and area under the learning curve of accuracy and macro F1."""
+    """Return the figures that compare cells: last value and mean of the learning curve, of accuracy and macro F1.
+
+    A report calls them ``final_accuracy`` and ``aulc``; here a slash stands between figure and metric, since MLflow
+    groups charts by what is before it.
+    """
     fitted = [entry.record.metrics for entry in entries if entry.record.metrics]
-    names = [name for name in _COMPARED if fitted and all(name in metrics for metrics in fitted)]
+    names = [name for name in ("accuracy", "macro_f1") if fitted and all(name in metrics for metrics in fitted)]
     finals = {f"final/{name}": fitted[-1][name] for name in names}
-    areas = {f"alc/{name}": area_under_curve([metrics[name] for metrics in fitted]) for name in names}
-    return _points(entries[-1], {**finals, **areas}) if entries else []
+    means = {f"aulc/{name}": area_under_curve([metrics[name] for metrics in fitted]) for name in names}
+    return _points(entries[-1], {**finals, **means}) if entries else []
 
 
 def _points(entry: RecordedRound, values: Mapping[str, float]) -> list[Point]:
     step, at = entry.record.n_labeled, entry.recorded_at
-    return [
-        Point(name=shown_name(name), step=step, value=float(value), at=at) for name, value in sorted(values.items())
-    ]
+    return [Point(shown_name(name), step, float(value), at) for name, value in sorted(values.items())]
 
 
 def query_table(entries: Iterable[RecordedRound]) -> str:
@@ -91,10 +90,8 @@ def spec_params(spec: Mapping[str, Any]) -> dict[str, str]:
     ``{strategy: {name: badge, seed: 1}}`` gives ``strategy = badge`` and ``strategy.seed = 1``; a list of options is
     one text. A text that MLflow would refuse as too long is cut.
     """
-    params: dict[str, str] = {}
-    for name, value in spec.items():
-        _add_params(params, name, value)
-    return {shown_name(name): cut(text, _MAX_VALUE) for name, text in params.items()}
+    params = dict(pair for name, value in spec.items() for pair in _params(name, value))
+    return {shown_name(name): _cut(text, _MAX_VALUE) for name, text in params.items()}
 
 
 def shown_name(name: str) -> str:
@@ -105,17 +102,17 @@ def shown_name(name: str) -> str:
     return identifier(name, _TAKEN, _NOT_TAKEN, _MAX_KEY)
 
 
-def _add_params(params: dict[str, str], path: str, value: Any) -> None:
+def _params(path: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         if "name" in value:
-            params[path] = _words(value["name"])
+            yield path, _words(value["name"])
         for key, inner in value.items():
             if key != "name":
-                _add_params(params, f"{path}.{key}", inner)
+                yield from _params(f"{path}.{key}", inner)
     elif isinstance(value, list | tuple):
-        params[path] = ", ".join(_words(inner) for inner in value) or "none"
+        yield path, ", ".join(map(_words, value)) or "none"
     else:
-        params[path] = _words(value)
+        yield path, _words(value)
 
 
 def _words(value: Any) -> str:
@@ -127,66 +124,46 @@ def _words(value: Any) -> str:
     return canonical_json(value)
 
 
-def cut(text: str, limit: int) -> str:
-    """Return a text that fits, ending in its own hash where it had to be cut, so that two of them stay apart."""
-    return text if len(text) <= limit else with_hash(text, text, limit)
-
-
-_KIND, _STUDY_ID, _CELL, _FINGERPRINT = "al_ray.kind", "al_ray.study_id", "al_ray.cell", "al_ray.fingerprint"
-_COMPLETE, _FAILURE, _PARENT = "al_ray.complete", "al_ray.failure", "mlflow.parentRunId"
-_RUN_STATUS = {"new": "RUNNING", "running": "RUNNING", "done": "FINISHED", "failed": "FAILED"}
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_MAX_TAG, _MAX_PARAMS, _MAX_METRICS = 4000, 100, 1000
-_PAGE = 1000
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else with_hash(text, text, limit)  # the hash keeps two of them apart
 
 
 @dataclass
 class _Run:
-    """What is known of a run in MLflow; ``points`` is None until its metrics have been read."""
+    """What is known of a run in MLflow.
+
+    Attributes:
+        run_id, status, tags: as MLflow has them.
+        params, metrics: their names.
+        artifacts: address of its files.
+        points: name, step and value of each; None until they have been read.
+        n_rounds: so many first rounds of the cell are known to be shown.
+    """
 
     run_id: str
     status: str
     tags: dict[str, str]
     params: set[str]
-    artifacts: str = ""
-    metrics: tuple[str, ...] = ()
-    points: set[Identity] | None = None
-
-    def forget_points(self) -> None:
-        """Free the memory of a run that has ended; its metrics are read again should it go on."""
-        self.metrics = tuple({*self.metrics, *(name for name, _, _ in self.points or ())})
-        self.points = None
-
-
-@dataclass
-class Written:
-    """What a projection has added so far."""
-
-    runs: int = 0
-    points: int = 0
-    duplicates: list[str] = field(default_factory=list)
+    artifacts: str
+    metrics: set[str]
+    points: set[tuple[str, int, float]] | None = None
+    n_rounds: int = 0
 
 
 class Projection:
-    """One study in MLflow. Not thread-safe; made and used by one thread.
-
-    Args:
-        store: the study's records.
-        tracking_uri: where MLflow is.
-        mlflow: the library, which only :mod:`al_ray.tracking.mlflow` imports.
-
-    Raises:
-        ExecutionError: the experiment of that name was deleted in MLflow.
-        Exception: whatever MLflow raises when it cannot be reached.
+    """One study in MLflow; made by :func:`al_ray.tracking.mlflow.connect`, and used by one thread.
 
     Attributes:
-        written: what it has added.
+        n_runs, n_points: what it has added.
+        duplicates: ids of second runs for the same thing, which it deleted.
         doubled: keys of cells that had two runs, of which the one that was kept may lack something.
     """
 
     def __init__(self, store: StudyStore, tracking_uri: str, mlflow: Any) -> None:
-        self.written = Written()
+        self.n_runs = self.n_points = 0
+        self.duplicates: list[str] = []
         self.doubled: set[str] = set()
+        self._cells: dict[str, CellStore] = {}
         self._entities = mlflow.entities
         self._own_folder = _own_folder(store, tracking_uri)
         self._client = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
@@ -194,12 +171,6 @@ class Projection:
         self._experiment_id = self._experiment(_artifact_location(store, tracking_uri))
         self._parent = self._parent_run()
         self._runs = self._cell_runs()
-
-    def start_cell(self, key: str, spec: Mapping[str, Any], started_at: datetime | None = None) -> None:
-        """Make the run of a cell that starts, or take up the one it has."""
-        run = self._run(key, spec, started_at)
-        self._set_status(self._parent, "RUNNING")
-        self._set_status(run, "RUNNING")
 
     @property
     def cells_path(self) -> str:
@@ -212,21 +183,30 @@ class Projection:
         query = urllib.parse.urlencode(shown, quote_via=urllib.parse.quote)
         return f"/#/experiments/{self._experiment_id}/runs?{query}"
 
-    def has(self, key: str) -> bool:
-        """Tell whether a cell has a run."""
-        return key in self._runs
+    def show_cell(
+        self, key: str, status: str | None, spec: Mapping[str, Any] | None = None, started_at: datetime | None = None
+    ) -> None:
+        """Bring the run of a cell up to its records, which may not have begun, and to what is known beyond them.
 
-    def add_rounds(self, key: str, entries: Sequence[RecordedRound]) -> None:
-        """Add the points of rounds of a cell that has a run, in one call."""
-        self._add_points(self._runs[key], [point for entry in entries for point in round_points(entry)])
-
-    def end_cell(self, key: str, status: str) -> None:
-        """Close the run of a cell that left no records."""
-        if key in self._runs:
-            self._set_status(self._runs[key], _RUN_STATUS[status])
+        Args:
+            key: name of the cell's folder.
+            status: of the cell, where the caller knows better than the storage yet shows.
+            spec: its identity, where it has just started: its run is made, or goes on.
+            started_at: when it did.
+        """
+        if spec is not None:
+            run = self._run(key, spec, started_at)
+            self._set_status(self._parent, "RUNNING")
+            self._set_status(run, "RUNNING")
+        cell = self._cells.get(key) or self._store.find(key)
+        if cell is not None:
+            self._cells[key] = cell
+            self.project_cell(cell, status)
+        elif status is not None and key in self._runs:
+            self._set_status(self._runs[key], _ENDED.get(status, "RUNNING"))
 
     def project_cell(self, cell: CellStore, status: str | None = None) -> bool:
-        """Bring the run of a cell up to its records.
+        """Bring the run of a cell up to its records; while it runs, only rounds that are not shown yet are read.
 
         Args:
             cell: its records.
@@ -235,22 +215,45 @@ class Projection:
         Returns:
             whether anything had to be done.
         """
-        status = status or cell.status()
+        recorded, n_rounds = cell.progress()
+        status = status or recorded
+        if status in _ENDED:
+            return self._project_ended(cell, status, n_rounds)
+        run, before = self._runs.get(cell.key), (self.n_runs, self.n_points)
+        if run is None or run.n_rounds == 0:
+            entries = cell.recorded_rounds()
+            run = self._run(cell.key, cell.spec(), entries[0].recorded_at if entries else None)
+        else:
+            found = (cell.recorded_round(index) for index in range(run.n_rounds, n_rounds))
+            entries = [entry for entry in found if entry is not None]
+        self._add_rounds(run, entries)
+        if run.status != "KILLED":  # a driver that left says better what its cells are
+            self._set_status(run, "RUNNING")
+        return (self.n_runs, self.n_points) != before
+
+    def _project_ended(self, cell: CellStore, status: str, n_rounds: int) -> bool:
         ended_at = cell.ended_at()
-        complete = f"{status} with {cell.n_rounds()} rounds, {ended_at or 'not ended'}"
+        complete = f"{status} with {n_rounds} rounds, {ended_at or 'not ended'}, view {_VIEW}"
         known = self._runs.get(cell.key)
         if known is not None and known.tags.get(_COMPLETE) == complete:
             return False
         entries = cell.recorded_rounds()
         run = self._run(cell.key, cell.spec(), entries[0].recorded_at if entries else None)
-        self._add_points(run, [point for entry in entries for point in round_points(entry)])
-        if status in ("done", "failed"):
-            self._add_ending(run, cell, entries, status)
-        if status in ("done", "failed") or run.status != "KILLED":  # a driver that left says better what its cells are
-            self._set_status(run, _RUN_STATUS[status], ended_at)
+        self._add_rounds(run, entries)
+        if status == "done":
+            self._add_points(run, final_points(entries))
+        self._check_place(run)
+        self._client.log_text(run.run_id, canonical_json(cell.spec(), indent=1), "spec.json")
+        self._client.log_text(run.run_id, query_table(entries), "queries.csv")
+        if status == "failed":
+            self._set_tag(run, _FAILURE, _cut(without_secrets(canonical_json(cell.failure())), _MAX_TAG))
+        elif _FAILURE in run.tags:
+            self._client.delete_tag(run.run_id, _FAILURE)
+            del run.tags[_FAILURE]
+        self._set_status(run, _ENDED[status], ended_at)
         self._set_tag(run, _COMPLETE, complete)
-        if status in ("done", "failed"):
-            run.forget_points()
+        run.points = None  # frees their memory; they are read again should the cell go on
+        self._cells.pop(cell.key, None)
         return True
 
     def add_report(self, files: Mapping[str, bytes]) -> None:
@@ -291,13 +294,9 @@ class Projection:
         study_id = self._store.id()
         tags = {_KIND: "study", _STUDY_ID: study_id, "al_ray.records": without_secrets(self._store.root)}
         found = self._search(f"tags.`{_KIND}` = 'study' and tags.`{_STUDY_ID}` = '{study_id}'")
-        for extra in found[1:]:
-            self._adopt(extra, found[0])
+        for child in [child for extra in found[1:] for child in self._children(extra)]:
+            self._set_tag(child, _PARENT, found[0].run_id)
         return self._only(found) if found else self._create(self._store.study, tags, None)
-
-    def _adopt(self, extra: _Run, parent: _Run) -> None:
-        for child in self._children(extra):
-            self._set_tag(child, _PARENT, parent.run_id)
 
     def _children(self, parent: _Run) -> list[_Run]:
         return self._search(f"tags.`{_PARENT}` = '{parent.run_id}'")
@@ -314,19 +313,18 @@ class Projection:
         """Keep the oldest of several runs for the same thing; two programs that wrote at once may have made them."""
         for extra in runs[1:]:
             self._client.delete_run(extra.run_id)
-            self.written.duplicates.append(extra.run_id)
+            self.duplicates.append(extra.run_id)
         return runs[0]
 
     def _search(self, condition: str) -> list[_Run]:
         order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-        page = self._client.search_runs([self._experiment_id], condition, max_results=_PAGE, order_by=order)
-        found = [_known(run) for run in page]
+        search = partial(self._client.search_runs, [self._experiment_id], condition, max_results=_PAGE, order_by=order)
+        page = search()
+        found = list(page)
         while page.token:
-            page = self._client.search_runs(
-                [self._experiment_id], condition, max_results=_PAGE, order_by=order, page_token=page.token
-            )
-            found += [_known(run) for run in page]
-        return found
+            page = search(page_token=page.token)
+            found += page
+        return [_known(run) for run in found]
 
     def _run(self, key: str, spec: Mapping[str, Any], started_at: datetime | None = None) -> _Run:
         if key not in self._runs:
@@ -344,10 +342,15 @@ class Projection:
         created = self._client.create_run(
             self._experiment_id, start_time=_milliseconds(started_at or now()), tags=tags, run_name=name
         )
-        self.written.runs += 1
+        self.n_runs += 1
         run = _known(created)
         run.points = set()
         return run
+
+    def _add_rounds(self, run: _Run, entries: Sequence[RecordedRound]) -> None:
+        self._add_points(run, [point for entry in entries for point in round_points(entry)])
+        if entries:
+            run.n_rounds = entries[-1].record.round_index + 1
 
     def _add_points(self, run: _Run, points: Sequence[Point]) -> None:
         """Log the points that are not there yet, by name, step and value: their times may be told otherwise."""
@@ -357,31 +360,16 @@ class Projection:
                 for name in run.metrics
                 for point in self._client.get_metric_history(run.run_id, name)
             }
-        missing = {point.identity: point for point in points if point.identity not in run.points}
+        missing = {point[:3]: point for point in points if point[:3] not in run.points}
         batch = [self._entities.Metric(p.name, p.value, _milliseconds(p.at), p.step) for p in missing.values()]
         for start in range(0, len(batch), _MAX_METRICS):
             self._client.log_batch(run.run_id, metrics=batch[start : start + _MAX_METRICS])
         run.points |= missing.keys()
-        self.written.points += len(batch)
-
-    def _add_ending(self, run: _Run, cell: CellStore, entries: Sequence[RecordedRound], status: str) -> None:
-        if status == "done":
-            self._add_points(run, final_points(entries))
-        self._check_place(run)
-        self._client.log_text(run.run_id, canonical_json(cell.spec(), indent=1), "spec.json")
-        self._client.log_text(run.run_id, query_table(entries), "queries.csv")
-        if status == "failed":
-            self._set_tag(run, _FAILURE, cut(without_secrets(canonical_json(cell.failure())), _MAX_TAG))
-        elif _FAILURE in run.tags:
-            self._client.delete_tag(run.run_id, _FAILURE)
-            del run.tags[_FAILURE]
+        run.metrics |= {name for name, _, _ in missing}
+        self.n_points += len(batch)
 
     def _check_place(self, run: _Run) -> None:
-        """Refuse to write files where a database says that came with somebody's records, unless that is beside them.
-
-        Raises:
-            ExecutionError: the artifacts of a run would land outside the storage folder.
-        """
+        """Refuse to write files where a database says that came with somebody's records, unless that is beside them."""
         if self._own_folder is not None and not _is_below(run.artifacts, self._own_folder):
             raise ExecutionError(
                 f"{MLFLOW_FILE} in {self._own_folder} keeps artifacts in {run.artifacts}, outside that folder: it was "
@@ -406,7 +394,7 @@ class Projection:
 
 def _known(run: Any) -> _Run:
     info, data = run.info, run.data
-    return _Run(info.run_id, info.status, dict(data.tags), set(data.params), info.artifact_uri, tuple(data.metrics))
+    return _Run(info.run_id, info.status, dict(data.tags), set(data.params), info.artifact_uri, set(data.metrics))
 
 
 def _own_folder(store: StudyStore, tracking_uri: str) -> str | None:
@@ -420,7 +408,7 @@ def _own_folder(store: StudyStore, tracking_uri: str) -> str | None:
 
 
 def _is_below(address: str, folder: str) -> bool:
-    """Tell whether an artifact address is a place on this disk inside a folder, links resolved."""
+    """Tell whether an artifact address is a place on this disk in a folder, links resolved."""
     parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         return False
@@ -434,7 +422,7 @@ def _milliseconds(time: datetime) -> int:
 
 def _artifact_location(store: StudyStore, tracking_uri: str) -> str | None:
     """Say where artifacts go when no server decides: without this MLflow writes them below the working directory."""
-    if tracking_uri.split(":", 1)[0].split("+", 1)[0] not in _DATABASES:
+    if scheme_of(tracking_uri) not in DATABASES:
         return None
     file = tracking_uri.partition("sqlite:///")[2].partition("?")[0]
     if not store.folder.is_local and file:

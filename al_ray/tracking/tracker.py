@@ -1,39 +1,32 @@
-"""The live view of a study in MLflow, which goes on through outages and never holds the study up."""
+"""The live view of a study in MLflow: the cells that it lacks something of, and the thread that shows them."""
 
 import logging
+import math
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from al_ray.core.types import RoundRecord
 from al_ray.errors import AlRayError, StorageError, without_secrets
-from al_ray.records.round import RecordedRound, now
+from al_ray.records.round import now
 from al_ray.records.study import StudyStore
-from al_ray.tracking.mlflow import brief, connect
-
-if TYPE_CHECKING:
-    from al_ray.tracking.projection import Projection
-
+from al_ray.tracking.mlflow import connect, error_words
+from al_ray.tracking.projection import Projection
 
 # What MLflow answers where it can be used, and only the update of one cell is not taken.
 _REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"})
 _N_SHOWN = 3
+_AGAIN = "The study goes on and its records are complete; MLflow is tried again from time to time."
+_log = logging.getLogger(__name__)
 
 
 @dataclass
 class Outage:
-    """How often MLflow failed in a row, and what follows.
-
-    Attributes:
-        waits_s: seconds between the first attempts, of which nobody is told.
-        looks_s: seconds before the first and, doubling, at most before any later look at an MLflow that is down.
-        n_failures: attempts that failed since the last that did not.
-    """
+    """How often MLflow failed in a row (``n_failures``), and when it is tried again, as a :class:`Tracker` was told."""
 
     waits_s: Sequence[float]
     looks_s: tuple[float, float]
@@ -52,137 +45,50 @@ class Outage:
         return self.waits_s[self.n_failures - 1]
 
     def look_s(self, n: int) -> float:
-        """Return the seconds before the n-th look, n from 1."""
+        """Return the seconds before the n-th look, n from 1; none before a look that does not count."""
         first_s, longest_s = self.looks_s
-        return min(first_s * 2.0 ** min(n - 1, 30), longest_s)
+        return min(first_s * 2.0 ** min(n - 1, 30), longest_s) if n else 0.0
 
     def is_of_one_cell(self, error: Exception, n_failures: int) -> bool:
-        """Tell whether an error says nothing about other cells.
+        """Tell whether what an MLflow that was reached, or the storage, raised says nothing about other cells.
 
-        Args:
-            error: what an MLflow that was reached, or the storage, raised.
-            n_failures: how often the update of this cell has failed; more often than MLflow: it cannot be taken.
+        Where the update of this cell has failed more often than MLflow, it cannot be taken.
         """
         refused = isinstance(error, AlRayError) or getattr(error, "error_code", None) in _REFUSALS
         return refused or (not self.is_down and n_failures > len(self.waits_s) + 1)
 
 
-def cells_named(keys: Sequence[str]) -> str:
-    """Say how many cells these are, and the names of the first."""
-    names = ", ".join([*keys[:_N_SHOWN], *(["..."] if len(keys) > _N_SHOWN else [])])
-    return f"{len(keys)} cell{'' if len(keys) == 1 else 's'} ({names})"
-
-
-@dataclass
+@dataclass(frozen=True)
 class News:
-    """What MLflow has not been told of one cell.
+    """What was told of a cell since MLflow showed it last, beyond what its records say.
 
     Attributes:
-        spec: identity of the cell, where its start is news.
-        started_at: when it started.
-        rounds: rounds to add.
-        status: ``running``, ``done`` or ``failed``, where that is news.
-        is_whole: the cell is to be brought up from its records, and no round is kept here.
-        n_failures: attempts to tell it that failed.
+        spec, started_at: its identity and when it started, where it did.
+        status: ``running``, ``done`` or ``failed``, where that was told.
+        n_failures: attempts to show the cell that failed.
         not_before_s: when it may be tried again, on the monotonic clock.
     """
 
     spec: Mapping[str, Any] | None = None
     started_at: datetime | None = None
-    rounds: list[RecordedRound] = field(default_factory=list)
     status: str | None = None
-    is_whole: bool = False
     n_failures: int = 0
     not_before_s: float = 0.0
 
-    def show(self, key: str, projection: "Projection", store: StudyStore) -> None:
-        """Write it to MLflow.
-
-        Raises:
-            StorageError: the records of the cell cannot be read.
-            Exception: whatever MLflow raises.
-        """
-        if self.spec is not None:
-            projection.start_cell(key, self.spec, self.started_at)
-        if self.is_whole or self.status in ("done", "failed") or not projection.has(key):
-            self._bring_up(key, projection, store)
-        elif self.rounds:
-            projection.add_rounds(key, [_as_stored(store, key, entry) for entry in self.rounds])
-
-    def _bring_up(self, key: str, projection: "Projection", store: StudyStore) -> None:
-        cell = store.find(key)
-        if cell is not None:
-            projection.project_cell(cell, self.status)
-        elif self.status is not None:
-            projection.end_cell(key, self.status)
-
-    def before(self, newer: "News") -> "News":
-        """Return both as one, to be told from the records: what MLflow took of the first is not known."""
-        return News(
-            spec=newer.spec or self.spec,
-            started_at=newer.started_at or self.started_at,
-            status=newer.status or self.status,
-            is_whole=True,
-            n_failures=self.n_failures,
-        )
-
 
 class Backlog:
-    """The news of all cells, the oldest first. Any thread adds to it, one takes from it.
+    """The cells of which MLflow lacks something, the oldest first. Any thread adds to it, one takes from it."""
 
-    Args:
-        max_rounds: rounds that are kept for all cells together; a cell with a round beyond that is brought up from its
-            records, which takes fewer calls.
-
-    Attributes:
-        overflowed: whether a round was not kept because too many were waiting.
-    """
-
-    def __init__(self, max_rounds: int) -> None:
-        self.overflowed = False
-        self._max_rounds = max_rounds
-        self._waiting: dict[str, News] = {}
-        self._n_rounds = 0
-        self._in_hand: str | None = None
-        self._left: set[str] = set()
-        self._keeps_rounds = True
+    def __init__(self) -> None:
+        self._news: dict[str, News] = {}
         self._closed = False
         self._changed = threading.Condition()
 
-    def cell_started(self, key: str, spec: Mapping[str, Any], started_at: datetime) -> None:
-        """Note that a cell started."""
-        with self._news_of(key) as news:
-            news.spec, news.started_at, news.status = spec, started_at, "running"
-
-    def round_recorded(self, key: str, entry: RecordedRound) -> None:
-        """Note a round, or only that its cell is behind where no more rounds are kept."""
-        with self._news_of(key) as news:
-            if news.is_whole:
-                return
-            if self._n_rounds < self._max_rounds:
-                news.rounds.append(entry)
-                self._n_rounds += 1
-            else:
-                self.overflowed = True
-                self._forget_rounds(news)
-
-    def cell_ended(self, key: str, status: str) -> None:
-        """Note that a cell is done or failed."""
-        with self._news_of(key) as news:
-            news.status = status
-
-    def bring_up(self, keys: Iterable[str]) -> None:
-        """Note that MLflow may lack anything of these cells."""
-        for key in keys:
-            with self._news_of(key) as news:
-                self._forget_rounds(news)
-
-    def keep_rounds(self, keep: bool) -> None:
-        """Say whether rounds are worth keeping; if not, only which cells are behind is remembered."""
+    def add(self, key: str, **told: Any) -> None:
+        """Note that MLflow lacks something of a cell, and what of :class:`News` was told; it keeps its place."""
         with self._changed:
-            self._keeps_rounds = keep
-            for news in () if keep else self._waiting.values():
-                self._forget_rounds(news)
+            self._news[key] = replace(self._news.get(key, News()), **told)
+            self._changed.notify()
 
     def close(self) -> None:
         """Let everything that waits be taken at once, and then nothing more."""
@@ -191,104 +97,57 @@ class Backlog:
             self._changed.notify()
 
     def take(self) -> tuple[str, News] | None:
-        """Wait for news and take those of the cell that waits longest; None when closed and nothing is left."""
+        """Wait for the cell that waits longest, which stays here until it is done; None when closed and all are."""
         with self._changed:
-            while (key := self._due()) is None:
+            while not (keys := self._due()):
                 if self._closed:
                     return None
-                self._changed.wait(self._wait_s())
-            self._in_hand = key
-            news = self._waiting.pop(key)
-            self._n_rounds -= len(news.rounds)
-            return key, news
+                time_s = min((news.not_before_s for news in self._news.values()), default=None)
+                self._changed.wait(None if time_s is None else max(time_s - time.monotonic(), 0.0))
+            return keys[0], self._news[keys[0]]
 
-    def done(self) -> None:
-        """Say that what was taken has been told."""
+    def done(self, key: str, shown: News) -> None:
+        """Note that MLflow shows a cell as it was taken; where more was told meanwhile, it waits behind the others."""
         with self._changed:
-            self._in_hand = None
+            news = self._news.pop(key)
+            if news is not shown:
+                self._news[key] = replace(news, n_failures=0)
 
-    def put_back(self, key: str, news: News, wait_s: float = 0.0) -> None:
-        """Return news that could not be told, behind those of other cells; newer ones are added to them."""
+    def put_back(self, key: str, n_failures: int, wait_s: float = 0.0) -> None:
+        """Let a cell that could not be shown wait so long, behind the others; for ever, and it is left behind."""
         with self._changed:
-            newer = self._waiting.pop(key, News())
-            self._n_rounds -= len(newer.rounds)
-            self._waiting[key] = news.before(newer)
-            self._waiting[key].not_before_s = time.monotonic() + wait_s
-            self._in_hand = None
-
-    def leave(self, key: str) -> None:
-        """Give a cell up: it stays behind."""
-        with self._changed:
-            self._left.add(key)
-            self._in_hand = None
+            news = self._news.pop(key)
+            self._news[key] = replace(news, n_failures=n_failures, not_before_s=time.monotonic() + wait_s)
 
     def behind(self) -> list[str]:
         """Return the keys of the cells of which MLflow lacks something."""
         with self._changed:
-            return sorted({*self._waiting, *self._left, *([self._in_hand] if self._in_hand else [])})
+            return sorted(self._news)
 
-    def has_whole(self) -> bool:
-        """Tell whether a cell is to be brought up from its records now."""
+    def due(self) -> list[str]:
+        """Return the keys of the cells that may be taken now."""
         with self._changed:
-            now_s = time.monotonic()
-            return any(news.is_whole and news.not_before_s <= now_s for news in self._waiting.values())
+            return self._due()
 
-    @contextmanager
-    def _news_of(self, key: str) -> Iterator[News]:
-        with self._changed:
-            news = self._waiting.setdefault(key, News())
-            news.is_whole |= not self._keeps_rounds
-            yield news
-            self._changed.notify()
-
-    def _forget_rounds(self, news: News) -> None:
-        self._n_rounds -= len(news.rounds)
-        news.rounds.clear()
-        news.is_whole = True
-
-    def _due(self) -> str | None:
+    def _due(self) -> list[str]:
         now_s = time.monotonic()
-        return next((key for key, news in self._waiting.items() if self._closed or news.not_before_s <= now_s), None)
-
-    def _wait_s(self) -> float | None:
-        times_s = [news.not_before_s for news in self._waiting.values()]
-        return max(min(times_s) - time.monotonic(), 0.0) if times_s else None
-
-
-def _as_stored(store: StudyStore, key: str, entry: RecordedRound) -> RecordedRound:
-    """Return the round with the time that its record has, where the storage shows it already."""
-    cell = store.find(key)
-    stored = None if cell is None else cell.recorded_round(entry.record.round_index)
-    return stored or entry
-
-
-WAITS_S = (1.0, 4.0, 15.0)
-LOOKS_S = (30.0, 300.0)
-MAX_ROUNDS = 256
-CLOSE_TIMEOUT_S = 60.0
-_AGAIN = "The study goes on and its records are complete; MLflow is tried again from time to time."
-_SLOW = (
-    "more rounds are waiting than are kept. Cells are brought up from their records instead, with fewer calls; the "
-    "study does not wait, and nothing is lost."
-)
-_log = logging.getLogger(__name__)
+        waits_s = {key: news.not_before_s - now_s for key, news in self._news.items()}
+        return [key for key, wait_s in waits_s.items() if wait_s <= 0 or (self._closed and wait_s < math.inf)]
 
 
 class Tracker:
     """Shows a study in MLflow while it runs: one backlog, one thread, and no way to hold the study up.
 
-    Its methods only note what happened. MLflow is imported, its database made and every call done in the thread. Where
-    MLflow fails, the thread tries again a few times, says so once, and then remembers only which cells are behind. It
-    looks again at growing intervals; when MLflow answers, those cells are brought up from their records and the view is
-    live again. The records are the truth: :func:`al_ray.tracking.mlflow.sync` adds what is missing in the end.
+    Its methods only note which cell changed. MLflow is imported, its database made and every call done in the thread,
+    which takes one cell after the other and brings its run up from its records. Where MLflow fails, the thread tries
+    again a few times, says so once, and looks again at growing intervals. The records are the truth:
+    :func:`al_ray.tracking.mlflow.sync` adds what is missing in the end.
 
     Args:
         store: the study's records.
         tracking_uri: where MLflow is; None: nothing is tracked.
-        say: takes the sentences about an outage; called from the thread. None: a warning is logged.
-        waits_s: seconds between the first attempts.
-        looks_s: seconds before the first look at an MLflow that is down, and the most before a later one.
-        max_rounds: rounds that may wait; where more do, cells are brought up from their records.
+        waits_s: seconds between the first attempts, of which nobody is told.
+        looks_s: seconds before the first look at an MLflow that is down and, doubling, at most before a later one.
     """
 
     def __init__(
@@ -296,26 +155,22 @@ class Tracker:
         store: StudyStore,
         tracking_uri: str | None,
         *,
-        say: Callable[[str], None] | None = None,
-        waits_s: Sequence[float] = WAITS_S,
-        looks_s: tuple[float, float] = LOOKS_S,
-        max_rounds: int = MAX_ROUNDS,
+        waits_s: Sequence[float] = (1.0, 4.0, 15.0),
+        looks_s: tuple[float, float] = (30.0, 300.0),
     ) -> None:
         self._store = store
         self._uri = tracking_uri
         shown = without_secrets(tracking_uri or "")
         self._address = f"MLflow at {shown}"
         self._sync = shlex.join(["al-ray", "sync", store.root, "--tracking", shown])
-        self._say = say or _log.warning
-        self._backlog = Backlog(max_rounds)
+        self._backlog = Backlog()
         self._outage = Outage(waits_s, looks_s)
         self._closing, self._abandoned = threading.Event(), threading.Event()
         self._telling = threading.Lock()
-        self._told: set[str] = set()
         self._under_way: set[str] = set()
-        self._recovering = self._complete = False
-        self._look_again = True
+        self._catching_up: set[str] | None = None  # cells that were behind when MLflow came back, until none is
         self._n_brought_up = 0
+        self._complete = self._refusal_told = False
         self._why = ""
         self._projection: Projection | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
@@ -326,34 +181,21 @@ class Tracker:
             self._thread.start()
 
     def cell_started(self, key: str, spec: Mapping[str, Any]) -> None:
-        """Show a cell as running, with its spec as parameters.
+        """Show a cell, by the name of its folder, as running, with its spec in JSON form as parameters."""
+        self._under_way.add(key)
+        # The time of now, not when the thread gets there: it may be importing MLflow for half a minute.
+        self._note(key, spec=spec, started_at=now(), status="running")
 
-        Args:
-            key: name of the cell's folder.
-            spec: its identity, in JSON form.
-        """
-        if self._uri is not None:
-            self._under_way.add(key)
-            # The time of now, not when the thread gets there: it may be importing MLflow for half a minute.
-            self._backlog.cell_started(key, spec, now())
-
-    def round_recorded(self, key: str, record: RoundRecord) -> None:
-        """Show a round that has been recorded."""
-        if self._uri is not None:
-            self._backlog.round_recorded(key, RecordedRound(record=record, recorded_at=now(), tables={}))
+    def round_recorded(self, key: str) -> None:
+        """Show what has been recorded of a cell."""
+        self._note(key)
 
     def cell_finished(self, key: str, status: str) -> None:
-        """Show a cell as done or failed, and add from its records whatever is missing.
+        """Show a cell as ``done`` or ``failed``, and add from its records whatever is missing."""
+        self._under_way.discard(key)
+        self._note(key, status=status)
 
-        Args:
-            key: name of the cell's folder.
-            status: ``done`` or ``failed``.
-        """
-        if self._uri is not None:
-            self._under_way.discard(key)
-            self._backlog.cell_ended(key, status)
-
-    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+    def close(self, timeout_s: float = 60.0) -> bool:
         """Write what is waiting, for at most so long; an MLflow that is down gets one last attempt.
 
         Cells that have not ended by now were interrupted, and are shown as killed.
@@ -368,19 +210,20 @@ class Tracker:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self._abandon()
+            with self._telling:
+                self._abandoned.set()
             self._why = f" It was too slow: after {timeout_s:g} s updates are still waiting."
         elif self._complete:
             return True
         behind = self._backlog.behind()
-        lacks = f"the last news of {cells_named(behind)}" if behind else "the end of the study"
+        names = ", ".join([*behind[:_N_SHOWN], *(["..."] if len(behind) > _N_SHOWN else [])])
+        lacks = f"the last news of {_n_cells(len(behind))} ({names})" if behind else "the end of the study"
         self._tell(f"{self._address} lacks {lacks}.{self._why} The records are complete; this adds it: {self._sync}")
         return False
 
-    def _abandon(self) -> None:
-        """Leave the thread to itself: whatever MLflow does to it from now on, nobody hears of it."""
-        with self._telling:
-            self._abandoned.set()
+    def _note(self, key: str, **told: Any) -> None:
+        if self._uri is not None:
+            self._backlog.add(key, **told)
 
     def _work(self) -> None:
         going_on = True
@@ -391,92 +234,90 @@ class Tracker:
 
     def _show(self, key: str, news: News, last: bool) -> bool:
         try:
-            news.show(key, self._connected(), self._store)
+            self._connected().show_cell(key, news.status, news.spec, news.started_at)
         except Exception as error:
-            news.n_failures += 1
-            if self._projection is not None and self._outage.is_of_one_cell(error, news.n_failures):
-                self._set_aside(key, news, error, last)
+            n_failures = news.n_failures + 1
+            if self._projection is not None and self._outage.is_of_one_cell(error, n_failures):
+                self._set_aside(key, n_failures, error, last)
                 return True
-            self._backlog.put_back(key, news)
+            self._backlog.put_back(key, n_failures)
             return self._wait_after(error, last)
-        self._backlog.done()
-        self._worked(news)
+        self._backlog.done(key, news)
+        if self._outage.is_down:
+            self._catching_up = {key, *self._backlog.due()}
+        self._outage.n_failures = 0
+        self._caught_up(key, is_shown=True)
         return True
 
     def _end(self) -> bool:
         """Give the parent run its status, after a look for what lost answers or other programs made twice."""
+        self._projection = None
         try:
-            if self._look_again:
-                self._projection, self._look_again = None, False
             self._connected().interrupt(self._under_way)
             self._connected().close_study()
         except Exception as error:
             return self._wait_after(error, last=True)
         self._complete = not self._backlog.behind()
-        return self._backlog.has_whole()
+        return bool(self._backlog.due())
 
-    def _connected(self) -> "Projection":
+    def _connected(self) -> Projection:
         if self._projection is None:
             assert self._uri is not None
             self._projection = connect(self._store, self._uri)
-            self._backlog.bring_up(self._projection.doubled)
+            for key in self._projection.doubled:
+                self._backlog.add(key)
         return self._projection
 
     def _wait_after(self, error: Exception, last: bool) -> bool:
         """Wait until MLflow is to be tried again; return whether it is."""
-        self._projection, self._look_again = None, True  # what was known of MLflow may be out of date
-        self._why = f" It cannot be used: {brief(error)}."
-        was_down, wait_s = self._outage.is_down, self._outage.failed()
-        if self._outage.is_down:
-            self._backlog.keep_rounds(False)
-            if last:
-                return False
-            if not was_down:
-                self._tell(f"{self._address} cannot be used: {brief(error)}. {_AGAIN}")
+        self._projection = None  # what was known of MLflow may be out of date
+        words, was_down, wait_s = error_words(error), self._outage.is_down, self._outage.failed()
+        self._why = f" It cannot be used: {words}."
+        if self._outage.is_down and last:
+            return False
+        attempt = f"attempt {self._outage.n_failures} in a row failed ({words})"
+        behind = _n_cells(len(self._backlog.behind()))
+        self._tell(f"{self._address}: {attempt}; {behind} behind; the next after {wait_s:g} s", logging.INFO)
+        if self._outage.is_down and not was_down:
+            self._tell(f"{self._address} cannot be used: {words}. {_AGAIN}")
         (self._abandoned if last else self._closing).wait(wait_s)
         return True
 
-    def _set_aside(self, key: str, news: News, error: Exception, last: bool) -> None:
+    def _set_aside(self, key: str, n_failures: int, error: Exception, last: bool) -> None:
         """Let a cell wait alone: at first for a look with fresh eyes, then at growing intervals."""
-        self._look_again = True
         if not isinstance(error, StorageError):
             self._projection = None
-        self._why = f" Cell {key}: {brief(error)}."
-        self._tell_once("cell", f"{self._address} did not take an update of cell {key}: {brief(error)}. {_AGAIN}")
-        if last and news.n_failures > 1:
-            self._backlog.leave(key)
-        else:
-            self._backlog.put_back(key, news, self._outage.look_s(news.n_failures - 1) if news.n_failures > 1 else 0.0)
-        self._tell_when_back()
+        words = error_words(error)
+        wait_s = math.inf if last and n_failures > 1 else self._outage.look_s(n_failures - 1)
+        self._backlog.put_back(key, n_failures, wait_s)
+        self._why = f" Cell {key}: {words}."
+        attempt = f"attempt {n_failures} at cell {key} failed ({words})"
+        self._tell(f"{self._address}: {attempt}; the next after {wait_s:g} s", logging.INFO)
+        if not self._refusal_told:
+            self._refusal_told = True
+            self._tell(f"{self._address} did not take an update of cell {key}: {words}. {_AGAIN}")
+        if wait_s:
+            self._caught_up(key, is_shown=False)
 
-    def _worked(self, news: News) -> None:
-        if self._outage.is_down:
-            self._recovering = True
-            self._backlog.keep_rounds(True)
-        self._outage.n_failures = 0
-        self._n_brought_up += self._recovering and news.is_whole
-        self._tell_when_back()
-        if self._backlog.overflowed:
-            self._tell_once("slow", f"{self._address} is slow: {_SLOW}")
-
-    def _tell_when_back(self) -> None:
-        if self._recovering and not self._backlog.has_whole():
-            n = self._n_brought_up
-            cells = "1 cell was" if n == 1 else f"{n} cells were"
+    def _caught_up(self, key: str, is_shown: bool) -> None:
+        """Say that MLflow is back once no cell waits any more that was behind when it came back."""
+        if self._catching_up is None:
+            return
+        self._n_brought_up += is_shown and key in self._catching_up
+        self._catching_up.discard(key)
+        if not self._catching_up:
+            cells = f"{_n_cells(self._n_brought_up)} {'was' if self._n_brought_up == 1 else 'were'}"
             self._tell(f"{self._address} is back: {cells} brought up from the records, and the view is live again.")
-            self._recovering, self._n_brought_up = False, 0
+            self._catching_up, self._n_brought_up = None, 0
 
-    def _tell_once(self, what: str, sentence: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            self._tell(sentence)
-
-    def _tell(self, sentence: str) -> None:
-        """Say a sentence; the thread of a tracker that was given up is not heard any more."""
+    def _tell(self, sentence: str, level: int = logging.WARNING) -> None:
+        """Log a sentence; the thread of a tracker that was given up is not heard any more."""
         with self._telling:
             if self._abandoned.is_set() and threading.current_thread() is self._thread:
                 return
-            try:
-                self._say(sentence)
-            except Exception:
-                _log.exception("the listener for tracking problems failed")
+            with suppress(Exception):  # of somebody's log handler: the thread and the study's end do not fail by it
+                _log.log(level, "%s", sentence)
+
+
+def _n_cells(n: int) -> str:
+    return "1 cell" if n == 1 else f"{n} cells"

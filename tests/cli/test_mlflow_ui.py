@@ -244,7 +244,7 @@ def test_the_printed_link_opens_the_table_of_cells_without_the_run_above_them(
 
 def test_strategy_confidence_data_set_seed_and_accuracy_are_plain_columns(site: Site, browser: Browser) -> None:
     columns = ["dataset", "confidence", "strategy", "seed"]
-    figures = ["accuracy", "final/accuracy", "alc/accuracy"]
+    figures = ["accuracy", "final/accuracy", "aulc/accuracy"]
     # A view as MLflow's own "share" button keeps it: which columns somebody chose, and the order of the rows.
     view = {
         "searchFilter": "tags.`al_ray.kind` = 'cell'",
@@ -263,7 +263,7 @@ def test_strategy_confidence_data_set_seed_and_accuracy_are_plain_columns(site: 
         assert [row[f"params.`{name}`"] for name in columns] == ["tickets", "softmax", cell.strategy, "1"]
         assert float(row["metrics.`accuracy`"]) == pytest.approx(cell.accuracy)
         assert float(row["metrics.`final/accuracy`"]) == pytest.approx(cell.accuracy)
-        assert float(row["metrics.`alc/accuracy`"]) == pytest.approx(np.mean([value for _, value in cell.curve]))
+        assert float(row["metrics.`aulc/accuracy`"]) == pytest.approx(np.mean([value for _, value in cell.curve]))
 
 
 def test_two_compared_runs_show_strategy_against_accuracy_in_parallel_coordinates(site: Site, browser: Browser) -> None:

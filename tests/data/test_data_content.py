@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from al_ray.core.types import TextSplit
-from al_ray.data.content import content_sha256
+from al_ray.data.splits import content_sha256
 
 
 def split(

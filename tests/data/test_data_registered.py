@@ -13,7 +13,6 @@ import pytest
 from al_ray.data import (
     Declaration,
     datasets,
-    describe_datasets,
     near_equal_notes,
     normalise_option,
     resolve_dataset,
@@ -21,6 +20,7 @@ from al_ray.data import (
 )
 from al_ray.data.files import named_folders
 from al_ray.errors import ConfigError, DataError
+from al_ray.registry import fields_of, summary
 from tests.needs import lacks
 
 Write = Callable[..., Path]
@@ -99,19 +99,17 @@ def test_a_data_set_whose_rows_are_here_satisfies_the_contract(name: str, availa
     assert re.fullmatch(r"[0-9a-f]{64}", dataset.content_sha256)
 
 
-def test_the_descriptions_hold_what_the_list_command_shows() -> None:
-    described = {line.name: line for line in describe_datasets()}
-    assert list(described) == datasets.names()
-    assert described["subj"].declaration == Declaration(
+def test_a_declaration_holds_what_is_known_before_reading() -> None:
+    assert datasets.build("subj").declare() == Declaration(
         class_names=("objective", "subjective"),
         n_train=8000,
         n_test=2000,
         hub_id="SetFit/subj",
         revision="f3c1162e678417f664d76b21864fdb87b0615fcf",
     )
-    assert described["tickets"].options["seed"] == ("int", 0)
-    assert set(described["subj"].options) == {"keep_train", "keep_test"}
-    assert all(line.summary.endswith(".") for line in described.values())
+    assert fields_of(datasets.get("tickets"))["seed"] == ("int", 0)
+    assert set(fields_of(datasets.get("subj"))) == {"keep_train", "keep_test"}
+    assert all(summary(datasets.get(name)).endswith(".") for name in datasets.names())
 
 
 def rows(n: int, n_classes: int = 2) -> dict[str, list[object]]:
@@ -239,7 +237,7 @@ def test_importing_the_family_loads_nothing_heavy() -> None:
     heavy = ["datasets", "huggingface_hub", "torch", "transformers", "ray", "pandas"]
     script = (
         "import sys, time, numpy, pyarrow.parquet, pydantic; start = time.process_time()\n"
-        "import al_ray.data; al_ray.data.describe_datasets()\n"
+        "import al_ray.data as data; [data.datasets.build(name).declare() for name in data.datasets.names()]\n"
         f"print(time.process_time() - start, *[name for name in {heavy} if name in sys.modules])"
     )
     path = str(Path(__file__).parents[2])

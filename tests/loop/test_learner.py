@@ -118,8 +118,8 @@ def test_a_strategy_that_watches_fine_tuning_sees_so_many_candidates_and_no_more
 def test_the_plain_evaluation_measures_a_second_model_only_where_training_differs() -> None:
     world = make_world()
     textbook = [("softmax", 0), ("ensemble", 0), ("label_smoothing", 5), ("gonsior2022/softmax", 5)]
-    as_run = [("gonsior2022/softmax", 0), ("gonsior2022/ensemble", 0), ("gonsior2022/evidential", 5), ("softmax", 5)]
-    cases = [("plain", *case) for case in textbook] + [("gonsior2022/plain", *case) for case in as_run]
+    reference = [("gonsior2022/softmax", 0), ("gonsior2022/ensemble", 0), ("gonsior2022/evidential", 5), ("softmax", 5)]
+    cases = [("plain", *case) for case in textbook] + [("gonsior2022/plain", *case) for case in reference]
     for evaluation, confidence, n_plain in cases:
         loop = make_loop(world, strategy="margin", confidence=confidence, evaluation=evaluation)
         classifier = make_classifier(world, loop)

@@ -12,8 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from al_ray.core.seeding import stream, stream_seed
 from al_ray.model.classifier import TransformerClassifier
 from al_ray.model.encoder import load_weights
-from al_ray.model.protocol import batches_of_epoch
-from al_ray.model.recipe import FinetuneRecipe
+from al_ray.model.recipe import FinetuneRecipe, batches_of_epoch
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from tests.model import tiny

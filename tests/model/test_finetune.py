@@ -11,12 +11,11 @@ from torch import Tensor
 from al_ray.core.types import LabeledSet
 from al_ray.errors import ConfigError, RoundError
 from al_ray.model.encoder import Network, build_network, freeze_layers, load_weights
-from al_ray.model.finetune import FitReport, FitSettings, cross_entropy, finetune
+from al_ray.model.finetune import FitReport, FitSettings, cross_entropy, finetune, used_words
 from al_ray.model.packed import pack
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.source import resolve_model
 from al_ray.model.tokens import TokenizedSplit
-from al_ray.model.vocabulary import used_words
 from al_ray.model.worker import SingleProcess
 from tests.model import tiny
 from tests.model.group import ThreadGroup
@@ -109,8 +108,8 @@ def test_early_stopping_restores_an_epoch_in_the_middle(calm_bert: Path, pool: T
 class Tied:
     """Trains as usual, while every held-out example has one loss; notes how many are right after each epoch."""
 
-    def __init__(self, judged_as_run: bool, losses: list[float]) -> None:
-        self.judged_as_run, self.losses = judged_as_run, losses
+    def __init__(self, judged_as_gonsior2022: bool, losses: list[float]) -> None:
+        self.judged_as_gonsior2022, self.losses = judged_as_gonsior2022, losses
         self.n_right: list[int] = []
 
     def __call__(self, logits: Tensor, targets: Tensor, epoch: int) -> Tensor:
@@ -150,7 +149,7 @@ def test_held_out_examples_are_judged_by_their_epoch_in_the_papers_code_and_else
 
     settings = settings_of(loss, epochs=3, validation_fraction=0.25)
     fit(fresh(calm_bert), pool, settings)
-    loss.judged_as_run = True  # type: ignore[attr-defined]
+    loss.judged_as_gonsior2022 = True  # type: ignore[attr-defined]
     fit(fresh(calm_bert), pool, settings)
     assert judged == [(2, 6), (2, 6), (2, 6), (0, 6), (1, 6), (2, 6)]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from al_ray.model.encoder import Network, build_network, load_weights, longest_text
+from al_ray.model.finetune import used_words
 from al_ray.model.packed import can_pack, pack, padded_forward
 from al_ray.model.source import resolve_model
 from al_ray.model.tokens import TokenizedSplit
-from al_ray.model.vocabulary import used_words
 from tests.model import tiny
 
 CPU = torch.device("cpu")

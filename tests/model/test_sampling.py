@@ -16,8 +16,7 @@ from al_ray.model.classifier import TransformerClassifier
 from al_ray.model.encoder import build_network, fork_random, load_weights
 from al_ray.model.finetune import cross_entropy
 from al_ray.model.packed import _layer, inverse_temperature, pack, packed_features, packed_head
-from al_ray.model.protocol import folds
-from al_ray.model.recipe import FinetuneRecipe
+from al_ray.model.recipe import FinetuneRecipe, folds
 from al_ray.model.source import resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from tests.model import tiny
@@ -43,11 +42,13 @@ def test_dropout_passes_differ_repeat_and_leave_the_model_as_it_was(
 ) -> None:
     classifier = fitted(request.getfixturevalue(family), pool, sampling=dropping(where, rate=0.3))
     before = classifier.predict("pool", pool.ids, plain=True).logits
-    one, two = (classifier.predict("pool", pool.ids, with_clean=True, with_features=True) for _ in range(2))
+    one, two = (
+        classifier.predict("pool", pool.ids, with_logits_without_dropout=True, with_features=True) for _ in range(2)
+    )
     assert one.logits.shape == (len(pool), 4, 3)
     np.testing.assert_array_equal(one.logits, two.logits)
     assert len(np.unique(one.logits[0], axis=0)) == 4
-    np.testing.assert_array_equal(one.clean, before[:, 0])
+    np.testing.assert_array_equal(one.logits_without_dropout, before[:, 0])
     np.testing.assert_array_equal(classifier.predict("pool", pool.ids, plain=True).logits, before)
 
 
@@ -65,8 +66,8 @@ def test_a_pass_through_a_thinned_head_is_one_model_for_all_examples(
 @pytest.mark.parametrize("where", ["network", "head"])
 def test_almost_no_dropout_is_almost_no_change(where: str, bert: Path, pool: TokenizedSplit) -> None:
     classifier = fitted(bert, pool, sampling=dropping(where, n_passes=1, rate=1e-7))
-    outputs = classifier.predict("pool", pool.ids, with_clean=True)
-    np.testing.assert_allclose(outputs.logits[:, 0], outputs.clean, atol=1e-4)
+    outputs = classifier.predict("pool", pool.ids, with_logits_without_dropout=True)
+    np.testing.assert_allclose(outputs.logits[:, 0], outputs.logits_without_dropout, atol=1e-4)
 
 
 def test_a_head_pass_is_the_head_with_its_features_thinned(bert: Path, pool: TokenizedSplit) -> None:
@@ -84,10 +85,10 @@ def test_a_head_pass_is_the_head_with_its_features_thinned(bert: Path, pool: Tok
 
 def test_dropped_logits_are_zero_or_scaled_each_example_for_itself(bert: Path, pool: TokenizedSplit) -> None:
     classifier = fitted(bert, pool, sampling=dropping("logits", n_passes=50, rate=0.1))
-    outputs = classifier.predict("pool", pool.ids, with_clean=True)
-    assert outputs.clean is not None
+    outputs = classifier.predict("pool", pool.ids, with_logits_without_dropout=True)
+    assert outputs.logits_without_dropout is not None
     kept = outputs.logits != 0
-    expected = np.broadcast_to(outputs.clean[:, None] / 0.9, kept.shape)[kept]
+    expected = np.broadcast_to(outputs.logits_without_dropout[:, None] / 0.9, kept.shape)[kept]
     np.testing.assert_allclose(outputs.logits[kept], expected, rtol=1e-5)
     assert kept.mean() == pytest.approx(0.9, abs=0.01)
     assert len(np.unique(kept.reshape(len(pool), -1), axis=0)) == len(pool)
@@ -126,7 +127,7 @@ def test_the_first_member_is_the_single_model_and_the_others_are_not(bert: Path,
 
 def test_members_with_dropout_passes_come_member_by_member(bert: Path, pool: TokenizedSplit) -> None:
     both = Sampling(n_members=2, n_passes=3, dropout="head")
-    outputs = fitted(bert, pool, sampling=both).predict("pool", pool.ids, with_clean=True)
+    outputs = fitted(bert, pool, sampling=both).predict("pool", pool.ids, with_logits_without_dropout=True)
     assert outputs.logits.shape == (len(pool), 6, 3)
     single = fitted(bert, pool, sampling=Sampling(n_members=2)).predict("pool", pool.ids).logits
     apart = [np.abs(outputs.logits[:, d] - single[:, m]).mean() for m in range(2) for d in (3 * m, 3 * m + 1)]

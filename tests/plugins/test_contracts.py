@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from al_ray.confidence import confidences
+from al_ray.confidence.mc_dropout import MCDropout
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
 from al_ray.core.types import LabeledSet, ModelOutputs, PoolView, Ranking, UnscoredPool
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ConfigError
 from al_ray.filtering import filters
+from al_ray.filtering.uncertainty_clipping import UncertaintyClipping
 from al_ray.initial import initial_queries
 from al_ray.initial.stratified import apportion
 from al_ray.oracle import oracles
@@ -102,6 +104,21 @@ def test_options_are_strict() -> None:
         stopping_rules.build("label_budget")
     with pytest.raises(ConfigError, match=r"a filter is a name or a mapping with a 'name', found 3"):
         filters.build(3)
+
+
+def test_options_are_checked_in_python_as_in_a_study_file() -> None:
+    assert filters.build("uncertainty_clipping", fraction=0.1) == UncertaintyClipping(fraction=0.1)
+    for wrong, message in (
+        (1.0, r"^fraction is 1.0, it must be at least 0 and below 1. 0.05 clips 5 %.$"),
+        ("0.1", r"^option 'fraction' is '0.1': input should be a valid number. It takes float.$"),
+        (16**5000, "fraction'? is a number of thousands of digits"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            UncertaintyClipping(fraction=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^option 'rate' is 'x': .* It takes float \| None.$"):
+        MCDropout(rate="x")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="n_passes is a number of thousands of digits, it must be at least 2"):
+        MCDropout(n_passes=-(16**5000))
 
 
 @pytest.mark.parametrize("name", confidences.names())

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from al_ray.confidence import confidences, needs_plain_model
 from al_ray.confidence.gonsior2022 import best_temperature
-from al_ray.core.apportioning import seats_as_run
+from al_ray.core.apportioning import gonsior2022_seats
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
 from al_ray.core.types import LabeledSet, ModelOutputs, PoolView, Sampling
@@ -91,10 +91,10 @@ def test_consensus_kl_asks_first_where_the_members_agree_and_is_not_divided_by_t
 def test_the_textbook_committee_turns_the_order_round(name: str) -> None:
     pool = view(np.random.default_rng(3).dirichlet([1, 1, 1], size=(40, 5)))
     textbook = strategies.build(name).score(pool, stream(0, "test"))
-    as_run = scores(name, pool)
+    reference = scores(name, pool)
     first, last = order(name, pool)[:5], rank(pool.ids, textbook, 0).ids[:5].tolist()
     assert textbook[first].max() < textbook[last].min()
-    assert np.corrcoef(textbook, as_run)[0, 1] < -0.999
+    assert np.corrcoef(textbook, reference)[0, 1] < -0.999
 
 
 def test_certain_members_that_contradict_each_other_have_a_finite_divergence() -> None:
@@ -223,7 +223,7 @@ def test_two_classes_without_clipping_give_margin_entropy_and_least_confidence_o
 # --- the losses: two classes, and how epochs are judged
 
 DEFAULT = ("softmax", "ensemble", "mc_dropout", "trust_score")
-AS_RUN = [name for name in confidences.names() if name.startswith("gonsior2022/")]
+GONSIOR2022 = [name for name in confidences.names() if name.startswith("gonsior2022/")]
 
 
 def loss_of(name: str, z: list[float], target: int) -> float:
@@ -254,7 +254,7 @@ def test_label_smoothing_and_inhibition_keep_cross_entropy_on_two_classes() -> N
 
 @pytest.mark.parametrize("name", confidences.names())
 def test_epochs_are_judged_as_in_the_papers_code_by_its_own_losses_alone(name: str) -> None:
-    assert getattr(confidences.build(name).new_loss(), "judged_as_run", False) == (name in AS_RUN)
+    assert getattr(confidences.build(name).new_loss(), "judged_as_gonsior2022", False) == (name in GONSIOR2022)
 
 
 @pytest.mark.parametrize("name", confidences.names())
@@ -263,7 +263,7 @@ def test_a_second_model_is_measured_only_where_the_own_one_is_fitted_with_anothe
     assert not needs_plain_model("own", confidence)
     assert needs_plain_model("plain", confidence) == (confidence.new_loss() is not None)
     assert needs_plain_model("gonsior2022/plain", confidence) == (name.removeprefix("gonsior2022/") not in DEFAULT or
-                                                                  name not in AS_RUN)  # fmt: skip
+                                                                  name not in GONSIOR2022)  # fmt: skip
 
 
 # --- the start
@@ -282,7 +282,7 @@ def test_a_start_takes_what_is_too_much_from_the_first_class_that_has_some() -> 
 
 
 def seats(*counts: int, size: int, seed: int = 0) -> list[int]:
-    found: list[int] = seats_as_run(np.array(counts), size, stream(seed, "seats")).tolist()
+    found: list[int] = gonsior2022_seats(np.array(counts), size, stream(seed, "seats")).tolist()
     return found
 
 

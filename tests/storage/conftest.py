@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from al_ray.storage import local_files, patience
+from al_ray.storage import local_files, outages
 from tests.cli.conftest import al_ray, bert, study
 from tests.proxy import Proxy
 
@@ -139,7 +139,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         pauses_s.append(seconds)
         time.sleep(seconds)
 
-    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    monkeypatch.setattr(outages, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(outages, "_LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(outages, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
     return pauses_s

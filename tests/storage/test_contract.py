@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from al_ray.errors import StorageError
+from al_ray.records.lease import Lease
 from al_ray.records.study import StudyStore, fingerprint
 from al_ray.storage.folder import Folder
+from al_ray.storage.remote_files import RemoteFiles
 from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 from tests.storage.conftest import Bucket
 
@@ -127,6 +129,33 @@ def test_of_drivers_that_start_at_once_on_one_disk_one_creates_and_all_have_one_
     assert len(set(ids)) == 1
     assert sorted(created) == [False] * 7 + [True]
     assert sorted(file.name for file in (tmp_path / "softmax").iterdir()) == ["driver.json", "study.json"]
+
+
+def test_of_drivers_that_start_at_once_on_an_object_store_one_runs(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There each of them creates the lease, since none sees another's before it writes: reading it back decides."""
+    folder, n = Folder.open(bucket.uri()), 4
+    all_have_looked, all_have_tried = threading.Barrier(n), threading.Barrier(n)
+    held, refused = [], []
+
+    def see_none(files: RemoteFiles, name: str) -> bool:
+        all_have_looked.wait()
+        return False
+
+    def drive(number: int) -> None:
+        try:
+            with Lease(folder, "softmax", lambda text: None).held():
+                held.append(number)
+                all_have_tried.wait()
+        except StorageError as error:
+            refused.append(str(error))
+            all_have_tried.wait()
+
+    monkeypatch.setattr(RemoteFiles, "exists", see_none)
+    at_once(drive, n)
+    assert (len(held), len(refused)) == (1, n - 1)
+    assert all("is being run by process" in text for text in refused)
 
 
 def test_a_disk_without_links_still_creates_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from al_ray.errors import ConfigError, StorageError
 from al_ray.records.study import CellStore, StudyStore, fingerprint
 from al_ray.storage import local_files, remote_files
-from al_ray.storage.patience import is_outage
+from al_ray.storage.outages import is_outage
 from al_ray.study.file import Execution, set_options
 from tests.needs import lacks
 from tests.proxy import Proxy

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from al_ray.cli.app import study_schema
 from al_ray.confidence import confidences
 from al_ray.data import datasets
 from al_ray.errors import ConfigError
@@ -25,7 +24,7 @@ from al_ray.registry import Registry
 from al_ray.report.read import _Specs
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import strategies
-from al_ray.study.file import Execution, load_study, parse_study, set_options
+from al_ray.study.file import Execution, load_study, set_options
 from al_ray.study.spec import CellSpec, make_spec, read_spec
 from tests.study.study_texts import study_of, write
 
@@ -40,7 +39,7 @@ def test_every_study_that_comes_along_is_valid(path: Path) -> None:
 
 
 def test_a_block_is_a_product_and_blocks_are_concatenated() -> None:
-    study = parse_study(
+    study = load_study(
         study_of(
             {"strategy": ["random", "margin"], "filters": [[], ["uncertainty_clipping"]], "seed": {"range": [5, 8]}},
             {"strategy": "entropy", "seed": [1, 2]},
@@ -52,14 +51,14 @@ def test_a_block_is_a_product_and_blocks_are_concatenated() -> None:
 
 
 def test_a_slug_names_whatever_else_tells_cells_apart() -> None:
-    study = parse_study(study_of({"finetune": [{"learning_rate": 2e-5}, {"learning_rate": 5e-5}], "rounds": [3, 4]}))
+    study = load_study(study_of({"finetune": [{"learning_rate": 2e-5}, {"learning_rate": 5e-5}], "rounds": [3, 4]}))
     assert "tickets-minilm-softmax-margin-learning_rate=5e_05-rounds=4-s1" in study.cells
 
 
 def test_finetune_options_are_merged_over_their_defaults() -> None:
     values = study_of({"finetune": {"epochs": 3}})
     values["defaults"]["finetune"] = {"learning_rate": 1e-4, "epochs": 8}
-    (spec,) = parse_study(values).cells.values()
+    (spec,) = load_study(values).cells.values()
     assert (spec.finetune.learning_rate, spec.finetune.epochs) == (1e-4, 3)
 
 
@@ -168,7 +167,7 @@ def test_whatever_a_plan_takes_is_read_again_from_records_and_by_reports(cell: d
 )  # fmt: skip
 def test_numbers_that_no_record_holds_are_refused_where_they_are_read(cell: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_study(study_of(cell))
+        load_study(study_of(cell))
 
 
 def test_a_stored_spec_of_another_version_is_refused() -> None:
@@ -209,19 +208,19 @@ BAD_CELLS = [
 @pytest.mark.parametrize(("cell", "message"), BAD_CELLS, ids=lambda value: str(value)[:40])
 def test_a_bad_cell_is_told_what_would_be_right(cell: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_study(study_of(cell))
+        load_study(study_of(cell))
 
 
 def test_all_problems_of_a_grid_are_said_at_once() -> None:
     with pytest.raises(
         ConfigError, match=r"(?s)block 1: unknown query strategy 'a'.*block 2: unknown query strategy 'b'"
     ):
-        parse_study(study_of({"strategy": "a"}, {"strategy": "b"}))
+        load_study(study_of({"strategy": "a"}, {"strategy": "b"}))
 
 
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(ConfigError, match=r"the key 'seed' is missing. Name it in the block or in 'defaults'"):
-        parse_study({"study": "s", "grid": [{"dataset": "tickets", "strategy": "margin"}]})
+        load_study({"study": "s", "grid": [{"dataset": "tickets", "strategy": "margin"}]})
 
 
 @pytest.mark.parametrize(
@@ -257,9 +256,3 @@ def test_set_changes_execution_only() -> None:
         set_options(Execution(), ["lanes=many"])
     with pytest.raises(ConfigError, match="has no '='"):
         set_options(Execution(), ["lanes"])
-
-
-def test_the_json_schema_for_editors_knows_every_key() -> None:
-    schema = study_schema()
-    assert set(schema["properties"]["grid"]["items"]["properties"]) == set(CellSpec.model_fields)
-    json.dumps(schema)

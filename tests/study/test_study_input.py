@@ -10,7 +10,7 @@ import yaml
 
 from al_ray.errors import ConfigError, unknown_name
 from al_ray.strategy import strategies
-from al_ray.study.file import Execution, load_study, parse_study, read_scalar, read_yaml, set_options
+from al_ray.study.file import Execution, load_study, read_scalar, read_yaml, set_options
 from al_ray.study.spec import make_spec
 from tests.study.study_texts import study_of, write
 
@@ -194,16 +194,16 @@ ADVICE = [
 @pytest.mark.parametrize(("wrong", "advice", "right"), ADVICE, ids=lambda value: str(value)[:50])
 def test_advice_about_a_study_can_be_followed(wrong: dict[str, Any], advice: str, right: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=advice):
-        parse_study(study_of(**wrong))
-    parse_study(study_of(**right))
+        load_study(study_of(**wrong))
+    load_study(study_of(**right))
 
 
 def test_a_key_that_is_missing_is_asked_for_where_it_belongs() -> None:
     whole = study_of()
     for key in ("study", "grid"):
         with pytest.raises(ConfigError, match=rf"the key '{key}' is missing. Add it at the top of the file"):
-            parse_study({name: value for name, value in whole.items() if name != key})
-    parse_study(whole)
+            load_study({name: value for name, value in whole.items() if name != key})
+    load_study(whole)
 
 
 @pytest.mark.parametrize("strategy", strategies.names())
@@ -226,7 +226,7 @@ def test_advice_about_an_option_can_be_followed(typed: str) -> None:
     if "such as --set" in said:
         set_options(Execution(), [said.rpartition("--set ")[2].rstrip(".")])
     elif "in the study file" in said:
-        parse_study(study_of({"seed": 3}))
+        load_study(study_of({"seed": 3}))
     else:
         set_options(Execution(), [f"{said.partition('Did you mean ')[2].split(chr(39))[1]}=2"])
 
@@ -236,7 +236,7 @@ def test_a_long_list_of_names_is_cut() -> None:
     assert unknown_name("cell", "cell-x", names).endswith("cell-1041, and 4,850 more.")
 
 
-class TestAStudyFileOfAnyKind:
+class TestAStudyOfAnyKind:
     """What is no study file, and what to do: each advice is followed."""
 
     def refused(self, path: str, message: str) -> str:

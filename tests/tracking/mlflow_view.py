@@ -1,6 +1,29 @@
-"""Reads back what MLflow shows of a study."""
+"""Reads back what MLflow shows of a study, and hears what the tracker says of it."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+
+class _Listener(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.sentences: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.sentences.append(record.getMessage())
+
+
+@contextmanager
+def warnings_heard() -> Iterator[list[str]]:
+    """Yield what is logged for people to read, which grows meanwhile."""
+    listener, logger = _Listener(), logging.getLogger("al_ray.tracking")
+    logger.addHandler(listener)
+    try:
+        yield listener.sentences
+    finally:
+        logger.removeHandler(listener)
 
 
 def shown(address: str, study: str = "softmax") -> dict[str, dict[str, Any]]:

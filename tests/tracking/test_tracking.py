@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import shlex
 import shutil
 import socket
@@ -22,12 +23,14 @@ from al_ray.cli.run import print_mlflow
 from al_ray.errors import ConfigError, ExecutionError
 from al_ray.records.round import RecordedRound, now
 from al_ray.records.study import CellStore, StudyStore
+from al_ray.storage.folder import Folder
 from al_ray.tracking import mlflow as tracking
+from al_ray.tracking import projection as projection_module
 from al_ray.tracking import tracker as tracker_module
 from al_ray.tracking.address import default_tracking_uri, tracking_address
 from al_ray.tracking.mlflow import cells_path, connect, sync
 from al_ray.tracking.projection import Projection, final_points, query_table, round_points, spec_params
-from al_ray.tracking.tracker import Backlog, Outage, Tracker
+from al_ray.tracking.tracker import Backlog, News, Outage, Tracker
 from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 from tests.tracking import mlflow_view
 from tests.tracking.mlflow_view import values
@@ -102,7 +105,7 @@ def track(storage: Path, cell: CellStore, n_rounds: int = 3) -> None:
     tracker.cell_started(cell.key, SPEC)
     for record in make_story(n_rounds):
         cell.append(record)
-        tracker.round_recorded(cell.key, record)
+        tracker.round_recorded(cell.key)
     cell.finish({})
     tracker.cell_finished(cell.key, "done")
     assert tracker.close(PATIENCE_S)
@@ -150,7 +153,7 @@ def test_the_initial_round_has_no_point_and_the_finals_are_mean_and_last() -> No
     assert {point.step for point in round_points(entries[2])} == {6}
     finals = {point.name: point.value for point in final_points(entries)}
     assert finals["final/accuracy"] == 0.8
-    assert finals["alc/accuracy"] == pytest.approx((0.6 + 0.7 + 0.8) / 3)
+    assert finals["aulc/accuracy"] == pytest.approx((0.6 + 0.7 + 0.8) / 3)
     assert final_points(entries[:1]) == []
 
 
@@ -253,6 +256,53 @@ def test_a_run_that_was_half_logged_is_completed_without_a_second_point(storage:
     assert sync(study(storage), uri(storage)).n_complete == 1
 
 
+def test_a_running_cell_costs_one_read_a_round(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = open_cell(storage)
+    projection = connect(study(storage), uri(storage))
+    real, read = Folder.read, []
+
+    def noting(self: Folder, name: str) -> bytes | None:
+        read.append(name)
+        return real(self, name)
+
+    cell.append(make_record(0))
+    projection.show_cell(cell.key, "running", SPEC, now())
+    monkeypatch.setattr(Folder, "read", noting)
+    for index in range(1, 9):
+        cell.append(make_record(index))
+        read.clear()
+        projection.show_cell(cell.key, None)
+        assert read == [f"round-{index:03d}.json"]
+    for index in range(9, 12):
+        cell.append(make_record(index))
+    read.clear()
+    projection.show_cell(cell.key, None)
+    assert read == [f"round-{index:03d}.json" for index in range(9, 12)]
+    accuracies = [step for name, step, _ in values(shown(storage)[cell.slug]) if name == "accuracy"]
+    assert accuracies == [3 * index for index in range(1, 12)]
+
+
+def test_a_study_shown_before_names_changed_gets_the_new_ones_at_the_next_sync(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def old_points(entries: Any) -> list[Any]:
+        return [point._replace(name=point.name.replace("aulc/", "alc/")) for point in final_points(entries)]
+
+    cell = open_cell(storage)
+    run_cell(cell)
+    with monkeypatch.context() as before:
+        before.setattr(projection_module, "final_points", old_points)
+        before.setattr(projection_module, "_VIEW", 1)
+        sync(study(storage), uri(storage))
+    old = values(shown(storage)[cell.slug])
+    assert not [name for name, _, _ in old if name.startswith("aulc/")]
+    report = sync(study(storage), uri(storage))
+    assert (report.n_complete, report.n_runs, report.n_points) == (0, 0, 2)
+    new = values(shown(storage)[cell.slug])
+    assert sorted(name for name, _, _ in set(new) - set(old)) == ["aulc/accuracy", "aulc/macro_f1"]
+    assert sync(study(storage), uri(storage)).n_complete == 1
+
+
 def test_runs_that_two_programs_made_at_once_become_one(storage: Path) -> None:
     cell = open_cell(storage)
     run_cell(cell)
@@ -290,7 +340,7 @@ def test_a_cell_that_still_runs_is_shown_as_running(storage: Path) -> None:
     sync(study(storage), uri(storage))
     view = shown(storage)
     assert (view["softmax"]["status"], view[cell.slug]["status"]) == ("RUNNING", "RUNNING")
-    assert not [key for key, _, _ in values(view[cell.slug]) if key.startswith(("final", "alc"))]
+    assert not [key for key, _, _ in values(view[cell.slug]) if key.startswith(("final", "aulc"))]
 
 
 def test_cells_of_a_driver_that_leaves_are_shown_as_killed_until_they_are_taken_up(storage: Path) -> None:
@@ -302,7 +352,7 @@ def test_cells_of_a_driver_that_leaves_are_shown_as_killed_until_they_are_taken_
         tracker.cell_started(cell.key, SPEC)
         for index in rounds:
             cell.append(make_record(index))
-            tracker.round_recorded(cell.key, make_record(index))
+            tracker.round_recorded(cell.key)
         return tracker
 
     assert run(0, 1).close(60)
@@ -328,21 +378,20 @@ def test_studies_of_one_name_in_two_storages_stay_apart(storage: Path, tmp_path:
     assert reports[0].n_points == reports[1].n_points
 
 
-def test_a_run_deleted_while_the_study_runs_is_told_once_and_made_again(storage: Path) -> None:
-    said: list[str] = []
+def test_a_run_deleted_while_the_study_runs_is_told_once_and_made_again(storage: Path, said: list[str]) -> None:
     cell = open_cell(storage)
     other = connect(study(storage), uri(storage))
-    tracker = Tracker(study(storage), uri(storage), say=said.append)
+    tracker = Tracker(study(storage), uri(storage))
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     cell.append(make_record(0))
-    wait_until(lambda: tracker._projection is not None and tracker._projection.has(cell.key))
+    wait_until(lambda: tracker._projection is not None and cell.key in tracker._projection._runs)
     wait_until(lambda: not tracker._backlog.behind())
     (run,) = (run for run in other._children(other._parent) if run.tags["al_ray.cell"] == cell.key)
     other._client.delete_run(run.run_id)
     for index in (1, 2):
         cell.append(make_record(index))
-        tracker.round_recorded(cell.key, make_record(index))
+        tracker.round_recorded(cell.key)
     assert tracker.close(PATIENCE_S)
     assert len(said) == 1
     assert f"did not take an update of cell {cell.key}" in said[0]
@@ -387,11 +436,12 @@ def printed(storage: Path, address: str) -> str:
 # ---- MLflow is not there
 
 
-def test_an_outage_neither_raises_nor_delays_and_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_neither_raises_nor_delays_and_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    said: list[str] = []
     cell = open_cell(tmp_path)
-    tracker = Tracker(study(tmp_path), "http://user:secret@127.0.0.1:9", say=said.append, waits_s=WAITS_S)
+    tracker = Tracker(study(tmp_path), "http://user:secret@127.0.0.1:9", waits_s=WAITS_S)
     everything_is_told = threading.Event()
 
     def connect_late(store: StudyStore, address: str) -> Projection:
@@ -401,8 +451,8 @@ def test_an_outage_neither_raises_nor_delays_and_is_said_once(tmp_path: Path, mo
     monkeypatch.setattr(tracker_module, "connect", connect_late)
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
-    for record in make_story(300):
-        tracker.round_recorded(cell.key, record)
+    for _ in range(300):
+        tracker.round_recorded(cell.key)
     tracker.cell_finished(cell.key, "done")
     everything_is_told.set()
     wait_until(lambda: said)
@@ -417,17 +467,21 @@ def test_an_outage_neither_raises_nor_delays_and_is_said_once(tmp_path: Path, mo
 
 
 def test_a_server_that_never_answers_holds_nothing_up_and_has_one_sentence_at_the_end(
-    tmp_path: Path, silent_server: SilentServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    silent_server: SilentServer,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{2 * PATIENCE_S:.0f}")
-    said: list[str] = []
     cell = open_cell(tmp_path)
-    tracker = Tracker(study(tmp_path), silent_server.address, say=said.append, waits_s=())
+    tracker = Tracker(study(tmp_path), silent_server.address, waits_s=())
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
-    tracker.round_recorded(cell.key, make_record(1))
+    tracker.round_recorded(cell.key)
     wait_until(lambda: silent_server.lines, "the first request")
+    caplog.set_level(logging.INFO, "al_ray")
     # The answer never comes while this runs: whatever waited for it would wait longer than the test may take.
     assert not tracker.close(0.1)
     assert len(said) == 1
@@ -436,9 +490,13 @@ def test_a_server_that_never_answers_holds_nothing_up_and_has_one_sentence_at_th
     tracker._thread.join(PATIENCE_S)
     assert not tracker._thread.is_alive()
     assert len(said) == 1, "an outage of an MLflow that was given up is nobody's news"
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("al_ray")] == said
 
 
-def test_a_short_outage_loses_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_outage_loses_nothing_and_only_the_log_tells_of_it(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "al_ray")
     cell = open_cell(storage)
     real, calls = Projection._add_points, iter(range(1000))
 
@@ -448,33 +506,51 @@ def test_a_short_outage_loses_nothing(storage: Path, monkeypatch: pytest.MonkeyP
             raise ConnectionError("the answer was lost")
 
     monkeypatch.setattr(Projection, "_add_points", flaky)
-    said: list[str] = []
-    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S)
+    tracker = Tracker(study(storage), uri(storage), waits_s=WAITS_S)
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     for record in make_story(2):
         cell.append(record)
-        tracker.round_recorded(cell.key, record)
+        tracker.round_recorded(cell.key)
     assert tracker.close(PATIENCE_S)
     assert said == []
+    decisions = [record.getMessage() for record in caplog.records if record.name == "al_ray.tracking.tracker"]
+    for number, decision in enumerate(decisions, 1):
+        assert (
+            f"attempt {number} in a row failed (the answer was lost); 1 cell behind; the next after 0.05 s" in decision
+        )
+    assert len(decisions) == 2
     assert len(values(shown(storage)[cell.slug])) == 2 * 6
 
 
-def test_a_listener_that_fails_does_not_stop_the_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(sentence: str) -> None:
-        raise RuntimeError(sentence)
+def test_a_log_handler_that_fails_stops_neither_the_thread_nor_the_end_of_the_study(storage: Path) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+            raise RuntimeError(heard[-1])
 
-    (tmp_path / "not a folder").write_text("x")
-    open_cell(tmp_path)
-    tracker = Tracker(study(tmp_path), f"sqlite:///{tmp_path}/not a folder/mlflow.db", say=broken, waits_s=())
-    tracker.start()
-    tracker.cell_started("x--00000000", SPEC)
-    assert not tracker.close(PATIENCE_S)
-    assert "the listener for tracking problems failed" in caplog.text
+    heard: list[str] = []
+    cell = open_cell(storage)
+    file = storage / "mlflow.db"
+    ready = file.rename(storage / "away.db")
+    file.mkdir()
+    broken, logger = Broken(logging.WARNING), logging.getLogger("al_ray.tracking")
+    logger.addHandler(broken)
+    try:
+        tracker = Tracker(study(storage), uri(storage), waits_s=(), looks_s=LOOKS_S)
+        tracker.start()
+        tracker.cell_started(cell.key, SPEC)
+        wait_until(lambda: heard)
+        file.rmdir()
+        ready.rename(file)
+        assert tracker.close(PATIENCE_S)
+    finally:
+        logger.removeHandler(broken)
+    assert "is back: 1 cell was brought up" in heard[-1]
 
 
 def test_an_update_that_cannot_be_taken_does_not_stop_those_of_other_cells(
-    storage: Path, monkeypatch: pytest.MonkeyPatch
+    storage: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     poisoned, healthy = open_cell(storage), open_cell(storage, slug="other", seed=1)
     real = Projection.project_cell
@@ -485,8 +561,7 @@ def test_an_update_that_cannot_be_taken_does_not_stop_those_of_other_cells(
         return real(self, cell, status)
 
     monkeypatch.setattr(Projection, "project_cell", project)
-    said: list[str] = []
-    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=(), looks_s=LOOKS_S)
+    tracker = Tracker(study(storage), uri(storage), waits_s=(), looks_s=LOOKS_S)
     tracker.start()
     tracker.cell_finished(poisoned.key, "failed")
     wait_until(lambda: len(said) == 1)
@@ -503,12 +578,11 @@ def test_an_update_that_cannot_be_taken_does_not_stop_those_of_other_cells(
     assert shown(storage)["other"]["status"] == "FINISHED"
 
 
-def test_records_that_cannot_be_read_for_a_while_are_shown_later(storage: Path) -> None:
+def test_records_that_cannot_be_read_for_a_while_are_shown_later(storage: Path, said: list[str]) -> None:
     cell, other = open_cell(storage), open_cell(storage, slug="other", seed=1)
     spec = storage / "softmax" / cell.key / "spec.json"
     whole = spec.read_text()
-    said: list[str] = []
-    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S, looks_s=LOOKS_S)
+    tracker = Tracker(study(storage), uri(storage), waits_s=WAITS_S, looks_s=LOOKS_S)
     tracker.start()
     for started in (cell, other):
         tracker.cell_started(started.key, SPEC)
@@ -525,13 +599,12 @@ def test_records_that_cannot_be_read_for_a_while_are_shown_later(storage: Path) 
     assert sync(study(storage), uri(storage)).n_complete == 2
 
 
-def test_a_storage_that_is_away_when_mlflow_is_first_needed_is_an_outage(storage: Path) -> None:
+def test_a_storage_that_is_away_when_mlflow_is_first_needed_is_an_outage(storage: Path, said: list[str]) -> None:
     cell = open_cell(storage)
     claim = storage / "softmax" / "study.json"
     whole = claim.read_text()
     claim.write_text("")
-    said: list[str] = []
-    tracker = Tracker(study(storage), uri(storage), say=said.append, waits_s=WAITS_S, looks_s=LOOKS_S)
+    tracker = Tracker(study(storage), uri(storage), waits_s=WAITS_S, looks_s=LOOKS_S)
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     wait_until(lambda: bool(said))
@@ -555,39 +628,45 @@ def test_a_look_comes_after_30_seconds_and_then_at_intervals_that_double_up_to_5
 
 
 def test_a_week_of_rounds_takes_no_more_memory_than_an_hour() -> None:
-    backlog = Backlog(max_rounds=50)
-    entry = RecordedRound(record=make_record(1), recorded_at=now(), tables={})
+    backlog = Backlog()
     for key in ("a", "b", "c") * 5000:
-        backlog.round_recorded(key, entry)
-        assert sum(len(news.rounds) for news in backlog._waiting.values()) == backlog._n_rounds <= 50
-    assert backlog.overflowed
-    assert backlog.behind() == ["a", "b", "c"]
-    backlog.keep_rounds(False)
-    backlog.round_recorded("d", entry)
-    assert backlog._n_rounds == 0
-    assert all(news.is_whole and not news.rounds for news in backlog._waiting.values())
+        backlog.add(key)
+    assert backlog._news == dict.fromkeys("abc", News())
 
 
-def test_news_that_are_put_back_join_newer_ones_and_wait_behind_other_cells() -> None:
-    backlog = Backlog(max_rounds=50)
-    entry = RecordedRound(record=make_record(1), recorded_at=now(), tables={})
-    backlog.cell_started("a", SPEC, now())
-    backlog.round_recorded("a", entry)
+def test_a_cell_that_is_put_back_keeps_what_was_told_and_waits_behind_other_cells() -> None:
+    backlog = Backlog()
+    backlog.add("a", spec=SPEC, started_at=now(), status="running")
     taken = backlog.take()
     assert taken is not None
-    backlog.round_recorded("b", entry)
-    backlog.cell_ended("a", "done")
+    backlog.add("b")
+    backlog.add("a", status="done")
     assert backlog.behind() == ["a", "b"]
-    backlog.put_back(*taken)
+    backlog.put_back("a", n_failures=1, wait_s=300.0)
+    assert backlog.due() == ["b"]
+    backlog.add("a")
+    assert backlog.due() == ["b"], "news do not shorten the wait of a cell that was refused"
     backlog.close()
-    (first, second) = (backlog.take(), backlog.take())
-    assert first is not None
+    first = backlog.take()
+    assert first == ("b", News())
+    backlog.done(*first)
+    second = backlog.take()
     assert second is not None
-    assert (first[0], len(first[1].rounds)) == ("b", 1)
-    assert (second[0], second[1].status, second[1].is_whole, second[1].spec) == ("a", "done", True, SPEC)
-    backlog.done()
+    assert (second[0], second[1].status, second[1].spec, second[1].n_failures) == ("a", "done", SPEC, 1)
+    backlog.done(*second)
     assert backlog.take() is None
     assert backlog.behind() == []
+
+
+def test_what_is_told_while_a_cell_is_shown_is_shown_next() -> None:
+    backlog = Backlog()
+    backlog.add("a", status="running")
+    taken = backlog.take()
+    assert taken is not None
+    backlog.add("b")
+    backlog.add("a")
+    backlog.done(*taken)
+    assert backlog.due() == ["b", "a"]
 
 
 def test_tracking_off_does_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from al_ray.errors import ModelError
-from al_ray.model import model_files
+from al_ray.model import source
 from al_ray.model.encoder import build_network, read_encoder
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import load_tokenizer
@@ -235,7 +235,7 @@ def test_a_tokenizer_class_is_a_name_and_no_path_to_code(folder: Path, canary: P
 )
 def test_a_huge_file_is_refused_before_it_is_read(folder: Path, file: str, limit: str) -> None:
     with (folder / file).open("r+b") as opened:
-        opened.truncate(getattr(model_files, limit) + 1)  # a hole: takes no room on the disk
+        opened.truncate(getattr(source, limit) + 1)  # a hole: takes no room on the disk
     with pytest.raises(ModelError, match=rf"{file} has [\d,]+ bytes, more than"):
         resolve_model(str(folder), None)
 

@@ -9,15 +9,15 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from al_ray.core.seeding import stream
-from al_ray.model.protocol import (
+from al_ray.model.recipe import (
+    FinetuneRecipe,
     batches_of_epoch,
     class_weights,
+    gonsior2022_validation_rows,
+    gonsior2022_validation_weights,
     learning_rate_factor,
     validation_rows,
-    validation_rows_as_run,
-    validation_weights_as_run,
 )
-from al_ray.model.recipe import FinetuneRecipe
 
 
 @given(
@@ -63,28 +63,28 @@ def test_no_fraction_and_single_examples_hold_out_nothing() -> None:
 
 @pytest.mark.parametrize(("n", "n_held"), [(25, 3), (50, 5), (75, 8), (525, 53), (1, 0), (2, 1)])
 def test_the_papers_code_holds_out_what_nine_tenths_leave(n: int, n_held: int) -> None:
-    rows = validation_rows_as_run(np.arange(n) % 2, 0.1, stream(1, "validation"))
+    rows = gonsior2022_validation_rows(np.arange(n) % 2, 0.1, stream(1, "validation"))
     assert len(rows) == len(set(rows.tolist())) == n_held
 
 
 def test_the_papers_code_holds_out_in_random_order_and_by_chance_the_last_of_a_class() -> None:
     labels = np.repeat([0, 1, 2], [1, 12, 12])
-    found = [validation_rows_as_run(labels, 0.1, stream(seed, "v")).tolist() for seed in range(80)]
+    found = [gonsior2022_validation_rows(labels, 0.1, stream(seed, "v")).tolist() for seed in range(80)]
     assert any(0 in rows for rows in found)
     assert any(rows != sorted(rows) for rows in found)
     six = np.arange(25) % 6
-    found = [validation_rows_as_run(six, 0.1, stream(seed, "v")).tolist() for seed in range(80)]
+    found = [gonsior2022_validation_rows(six, 0.1, stream(seed, "v")).tolist() for seed in range(80)]
     assert any(len(set(six[rows])) < 3 for rows in found), "two of one class, where ours takes three classes"
     large = np.repeat([0, 1, 2], [60, 30, 10])
-    rows = validation_rows_as_run(large, 0.2, stream(1, "v"))
+    rows = gonsior2022_validation_rows(large, 0.2, stream(1, "v"))
     assert np.bincount(large[rows]).tolist() == [12, 6, 2]
-    assert len(validation_rows_as_run(large, 0.0, stream(1, "v"))) == 0
+    assert len(gonsior2022_validation_rows(large, 0.0, stream(1, "v"))) == 0
 
 
 def test_a_mean_over_batches_counts_the_examples_of_a_small_batch_more() -> None:
     losses = np.arange(10.0)
     expected = np.mean([losses[:4].mean(), losses[4:8].mean(), losses[8:].mean()])
-    assert np.average(losses, weights=validation_weights_as_run(10, 4)) == pytest.approx(expected)
+    assert np.average(losses, weights=gonsior2022_validation_weights(10, 4)) == pytest.approx(expected)
 
 
 def test_an_epoch_has_every_row_once_in_a_new_order() -> None:

@@ -20,8 +20,7 @@ from al_ray.core.seeding import stream, stream_seed
 from al_ray.core.types import LabeledSet, Sampling
 from al_ray.model.classifier import TransformerClassifier
 from al_ray.model.encoder import build_network, load_weights
-from al_ray.model.protocol import batches_of_epoch, validation_rows_as_run
-from al_ray.model.recipe import FinetuneRecipe
+from al_ray.model.recipe import FinetuneRecipe, batches_of_epoch, gonsior2022_validation_rows
 from al_ray.model.source import resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from tests.model import tiny
@@ -90,7 +89,7 @@ class Reference:
 
     def fit(self, model: Any, split: TokenizedSplit, labeled: LabeledSet, names: tuple[Any, ...]) -> Outcome:
         rows, labels = split.rows(labeled.ids), torch.from_numpy(labeled.labels)
-        held = validation_rows_as_run(
+        held = gonsior2022_validation_rows(
             labeled.labels, RECIPE.validation_fraction, stream(SEED, *names, "validation")
         ).tolist()
         train = [row for row in range(len(rows)) if row not in held]
@@ -220,17 +219,17 @@ def test_a_whole_fit_is_that_of_the_papers_code(
     report = classifier.finetune(labeled, round_index=1)
     assert (report.best_epoch, report.n_epochs_run) == (expected.best_epoch, expected.n_epochs)
     assert report.validation_loss == pytest.approx(expected.validation_loss, abs=1e-4)
-    found = classifier.predict("pool", split.ids, with_features=True, with_clean=True)
-    assert found.clean is not None
+    found = classifier.predict("pool", split.ids, with_features=True, with_logits_without_dropout=True)
+    assert found.logits_without_dropout is not None
     assert found.features is not None
-    assert_same_probabilities(found.clean, expected.logits)
+    assert_same_probabilities(found.logits_without_dropout, expected.logits)
     np.testing.assert_allclose(found.features, expected.features, atol=5e-3)
     if method == "gonsior2022/mc_dropout":
         kept = found.logits != 0
         assert 0.85 < kept.mean() < 0.95
-        np.testing.assert_allclose(found.logits, kept * found.clean[:, None] / 0.9, rtol=1e-5)
+        np.testing.assert_allclose(found.logits, kept * found.logits_without_dropout[:, None] / 0.9, rtol=1e-5)
     else:
-        np.testing.assert_array_equal(found.logits[:, 0], found.clean)
+        np.testing.assert_array_equal(found.logits[:, 0], found.logits_without_dropout)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

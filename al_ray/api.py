@@ -1,0 +1,259 @@
+"""The front door in Python: load a study, run it, read its results."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from al_ray.errors import ConfigError
+from al_ray.storage.address import above, below, check_address, is_uri, shown
+from al_ray.study.file import Execution, Study, parse_study, with_options
+from al_ray.study.file import load_study as read_study_file
+from al_ray.study.forecast import Forecast, forecast
+from al_ray.study.plan import Plan, plan_study, require_complete
+from al_ray.study.run import Listener, check_shared, check_space, run_study
+from al_ray.tracking.address import tracking_address
+
+if TYPE_CHECKING:
+    from al_ray.report.analysis.results import StudyResults
+
+_HERE = frozenset({"auto", "local", "localhost", "127.0.0.1", "[::1]"})
+
+
+def load_study(study: "str | os.PathLike[str] | Mapping[str, Any] | Study") -> Study:
+    """Return a study, checked and with its grid laid out.
+
+    Args:
+        study: path of a study file, or what such a file holds as a mapping; a study is given back as it is.
+
+    Raises:
+        ConfigError: no file, no YAML, or cells that cannot be; with all the problems found.
+    """
+    if isinstance(study, Study):
+        return study
+    if isinstance(study, Mapping):
+        return parse_study(study)
+    return read_study_file(os.fspath(study))
+
+
+def run(
+    study: "str | os.PathLike[str] | Mapping[str, Any] | Study",
+    *,
+    storage: "str | os.PathLike[str] | None" = None,
+    lanes: int | None = None,
+    local: bool = False,
+    cell: str | None = None,
+    progress: bool = True,
+    **execution: Any,
+) -> "StudyResults":
+    """Run a study, or go on with it: what is recorded is not done again.
+
+    Args:
+        study: path of a study file, a mapping, or a :class:`Study`.
+        storage: folder or URI of the records; None = as the study says, ``results`` unless it says.
+        lanes: cells that run side by side; None = as the study says, else as many as fit.
+        local: run in this process, one cell after the other, without Ray.
+        cell: run this one cell, by its name in the plan.
+        progress: print how far it is, in a terminal or a notebook, and the closing tables.
+        **execution: any other field of :class:`al_ray.study.file.Execution`, such as ``gpus_per_worker=1`` or
+            ``tracking="off"``.
+
+    Returns:
+        the results of all cells that are finished by now; cells that failed are in its ``cells`` with the reason.
+
+    Raises:
+        AlRayError: bad input, before anything starts; or when the lanes themselves cannot be had.
+        KeyboardInterrupt: every recorded round is kept; the same call goes on from there.
+    """
+    from al_ray import terminal
+
+    given = {"storage": None if storage is None else os.fspath(storage), "lanes": lanes, **execution}
+    named = {name: value for name, value in given.items() if value is not None}
+    loaded = load_study(study)
+    ready = prepare(loaded, with_options(loaded.execution, named), local=local, cell=cell)
+    require_ready(ready, trusts_address="address" in named)
+    if progress:
+        terminal.run_shown(ready, terminal.make_console())
+    else:
+        ready.run(lambda event: None)
+    return results(ready.plan.store.root)
+
+
+def results(
+    study: "str | os.PathLike[str]", *, storage: "str | os.PathLike[str] | None" = None, skip_damaged: bool = False
+) -> "StudyResults":
+    """Read what a study has found so far; it may still be running, or be a copy on another machine.
+
+    Args:
+        study: folder or URI of a recorded study, its study file, or its name inside ``storage``.
+        storage: folder or URI of the records, where ``study`` is a study file or a name.
+        skip_damaged: leave cells out whose records cannot be read, with a notice, instead of refusing.
+
+    Raises:
+        StorageError: no study, no cell, or records that cannot be read; the message names the files.
+    """
+    from al_ray.report.analysis import analyse
+    from al_ray.report.read import read_study
+
+    found = find_study(os.fspath(study), None if storage is None else os.fspath(storage))
+    return analyse(read_study(found.address, skip_damaged=skip_damaged), description=found.description)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadyStudy:
+    """A study that is checked, planned and priced.
+
+    Attributes:
+        plan: its cells and what they need.
+        execution: where and how it runs.
+        is_local: whether it runs in this process, without Ray.
+        lanes: cells that will run side by side; None where only the cluster knows.
+        cost: what is left of it will take.
+    """
+
+    plan: Plan
+    execution: Execution
+    is_local: bool
+    lanes: int | None
+    cost: Forecast
+
+    def run(self, listener: Listener) -> None:
+        """Run what is not finished; the listener is told of every event of a cell, in this process."""
+        if self.plan.waiting():
+            run_study(self.plan, self.execution, local=self.is_local, listener=listener)
+
+
+def prepare(study: Study, execution: Execution, *, local: bool = False, cell: str | None = None) -> ReadyStudy:
+    """Plan a study and forecast its cost; nothing is started, and what this machine lacks is only noted in the plan.
+
+    Args:
+        study: what to run.
+        execution: where and how.
+        local: in this process, without Ray.
+        cell: this one cell alone, by its name in the plan.
+
+    Raises:
+        AlRayError: bad input.
+    """
+    tracking_address(execution.tracking, execution.storage)
+    if not local:
+        check_shared(execution)
+    plan = plan_study(study, execution.storage, only=cell)
+    lanes = 1 if local else _lanes(execution, plan)
+    return ReadyStudy(plan=plan, execution=execution, is_local=local, lanes=lanes, cost=forecast(plan, lanes or 1))
+
+
+def require_ready(ready: ReadyStudy, *, trusts_address: bool) -> None:
+    """Refuse a study that cannot start here.
+
+    Args:
+        ready: what is to start.
+        trusts_address: a person named the Ray to join, so that the study file's word is not all there is for it.
+
+    Raises:
+        AlRayError: data or models are missing, the disk is too small, or the study file alone names another Ray.
+    """
+    require_complete(ready.plan)
+    if not ready.is_local and not trusts_address:
+        check_cluster(ready.execution)
+    check_space(ready.plan, ready.cost, ready.execution)
+
+
+def check_cluster(execution: Execution) -> None:
+    """Refuse a Ray on other machines that the study file alone names.
+
+    Whoever runs a cluster runs code in every program that joins it, and a study file must not run code. So the person
+    at the terminal names it, with ``--set address=`` or with ``RAY_ADDRESS``.
+
+    Raises:
+        ConfigError: the address is another machine's.
+    """
+    address = execution.address
+    host = (address or "auto").rpartition("://")[2].rsplit(":", 1)[0]
+    if host in _HERE or address == os.environ.get("RAY_ADDRESS"):
+        return
+    raise ConfigError(
+        f"the study file names a Ray cluster on another machine, {address!r}, and joining it lets that cluster run "
+        f"code here. If it is yours, name it yourself: --set address={address}, or RAY_ADDRESS={address}."
+    )
+
+
+def _lanes(execution: Execution, plan: Plan) -> int | None:
+    """Return how many cells will run side by side; None where only the cluster knows."""
+    if execution.lanes is not None:
+        return execution.lanes
+    if (execution.address or os.environ.get("RAY_ADDRESS", "local")) != "local":
+        return None
+    workers = max((cell.spec.workers for cell in plan.cells), default=1)
+    return max((os.cpu_count() or 1) // (execution.cpus_per_worker * workers), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedStudy:
+    """Where a study's records are.
+
+    Attributes:
+        storage: folder or URI above the study; a key in it is used and not shown.
+        name: of the study, and of its folder.
+        description: one paragraph for people; empty where no study file was named.
+        execution: of the study file, or the defaults.
+    """
+
+    storage: str = field(repr=False)
+    name: str
+    description: str
+    execution: Execution
+
+    @property
+    def address(self) -> str:
+        """What opens the study's own folder or URI; not to be shown."""
+        return below(self.storage, self.name)
+
+
+def find_study(study: str, storage: str | None) -> RecordedStudy:
+    """Resolve the argument STUDY of a command.
+
+    Args:
+        study: a study file, the folder or URI of a recorded study, or the name of one inside the storage folder.
+        storage: folder or URI of the records; None = the study file's, or ``results``.
+
+    Raises:
+        ConfigError: both a folder and a storage folder are named, a bucket is, or the study file is wrong.
+    """
+    if study.endswith((".yaml", ".yml")) and not os.path.isdir(study):
+        loaded = load_study(study)
+        folder = loaded.execution.storage if storage is None else storage
+        _refuse_link(folder, loaded.name)
+        return RecordedStudy(
+            storage=folder, name=loaded.name, description=loaded.description, execution=loaded.execution
+        )
+    execution = Execution()
+    check_address("STUDY", study)
+    if "/" in study or (storage is None and os.path.isdir(study)):
+        if storage is not None:
+            raise ConfigError(
+                f"{shown(study)!r} is a folder already, so --storage says it twice. Leave one of the two out."
+            )
+        holder, name = above(study if is_uri(study) else os.path.abspath(os.path.expanduser(study)))
+        if not name:
+            raise ConfigError(
+                f"{shown(study)!r} has no folder. Name the study's own, such as s3://bucket/results/study."
+            )
+        return RecordedStudy(storage=holder, name=name, description="", execution=execution)
+    folder = execution.storage if storage is None else storage
+    _refuse_link(folder, study)
+    return RecordedStudy(storage=folder, name=study, description="", execution=execution)
+
+
+def _refuse_link(storage: str, name: str) -> None:
+    """Follow no link inside a storage folder: reading and the report would leave it. What a person names may be one.
+
+    Raises:
+        ConfigError: the study's folder is a link.
+    """
+    folder = os.path.join(os.path.expanduser(storage), name)
+    if not is_uri(storage) and os.path.islink(folder):
+        raise ConfigError(
+            f"{folder} is a link, and links inside a storage folder are not followed: they may leave it. "
+            f"Name the folder that it leads to, {os.path.realpath(folder)}."
+        )
