@@ -4,56 +4,25 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 import yaml
 
-import al_ray
 from al_ray.cli.app import app
 from al_ray.cli.methods import markdown
 from al_ray.data.files import PathSource
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.records.json import FORMAT
 from al_ray.registry import fields_of
-from al_ray.report.tables import TABLES
-from al_ray.study.file import Execution, StudyFile, parse_study, read_scalar, read_yaml
+from al_ray.study.file import Execution, Study, load_study, read_scalar, read_yaml
 from al_ray.study.spec import SPEC_VERSION, CellSpec
+from tests.docs.pages import BY_NAME, ROOT, anchors, code_spans, fences, links, rows, text_of
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 MADE_UP = {"al_ray/strategy/two_faces.py"}  # the example of adding_a_method.md
-BY_NAME = {str(path.relative_to(ROOT)): path for path in PAGES}
 
 every_page = pytest.mark.parametrize("name", BY_NAME)
-
-
-def text_of(name: str) -> str:
-    return BY_NAME[name].read_text(encoding="utf-8")
-
-
-def fences(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def prose(text: str) -> str:
-    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def code_spans(text: str) -> list[str]:
-    return re.findall(r"`([^`\n]+)`", prose(text))
-
-
-def links(text: str) -> list[str]:
-    return [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(text)) if "://" not in target]
-
-
-def anchors(text: str) -> set[str]:
-    """Return what a forge makes of the headings."""
-    titles = re.findall(r"^#+ (.+)$", prose(text), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_the_readme_is_short_and_names_its_two_commands() -> None:
@@ -131,15 +100,6 @@ def test_the_tables_of_methods_are_those_that_the_registries_give() -> None:
     assert found[1] == markdown(), "run 'al-ray list --markdown' and put it between the two comments"
 
 
-def rows(name: str) -> dict[str, str]:
-    """Return the second cell of every table row by each name in its first one."""
-    found: dict[str, str] = {}
-    for first, second in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", text_of(name), flags=re.MULTILINE):
-        keys, values = re.findall(r"`([^`]+)`", first), second.split(", ")
-        found |= dict(zip(keys, values if len(values) == len(keys) else [second] * len(keys), strict=True))
-    return found
-
-
 @pytest.mark.parametrize(
     "defaults",
     [
@@ -147,7 +107,7 @@ def rows(name: str) -> dict[str, str]:
         {key: field.default for key, field in Execution.model_fields.items()},
         {key: default for key, (_, default) in fields_of(FinetuneRecipe).items()},
         {key: default for key, (_, default) in fields_of(PathSource).items()},
-        dict.fromkeys(StudyFile.model_fields),
+        dict.fromkeys(Study.model_fields),
     ],
     ids=["cell", "execution", "finetune", "path", "file"],
 )
@@ -165,10 +125,6 @@ def test_the_page_of_studies_names_every_study_that_comes_along() -> None:
     assert {span for span in code_spans(section) if span.endswith(".yaml")} == studies
 
 
-def test_the_page_of_reports_names_every_table() -> None:
-    assert TABLES.items() <= rows("docs/reports.md").items()
-
-
 def test_the_changelog_says_which_versions_are_written() -> None:
     text = text_of("CHANGELOG.md")
     assert f"| record format | {FORMAT} |" in text
@@ -179,7 +135,7 @@ def test_the_changelog_says_which_versions_are_written() -> None:
 def test_every_study_that_a_page_shows_can_be_laid_out(name: str) -> None:
     for block in fences(text_of(name), "yaml"):
         if "grid:" in block:
-            parse_study(read_yaml(name, block))
+            load_study(read_yaml(name, block))
 
 
 def test_the_strategy_that_is_added_in_one_file_works_and_keeps_its_contract() -> None:
@@ -193,24 +149,6 @@ def test_the_strategy_that_is_added_in_one_file_works_and_keeps_its_contract() -
     )
     # In a process of its own: what is registered here would be a method of every other test.
     subprocess.run([sys.executable, "-c", block + asked], cwd=ROOT, check=True)
-
-
-def test_the_examples_of_the_page_of_python_that_need_no_study_of_ones_own_run() -> None:
-    blocks = [block for block in fences(text_of("docs/python.md"), "python") if "study.yaml" not in block]
-    assert len(blocks) == 3
-    for block in blocks:
-        subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True)
-
-
-def test_the_page_of_python_names_all_of_the_front_door() -> None:
-    named = {span.removeprefix("al_ray.") for span in code_spans(text_of("docs/python.md"))}
-    assert set(al_ray.__all__) - {"__version__"} <= named
-
-
-def test_the_page_of_python_names_every_frame() -> None:
-    text = text_of("docs/python.md")
-    assert TABLES.keys() <= set(code_spans(text))
-    assert all(hasattr(al_ray.StudyResults, name) for name in TABLES)
 
 
 def test_the_hooks_are_the_linters_of_make_lint() -> None:
