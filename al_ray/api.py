@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from al_ray.errors import ConfigError
 from al_ray.storage.address import above, below, check_address, is_uri, shown
-from al_ray.study.file import Execution, Study, parse_study, with_options
-from al_ray.study.file import load_study as read_study_file
+from al_ray.study.file import Execution, Study, load_study, with_options
 from al_ray.study.forecast import Forecast, forecast
 from al_ray.study.plan import Plan, plan_study, require_complete
 from al_ray.study.run import Listener, check_shared, check_space, run_study
@@ -18,22 +17,6 @@ if TYPE_CHECKING:
     from al_ray.report.analysis.results import StudyResults
 
 _HERE = frozenset({"auto", "local", "localhost", "127.0.0.1", "[::1]"})
-
-
-def load_study(study: "str | os.PathLike[str] | Mapping[str, Any] | Study") -> Study:
-    """Return a study, checked and with its grid laid out.
-
-    Args:
-        study: path of a study file, or what such a file holds as a mapping; a study is given back as it is.
-
-    Raises:
-        ConfigError: no file, no YAML, or cells that cannot be; with all the problems found.
-    """
-    if isinstance(study, Study):
-        return study
-    if isinstance(study, Mapping):
-        return parse_study(study)
-    return read_study_file(os.fspath(study))
 
 
 def run(

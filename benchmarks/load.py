@@ -134,7 +134,6 @@ def made_round(index: int) -> RoundRecord:
         metrics={f"metric_{n}": float(n) for n in range(20)} | {"accuracy": 0.5} if index else {},
         seconds={"finetune": 0.1, "score": 0.1},
         stop_reason="all rounds done" if index == N_ROUNDS - 1 else None,
-        checkpoint=None,
     )
 
 

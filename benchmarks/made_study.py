@@ -18,9 +18,10 @@ import numpy.typing as npt
 from al_ray.core.metrics import evaluate
 from al_ray.core.seeding import stream
 from al_ray.records.arrays import encode_tables
+from al_ray.records.cell import cell_key
 from al_ray.records.json import canonical_json
 from al_ray.records.round import round_file
-from al_ray.records.study import StudyStore, cell_key
+from al_ray.records.study import StudyStore
 from al_ray.study.names import base_slug
 from al_ray.study.spec import CellSpec, make_spec
 

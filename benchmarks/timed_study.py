@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from al_ray.errors import AlRayError
-from al_ray.records.study import CellStore, RecordedRound
+from al_ray.records.cell import CellStore
+from al_ray.records.round import RecordedRound
 from al_ray.runtime.tasks import CellEvent
 from al_ray.study.file import load_study, set_options
 from al_ray.study.plan import Plan, plan_study

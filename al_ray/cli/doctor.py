@@ -17,7 +17,7 @@ from al_ray.cli.terminal import make_console
 from al_ray.data.files import data_folder, named_folders
 from al_ray.errors import AlRayError, DataError, StorageError, without_secrets
 from al_ray.model.source import resolve_model
-from al_ray.records.study import free_space
+from al_ray.storage.folder import free_space
 from al_ray.study.forecast import has_fast_bf16
 from al_ray.tracking.address import tracking_address
 

@@ -7,6 +7,7 @@ when it is made, because most of them are made at a border: a data file, a model
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -307,7 +308,7 @@ class Query:
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.scores)
         assert self.probs is None or len(self.probs) == len(self.ids)
-        assert len(np.unique(self.ids)) == len(self.ids), "an example is queried twice"
+        assert len(set(self.ids.tolist())) == len(self.ids), "an example is queried twice"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -350,7 +351,6 @@ class RoundRecord:
         metrics: of this round's model on the test split; empty in round 0.
         seconds: wall time by phase (``finetune``, ``evaluate``, ``score``, ``query``).
         stop_reason: why the loop ended after this round, or None.
-        checkpoint: address of saved weights, or None: fresh pretrained weights every round need none.
     """
 
     round_index: int
@@ -360,7 +360,6 @@ class RoundRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     stop_reason: str | None = None
-    checkpoint: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; floats keep every bit (Python writes the shortest text that reads back equal)."""
@@ -379,36 +378,49 @@ class RoundRecord:
             "metrics": {name: float(value) for name, value in self.metrics.items()},
             "seconds": {name: float(value) for name, value in self.seconds.items()},
             "stop_reason": self.stop_reason,
-            "checkpoint": self.checkpoint,
+            "checkpoint": None,  # format 1 has this key, and its checksums hold it
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "RoundRecord":
-        """Read the JSON form back.
+        """Read the JSON form back; numbers have to be of their own type, and finite.
 
         Raises:
-            KeyError, TypeError, ValueError: the mapping is not a round record.
+            KeyError, TypeError, ValueError, OverflowError: the mapping is not a round record.
         """
-        ids = np.asarray(data["query"]["ids"], dtype=np.int64)
-        probs = data["query"]["probs"]
+        query, annotation = data["query"], data["annotation"]
+        ids, probs = query["ids"], query["probs"]
+        metrics, seconds = dict(data["metrics"]), dict(data["seconds"])
+        believed = list(chain.from_iterable(probs or ()))
+        floats = [*query["scores"], *believed, *metrics.values(), *seconds.values()]
+        _check_leaves(floats, float)
+        _check_leaves([data["round_index"], data["n_labeled"], *ids, *annotation["labels"]], int)
+        _check_leaves(annotation["abstained"], bool)
+        asked = np.array(ids, dtype=np.int64)
         return cls(
-            round_index=int(data["round_index"]),
-            n_labeled=int(data["n_labeled"]),
+            round_index=data["round_index"],
+            n_labeled=data["n_labeled"],
             query=Query(
-                ids=ids,
-                scores=np.asarray(data["query"]["scores"], dtype=np.float64),
-                probs=None if probs is None else np.asarray(probs, dtype=np.float64),
+                ids=asked,
+                scores=np.array(query["scores"], dtype=np.float64),
+                probs=None if probs is None else np.array(probs, dtype=np.float64),
             ),
             annotation=Annotation(
-                ids=ids,
-                labels=np.asarray(data["annotation"]["labels"], dtype=np.int64),
-                abstained=np.asarray(data["annotation"]["abstained"], dtype=np.bool_),
+                ids=asked,
+                labels=np.array(annotation["labels"], dtype=np.int64),
+                abstained=np.array(annotation["abstained"], dtype=np.bool_),
             ),
-            metrics=dict(data["metrics"]),
-            seconds=dict(data["seconds"]),
+            metrics=metrics,
+            seconds=seconds,
             stop_reason=data["stop_reason"],
-            checkpoint=data["checkpoint"],
         )
+
+
+def _check_leaves(values: Sequence[Any], kind: type) -> None:
+    if not {kind}.issuperset(map(type, values)):
+        raise TypeError(f"expected {kind.__name__} only, found {str(values)[:60]}")
+    if kind is float and not all(map(math.isfinite, values)):
+        raise ValueError("a number is infinite or NaN")
 
 
 def labeled_after(rounds: Sequence[RoundRecord]) -> LabeledSet:

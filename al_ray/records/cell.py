@@ -1,7 +1,7 @@
-"""A cell's folder: its spec, its rounds, how it ended."""
+"""Cell folder: its spec, its rounds, how it ended."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -15,22 +15,30 @@ from al_ray.records.json import (
     FORMAT,
     canonical_json,
     changed_fields,
-    check_format,
     identity_of,
     is_provenance,
+    json_file,
     parse_json,
+    read_json,
 )
 from al_ray.records.round import (
     RecordedRound,
+    check_rounds,
     check_same,
-    check_story,
+    count_rounds,
     decode_round,
     encode_round,
     now,
+    now_text,
     round_file,
-    round_indices,
 )
 from al_ray.storage.folder import Folder
+
+SPEC, DONE, FAILED, PROVENANCE = "spec.json", "done.json", "failed.json", "provenance.json"
+SPEC_KEYS = {"slug", "fingerprint", "created_at", "spec"}
+_DONE_KEYS, _FAILED_KEYS = {"finished_at", "summary"}, {"failed_at", "reason"}
+
+CellStatus = Literal["new", "running", "done", "failed"]
 
 ADVICE: Mapping[str, str] = {
     "input": "The study, its data or its model do not allow it, so it was not tried again: mend them.",
@@ -53,58 +61,19 @@ def failure_words(reason: Mapping[str, Any]) -> str:
     return f"{reason['kind']}: {words}" if reason.get("kind", "error") != "error" else words
 
 
-Status = Literal["new", "running", "done", "failed"]
-
-SPEC, DONE, FAILED = "spec.json", "done.json", "failed.json"
-
-
-def cell_key(slug: str, digest: str) -> str:
+def cell_key(slug: str, digest: str | None) -> str:
     """Return the name of a cell's folder.
 
     Args:
         slug: what people call the cell.
-        digest: fingerprint of its spec.
+        digest: fingerprint of its spec, or None while its data or model is not known.
     """
-    return f"{slug}--{digest[:8]}"
-
-
-def status_of(files: Sequence[str]) -> Status:
-    """Return how far a cell is; ``running`` is also one whose run was killed."""
-    if DONE in files:
-        return "done"
-    if FAILED in files:
-        return "failed"
-    return "running" if SPEC in files else "new"
-
-
-def indices_without_gap(files: Sequence[str], where: Callable[[str], str]) -> list[int]:
-    """Return the recorded rounds, from 0 on.
-
-    Args:
-        files: in the cell's folder.
-        where: gives the address of a file, for the message.
-
-    Raises:
-        StorageError: a round between others is missing.
-    """
-    indices = round_indices(files)
-    for expected, index in enumerate(indices):
-        if index != expected:
-            raise StorageError(
-                f"{where(round_file(expected))} is missing, but round {index} is recorded. "
-                f"Put the file back, or move the folder away: the cell is then run anew."
-            )
-    return indices
-
-
-__all__ = ["CellStore", "Status", "cell_key"]
-
-_PROVENANCE = "provenance.json"
+    return f"{slug}--{(digest or 'unresolved')[:8]}"
 
 
 @dataclass(frozen=True)
 class CellStore:
-    """The folder of one cell, ``{slug}--{first 8 digits of the fingerprint}``.
+    """Cell folder, ``{slug}--{first 8 digits of the fingerprint}``.
 
     Attributes:
         folder: where it is.
@@ -140,11 +109,11 @@ class CellStore:
         """
         self.folder.remove_leftovers()
         self._begin_spec(spec)
-        entry: dict[str, Any] = {"time": _now_text(), **provenance}
+        entry: dict[str, Any] = {"time": now_text(), **provenance}
         failure = self._read(FAILED)
         if failure is not None:
             entry["after_failure"] = failure
-        self._write(_PROVENANCE, [*self.provenance(), entry], "the provenance")
+        self._write(PROVENANCE, [*self.provenance(), entry], "the provenance")
         self.folder.remove(FAILED)
 
     def spec(self) -> dict[str, Any]:
@@ -153,10 +122,9 @@ class CellStore:
         Raises:
             StorageError: the cell was never begun, or the file is damaged or another cell's.
         """
-        where, stored = self.folder.where(SPEC), self._read(SPEC)
+        where, stored = self.folder.where(SPEC), read_json(self.folder, SPEC, SPEC_KEYS)
         if stored is None:
             raise StorageError(f"{where} is missing: nothing says what the records are. Move the folder away.")
-        check_format(where, stored, {"slug", "fingerprint", "created_at", "spec"})
         if stored["fingerprint"] != self.fingerprint:
             raise StorageError(
                 f"{where} has the fingerprint {stored['fingerprint']}, not {self.fingerprint}. "
@@ -166,10 +134,10 @@ class CellStore:
 
     def provenance(self) -> list[dict[str, Any]]:
         """Return one entry for every run of this cell so far, oldest first."""
-        entries = self._read(_PROVENANCE)
+        entries = self._read(PROVENANCE)
         if entries is not None and not is_provenance(entries):
             raise StorageError(
-                f"{self.folder.where(_PROVENANCE)} is no list of runs. Put the file back or move it away."
+                f"{self.folder.where(PROVENANCE)} is no list of runs. Put the file back or move it away."
             )
         return entries or []
 
@@ -223,7 +191,7 @@ class CellStore:
             decode_round(self.folder.where(name), index, self._still_there(name, text))
             for index, (name, text) in enumerate(zip(names, texts, strict=True))
         ]
-        check_story([entry.record for entry in entries], lambda index: self.folder.where(round_file(index)))
+        check_rounds([entry.record for entry in entries], lambda index: self.folder.where(round_file(index)))
         return entries
 
     def recorded_round(self, round_index: int) -> RecordedRound | None:
@@ -266,8 +234,8 @@ class CellStore:
         Raises:
             StorageError: it cannot be written.
         """
-        if self._read(DONE) is None:
-            content = {"format": FORMAT, "finished_at": _now_text(), "summary": summary}
+        if read_json(self.folder, DONE, _DONE_KEYS) is None:
+            content = {"format": FORMAT, "finished_at": now_text(), "summary": summary}
             self._write(DONE, content, "the summary")
         self.folder.remove(FAILED)
 
@@ -277,69 +245,62 @@ class CellStore:
         Args:
             reason: what happened, in JSON form.
         """
-        self._write(FAILED, {"format": FORMAT, "failed_at": _now_text(), "reason": reason}, "the failure")
+        self._write(FAILED, {"format": FORMAT, "failed_at": now_text(), "reason": reason}, "the failure")
 
-    def status(self) -> Status:
-        """Tell how far the cell is; ``running`` is also a cell whose run was killed."""
-        return status_of(self.folder.names()[0])
+    def status(self) -> CellStatus:
+        """Return how far the cell is; ``running`` is also one whose run was killed."""
+        return self._status(self.folder.names()[0])
 
-    def progress(self) -> tuple[Status, int]:
+    def progress(self) -> tuple[CellStatus, int]:
         """Return the status and how many rounds are recorded, from one listing of the folder."""
         files = self.folder.names()[0]
-        return status_of(files), len(indices_without_gap(files, self.folder.where))
+        return self._status(files), count_rounds(files, self.folder.where)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the final figures of a cell that is done, or None."""
-        done = self._read_marker(DONE, {"finished_at", "summary"})
+        done = read_json(self.folder, DONE, _DONE_KEYS)
         return None if done is None else dict(done["summary"])
 
     def failure(self) -> dict[str, Any] | None:
         """Return why the cell failed, or None."""
-        failed = self._read_marker(FAILED, {"failed_at", "reason"})
+        failed = read_json(self.folder, FAILED, _FAILED_KEYS)
         return None if failed is None else dict(failed["reason"])
 
     def ended_at(self) -> datetime | None:
         """Return when the cell was done or failed, or None while it is neither."""
-        if done := self._read_marker(DONE, {"finished_at", "summary"}):
+        if done := read_json(self.folder, DONE, _DONE_KEYS):
             return datetime.fromisoformat(done["finished_at"])
-        if failed := self._read_marker(FAILED, {"failed_at", "reason"}):
+        if failed := read_json(self.folder, FAILED, _FAILED_KEYS):
             return datetime.fromisoformat(failed["failed_at"])
         return None
 
+    @staticmethod
+    def _status(files: Sequence[str]) -> CellStatus:
+        if DONE in files:
+            return "done"
+        if FAILED in files:
+            return "failed"
+        return "running" if SPEC in files else "new"
+
     def _begin_spec(self, spec: Mapping[str, Any]) -> None:
-        if self._read(SPEC) is not None:
+        if self.folder.exists(SPEC):
             changes = changed_fields(identity_of(self.spec()), identity_of(json.loads(canonical_json(spec))))
             if changes:
                 raise StorageError(f"{self.address} holds the records of another spec: {'; '.join(changes)}.")
             return
         if self.n_rounds():
             raise StorageError(f"{self.folder.where(SPEC)} is missing, but rounds are recorded. Move the folder away.")
-        content = {
-            "format": FORMAT,
-            "slug": self.slug,
-            "fingerprint": self.fingerprint,
-            "created_at": _now_text(),
-            "spec": spec,
-        }
-        self._write(SPEC, content, "the spec")
+        head = {"format": FORMAT, "slug": self.slug, "fingerprint": self.fingerprint, "created_at": now_text()}
+        self._write(SPEC, {**head, "spec": spec}, "the spec")
 
     def _still_there(self, name: str, data: bytes | None) -> bytes:
         if data is None:
             raise StorageError(f"{self.folder.where(name)} is missing. Put the file back, or move the folder away.")
         return data
 
-    def _read_marker(self, name: str, keys: set[str]) -> dict[str, Any] | None:
-        content = self._read(name)
-        return None if content is None else check_format(self.folder.where(name), content, keys)
-
     def _read(self, name: str) -> Any:
         text = self.folder.read(name)
         return None if text is None else parse_json(self.folder.where(name), text)
 
     def _write(self, name: str, content: Any, what: str) -> None:
-        text = canonical_json(content, indent=1) + "\n"
-        self.folder.write(name, text.encode("ascii"), f"{what} of cell {self.key}")
-
-
-def _now_text() -> str:
-    return now().isoformat(timespec="milliseconds")
+        self.folder.write(name, json_file(content), f"{what} of cell {self.key}")

@@ -1,142 +1,16 @@
-"""JSON of stored files: one spelling for hashes, format versions, and the shape of every key."""
+"""JSON of stored files: one spelling for hashes, format version, and the shape of what every key holds."""
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from datetime import datetime
 from typing import Any
 
 from al_ray.errors import StorageError
 from al_ray.registry import LARGEST
-
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-_ID = re.compile(r"[0-9a-f]{16}")
-
-
-def check_shapes(where: str, content: Mapping[str, Any]) -> None:
-    """Make sure that the values of a stored file are what their keys say.
-
-    Raises:
-        StorageError: naming the file, the key, the value found and what it should be.
-    """
-    for key, value in content.items():
-        fits, words = _SHAPES.get(key, (_anything, ""))
-        if not fits(value):
-            raise StorageError(f"{where}: {key} is {_value_shown(value)}, it should be {words}. Move the file away.")
-
-
-def is_provenance(value: Any) -> bool:
-    """Tell whether it is a list of runs, each a mapping whose class names, where it has some, are texts."""
-    return isinstance(value, list) and all(
-        isinstance(entry, dict) and _is_list_of(_is_text, entry.get("class_names", [])) for entry in value
-    )
-
-
-def _anything(value: Any) -> bool:
-    return True
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= LARGEST
-
-
-def _is_fingerprint(value: Any) -> bool:
-    return isinstance(value, str) and bool(_FINGERPRINT.fullmatch(value))
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) and bool(_ID.fullmatch(value))
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_spec(value: Any) -> bool:
-    """Tell whether it may be a spec: what is in it is checked where it is read; a seed also counts rows of tables."""
-    return isinstance(value, dict) and _is_count(value.get("seed"))
-
-
-def _are_counts(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_count(n) for n in value.values())
-
-
-def _are_planned_cells(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_planned_cell(cell) for cell in value)
-
-
-def _is_planned_cell(cell: Any) -> bool:
-    texts = ("slug", "dataset", "model", "method", "variant", "strategy")
-    return (
-        isinstance(cell, dict)
-        and all(_is_text(cell.get(name)) for name in texts)
-        and (cell.get("fingerprint", 0) is None or _is_fingerprint(cell.get("fingerprint")))
-        and _is_count(cell.get("seed"))
-    )
-
-
-def _are_datasets(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_dataset(note) for note in value.values())
-
-
-def _is_dataset(note: Any) -> bool:
-    return (
-        isinstance(note, dict)
-        and _is_list_of(_is_text, note.get("class_names"))
-        and _is_list_of(_is_count, note.get("class_counts"))
-        and (note.get("group_counts") is None or _are_counts(note["group_counts"]))
-        and all(_is_count(note.get(name)) for name in ("n_train", "n_test"))
-        and _is_text(note.get("source"))
-    )
-
-
-def _is_list_of(fits: Callable[[Any], bool], value: Any) -> bool:
-    return isinstance(value, list) and all(fits(each) for each in value)
-
-
-def _value_shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-_SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "study": (_is_text, "a text"),
-    "id": (_is_id, "16 hexadecimal digits"),
-    "created_at": (_is_time, "a time with its zone"),
-    "cells": (_are_planned_cells, "the list of planned cells"),
-    "datasets": (_are_datasets, "the data sets by name"),
-    "slug": (_is_text, "a text"),
-    "fingerprint": (_is_fingerprint, "64 hexadecimal digits"),
-    "spec": (_is_spec, "a cell's spec with its seed"),
-    "finished_at": (_is_time, "a time with its zone"),
-    "summary": (_is_mapping, "the cell's final figures"),
-    "failed_at": (_is_time, "a time with its zone"),
-    "reason": (_is_mapping, "what failed"),
-    "recorded_at": (_is_time, "a time with its zone"),
-    "tables": (_are_counts, "the rows of each table"),
-    "sha256": (_is_fingerprint, "64 hexadecimal digits"),
-    "record": (_is_mapping, "a round's record"),
-    "host": (_is_text, "a text"),
-    "host_id": (_is_text, "a text"),
-    "pid": (_is_count, "the number of a process"),
-    "process_start": (_is_count, "when a process started"),
-    "since": (_is_time, "a time with its zone"),
-    "renewed_at": (_is_time, "a time with its zone"),
-}
-
+from al_ray.storage.folder import Folder
 
 FORMAT = 1
 _LEAVES = frozenset({str, int, float, bool, type(None)})
@@ -252,13 +126,34 @@ def parse_json(where: str, text: bytes) -> Any:
         StorageError: it is truncated or no JSON; the message names the file.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+        return _STRICT.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{where} is truncated or damaged: {error}. Put the file back or move it away.") from error
 
 
-def check_format(where: str, content: Any, keys: set[str]) -> dict[str, Any]:
+def read_json(folder: Folder, name: str, keys: set[str], optional: Set[str] = frozenset()) -> dict[str, Any] | None:
+    """Return the content of a stored file, checked as by :func:`check_format`, or None where there is no such file.
+
+    Raises:
+        StorageError: it is damaged, or of another version.
+    """
+    text, where = folder.read(name), folder.where(name)
+    return None if text is None else check_format(where, parse_json(where, text), keys, optional)
+
+
+def json_file(content: Any, *, indent: int | None = 1) -> bytes:
+    """Return the bytes of a stored file, laid out for people unless ``indent`` is None."""
+    return (canonical_json(content, indent=indent) + "\n").encode("ascii")
+
+
+def check_format(where: str, content: Any, keys: set[str], optional: Set[str] = frozenset()) -> dict[str, Any]:
     """Return the content of a stored file that has this version's format and exactly these keys beside ``format``.
+
+    Args:
+        where: address of the file, for messages.
+        content: what :func:`parse_json` returned.
+        keys: that it has.
+        optional: that it may have beside them, since older versions did not write them.
 
     Raises:
         StorageError: it was written by another version, or is something else.
@@ -270,11 +165,11 @@ def check_format(where: str, content: Any, keys: set[str]) -> dict[str, Any]:
             f"{where} has format {content['format']!r}, this al_ray reads format {FORMAT}. "
             f"Use the al_ray that wrote it."
         )
-    if content.keys() != {"format", *keys}:
+    if content.keys() - optional != {"format", *keys}:
         raise StorageError(
             f"{where} has the keys {sorted(content)}, it should have {sorted({'format', *keys})}. Move it away."
         )
-    check_shapes(where, content)
+    _check_shapes(where, content)
     return content
 
 
@@ -283,6 +178,106 @@ def _no_constant(text: str) -> None:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) != len(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
         raise ValueError(f"a key stands twice among {sorted(key for key, _ in pairs)}")
-    return dict(pairs)
+    return found
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+
+
+Shape = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _digits(n: int) -> Shape:
+    return lambda value: isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{n}}}", value) is not None
+
+
+def _or_null(fits: Shape) -> Shape:
+    return lambda value: value is None or fits(value)
+
+
+def _list_of(fits: Shape) -> Shape:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+def _mapping_of(fits: Shape) -> Shape:
+    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+
+
+def _with(**keys: Shape) -> Shape:
+    """Return the shape of a mapping that has these keys, and may have others."""
+    return lambda value: (
+        isinstance(value, dict) and all(key in value and fits(value[key]) for key, fits in keys.items())
+    )
+
+
+is_provenance = _list_of(lambda run: isinstance(run, dict) and _list_of(_text)(run.get("class_names", [])))
+"""Whether a value is a list of runs, each a mapping whose class names, where it has some, are texts."""
+
+_PLANNED_CELL = _with(
+    **dict.fromkeys(("slug", "dataset", "model", "method", "variant", "strategy"), _text),
+    fingerprint=_or_null(_digits(64)),
+    seed=_count,
+)
+_METHOD = _with(
+    **dict.fromkeys(("name", "confidence", "strategy"), _text),
+    **dict.fromkeys(("filters", "clipping"), _list_of(_text)),
+    role=("query", "random", "passive").__contains__,
+)
+_DATASET = _with(
+    class_names=_list_of(_text),
+    class_counts=_list_of(_count),
+    group_counts=_or_null(_mapping_of(_count)),
+    n_train=_count,
+    n_test=_count,
+    source=_text,
+)
+_SHAPES: Mapping[str, tuple[Shape, str]] = {
+    **dict.fromkeys(("study", "slug", "host", "host_id"), (_text, "a text")),
+    **dict.fromkeys(
+        ("created_at", "finished_at", "failed_at", "recorded_at", "since", "renewed_at"),
+        (_time, "a time with its zone"),
+    ),
+    **dict.fromkeys(("fingerprint", "sha256"), (_digits(64), "64 hexadecimal digits")),
+    "id": (_digits(16), "16 hexadecimal digits"),
+    "cells": (_list_of(_PLANNED_CELL), "the list of planned cells"),
+    "methods": (_mapping_of(_METHOD), "the methods of the planned cells"),
+    "datasets": (_mapping_of(_DATASET), "the data sets by name"),
+    # What is in a spec is checked where it is read; a seed also counts rows of tables.
+    "spec": (_with(seed=_count), "a cell's spec with its seed"),
+    "summary": (_with(), "the cell's final figures"),
+    "reason": (_with(), "what failed"),
+    "record": (_with(), "a round's record"),
+    "tables": (_mapping_of(_count), "the rows of each table"),
+    "pid": (_count, "the number of a process"),
+    "process_start": (_count, "when a process started"),
+}
+
+
+def _check_shapes(where: str, content: Mapping[str, Any]) -> None:
+    """Make sure that the values of a stored file are what their keys say.
+
+    Raises:
+        StorageError: naming the file, the key, the value found and what it should be.
+    """
+    for key, value in content.items():
+        if key in _SHAPES and not _SHAPES[key][0](value):
+            shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
+            raise StorageError(f"{where}: {key} is {shown}, it should be {_SHAPES[key][1]}. Move the file away.")

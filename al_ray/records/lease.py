@@ -1,6 +1,6 @@
-"""One driver at a time: who runs a study says so in its folder, again and again while it lives.
+"""Lease of a study: one driver at a time runs it, and renews a file in its folder while it lives.
 
-A lease is a small file, ``driver.json`` for the whole study and ``driver--{cell}.json`` for one cell. On the holder's
+The file is small, ``driver.json`` for the whole study and ``driver--{cell}.json`` for one cell. On the holder's
 own machine its process is looked up; from elsewhere it counts as dead when the file has not changed for a while, by the
 clock of the one who waits, so that clocks need not agree. Records do not depend on it: two drivers would compute and
 write the same rounds. It saves the second one's time, and tells its owner.
@@ -19,14 +19,10 @@ from typing import Any
 
 from al_ray.errors import StorageError
 from al_ray.process import Life, host_id, life_of, start_of_this
-from al_ray.records.json import FORMAT, canonical_json, check_format, parse_json
-from al_ray.records.round import now
+from al_ray.records.json import FORMAT, json_file, read_json
+from al_ray.records.round import now, now_text
 from al_ray.storage.folder import Folder
 
-RENEW_EVERY_S = 10.0
-DEAD_AFTER_S = 45.0
-SETTLE_S = 2.0
-_LOOK_EVERY_S = 1.0
 _WHOLE = "driver.json"
 _KEYS = {"id", "host", "host_id", "pid", "process_start", "since", "renewed_at"}
 
@@ -38,13 +34,13 @@ class LeaseLostError(StorageError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Times:
-    """How long things take; seconds."""
+class LeaseTimes:
+    """How often a lease is renewed, when it counts as dead, how long writers settle, how often others look."""
 
-    renew_every: float = RENEW_EVERY_S
-    dead_after: float = DEAD_AFTER_S
-    settle: float = SETTLE_S
-    look_every: float = _LOOK_EVERY_S
+    renew_every_s: float = 10.0
+    dead_after_s: float = 45.0
+    settle_s: float = 2.0
+    look_every_s: float = 1.0
 
 
 @dataclass
@@ -62,7 +58,7 @@ class Lease:
     study: str
     say: Say
     cell: str | None = None
-    times: Times = field(default_factory=Times)
+    times: LeaseTimes = field(default_factory=LeaseTimes)
 
     def __post_init__(self) -> None:
         self._id = secrets.token_hex(8)
@@ -112,7 +108,7 @@ class Lease:
             self._wait_for_death(self._name)
             self.folder.write(self._name, self._content(), self._what)
         # Nothing here is atomic on an object store, nor when a dead lease is replaced: the last writer has it.
-        time.sleep(self.times.settle / 10 if self.folder.is_local else self.times.settle)
+        time.sleep(self.times.settle_s / 10 if self.folder.is_local else self.times.settle_s)
         holder = self._read(self._name)
         if holder is not None and holder["id"] != self._id:
             raise self._refusal(holder)
@@ -136,7 +132,7 @@ class Lease:
         Raises:
             StorageError: its holder lives.
         """
-        seen, deadline = self._read(name), time.monotonic() + self.times.dead_after
+        seen, deadline = self._read(name), time.monotonic() + self.times.dead_after_s
         life = "dead" if seen is None else _life_here(seen)
         if seen is None or life == "dead":
             return
@@ -144,10 +140,10 @@ class Lease:
             raise self._refusal(seen)
         self.say(
             f"a driver on {seen['host']} (process {seen['pid']}) had this study at {seen['renewed_at']}; "
-            f"waiting {self.times.dead_after:.0f} s for a sign of life."
+            f"waiting {self.times.dead_after_s:.0f} s for a sign of life."
         )
         while time.monotonic() < deadline:
-            time.sleep(self.times.look_every)
+            time.sleep(self.times.look_every_s)
             found = self._read(name)
             if found is None:
                 return
@@ -161,7 +157,7 @@ class Lease:
         )
 
     def _renew_for_ever(self) -> None:
-        while not self._stop.wait(self.times.renew_every):
+        while not self._stop.wait(self.times.renew_every_s):
             try:
                 self._renew()
             except StorageError as error:
@@ -195,7 +191,7 @@ class Lease:
 
     def _read(self, name: str, id_: str | None = None) -> dict[str, Any] | None:
         """Return a lease, or None where there is none, or none with this id."""
-        content = _read(self.folder, name)
+        content = read_json(self.folder, name, _KEYS)
         return content if content is None or id_ in (None, content["id"]) else None
 
     def _content(self) -> bytes:
@@ -207,9 +203,9 @@ class Lease:
             "pid": os.getpid(),
             "process_start": start_of_this(),
             "since": self._since,
-            "renewed_at": now().isoformat(timespec="milliseconds"),
+            "renewed_at": now_text(),
         }
-        return (canonical_json(content, indent=1) + "\n").encode("ascii")
+        return json_file(content)
 
     @property
     def _name(self) -> str:
@@ -231,7 +227,7 @@ def living_drivers(folder: Folder) -> list[str]:
     Args:
         folder: of the study.
     """
-    holders = [_read(folder, name) for name in _leases(folder)]
+    holders = [read_json(folder, name, _KEYS) for name in _leases(folder)]
     return [
         f"process {holder['pid']} on {holder['host']}, last seen {holder['renewed_at']}"
         for holder in holders
@@ -243,8 +239,3 @@ def _leases(folder: Folder) -> list[str]:
     """Return the names of all leases of a study, that of the whole one first."""
     names = [name for name in folder.names()[0] if name.startswith("driver--") and name.endswith(".json")]
     return [_WHOLE, *names]
-
-
-def _read(folder: Folder, name: str) -> dict[str, Any] | None:
-    text, where = folder.read(name), folder.where(name)
-    return None if text is None else check_format(where, parse_json(where, text), _KEYS)

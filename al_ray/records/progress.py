@@ -1,12 +1,12 @@
-"""How far a study is, seen from its records alone: from another terminal, or another machine."""
+"""How far a study is: its planned cells as their records show them, from any terminal or machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from al_ray.errors import StorageError
-from al_ray.records.cell import CellStore, failure_words
+from al_ray.records.cell import CellStatus, CellStore, failure_words
 from al_ray.records.round import now
 from al_ray.records.study import StudyStore
 
@@ -71,36 +71,31 @@ class Watcher:
             )
         return [self._view(cell) for cell in plan["cells"]]
 
-    def _view(self, planned: dict[str, Any]) -> CellView:
+    def _view(self, planned: Mapping[str, Any]) -> CellView:
         place = {name: planned[name] for name in ("slug", "dataset", "model", "method")}
-        if planned["fingerprint"] is None:
-            return CellView(**place, status="waiting")
-        cell = self.store.cell(planned["slug"], planned["fingerprint"])
-        if cell.key in self._done:
+        cell = self.store.cell(planned["slug"], planned["fingerprint"]) if planned["fingerprint"] else None
+        if cell is not None and cell.key in self._done:
             return self._done[cell.key]
-        status = cell.status()
-        view = CellView(**place, **self._state(cell, status))
+        if cell is None:
+            return CellView(**place, status="waiting")
+        status, n_rounds = cell.progress()
+        if status == "new":
+            return CellView(**place, status="waiting")
+        view = CellView(**place, status=status, n_rounds=n_rounds, **self._figures(cell, status, n_rounds))
         if status == "done":  # a failed cell may be tried again, and fail again for another reason
             self._done[cell.key] = view
         return view
 
-    def _state(self, cell: CellStore, status: str) -> dict[str, Any]:
-        if status == "new":
-            return {"status": "waiting"}
-        n_rounds = cell.n_rounds()
-        last = cell.recorded_round(n_rounds - 1) if n_rounds else None
-        first = cell.recorded_round(0) if n_rounds else None
-        state: dict[str, Any] = {"status": status, "n_rounds": n_rounds}
+    def _figures(self, cell: CellStore, status: CellStatus, n_rounds: int) -> dict[str, Any]:
+        first, last = (cell.recorded_round(at) for at in (0, n_rounds - 1)) if n_rounds else (None, None)
+        found: dict[str, Any] = {"reason": failure_words(cell.failure() or {})} if status == "failed" else {}
         if last is not None and last.record.metrics:
-            state |= {"n_labeled": last.record.n_labeled, "accuracy": last.record.metrics.get("accuracy")}
-        ended_at = cell.ended_at()
-        if ended_at is not None and first is not None:
-            state["took_s"] = (ended_at - first.recorded_at).total_seconds()
-        if status == "running" and last is not None:
-            state["idle_s"] = (self.clock() - last.recorded_at).total_seconds()
-        if status == "failed":
-            state["reason"] = failure_words(cell.failure() or {})
-        return state
+            found |= {"n_labeled": last.record.n_labeled, "accuracy": last.record.metrics.get("accuracy")}
+        if last is not None and status == "running":
+            found["idle_s"] = (self.clock() - last.recorded_at).total_seconds()
+        if first is not None and (ended_at := cell.ended_at()) is not None:
+            found["took_s"] = (ended_at - first.recorded_at).total_seconds()
+        return found
 
 
 def seconds_left(cells: list[CellView]) -> float | None:

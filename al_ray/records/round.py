@@ -1,4 +1,4 @@
-"""The file of one recorded round: how it is written, and the proofs it must give before it is believed."""
+"""Round file: encode, decode, verify."""
 
 import hashlib
 import re
@@ -10,10 +10,11 @@ import numpy as np
 
 from al_ray.core.types import RoundRecord
 from al_ray.errors import StorageError
-from al_ray.records.json import FORMAT, canonical_json, changed_fields, check_format, parse_json
+from al_ray.records.json import FORMAT, canonical_json, changed_fields, check_format, fingerprint, parse_json
 
 _FILE = re.compile(r"round-(\d{3,})\.json")
 _KEYS = {"recorded_at", "tables", "sha256", "record"}
+_BEFORE_RECORD, _AFTER_RECORD = f'{{"format":{FORMAT},"record":'.encode(), b',"recorded_at":'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,24 @@ def round_file(index: int, ending: str = "json") -> str:
     return f"round-{index:03d}.{ending}"
 
 
-def round_indices(files: Sequence[str]) -> list[int]:
-    """Return the rounds that have a record among these files, ascending."""
-    return sorted(int(match[1]) for match in map(_FILE.fullmatch, files) if match)
+def count_rounds(files: Sequence[str], where: Callable[[str], str]) -> int:
+    """Return how many rounds have a record among these files.
+
+    Args:
+        files: in the cell's folder.
+        where: gives the address of a file, for the message.
+
+    Raises:
+        StorageError: a round between others is missing.
+    """
+    indices = sorted(int(match[1]) for match in map(_FILE.fullmatch, files) if match)
+    for expected, index in enumerate(indices):
+        if index != expected:
+            raise StorageError(
+                f"{where(round_file(expected))} is missing, but round {index} is recorded. "
+                f"Put the file back, or move the folder away: the cell is then run anew."
+            )
+    return len(indices)
 
 
 def encode_round(entry: RecordedRound) -> bytes:
@@ -52,35 +68,37 @@ def encode_round(entry: RecordedRound) -> bytes:
         "format": FORMAT,
         "recorded_at": entry.recorded_at.isoformat(timespec="milliseconds"),
         "tables": dict(entry.tables),
-        "sha256": _sha256(canonical_json(data)),
+        "sha256": fingerprint(data),
         "record": data,
     }
     return canonical_json(content).encode("ascii")
 
 
 def decode_round(where: str, index: int, text: bytes) -> RecordedRound:
-    """Read a round's file.
+    """Read a round's file, and prove that it is whole, unchanged, and the record of this round.
+
+    The record stands in its file as the very text that the checksum was made of, so those bytes are hashed as they
+    are; where a file was laid out anew, the record is written out once more.
 
     Raises:
-        StorageError: it is truncated, was changed, or is the record of another round; the message names the file.
+        StorageError: it is truncated, was changed, or is no record of this round; the message names the file.
     """
     content = check_format(where, parse_json(where, text), _KEYS)
-    text_of_record = canonical_json(content["record"])
-    if _sha256(text_of_record) != content["sha256"]:
+    stored, digest = text[len(_BEFORE_RECORD) : text.rfind(_AFTER_RECORD)], content["sha256"]
+    if digest != hashlib.sha256(stored).hexdigest() and digest != fingerprint(content["record"]):
         raise StorageError(f"{where} was changed after it was recorded: its checksum differs. Put the file back.")
     try:
         record = RoundRecord.from_json(content["record"])
-        recorded_at = datetime.fromisoformat(content["recorded_at"])
-        text_again = canonical_json(record.to_json())
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
         raise StorageError(f"{where} is not a round record: {error!r}. Move the folder of its cell away.") from error
-    if record.round_index != index or text_again != text_of_record:
+    if record.round_index != index or record.to_json() != content["record"]:
         raise StorageError(f"{where} is not the record of round {index}. Move the folder of its cell away.")
+    recorded_at = datetime.fromisoformat(content["recorded_at"])
     return RecordedRound(record=record, recorded_at=recorded_at, tables=content["tables"])
 
 
-def check_story(records: Sequence[RoundRecord], where: Callable[[int], str]) -> None:
-    """Check that rounds follow from each other: labels add up and no example is asked twice.
+def check_rounds(records: Sequence[RoundRecord], where: Callable[[int], str]) -> None:
+    """Check that rounds follow from each other: labels add up, no example is asked for twice, classes stay the same.
 
     Args:
         records: rounds 0 to n, in order.
@@ -90,14 +108,27 @@ def check_story(records: Sequence[RoundRecord], where: Callable[[int], str]) -> 
         StorageError: naming the first round that cannot have happened.
     """
     asked: set[int] = set()
-    n_answered = 0
+    n_answered, n_classes = 0, None
     for index, record in enumerate(records):
-        if why := _impossible(record, asked, n_answered):
+        ids, annotation, why = record.query.ids.tolist(), record.annotation, None
+        if record.n_labeled != n_answered:
+            why = f"was fine-tuned on {record.n_labeled} labels, but {n_answered} were answered before it"
+        elif not asked.isdisjoint(ids):
+            why = f"asks again for example {min(asked.intersection(ids))}"
+        elif ((annotation.labels < 0) != annotation.abstained).any():
+            why = "has a label where the oracle abstained, or none where it answered"
+        elif ids and record.query.probs is not None:
+            before, n_classes = n_classes, record.query.probs.shape[1]
+            if before not in (None, n_classes):
+                why = f"has beliefs in {n_classes} classes, but there were {before} before it"
+            elif annotation.labels.max() >= n_classes:
+                why = f"was answered with class {annotation.labels.max()}, but there are {n_classes}"
+        if why is not None:
             raise StorageError(
                 f"{where(index)}: round {index} {why}. Move the folder of its cell away: the cell is then run anew."
             )
-        asked.update(record.query.ids.tolist())
-        n_answered += len(record.annotation.answered())
+        asked.update(ids)
+        n_answered += len(ids) - int(np.count_nonzero(annotation.abstained))
 
 
 def check_same(what: str, old: RoundRecord, new: RoundRecord) -> None:
@@ -122,16 +153,6 @@ def now() -> datetime:
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
-def _impossible(record: RoundRecord, asked: set[int], n_answered: int) -> str | None:
-    if record.n_labeled != n_answered:
-        return f"was fine-tuned on {record.n_labeled} labels, but {n_answered} were answered before it"
-    again = asked.intersection(record.query.ids.tolist())
-    if again:
-        return f"asks again for example {min(again)}"
-    if not np.array_equal(record.annotation.labels < 0, record.annotation.abstained):
-        return "has a label where the oracle abstained, or none where it answered"
-    return None
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+def now_text() -> str:
+    """Return the time as records hold it."""
+    return now().isoformat(timespec="milliseconds")

@@ -1,54 +1,38 @@
-"""A study's folder: its id, its plan, its cells; opened for a run, or for reading wherever it was copied to."""
+"""Study folder: its id, its plan, its cells.
+
+A run names storage and study (:meth:`StudyStore.open`) and may write there; a reader names the study's own folder
+(:func:`open_study`), which may be a copy under another name, or on a disk that cannot be written.
+"""
 
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.records.cell import SPEC, CellStore, Status, cell_key
-from al_ray.records.json import (
-    FORMAT,
-    canonical_json,
-    changed_fields,
-    check_format,
-    fingerprint,
-    flatten,
-    identity_of,
-    parse_json,
-)
-from al_ray.records.round import RecordedRound, now
+from al_ray.records.cell import SPEC, SPEC_KEYS, CellStore, cell_key
+from al_ray.records.json import FORMAT, changed_fields, identity_of, json_file, read_json
+from al_ray.records.round import now_text
 from al_ray.storage.address import above
-from al_ray.storage.folder import Folder, check_name, free_space
-
-__all__ = [
-    "CellStore",
-    "RecordedRound",
-    "Status",
-    "StudyStore",
-    "canonical_json",
-    "cell_key",
-    "changed_fields",
-    "fingerprint",
-    "flatten",
-    "free_space",
-]
+from al_ray.storage.folder import Folder, check_name
 
 MLFLOW_FILE, MLFLOW_FOLDER = "mlflow.db", "mlartifacts"
 _STUDY, _PLAN = "study.json", "plan.json"
+_STUDY_KEYS = {"study", "id", "created_at"}
 _CELL_FOLDER = re.compile(r"(.+)--([0-9a-f]{8})")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-_N_SHOWN = 10
+_EXAMPLE = "Name the folder of a study, such as results/my-study."
+_N_SHOWN, _N_LOOKED_INTO = 10, 100
 _ABANDONED_S = 3600.0
 
 
 @dataclass(frozen=True)
 class StudyStore:
-    """The folder of one study.
+    """Study folder.
 
     Attributes:
         storage: the folder or URI above it; opens the same records on another machine. It may hold a key: it goes to
@@ -71,7 +55,7 @@ class StudyStore:
         claimed: bool = False,
         patience_s: float = 0.0,
     ) -> "StudyStore":
-        """Open the records of a study; nothing is written yet.
+        """Open the place of a study's records for a run; nothing is written yet.
 
         Args:
             storage: a folder, or a URI such as ``s3://bucket/folder``.
@@ -87,10 +71,10 @@ class StudyStore:
         if study in (MLFLOW_FILE, MLFLOW_FOLDER):
             raise StorageError(f"study {study!r} has the name of MLflow's own folder. Name it otherwise.")
         if claimed:
-            above = Folder.at(storage, filesystem, patience_s=patience_s)
-            return cls(above.location, study, above.child(study)).claimed(patience_s)
-        above = Folder.open(storage, filesystem, patience_s=patience_s)
-        return cls(above.location, study, above.child(study))
+            parent = Folder.at(storage, filesystem, patience_s=patience_s)
+            return cls(parent.location, study, parent.child(study)).claimed(patience_s)
+        parent = Folder.open(storage, filesystem, patience_s=patience_s)
+        return cls(parent.location, study, parent.child(study))
 
     @property
     def root(self) -> str:
@@ -107,7 +91,9 @@ class StudyStore:
                 written.
         """
         if self.folder.read(_STUDY) is None:
-            self._make_study()
+            self.check_free()
+            content = {"format": FORMAT, "study": self.study, "id": secrets.token_hex(8), "created_at": now_text()}
+            self.folder.create(_STUDY, json_file(content), f"study {self.study}")
         self.id()
         self.folder.remove_leftovers(_ABANDONED_S)
 
@@ -135,24 +121,13 @@ class StudyStore:
                 f"Rename the study, or move the folder away."
             )
 
-    def _make_study(self) -> None:
-        self.check_free()
-        content = {
-            "format": FORMAT,
-            "study": self.study,
-            "id": secrets.token_hex(8),
-            "created_at": now().isoformat(timespec="milliseconds"),
-        }
-        data = (canonical_json(content, indent=1) + "\n").encode("ascii")
-        self.folder.create(_STUDY, data, f"study {self.study}")
-
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Keep the grid as it is run now, in the place of an older one.
 
         Raises:
             StorageError: it cannot be written.
         """
-        self.folder.write(_PLAN, (canonical_json(plan) + "\n").encode("ascii"), f"study {self.study}")
+        self.folder.write(_PLAN, json_file(plan, indent=None), f"study {self.study}")
 
     def plan(self) -> dict[str, Any] | None:
         """Return the grid that was last run, or None for records that were made without one.
@@ -160,10 +135,7 @@ class StudyStore:
         Raises:
             StorageError: it is damaged, or of another version.
         """
-        text, where = self.folder.read(_PLAN), self.folder.where(_PLAN)
-        if text is None:
-            return None
-        return check_format(where, parse_json(where, text), {"study", "cells", "datasets"})
+        return read_json(self.folder, _PLAN, {"study", "cells", "datasets"}, optional={"methods"})
 
     def id(self) -> str:
         """Return what tells these records from those of a study of the same name elsewhere; it moves with the folder.
@@ -171,10 +143,10 @@ class StudyStore:
         Raises:
             StorageError: the folder was never claimed, or is another study's.
         """
-        text = self.folder.read(_STUDY)
-        if text is None:
+        found = self._found_id()
+        if found is None:
             raise StorageError(f"{self.root} holds no study. Run the study first, or name the storage folder it is in.")
-        return self._check_study(text)
+        return found
 
     def cell(self, slug: str, fingerprint: str) -> CellStore:
         """Return the records of one cell, which need not exist yet.
@@ -196,16 +168,9 @@ class StudyStore:
         Raises:
             StorageError: the study cannot be read, or a cell's ``spec.json`` is damaged or missing.
         """
-        text = self.folder.read(_STUDY)
-        if text is not None:
-            self._check_study(text)
+        self._found_id()
         found = self.folder.each(self.find, self.folder.names()[1])
         return [cell for cell in found if cell is not None]
-
-    def progress(self, cells: Sequence[CellStore]) -> list[tuple[Status, int]]:
-        """Return the status of each cell and how many rounds it has recorded, at the cost of one listing a cell."""
-        by_key = {cell.key: cell for cell in cells}
-        return self.folder.each(lambda key: by_key[key].progress(), list(by_key))
 
     def sizes(self) -> dict[str, int]:
         """Return how many bytes every cell has left here, by the name of its folder."""
@@ -226,12 +191,11 @@ class StudyStore:
         if match is None:
             return None
         folder = self.folder.child(key)
-        text, where = folder.read(SPEC), folder.where(SPEC)
-        if text is None:
+        stored, where = read_json(folder, SPEC, SPEC_KEYS), folder.where(SPEC)
+        if stored is None:
             if any(name.startswith("round-") for name in folder.names()[0]):
                 raise StorageError(f"{where} is missing, but rounds are recorded. Move the folder away.")
             return None
-        stored = check_format(where, parse_json(where, text), {"slug", "fingerprint", "created_at", "spec"})
         if stored["slug"] != match[1] or not stored["fingerprint"].startswith(match[2]):
             raise StorageError(
                 f"{where} belongs to the cell {cell_key(stored['slug'], stored['fingerprint'])}. "
@@ -263,15 +227,19 @@ class StudyStore:
                 )
             )
 
-    def _check_study(self, text: bytes) -> str:
-        where = self.folder.where(_STUDY)
-        content = check_format(where, parse_json(where, text), {"study", "id", "created_at"})
-        if content["study"] != self.study:
+    def _found_id(self) -> str | None:
+        """Return the id in ``study.json``, or None where the folder was never claimed.
+
+        Raises:
+            StorageError: it is another study's.
+        """
+        content = read_json(self.folder, _STUDY, _STUDY_KEYS)
+        if content is not None and content["study"] != self.study:
             raise StorageError(
-                f"{where} says that the folder belongs to the study {content['study']!r}, not {self.study!r}. "
-                f"Give the folder its name back, or rename the study."
+                f"{self.folder.where(_STUDY)} says that the folder belongs to the study {content['study']!r}, not "
+                f"{self.study!r}. Give the folder its name back, or rename the study."
             )
-        return str(content["id"])
+        return None if content is None else str(content["id"])
 
 
 def _drift(cell: CellStore, digest: str, spec: Mapping[str, Any]) -> str | None:
@@ -287,11 +255,6 @@ def _drift(cell: CellStore, digest: str, spec: Mapping[str, Any]) -> str | None:
     return f"  {cell.key}: {'; '.join(changes)}"
 
 
-_STUDY = "study.json"
-_EXAMPLE = "Name the folder of a study, such as results/my-study."
-_N_LOOKED_INTO = 100
-
-
 def open_study(address: str, *, filesystem: fs.FileSystem | None = None) -> StudyStore:
     """Open the study that a folder holds, for reading; the folder need not have the study's name.
 
@@ -303,10 +266,9 @@ def open_study(address: str, *, filesystem: fs.FileSystem | None = None) -> Stud
         StorageError: there is no such folder, or it is no study.
     """
     folder = _open_folder(address, filesystem)
-    text, where = folder.read(_STUDY), folder.where(_STUDY)
-    if text is None:
+    content = read_json(folder, _STUDY, _STUDY_KEYS)
+    if content is None:
         raise StorageError(_no_study(folder))
-    content = check_format(where, parse_json(where, text), {"study", "id", "created_at"})
     return StudyStore(above(folder.location)[0], content["study"], folder)
 
 

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from al_ray.errors import ConfigError, unknown_name
 
@@ -21,7 +21,7 @@ DASHES = ("-", "--", "-.", ":")
 RANDOM_COLOUR, PASSIVE_COLOUR = "#7f7f7f", "#b0b0b0"
 _PANEL_INCHES = (3.6, 2.7)
 _LEGEND_LINE_INCHES = 0.22
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     "font.size": 8.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -36,8 +36,8 @@ def plot_curves(
 ) -> "Figure":
     """Draw mean learning curves, one panel a data set and model: test accuracy against the number of labels.
 
-    Bands are the 95 % bootstrap intervals of the mean over seeds, where there are five seeds or more. The dotted line is
-    the mean accuracy of the passive model, which was trained on all labels.
+    Bands are the 95 % bootstrap intervals of the mean over seeds, where there are five seeds or more. The dotted line
+    is the mean accuracy of the passive model, which was trained on all labels.
 
     Args:
         results: of a study.
@@ -64,7 +64,7 @@ def plot_curves(
             "with settings and methods."
         )
     panels = [setting for setting in results.settings if any(curve.setting == setting.name for curve in drawn)]
-    with rc_context(_SETTINGS):
+    with rc_context(_SETTINGS):  # type: ignore[arg-type]
         return _figure(panels, drawn, chosen, results)
 
 

@@ -1,316 +1,35 @@
-"""Read a whole study: one row a cell, a round and a queried example."""
+"""Reader of a whole study: its cells, rounds and queried examples as tables, its methods as values."""
 
-import hashlib
+import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pyarrow import fs
 
+from al_ray.core.types import RoundRecord
 from al_ray.errors import AlRayError, StorageError
-from al_ray.filtering import filters
-from al_ray.records.cell import CellStore, Status, failure_words
-from al_ray.records.json import FORMAT, check_shapes
-from al_ray.records.round import decode_round, round_file, round_indices
-from al_ray.records.study import StudyStore, cell_key, open_study
-from al_ray.study.names import JOIN, CellNames, dataset_content, model_content, name_cells
+from al_ray.records.cell import SPEC, CellStore, cell_key, failure_words
+from al_ray.records.study import StudyStore, open_study
+from al_ray.study.names import JOIN, CellNames, Method, dataset_content, model_content, name_cells
 from al_ray.study.spec import SPEC_VERSION, CellSpec, read_spec
 
-Role = Literal["query", "random", "passive"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodName:
-    """The parts of a method's name.
-
-    Attributes:
-        name: confidence, strategy and filters, joined by ``+``; what else varies in a study is no part of it.
-        confidence: label of the confidence method, options that are not the default included.
-        strategy: label of the query strategy, likewise.
-        kept: labels of the filters that do not clip.
-        clipping: labels of those that do.
-    """
-
-    name: str
-    confidence: str
-    strategy: str
-    kept: tuple[str, ...] = ()
-    clipping: tuple[str, ...] = ()
-
-    @property
-    def base(self) -> str:
-        """Return the name of the same method without clipping."""
-        return JOIN.join([self.confidence, self.strategy, *self.kept])
-
-    @property
-    def filters(self) -> str:
-        """Return all filters in words, in the order of the name; empty for none."""
-        return JOIN.join(self.name.split(JOIN)[2:])
-
-
-def parse_method(parts: Sequence[str]) -> MethodName:
-    """Take apart the labels of a method: confidence, strategy, then its filters."""
-    confidence, strategy, *rest = parts
-    return MethodName(
-        name=JOIN.join(parts),
-        confidence=confidence,
-        strategy=strategy,
-        kept=tuple(label for label in rest if not _clips(label)),
-        clipping=tuple(label for label in rest if _clips(label)),
-    )
-
-
-def role_of(strategy: str, has_filters: bool) -> Role:
-    """Return what a method is to the others; ``strategy`` is the plug-in's name."""
-    if strategy == "passive":
-        return "passive"
-    return "random" if strategy == "random" and not has_filters else "query"
-
-
-def _clips(label: str) -> bool:
-    names = [name for name in filters.names() if label == name or label.startswith(f"{name}_")]
-    return bool(names) and filters.get(max(names, key=len)).clips
-
-
-Columns = dict[str, npt.NDArray[Any]]
-
-_BEFORE_RECORD, _AFTER_RECORD = b'"record":', b',"recorded_at":'
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordedCell:
-    """What one cell's folder says, arrays aside.
-
-    Attributes:
-        spec: its identity, in JSON form.
-        status: how far it is.
-        reason: why it failed, empty otherwise.
-        n_recorded: rounds recorded, the initial query included.
-        stop_reason: why it ended, empty while it runs.
-        rounds: one row for every fine-tuned round: ``round_index``, ``n_labeled``, every metric, ``seconds.PHASE``.
-        queries: one row for every queried example, in order: ``round_index``, ``id``, ``label`` (-1 = abstained), and
-            what the model believed of it: ``predicted``, ``confidence``, ``brier`` (NaN and -1 for an initial query).
-        n_test: rows of the test predictions of the last round, 0 where there are none.
-        provenance: of its last run.
-    """
-
-    spec: Mapping[str, Any]
-    status: Status
-    reason: str = ""
-    n_recorded: int = 0
-    stop_reason: str = ""
-    rounds: Sequence[Mapping[str, float]] = ()
-    queries: Columns = field(default_factory=dict)
-    n_test: int = 0
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
-def read_cell(store: CellStore, *, with_queries: bool = True) -> RecordedCell:
-    """Read the records of one cell.
-
-    Args:
-        store: its folder.
-        with_queries: false for cells whose query is the whole pool.
-
-    Raises:
-        StorageError: a file is truncated, changed or missing; the message names it.
-    """
-    status = store.status()
-    indices = round_indices(store.folder.names()[0])
-    names = [round_file(index) for index in range(len(indices))]
-    texts = store.folder.read_all(names)
-    if any(text is None for text in texts):
-        store.recorded_rounds()  # says which round is missing
-    contents = [
-        read_round(store.folder.where(name), index, text or b"")
-        for index, (name, text) in enumerate(zip(names, texts, strict=True))
-    ]
-    records = [content["record"] for content in contents]
-    if not _is_a_story(records):
-        store.recorded_rounds()  # says what cannot have happened
-    return RecordedCell(
-        spec=store.spec(),
-        status=status,
-        reason=_reason(store) if status == "failed" else "",
-        n_recorded=len(records),
-        stop_reason=(records[-1]["stop_reason"] or "") if records else "",
-        rounds=[_fitted_round(record) for record in records if record["metrics"]],
-        queries=_queries(records) if with_queries else {},
-        n_test=int(contents[-1]["tables"].get("test", 0)) if contents else 0,
-        provenance=(store.provenance() or [{}])[-1],
-    )
-
-
-def read_round(where: str, index: int, text: bytes) -> dict[str, Any]:
-    """Return the content of a round's file, checked by its checksum.
-
-    A record stands in its file as the very text that the checksum was made of, so hashing those bytes proves it without
-    writing it out again; a file that was laid out anew takes the slow way.
-
-    Raises:
-        StorageError: it is truncated, was changed, or is the record of another round.
-    """
-    start, end = text.find(_BEFORE_RECORD) + len(_BEFORE_RECORD), text.rfind(_AFTER_RECORD)
-    try:
-        content = json.loads(text)
-        digest = hashlib.sha256(text[start:end]).hexdigest()
-        if content["format"] == FORMAT and content["sha256"] == digest and content["record"]["round_index"] == index:
-            check_shapes(where, content)
-            return dict(content)
-    except StorageError:
-        raise
-    except (ValueError, KeyError, TypeError):
-        pass
-    entry = decode_round(where, index, text)
-    return {"record": entry.record.to_json(), "tables": dict(entry.tables)}
-
-
-def _is_a_story(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether labels add up and no example is asked twice."""
-    n_answered = 0
-    asked: list[int] = []
-    for record in records:
-        if record["n_labeled"] != n_answered:
-            return False
-        asked += record["query"]["ids"]
-        n_answered += len(record["query"]["ids"]) - sum(record["annotation"]["abstained"])
-    return len(set(asked)) == len(asked)
-
-
-def _fitted_round(record: Mapping[str, Any]) -> dict[str, float]:
-    seconds = {f"seconds.{phase}": value for phase, value in record["seconds"].items()}
-    return {"round_index": record["round_index"], "n_labeled": record["n_labeled"], **record["metrics"], **seconds}
-
-
-def _queries(records: Sequence[Mapping[str, Any]]) -> Columns:
-    asked = [record for record in records if record["query"]["ids"]]
-    sizes = [len(record["query"]["ids"]) for record in asked]
-    labels = np.array([label for record in asked for label in record["annotation"]["labels"]], dtype=np.int32)
-    beliefs = [row for record in asked for row in record["query"]["probs"] or ()]
-    is_believed = np.repeat([record["query"]["probs"] is not None for record in asked], sizes).astype(np.bool_)
-    found: Columns = {
-        "round_index": np.repeat([record["round_index"] for record in asked], sizes).astype(np.int32),
-        "id": np.array([i for record in asked for i in record["query"]["ids"]], dtype=np.int64),
-        "label": labels,
-        "predicted": np.full(len(labels), -1, dtype=np.int32),
-        "confidence": np.full(len(labels), np.nan, dtype=np.float32),
-        "brier": np.full(len(labels), np.nan, dtype=np.float32),
-    }
-    if beliefs:
-        _add_beliefs(found, np.array(beliefs, dtype=np.float64), is_believed)
-    return found
-
-
-def _add_beliefs(found: Columns, probs: npt.NDArray[np.float64], at: npt.NDArray[np.bool_]) -> None:
-    """Reduce what was believed to what a report needs of it; an abstained example has no Brier score."""
-    labels = found["label"][at].astype(np.int64)
-    predicted = probs.argmax(axis=1)
-    rows = np.arange(len(probs))
-    right = probs[rows, np.maximum(labels, 0)]
-    brier = (probs**2).sum(axis=1) - 2 * right + 1
-    found["predicted"][at] = predicted
-    found["confidence"][at] = probs[rows, predicted]
-    found["brier"][at] = np.where(labels < 0, np.nan, brier)
-
-
-def _reason(store: CellStore) -> str:
-    reason = store.failure() or {}
-    return failure_words(reason).strip().splitlines()[0] if reason else "no reason was recorded"
-
-
-@dataclass(frozen=True)
-class ReadCell:
-    """A cell that was read: its folder, its records and its validated spec."""
-
-    store: CellStore
-    cell: RecordedCell
-    spec: CellSpec
-
-
-def recorded_row(key: str, read: ReadCell, planned: Mapping[str, Any] | None, names: CellNames) -> dict[str, Any]:
-    """Return the row of a recorded cell.
-
-    Args:
-        key: name of its folder.
-        read: what was read.
-        planned: its entry in the plan, which knows what the whole grid calls it; None where it is in none.
-        names: what it is called among the recorded cells, used where the plan is silent.
-    """
-    spec, recorded = read.spec, read.cell
-    place = names.dataset, names.model, JOIN.join(names.variant)
-    if planned is not None:
-        place = planned["dataset"], planned["model"], planned["variant"]
-    return {
-        **_identity(*place, parse_method(names.method), spec.strategy.name, spec.seed),
-        "key": key,
-        "slug": read.store.slug,
-        "fingerprint": read.store.fingerprint,
-        "status": recorded.status,
-        "reason": recorded.reason,
-        "n_rounds": recorded.n_recorded,
-        "n_rounds_planned": 2 if spec.strategy.labels_everything else spec.rounds + 2,
-        "stop_reason": recorded.stop_reason,
-        "n_test": recorded.n_test,
-        "evaluation": spec.evaluation,
-    }
-
-
-def planned_row(key: str, planned: Mapping[str, Any], problem: str) -> dict[str, Any]:
-    """Return the row of a cell that is planned and has no records, or none that can be read.
-
-    Args:
-        key: name of its folder.
-        planned: its entry in the plan.
-        problem: why its records cannot be read; empty where it waits.
-    """
-    name, variant = planned["method"], planned["variant"]
-    method = parse_method((name.removesuffix(JOIN + variant) if variant else name).split(JOIN))
-    names = planned["dataset"], planned["model"], variant
-    return {
-        **_identity(*names, method, planned["strategy"], planned["seed"]),
-        "key": key,
-        "slug": planned["slug"],
-        "fingerprint": planned["fingerprint"],
-        "status": "failed" if problem else "waiting",
-        "reason": problem,
-        "n_rounds": 0,
-        "n_rounds_planned": 0,
-        "stop_reason": "",
-        "n_test": 0,
-        "evaluation": "",
-    }
-
-
-def _identity(dataset: str, model: str, variant: str, method: MethodName, strategy: str, seed: int) -> dict[str, Any]:
-    return {
-        "setting": " · ".join(part for part in (dataset, model, variant) if part),
-        "dataset": dataset,
-        "model": model,
-        "variant": variant,
-        "method": method.name,
-        "base_method": method.base,
-        "confidence": method.confidence,
-        "strategy": method.strategy,
-        "filters": method.filters,
-        "clipping": JOIN.join(method.clipping),
-        "role": role_of(strategy, bool(method.filters)),
-        "seed": seed,
-    }
-
-
-__all__ = ["StudyRecords", "open_study", "read_study"]
-
-QUERY_COLUMNS = ("cell", "round_index", "id", "label", "predicted", "confidence", "brier")
 VERSIONS_OF = ("al_ray", "python", "torch", "transformers", "ray", "numpy", "platform")
 _N_SHOWN = 10
-_N_READERS = 16
-_CELLS_AT_ONCE = 250
-_ROUNDS_AT_ONCE = 5000
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+_NO_ROUNDS: Columns = {name: np.empty(0, np.int64) for name in ("cell", "round_index", "n_labeled")}
+_NO_QUERIES: Columns = {
+    **{name: np.empty(0, np.int32) for name in ("cell", "round_index")},
+    "id": np.empty(0, np.int64),
+    **{name: np.empty(0, np.int32) for name in ("label", "predicted")},
+    **{name: np.empty(0, np.float32) for name in ("confidence", "brier")},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,8 +46,10 @@ class StudyRecords:
             evaluation``.
         rounds: one row for every fine-tuned round: ``cell, round_index, n_labeled``, metrics, ``seconds.PHASE``.
         queries: one row for every queried example but those of passive cells: ``cell, round_index`` (0 = initial
-            query), ``id, label`` (-1 = abstained), ``predicted, confidence, brier``.
+            query), ``id``, ``label`` (-1 = abstained), and what the model believed of it: ``predicted, confidence,
+            brier`` (-1 and NaN for an initial query).
         datasets: by name, as the plan notes them; class names alone where there is no plan.
+        methods: of all cells, by the name that ``cells`` has for it.
         plan_known: whether the cells that wait are known.
         versions: program -> versions that the records name.
         skip_damaged: whether what cannot be read is left out instead of refused.
@@ -342,6 +63,7 @@ class StudyRecords:
     rounds: pd.DataFrame
     queries: pd.DataFrame
     datasets: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Method]
     plan_known: bool
     versions: Mapping[str, str]
     skip_damaged: bool = False
@@ -362,11 +84,37 @@ class StudyRecords:
         return self.store.cell(str(self.cells.at[cell, "slug"]), str(self.cells.at[cell, "fingerprint"]))
 
 
-def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileSystem | None = None) -> StudyRecords:
+@dataclass(frozen=True, kw_only=True)
+class RecordedCell:
+    """What one cell's folder says, arrays aside.
+
+    Attributes:
+        spec: its identity.
+        facts: its row in the table of cells, names and seed aside.
+        rounds: columns of its fine-tuned rounds.
+        queries: columns of its queried examples; empty for a cell that labels everything.
+        provenance: of its last run.
+    """
+
+    spec: CellSpec
+    facts: Mapping[str, Any]
+    rounds: Columns
+    queries: Columns
+    provenance: Mapping[str, Any]
+
+
+def read_study(
+    address: str,
+    *,
+    grid: Mapping[str, Any] | None = None,
+    skip_damaged: bool = False,
+    filesystem: fs.FileSystem | None = None,
+) -> StudyRecords:
     """Read a whole study, arrays aside.
 
     Args:
         address: the study's own folder or URI.
+        grid: a plan whose cells are read, and no others; None = all that the folder holds, with the plan kept there.
         skip_damaged: leave cells out that cannot be read, as failed ones with the reason, instead of refusing.
         filesystem: an open pyarrow file system, on which ``address`` is then a path.
 
@@ -374,149 +122,218 @@ def read_study(address: str, *, skip_damaged: bool = False, filesystem: fs.FileS
         StorageError: it is no study, holds no cell, or has cells that cannot be read; the message names them.
     """
     store = open_study(address, filesystem=filesystem)
-    plan = store.plan()
-    planned = {cell_key(cell["slug"], cell["fingerprint"]): cell for cell in plan["cells"]} if plan else {}
-    folders = store.folder.names()[1]
+    found_plan = store.plan() if grid is None else grid
+    plan = {"cells": [], "methods": {}, "datasets": {}, **(found_plan or {})}
+    planned = {cell_key(each["slug"], each["fingerprint"]): each for each in plan["cells"]}
+    folders = [name for name in store.folder.names()[1] if grid is None or name in planned]
     keys = [*(key for key in planned if key in set(folders)), *(name for name in folders if name not in planned)]
-    tables = _Tables()
-    problems: dict[str, str] = {}
-    for key, found in zip(keys, _read_each(store, keys), strict=True):
-        if isinstance(found, AlRayError):
-            problems[key] = str(found)
-        elif found is not None:
-            tables.add(key, found)
-    _check_problems(store, problems, len(tables.cells), skip_damaged)
-    if not tables.cells and not planned:
+    found = dict(zip(keys, store.folder.each(functools.partial(_cell_or_error, store), keys), strict=True))
+    read = {key: cell for key, cell in found.items() if isinstance(cell, RecordedCell)}
+    problems = {key: str(error) for key, error in found.items() if isinstance(error, AlRayError)}
+    _check_problems(store, problems, len(read), skip_damaged)
+    if not read and not planned:
         raise StorageError(f"{store.root} is a study without cells: nothing has run yet. Run it, then report.")
-    cells = _cells(tables.cells, planned, problems)
+    names = _names(read, planned, plan["methods"])
+    facts = {key: cell.facts for key, cell in read.items()}
+    facts |= {key: _planned_facts(each, problems.get(key, "")) for key, each in planned.items() if key not in read}
+    class_names = {key: {"class_names": cell.provenance.get("class_names", [])} for key, cell in read.items()}
+    of_records = {names[key].dataset: note for key, note in class_names.items()}
     return StudyRecords(
         study=store.study,
         address=store.root,
         store=store,
-        cells=cells,
-        rounds=tables.rounds(),
-        queries=tables.queries(),
-        datasets={**tables.datasets(cells), **(plan["datasets"] if plan else {})},
-        plan_known=plan is not None,
-        versions={name: ", ".join(seen) for name, seen in tables.versions.items()},
+        cells=pd.DataFrame([_row(key, names[key], of_cell) for key, of_cell in facts.items()]),
+        rounds=_stacked(_NO_ROUNDS, [cell.rounds for cell in read.values()]),
+        queries=_stacked(_NO_QUERIES, [cell.queries for cell in read.values()]),
+        datasets={**of_records, **plan["datasets"]},
+        methods={names[key].method.name: names[key].method for key in facts},
+        plan_known=found_plan is not None,
+        versions=_versions([cell.provenance for cell in read.values()]),
         skip_damaged=skip_damaged,
         notices=[f"{key} was left out: {problem}" for key, problem in problems.items()],
     )
 
 
-class _Tables:
-    """Gathers cells as they are read, and packs them so that few Python objects are alive at a time."""
-
-    def __init__(self) -> None:
-        self.cells: dict[str, ReadCell] = {}
-        self.versions: dict[str, dict[str, None]] = {}
-        self._class_names: list[list[str]] = []
-        self._rounds: list[pd.DataFrame] = []
-        self._open_rounds: list[dict[str, float]] = []
-        self._queries: list[Mapping[str, npt.NDArray[Any]]] = []
-
-    def add(self, key: str, read: ReadCell) -> None:
-        number, cell = len(self.cells), read.cell
-        self._open_rounds += [{"cell": number, **row} for row in cell.rounds]
-        if len(self._open_rounds) >= _ROUNDS_AT_ONCE:
-            self._pack()
-        if cell.queries:
-            self._queries.append({"cell": np.full(len(cell.queries["id"]), number, dtype=np.int32), **cell.queries})
-        for name in VERSIONS_OF:
-            if name in cell.provenance:
-                self.versions.setdefault(name, {})[str(cell.provenance[name])] = None
-        self._class_names.append(list(cell.provenance.get("class_names", [])))
-        self.cells[key] = replace(read, cell=replace(cell, rounds=(), queries={}, provenance={}))
-
-    def datasets(self, cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
-        """Return what the records of cells say of their data sets, by name."""
-        names = cells["dataset"].tolist()[: len(self._class_names)]
-        return {name: {"class_names": of_cell} for name, of_cell in zip(names, self._class_names, strict=True)}
-
-    def rounds(self) -> pd.DataFrame:
-        self._pack()
-        if not self._rounds:
-            return pd.DataFrame({"cell": [], "round_index": [], "n_labeled": []}, dtype=np.int64)
-        return pd.concat(self._rounds, ignore_index=True)
-
-    def queries(self) -> pd.DataFrame:
-        if not self._queries:
-            return pd.DataFrame({name: [] for name in QUERY_COLUMNS}, dtype=np.float32)
-        return pd.DataFrame({name: np.concatenate([part[name] for part in self._queries]) for name in QUERY_COLUMNS})
-
-    def _pack(self) -> None:
-        if self._open_rounds:
-            self._rounds.append(pd.DataFrame(self._open_rounds))
-            self._open_rounds = []
+def _cell_or_error(store: StudyStore, key: str) -> RecordedCell | AlRayError | None:
+    """Return what a folder holds: a cell, why it cannot be read, or None for what is no cell."""
+    try:
+        cell = store.find(key)
+        return None if cell is None else _read_cell(cell)
+    except AlRayError as error:
+        return error
 
 
-class _Specs:
-    """Reads specs, those that differ in the seed alone only once: validation costs more than a round's record."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, CellSpec] = {}
-
-    def read(self, where: str, stored: Mapping[str, Any]) -> CellSpec:
-        version = stored.get("spec_version")
-        if version != SPEC_VERSION:
-            raise StorageError(f"{where} has a spec of version {version!r}, this al_ray reads version {SPEC_VERSION}.")
-        text = json.dumps({name: value for name, value in stored.items() if name != "seed"}, sort_keys=True)
-        if text not in self._known:
-            self._known[text] = read_spec(stored)
-        return self._known[text].model_copy(update={"seed": stored["seed"]})
-
-
-def _read_each(store: StudyStore, keys: Sequence[str]) -> Iterable[ReadCell | AlRayError | None]:
-    """Yield what each folder holds, in order: a cell, why it cannot be read, or None for what is no cell."""
-    specs = _Specs()
-
-    def read(key: str) -> ReadCell | AlRayError | None:
-        try:
-            return _read_one(store, key, specs)
-        except AlRayError as error:
-            return error
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
-            # Rounds are read quickly here, without the checks that building each record would make.
-            return StorageError(f"{store.folder.where(key)} holds a record that is none of al_ray's: {error!r}.")
-
-    if store.folder.is_local:
-        yield from map(read, keys)
-        return
-    with ThreadPoolExecutor(_N_READERS) as readers:
-        for start in range(0, len(keys), _CELLS_AT_ONCE):
-            yield from readers.map(read, keys[start : start + _CELLS_AT_ONCE])
+def _read_cell(cell: CellStore) -> RecordedCell:
+    spec = _read_spec(cell.folder.where(SPEC), cell.spec())
+    status, rounds = cell.status(), cell.recorded_rounds()
+    records = [each.record for each in rounds]
+    return RecordedCell(
+        spec=spec,
+        facts={
+            "seed": spec.seed,
+            "slug": cell.slug,
+            "fingerprint": cell.fingerprint,
+            "status": status,
+            "reason": _reason(cell) if status == "failed" else "",
+            "n_rounds": len(rounds),
+            "n_rounds_planned": 2 if spec.strategy.labels_everything else spec.rounds + 2,
+            "stop_reason": (records[-1].stop_reason or "") if records else "",
+            "n_test": rounds[-1].tables.get("test", 0) if rounds else 0,
+            "evaluation": spec.evaluation,
+        },
+        rounds=_fitted_columns(records),
+        queries={} if spec.strategy.labels_everything else _queried_columns(records),
+        provenance=(cell.provenance() or [{}])[-1],
+    )
 
 
-def _read_one(store: StudyStore, key: str, specs: _Specs) -> ReadCell | None:
-    cell = store.find(key)
-    if cell is None:
-        return None
-    spec = specs.read(cell.folder.where("spec.json"), cell.spec())
-    return ReadCell(cell, read_cell(cell, with_queries=not spec.strategy.labels_everything), spec)
+def _planned_facts(planned: Mapping[str, Any], problem: str) -> dict[str, Any]:
+    """Return what is known of a cell without records, or with records that have a problem."""
+    state = {"status": "failed" if problem else "waiting", "reason": problem}
+    nothing = {"n_rounds": 0, "n_rounds_planned": 0, "stop_reason": "", "n_test": 0, "evaluation": ""}
+    return {**{name: planned[name] for name in ("seed", "slug", "fingerprint")}, **state, **nothing}
 
 
-def _cells(read: Mapping[str, ReadCell], planned: Mapping[str, Any], problems: Mapping[str, str]) -> pd.DataFrame:
-    """Return one row a cell: the recorded ones in the order of their numbers, then those that wait."""
-    names = _names(read, planned)
-    rows = [recorded_row(key, found, planned.get(key), names[key]) for key, found in read.items()]
-    rows += [planned_row(key, cell, problems.get(key, "")) for key, cell in planned.items() if key not in read]
-    return pd.DataFrame(rows)
+def _read_spec(where: str, stored: Mapping[str, Any]) -> CellSpec:
+    """Read a spec; those that differ in the seed alone are validated once, since that costs more than a record."""
+    version = stored.get("spec_version")
+    if version != SPEC_VERSION:
+        raise StorageError(f"{where} has a spec of version {version!r}, this al_ray reads version {SPEC_VERSION}.")
+    seedless = _seedless_spec(json.dumps({**stored, "seed": 0}, sort_keys=True))
+    return seedless.model_copy(update={"seed": stored["seed"]})
 
 
-def _names(read: Mapping[str, ReadCell], planned: Mapping[str, Any]) -> dict[str, CellNames]:
-    """Name the recorded cells among each other; data and models that the plan names keep the name from there."""
-    names = dict(zip(read, name_cells([found.spec for found in read.values()]), strict=True))
-    in_plan = [(found.spec, planned[key]) for key, found in read.items() if key in planned]
+@functools.lru_cache(maxsize=4096)
+def _seedless_spec(text: str) -> CellSpec:
+    return read_spec(json.loads(text))
+
+
+def _reason(cell: CellStore) -> str:
+    reason = cell.failure()
+    return failure_words(reason).strip().splitlines()[0] if reason else "no reason was recorded"
+
+
+def _fitted_columns(records: Sequence[RoundRecord]) -> Columns:
+    rows = [
+        {
+            "round_index": record.round_index,
+            "n_labeled": record.n_labeled,
+            **record.metrics,
+            **{f"seconds.{phase}": value for phase, value in record.seconds.items()},
+        }
+        for record in records
+        if record.metrics
+    ]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+
+
+def _queried_columns(records: Sequence[RoundRecord]) -> Columns:
+    """Return what was asked and answered, and of what was believed what a report needs."""
+    asked = [record for record in records if len(record.query)]
+    if not asked:
+        return {}
+    sizes = [len(record.query) for record in asked]
+    labels = np.concatenate([record.annotation.labels for record in asked])
+    predicted, confidence, brier = (np.full(len(labels), value) for value in (-1, np.nan, np.nan))
+    beliefs = [record.query.probs for record in asked if record.query.probs is not None]
+    if beliefs:
+        believed = np.repeat([record.query.probs is not None for record in asked], sizes)
+        probs, answered = np.concatenate(beliefs), labels[believed]
+        rows = np.arange(len(probs))
+        predicted[believed] = probs.argmax(axis=1)
+        confidence[believed] = probs.max(axis=1)
+        of_answer = probs[rows, np.maximum(answered, 0)]
+        brier[believed] = np.where(answered < 0, np.nan, (probs**2).sum(axis=1) - 2 * of_answer + 1)
+    return {
+        "round_index": np.repeat(np.array([record.round_index for record in asked], dtype=np.int32), sizes),
+        "id": np.concatenate([record.query.ids for record in asked]),
+        "label": labels.astype(np.int32),
+        "predicted": predicted.astype(np.int32),
+        "confidence": confidence.astype(np.float32),
+        "brier": brier.astype(np.float32),
+    }
+
+
+def _stacked(nothing: Columns, cells: Sequence[Columns]) -> pd.DataFrame:
+    """Put the columns of all cells below each other, with the cell's number before them.
+
+    Args:
+        nothing: the columns that are always there, without rows.
+        cells: columns of each cell; NaN fills those that others have.
+    """
+    parts = [nothing]
+    for number, columns in enumerate(cells):
+        if columns:
+            cell = np.full(len(columns["round_index"]), number, dtype=nothing["cell"].dtype)
+            parts.append({"cell": cell, **columns})
+    names = dict.fromkeys(name for part in parts for name in part)
+    return pd.DataFrame(
+        {
+            name: np.concatenate([part[name] if name in part else np.full(len(part["cell"]), np.nan) for part in parts])
+            for name in names
+        }
+    )
+
+
+def _row(key: str, names: CellNames, facts: Mapping[str, Any]) -> dict[str, Any]:
+    method, variant = names.method, JOIN.join(names.variant)
+    return {
+        "key": key,
+        "setting": " · ".join(part for part in (names.dataset, names.model, variant) if part),
+        "dataset": names.dataset,
+        "model": names.model,
+        "variant": variant,
+        "method": method.name,
+        "base_method": method.unclipped,
+        "confidence": method.confidence,
+        "strategy": method.strategy,
+        "filters": JOIN.join(method.filters),
+        "clipping": JOIN.join(method.clipping),
+        "role": method.role,
+        **facts,
+    }
+
+
+def _names(
+    read: Mapping[str, RecordedCell], planned: Mapping[str, Any], methods: Mapping[str, Any]
+) -> dict[str, CellNames]:
+    """Name all cells by key: as the plan does, and those that it does not have among the recorded ones.
+
+    Args:
+        read: recorded cells.
+        planned: entries of the plan.
+        methods: JSON form of the method behind each text that stands for one in the plan; an older plan has none.
+    """
+    recorded = dict(zip(read, name_cells([cell.spec for cell in read.values()]), strict=True))
+    in_plan = [(cell.spec, planned[key]) for key, cell in read.items() if key in planned]
     datasets = {dataset_content(spec): entry["dataset"] for spec, entry in in_plan}
     models = {model_content(spec): entry["model"] for spec, entry in in_plan}
-    return {
+    names = {
         key: replace(
             name,
             dataset=datasets.get(dataset_content(read[key].spec), name.dataset),
             model=models.get(model_content(read[key].spec), name.model),
         )
-        for key, name in names.items()
+        for key, name in recorded.items()
     }
+    known = {name.method.name: name.method for name in recorded.values()}
+    for key, entry in planned.items():
+        variant = (entry["variant"],) if entry["variant"] else ()
+        if key in recorded:
+            method = recorded[key].method
+        elif entry["method"] in methods:
+            method = Method.from_json(methods[entry["method"]])
+        else:
+            name = entry["method"].removesuffix(JOIN.join(["", *variant]))
+            method = known.get(name) or Method.of_name(name, entry["strategy"])
+        names[key] = CellNames(dataset=entry["dataset"], model=entry["model"], method=method, variant=variant)
+    return names
+
+
+def _versions(provenance: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    seen = {name: dict.fromkeys(str(each[name]) for each in provenance if name in each) for name in VERSIONS_OF}
+    return {name: ", ".join(versions) for name, versions in seen.items() if versions}
 
 
 def _check_problems(store: StudyStore, problems: Mapping[str, str], n_read: int, skip_damaged: bool) -> None:

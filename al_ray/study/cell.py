@@ -18,7 +18,8 @@ from al_ray.loop.ports import Arrays, Loop
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
-from al_ray.records.study import CellStore, StudyStore
+from al_ray.records.cell import CellStore
+from al_ray.records.study import StudyStore
 from al_ray.study.spec import CellSpec, read_spec
 
 Report = Callable[[dict[str, Any]], None]

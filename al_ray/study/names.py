@@ -1,4 +1,4 @@
-"""What people call the cells of a study: by data set, model, method, and whatever else tells two of them apart.
+"""Names of a study's cells: data set, model, method, and whatever else tells two of them apart.
 
 One way for slugs, tables, MLflow and reports. Names are made of what a study file says, never of hashes of content.
 """
@@ -7,8 +7,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from al_ray.names import with_hash
 from al_ray.records.json import canonical_json, flatten
@@ -21,6 +21,66 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9._=]+")
 _NAMED_OTHERWISE = ("spec_version", "dataset", "dataset_sha256", "seed")
 _PATHS = ("path", "test")
 
+Role = Literal["query", "random", "passive"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What a report compares: a confidence method, a query strategy and candidate filters, with their options.
+
+    Attributes:
+        name: all labels, joined by ``+``; what else varies in a study is no part of it.
+        confidence: label of the confidence method: its name, and the values of options that are not the default.
+        strategy: label of the query strategy, likewise.
+        filters: labels of the filters, in order.
+        clipping: those of them that clip the ranking.
+        role: ``random`` for unfiltered random queries, ``passive`` where everything is labelled, else ``query``.
+    """
+
+    name: str
+    confidence: str
+    strategy: str
+    filters: tuple[str, ...]
+    clipping: tuple[str, ...]
+    role: Role
+
+    @classmethod
+    def of(cls, spec: CellSpec) -> "Method":
+        """Return the method of a cell."""
+        labels = [plugin_label(plugin) for plugin in (spec.confidence, spec.strategy, *spec.filters)]
+        is_random = spec.strategy.name == "random" and not spec.filters
+        return cls(
+            name=JOIN.join(labels),
+            confidence=labels[0],
+            strategy=labels[1],
+            filters=tuple(labels[2:]),
+            clipping=tuple(label for label, each in zip(labels[2:], spec.filters, strict=True) if each.clips),
+            role="passive" if spec.strategy.labels_everything else "random" if is_random else "query",
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Method":
+        """Read the JSON form of :func:`dataclasses.asdict` back."""
+        lists = {name: tuple(data[name]) for name in ("filters", "clipping")}
+        return cls(**{each.name: data[each.name] for each in fields(cls)} | lists)
+
+    @classmethod
+    def of_name(cls, name: str, strategy: str) -> "Method":
+        """Return a method of which nothing is known but its name and the plug-in of its strategy."""
+        role: Role = "passive" if strategy == "passive" else "random" if strategy == "random" else "query"
+        return cls(name=name, confidence="", strategy=strategy, filters=(), clipping=(), role=role)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return what the name is joined of."""
+        return (self.confidence, self.strategy, *self.filters)
+
+    @property
+    def unclipped(self) -> str:
+        """Return the name of the same method without filters that clip."""
+        kept = (label for label in self.filters if label not in self.clipping)
+        return JOIN.join([self.confidence, self.strategy, *kept]) if self.clipping else self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellNames:
@@ -29,14 +89,19 @@ class CellNames:
     Attributes:
         dataset: the data set's name, and in brackets what tells it from others of that name.
         model: last part of the model's name, likewise.
-        method: labels of confidence, strategy and filters.
+        method: confidence, strategy and filters.
         variant: ``key=value`` of what else differs between cells of one data set, model and method; mostly nothing.
     """
 
     dataset: str
     model: str
-    method: tuple[str, ...]
+    method: Method
     variant: tuple[str, ...] = ()
+
+    @property
+    def method_and_variant(self) -> str:
+        """Return the method's name with the variant behind it, as one text."""
+        return JOIN.join([self.method.name, *self.variant])
 
 
 def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:
@@ -54,7 +119,7 @@ def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:
         text: CellNames(
             dataset=datasets[dataset_content(spec)],
             model=models[model_content(spec)],
-            method=tuple(base_slug(spec)[2:]),
+            method=Method.of(spec),
         )
         for text, spec in distinct.items()
     }
@@ -67,8 +132,7 @@ def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:
 
 def base_slug(spec: CellSpec) -> list[str]:
     """Return the parts of a cell's name that every cell has, without the seed and beside no other cell."""
-    chosen = [spec.confidence, spec.strategy, *spec.filters]
-    return [spec.dataset_name(), _last_part(spec.model.name), *(plugin_label(plugin) for plugin in chosen)]
+    return [spec.dataset_name(), _last_part(spec.model.name), *Method.of(spec).labels]
 
 
 def plugin_label(plugin: Any) -> str:
@@ -84,16 +148,21 @@ def slugs_of(specs: Sequence[CellSpec], names: Sequence[CellNames]) -> list[str]
     Where characters that a folder cannot have leave two cells with one name, or a name is too long, a hash follows.
     """
     ends = [f"-s{spec.seed}" for spec in specs]
-    readable = ["-".join(map(_squeezed, (n.dataset, n.model, *n.method, *n.variant))) for n in names]
+    readable = ["-".join(map(_squeezed, (n.dataset, n.model, *n.method.labels, *n.variant))) for n in names]
     meant: dict[str, set[CellNames]] = {}
     for text, name in zip(readable, names, strict=True):
         meant.setdefault(text, set()).add(name)
     return [
         text + end
         if len(meant[text]) == 1 and len(text + end) <= MAX_SLUG
-        else with_hash(text, repr(name), MAX_SLUG - len(end)) + end
+        else with_hash(text, _hashed(name), MAX_SLUG - len(end)) + end
         for text, name, end in zip(readable, names, ends, strict=True)
     ]
+
+
+def _hashed(n: CellNames) -> str:
+    """Return the text behind the hash in a slug; another one would rename cells of studies that are laid out again."""
+    return f"CellNames(dataset={n.dataset!r}, model={n.model!r}, method={n.method.labels!r}, variant={n.variant!r})"
 
 
 def _squeezed(part: str) -> str:
@@ -203,7 +272,7 @@ def _with_variants(
     for text, name in plain.items():
         values = flat.get(text) or _named_nowhere(specs[text])
         variant = tuple(f"{word}={values.get(key)}" for key, word in zip(varied, words, strict=True))
-        named[text] = CellNames(dataset=name.dataset, model=name.model, method=name.method, variant=variant)
+        named[text] = replace(name, variant=variant)
     return named
 
 

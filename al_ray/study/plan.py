@@ -4,8 +4,8 @@ import bisect
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +14,14 @@ from al_ray.data import resolve_dataset
 from al_ray.errors import AlRayError, ConfigError, DataError, ModelError, unknown_name
 from al_ray.model.check import ModelFacts, examine_model
 from al_ray.model.source import ResolvedModel, resolve_model
+from al_ray.records.cell import CellStatus, CellStore, cell_key
 from al_ray.records.json import FORMAT, canonical_json
-from al_ray.records.study import CellStore, StudyStore
+from al_ray.records.study import StudyStore
 from al_ray.stopping import stopping_rules
 from al_ray.study.file import Study
 from al_ray.study.names import JOIN, CellNames
 from al_ray.study.spec import CellSpec
 
-Status = Literal["new", "running", "done", "failed"]
 _EARLY_END = stopping_rules.build("pool_exhausted")
 
 
@@ -40,13 +40,13 @@ class PlannedCell:
     spec: CellSpec
     names: CellNames
     fingerprint: str | None
-    status: Status = "new"
+    status: CellStatus = "new"
     n_recorded: int = 0
 
     @property
     def key(self) -> str:
         """Folder name of the cell."""
-        return f"{self.slug}--{(self.fingerprint or 'unresolved')[:8]}"
+        return cell_key(self.slug, self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +200,8 @@ def _with_status(cell: PlannedCell, recorded: Mapping[str, CellStore]) -> Planne
     found = recorded.get(cell.fingerprint or "")
     if found is None:
         return cell
-    return replace(cell, slug=found.slug, status=found.status(), n_recorded=found.n_rounds())
+    status, n_recorded = found.progress()
+    return replace(cell, slug=found.slug, status=status, n_recorded=n_recorded)
 
 
 def _check_drift(store: StudyStore, cells: Iterable[PlannedCell], recorded: Iterable[CellStore]) -> None:
@@ -353,9 +354,9 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     """Return the grid of a study and its data sets in JSON form.
 
     Returns:
-        ``cells``: slug, fingerprint, and by what a report groups them; ``datasets``: by the name that the cells have
-        for it, class names, how many training examples each class and each slice has, sizes, and where the rows came
-        from.
+        ``cells``: slug, fingerprint, and by what a report groups them; ``methods``: the method behind each text that
+        stands for one in ``cells``; ``datasets``: by the name that the cells have for it, class names, how many
+        training examples each class and each slice has, sizes, and where the rows came from.
     """
     cells = [
         {
@@ -363,7 +364,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
             "fingerprint": cell.fingerprint,
             "dataset": cell.names.dataset,
             "model": cell.names.model,
-            "method": JOIN.join([*cell.names.method, *cell.names.variant]),
+            "method": cell.names.method_and_variant,
             "variant": JOIN.join(cell.names.variant),
             "strategy": cell.spec.strategy.name,
             "seed": cell.spec.seed,
@@ -371,7 +372,14 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         for cell in plan.cells
     ]
     datasets = {name: _dataset_note(dataset) for name, dataset in plan.datasets_by_name().items()}
-    return {"format": FORMAT, "study": plan.study.name, "cells": cells, "datasets": datasets}
+    methods = {cell.names.method_and_variant: cell.names.method for cell in plan.cells}
+    return {
+        "format": FORMAT,
+        "study": plan.study.name,
+        "cells": cells,
+        "methods": {text: asdict(method) for text, method in methods.items()},
+        "datasets": datasets,
+    }
 
 
 def _dataset_note(dataset: TextDataset) -> dict[str, Any]:

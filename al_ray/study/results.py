@@ -7,7 +7,7 @@ import numpy as np
 
 from al_ray.core.metrics import area_under_curve, group_shares, labels_to_reach
 from al_ray.core.types import RoundRecord
-from al_ray.records.study import CellStore
+from al_ray.records.cell import CellStore
 from al_ray.study.names import JOIN, CellNames
 from al_ray.study.spec import CellSpec
 
@@ -81,7 +81,7 @@ def _curve(spec: CellSpec, names: CellNames, store: CellStore) -> Curve:
     return Curve(
         dataset=names.dataset,
         model=names.model,
-        method=JOIN.join([*names.method, *names.variant]),
+        method=names.method_and_variant,
         variant=JOIN.join(names.variant),
         strategy=spec.strategy.name,
         filtered=bool(spec.filters),

@@ -18,10 +18,10 @@ from al_ray.model import import_model_code
 from al_ray.model.tokens import tokenize_table
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
-from al_ray.records.study import free_space
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.pool import PoolSource
 from al_ray.runtime.tasks import CellEvent, CellTask
+from al_ray.storage.folder import free_space
 from al_ray.study.cell import run_cell
 from al_ray.study.file import Execution
 from al_ray.study.forecast import Forecast

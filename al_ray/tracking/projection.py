@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from al_ray.core.metrics import area_under_curve
 from al_ray.errors import ExecutionError, without_secrets
 from al_ray.names import identifier, with_hash
+from al_ray.records.cell import CellStore
 from al_ray.records.json import canonical_json, cell_fingerprint
 from al_ray.records.round import RecordedRound, now
-from al_ray.records.study import MLFLOW_FILE, MLFLOW_FOLDER, CellStore, StudyStore
+from al_ray.records.study import MLFLOW_FILE, MLFLOW_FOLDER, StudyStore
 from al_ray.storage.address import without_query
 from al_ray.tracking.address import DATABASES, scheme_of
 

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from al_ray.core.types import Annotation, Query, RoundRecord
-from al_ray.records.study import CellStore, StudyStore, fingerprint
+from al_ray.records.cell import CellStore
+from al_ray.records.json import fingerprint
+from al_ray.records.study import StudyStore
 
 SPEC: dict[str, Any] = {
     "dataset": {"name": "trec6"},

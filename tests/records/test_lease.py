@@ -14,11 +14,11 @@ import pytest
 
 from al_ray.errors import StorageError
 from al_ray.records import lease as lease_module
-from al_ray.records.lease import Lease, LeaseLostError, Times, living_drivers
+from al_ray.records.lease import Lease, LeaseLostError, LeaseTimes, living_drivers
 from al_ray.records.study import StudyStore
 from tests.waiting import PATIENCE_S, wait_until
 
-QUICK = Times(renew_every=0.02, dead_after=0.3, settle=0.05, look_every=0.02)
+QUICK = LeaseTimes(renew_every_s=0.02, dead_after_s=0.3, settle_s=0.05, look_every_s=0.02)
 OTHER = "0" * 16
 ELSEWHERE = {"host": "node7", "host_id": "node7 boot", "pid": 4711, "process_start": 1}
 
@@ -89,7 +89,7 @@ def test_a_driver_elsewhere_that_lives_keeps_its_study_whatever_its_clock_says(s
         assert "waiting" in sentence
         write_raw(store, renewed_at="1999-01-01T00:00:10.000+00:00")
 
-    waiting = Lease(store.folder, "softmax", live, times=replace(QUICK, dead_after=2 * PATIENCE_S))
+    waiting = Lease(store.folder, "softmax", live, times=replace(QUICK, dead_after_s=2 * PATIENCE_S))
     with pytest.raises(StorageError, match="is being run by process 4711 on node7"), waiting.held():
         pass
 

@@ -1,5 +1,6 @@
 """Records: exact, whole, in order, of this study, and of nothing else."""
 
+import hashlib
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from pyarrow import fs
 from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.errors import StorageError
 from al_ray.records.arrays import decode_tables, encode_tables
-from al_ray.records.json import cell_fingerprint
-from al_ray.records.study import StudyStore, canonical_json, changed_fields, fingerprint, free_space
+from al_ray.records.json import canonical_json, cell_fingerprint, changed_fields, fingerprint
+from al_ray.records.round import check_rounds, decode_round, encode_round
+from al_ray.records.study import StudyStore
+from al_ray.storage.folder import free_space
 from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -225,6 +229,69 @@ def test_rounds_that_cannot_follow_from_each_other_are_refused(
     cell.append(second)
     with pytest.raises(StorageError, match=message):
         cell.rounds()
+
+
+OLDER = (
+    '{"format":1,"record":{"annotation":{"abstained":[true,false],"labels":[-1,1]},"checkpoint":null,"metrics":'
+    '{"accuracy":0.6,"loss":1.0,"macro_f1":0.5},"n_labeled":2,"query":{"ids":[2,3],"probs":[[0.1,0.9],[0.1,0.9]],'
+    '"scores":[0.2857142857142857,0.42857142857142855]},"round_index":1,"seconds":{"finetune":0.25,"query":0.125},'
+    '"stop_reason":null},"recorded_at":"2026-01-02T03:04:05.678+00:00",'
+    '"sha256":"92425cad400fa472c9ec5ec9a9eddd748433317eaa43a8aaef8dbc8d5592269e","tables":{"test":4}}'
+)
+
+
+def test_a_round_file_of_an_older_al_ray_is_read_and_still_written_to_the_byte() -> None:
+    entry = decode_round("here", 1, OLDER.encode())
+    assert entry.record.to_json() == make_record(1, size=2, abstain=True).to_json()
+    assert (entry.recorded_at.isoformat(), entry.tables) == ("2026-01-02T03:04:05.678000+00:00", {"test": 4})
+    assert encode_round(entry) == OLDER.encode()
+    laid_out_anew = json.dumps(json.loads(OLDER), indent=2).encode()
+    assert encode_round(decode_round("here", 1, laid_out_anew)) == OLDER.encode()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"ids":[2,3]', '"ids":[2.0,3]'),
+        ('"ids":[2,3]', '"ids":[2,true]'),
+        ('"ids":[2,3]', '"ids":[2,2]'),
+        ('"ids":[2,3]', '"ids":[2,36893488147419103232]'),
+        ('"labels":[-1,1]', '"labels":[-1,1,1]'),
+        ('"labels":[-1,1]', '"labels":"x"'),
+        ('"abstained":[true,false]', '"abstained":[1,0]'),
+        ('[[0.1,0.9],[0.1,0.9]]', '[[0.1,0.9],[1.0]]'),
+        ('[[0.1,0.9],[0.1,0.9]]', '[0.1,0.9]'),
+        ('[[0.1,0.9],[0.1,0.9]]', '[["a","b"],["a","b"]]'),
+        ('"accuracy":0.6', '"accuracy":1e999'),
+        ('"accuracy":0.6', '"accuracy":null'),
+        ('"finetune":0.25', '"finetune":1'),
+        ('"n_labeled":2', '"n_labeled":2.0'),
+        ('"round_index":1', '"round_index":true'),
+        ('"round_index":1', '"round_index":2'),
+        ('"stop_reason":null', '"stop_reason":null,"more":1'),
+        ('"checkpoint":null', '"checkpoint":"s3://weights"'),
+        ('"checkpoint":null,', ''),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_none_is_refused_though_its_checksum_is_right(old: str, new: str) -> None:
+    head, record = OLDER.split('"record":')[0], OLDER.split('"record":')[1].split(',"recorded_at"')[0]
+    changed = record.replace(old, new)
+    assert changed != record
+    digest = hashlib.sha256(changed.encode()).hexdigest()
+    text = f'{head}"record":{changed},"recorded_at":"2026-01-02T03:04:05.678+00:00","sha256":"{digest}","tables":{{}}}}'
+    with pytest.raises(StorageError, match=r"here is not (a round record|the record of round 1)"):
+        decode_round("here", 1, text.encode())
+
+
+def test_rounds_that_do_not_have_the_same_classes_are_refused() -> None:
+    initial, first, second = (make_record(index) for index in range(3))
+    check_rounds([initial, first, second], str)
+    three = replace(second, query=replace(second.query, probs=np.full((3, 3), 1 / 3)))
+    with pytest.raises(StorageError, match="round 2 has beliefs in 3 classes, but there were 2 before it"):
+        check_rounds([initial, first, three], str)
+    beyond = replace(first, annotation=replace(first.annotation, labels=np.full(3, 2)))
+    with pytest.raises(StorageError, match="round 1 was answered with class 2, but there are 2"):
+        check_rounds([initial, beyond], str)
 
 
 def test_an_abstained_example_is_not_counted_as_labelled(tmp_path: Path) -> None:

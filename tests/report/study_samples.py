@@ -1,6 +1,7 @@
 """Small studies for the tests of reports, written through the real store."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pandas as pd
 
 from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.records.cell import CellStore
-from al_ray.records.study import StudyStore, fingerprint
-from al_ray.study.names import base_slug
+from al_ray.records.json import fingerprint
+from al_ray.records.study import StudyStore
+from al_ray.study.names import Method, base_slug
 from al_ray.study.spec import CellSpec, make_spec
 
 QUERY_SIZE = 2
@@ -30,6 +32,7 @@ class SampleStudy:
         self.store = StudyStore.open(str(storage), name)
         self.store.claim()
         self.planned: list[dict[str, Any]] = []
+        self.methods: dict[str, Any] = {}
 
     @property
     def path(self) -> str:
@@ -43,11 +46,12 @@ class SampleStudy:
         """Note a cell in the plan, without records."""
         spec = self.spec(**changes)
         slug, digest = _slug(spec, variant), fingerprint(spec.to_json())
-        dataset, model, *method = base_slug(spec)
+        dataset, model, *labels = base_slug(spec)
         names = {"dataset": dataset, "model": model, "variant": variant}
-        method += [variant] if variant else []
+        method = " + ".join([*labels, *([variant] if variant else [])])
+        self.methods[method] = asdict(Method.of(spec))
         self.planned.append(
-            {"slug": slug, "fingerprint": digest, **names, "method": " + ".join(method),
+            {"slug": slug, "fingerprint": digest, **names, "method": method,
              "strategy": spec.strategy.name, "seed": spec.seed}
         )  # fmt: skip
         return spec
@@ -56,7 +60,7 @@ class SampleStudy:
         note = {"class_names": CLASS_NAMES, "class_counts": [30, 10], "group_counts": None, "n_train": N_TRAIN,
                 "n_test": 4, "source": "made up"}  # fmt: skip
         plan = {"format": 1, "study": self.store.study, "cells": self.planned, "datasets": datasets or {"subj": note}}
-        self.store.write_plan(plan)
+        self.store.write_plan(plan | ({"methods": self.methods} if self.methods else {}))
 
     def begin(self, variant: str = "", **changes: Any) -> CellStore:
         spec = self.spec(**changes)

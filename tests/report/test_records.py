@@ -10,8 +10,10 @@ from pyarrow import fs
 
 from al_ray.errors import StorageError
 from al_ray.records.cell import CellStore
-from al_ray.report.read import open_study, read_study
-from tests.report.study_samples import CLIPPING, SampleStudy
+from al_ray.records.study import open_study
+from al_ray.report.read import read_study
+from al_ray.study.names import Method
+from tests.report.study_samples import CLIPPED, CLIPPING, SampleStudy
 
 
 @pytest.fixture
@@ -92,6 +94,46 @@ def test_planned_cells_without_records_wait(study: SampleStudy) -> None:
     assert records.cells["status"].tolist() == ["done", "waiting"]
     assert records.cells["base_method"].tolist() == ["softmax + margin", "softmax + margin"]
     assert records.datasets["subj"]["class_counts"] == [30, 10]
+
+
+def test_a_plan_without_methods_knows_those_of_recorded_cells_and_the_names_of_the_others(study: SampleStudy) -> None:
+    study.plan(seed=43, filters=CLIPPING)
+    study.plan("max_tokens=30", seed=44, filters=CLIPPING, max_tokens=30)
+    study.plan(strategy="entropy", filters=CLIPPING)
+    study.plan(strategy="random")
+    study.plan(strategy="passive")
+    study.methods.clear()
+    study.write_plan()
+    study.cell(filters=CLIPPING)
+    records = read_study(study.path)
+    unknown = "softmax + entropy + uncertainty_clipping"
+    assert records.cells["method"].tolist() == [
+        CLIPPED, CLIPPED, CLIPPED, unknown, "softmax + random", "softmax + passive"
+    ]  # fmt: skip
+    assert list(records.methods) == list(dict.fromkeys(records.cells["method"]))
+    assert records.methods[CLIPPED].unclipped == "softmax + margin"
+    assert records.methods[unknown].unclipped == unknown
+    assert [method.role for method in records.methods.values()] == ["query", "query", "random", "passive"]
+
+
+def test_methods_are_values_by_the_name_that_cells_have(study: SampleStudy) -> None:
+    study.plan(strategy="random")
+    study.write_plan()
+    specs = [study.spec(filters=CLIPPING), study.spec(strategy="random")]
+    study.cell(filters=CLIPPING)
+    assert read_study(study.path).methods == {method.name: method for method in map(Method.of, specs)}
+
+
+def test_of_a_grid_that_is_given_no_other_cells_are_read(study: SampleStudy) -> None:
+    study.plan()
+    study.write_plan()
+    grid = study.store.plan()
+    study.plan(seed=43)
+    study.write_plan()
+    study.cell()
+    study.cell(seed=43)
+    assert read_study(study.path).cells["seed"].tolist() == [42, 43]
+    assert read_study(study.path, grid=grid).cells["seed"].tolist() == [42]
 
 
 def test_cells_stand_in_the_order_of_the_plan_and_unplanned_ones_are_kept(study: SampleStudy) -> None:

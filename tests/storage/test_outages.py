@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from al_ray.errors import ConfigError, StorageError
-from al_ray.records.study import CellStore, StudyStore, fingerprint
+from al_ray.records.cell import CellStore
+from al_ray.records.json import fingerprint
+from al_ray.records.study import StudyStore
 from al_ray.storage import local_files, remote_files
 from al_ray.storage.outages import is_outage
 from al_ray.study.file import Execution, set_options

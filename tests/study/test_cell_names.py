@@ -1,16 +1,19 @@
 """What cells are called: readable, short enough for a folder, and never two with one name."""
 
+import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from al_ray.filtering import filters
 from al_ray.names import identifier
 from al_ray.storage.folder import check_name
-from al_ray.study.names import MAX_SLUG, name_cells, slugs_of
+from al_ray.study.names import MAX_SLUG, Method, name_cells, slugs_of
 from al_ray.study.spec import CellSpec, make_spec
 from al_ray.tracking.projection import shown_name
 
@@ -85,6 +88,38 @@ def test_options_that_differ_are_told_apart_whichever_the_seeds() -> None:
     assert [names.variant for names in name_cells([fast, slow])] == [
         ("learning_rate=0.001",), ("learning_rate=1e-05",)
     ]  # fmt: skip
+
+
+def test_a_method_is_made_of_what_a_spec_says() -> None:
+    clipped = spec(
+        confidence={"name": "mc_dropout", "n_passes": 3},
+        filters=[{"name": "random_subsample", "size": 50}, {"name": "uncertainty_clipping", "fraction": 0.1}],
+    )
+    method = Method.of(clipped)
+    assert method.name == "mc_dropout_3 + margin + random_subsample_50 + uncertainty_clipping_0.1"
+    assert (method.confidence, method.strategy, method.role) == ("mc_dropout_3", "margin", "query")
+    assert method.clipping == ("uncertainty_clipping_0.1",)
+    assert method.unclipped == Method.of(clipped.model_copy(update={"filters": clipped.filters[:1]})).name
+    assert Method.from_json(json.loads(json.dumps(asdict(method)))) == method
+    assert name_cells([clipped])[0].method == method
+
+
+@pytest.mark.parametrize("name", filters.names())
+def test_a_filter_clips_in_a_method_as_its_plug_in_says(name: str) -> None:
+    chosen = filters.build(name)
+    method = Method.of(spec().model_copy(update={"filters": (chosen,)}))
+    assert method.filters == (name,)
+    assert method.clipping == ((name,) if chosen.clips else ())
+    assert (method.unclipped == "softmax + margin") == chosen.clips
+
+
+def test_unfiltered_random_queries_and_passive_cells_have_roles_of_their_own() -> None:
+    subsample = {"name": "random_subsample"}
+    roles = [
+        Method.of(spec(**changes)).role
+        for changes in ({"strategy": "random"}, {"strategy": "random", "filters": [subsample]}, {"strategy": "passive"})
+    ]
+    assert roles == ["random", "query", "passive"]
 
 
 def test_a_longer_run_of_another_seed_is_the_same_method() -> None:

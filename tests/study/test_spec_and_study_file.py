@@ -21,7 +21,7 @@ from al_ray.records.cell import cell_key
 from al_ray.records.json import canonical_json, cell_fingerprint, flatten
 from al_ray.records.study import StudyStore
 from al_ray.registry import Registry
-from al_ray.report.read import _Specs
+from al_ray.report.read import _read_spec
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import strategies
 from al_ray.study.file import Execution, load_study, set_options
@@ -148,7 +148,7 @@ def test_whatever_a_plan_takes_is_read_again_from_records_and_by_reports(cell: d
     found = store.find(cell_key("cell", spec.fingerprint()))
     assert found is not None
     stored = found.spec()
-    assert read_spec(stored) == _Specs().read("here", stored) == spec
+    assert read_spec(stored) == _read_spec("here", stored) == spec
     assert read_spec(stored).fingerprint() == cell_fingerprint(stored) == found.fingerprint
     assert "-0.0" not in canonical_json(stored)
     assert all(abs(leaf) < 2**63 for _, leaf in flatten(stored) if type(leaf) is int)

@@ -21,8 +21,9 @@ from rich.console import Console
 
 from al_ray.cli.run import print_mlflow
 from al_ray.errors import ConfigError, ExecutionError
+from al_ray.records.cell import CellStore
 from al_ray.records.round import RecordedRound, now
-from al_ray.records.study import CellStore, StudyStore
+from al_ray.records.study import StudyStore
 from al_ray.storage.folder import Folder
 from al_ray.tracking import mlflow as tracking
 from al_ray.tracking import projection as projection_module

@@ -16,7 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from al_ray.cli.app import app
-from al_ray.records.study import CellStore, StudyStore
+from al_ray.records.cell import CellStore
+from al_ray.records.study import StudyStore
 from al_ray.tracking.mlflow import sync
 from al_ray.tracking.tracker import Tracker
 from tests.proxy import Proxy

@@ -67,12 +67,11 @@ def text(name: str, content: str) -> Spoil:
 
 def record(**values: Any) -> Spoil:
     """Return what changes the last round's record and makes its checksum right again."""
-    from al_ray.records.json import canonical_json
-    from al_ray.records.round import _sha256
+    from al_ray.records.json import fingerprint
 
     def change(content: Any) -> Any:
         content["record"] |= values
-        return {**content, "sha256": _sha256(canonical_json(content["record"]))}
+        return {**content, "sha256": fingerprint(content["record"])}
 
     return of_done("round-001.json", change)
 
@@ -85,6 +84,10 @@ SPOILED: dict[str, Spoil] = {
     "a planned slug that is a number": in_plan(slug=7),
     "a planned fingerprint that climbs": in_plan(fingerprint="../" * 20),
     "a planned fingerprint that is a list": in_plan(fingerprint=[1]),
+    "a planned fingerprint that is null": in_plan(fingerprint=None),
+    "a planned method without its parts": in_plan(method="margin"),
+    "planned methods that are a list": top("plan.json", methods=["x"]),
+    "a planned method that is a number": top("plan.json", methods={"softmax + margin": 1}),
     "a planned method that is an object": in_plan(method={"a": 1}),
     "a planned data set that is a list": in_plan(dataset=["x"]),
     "a planned seed without end": in_plan(seed=10**400),
@@ -134,6 +137,10 @@ SPOILED: dict[str, Spoil] = {
     "metrics that are a list": record(metrics=[1]),
     "a query that is a text": record(query="x"),
     "a query of texts": record(query={"ids": ["a"], "scores": [1.0], "probs": None}),
+    "beliefs that are ragged": record(query={"ids": [7, 8], "scores": [1.0, 0.0], "probs": [[1.0], [0.5, 0.5]]}),
+    "an answer beyond all classes": record(
+        query={"ids": [10**6], "scores": [1.0], "probs": [[1.0]]}, annotation={"labels": [1], "abstained": [False]}
+    ),
     "seconds that are texts": record(seconds={"finetune": "long"}),
     "an accuracy without end": record(metrics={"accuracy": 10**400}),
 }
