@@ -6,13 +6,17 @@ STORAGE ?= results
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: quickstart test install lint bench clean
+.PHONY: quickstart test test-fast install lint bench clean
 
 quickstart: install
 	$(BIN)/al-ray run pipelines/studies/quickstart.yaml --storage $(STORAGE)
 
 test: install
 	$(BIN)/python -m pytest --durations=20 --durations-min=1
+
+# What a change is tried on between two thoughts: no Ray, no model, under a minute on two cores.
+test-fast: install
+	$(BIN)/python -m pytest --quiet tests/core tests/loop tests/study tests/records tests/report tests/plugins/test_contracts.py tests/docs/test_pages.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The table of methods in the README, made from the registries: name, source, what it costs and what it needs."""
+"""The tables of methods in docs/methods.md, made from the registries: name, source, what it costs and what it needs."""
 
 import typing
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def markdown() -> str:
 
 
 def _family(title: str, registry: Registry[Any], columns: tuple[str, ...], rows: Any) -> Iterator[str]:
-    yield f"**{title}**"
+    yield f"## {title}"
     yield ""
     yield f"| name | source | {' | '.join(columns)} |"
     yield "|---|---|" + "---|" * len(columns)
@@ -134,7 +134,7 @@ FAMILIES: tuple[Registry[object], ...] = (  # type: ignore[assignment]
 
 def list_methods(
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print sources, costs and needs, as in the README.")
+        bool, typer.Option("--markdown", help="Print sources, costs and needs, as in docs/methods.md.")
     ] = False,
 ) -> None:
     """Name every method that a study file can use, with its options and their defaults."""

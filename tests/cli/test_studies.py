@@ -1,12 +1,10 @@
 """The studies that come along: each can be laid out, and asks what it says it asks."""
 
-import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from al_ray.cli.methods import markdown
 from al_ray.study.file import load_study
 
 REPOSITORY = Path(__file__).parents[2]
@@ -57,10 +55,3 @@ def test_the_recipe_of_the_published_grid_is_the_published_one() -> None:
     recipe = next(iter(cells.values())).finetune
     assert (recipe.learning_rate, recipe.epochs, recipe.batch_size, recipe.schedule) == (2e-5, 10, 32, "constant")
     assert (recipe.validation_fraction, recipe.patience, recipe.gradient_clip) == (0.1, 5, 1.0)
-
-
-def test_the_table_of_methods_in_the_readme_is_the_one_that_the_registry_gives() -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"<!-- al-ray list --markdown -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
-    assert found is not None
-    assert found[1] == markdown()

@@ -15,21 +15,20 @@ DOCKERFILE = ROOT / "pipelines/cluster/Dockerfile"
 CLOUDS = ("aws", "gcp")
 
 
-def readme_section() -> str:
-    """Return the section of the README that this folder is about."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.split("\n## On a cluster\n")[1].split("\n## ")[0]
+def page() -> str:
+    """Return the page of the documentation that this folder is about."""
+    return (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
 
 
 def commands(start: str) -> list[str]:
-    """Return the README's commands that begin with these words, each in one line, without its comment."""
-    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", readme_section(), flags=re.DOTALL))
+    """Return the page's commands that begin with these words, each in one line, without its comment."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", page(), flags=re.DOTALL))
     lines = blocks.replace("\\\n", " ").splitlines()
     return [re.split(r"\s{2,}#|\s#\s", line)[0].strip() for line in lines if line.startswith(start)]
 
 
 def swap(text: str) -> str:
-    """Swap the GCP lines in, by the very command that the file and the README name."""
+    """Swap the GCP lines in, by the very command that the file and the page name."""
     expressions = re.findall(r"-e '([^']+)'", commands("sed")[0])
     arguments = [word for expression in expressions for word in ("-e", expression)]
     return subprocess.run(["sed", *arguments], input=text, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""The commands of the README section and what a job uploads: parsed and packed by Ray's own code; nothing starts."""
+"""The commands of docs/clusters.md and what a job uploads: parsed and packed by Ray's own code; nothing starts."""
 
 import itertools
 import os
@@ -22,7 +22,7 @@ from tests.cluster.manifests import (
     cluster_config,
     commands,
     kubernetes_objects,
-    readme_section,
+    page,
 )
 
 MIB = 2**20
@@ -52,7 +52,7 @@ def ray(line: str) -> dict[str, Any]:
     return parse(cli, words)
 
 
-def test_ray_knows_every_command_and_option_of_the_readme() -> None:
+def test_ray_knows_every_command_and_option_of_the_page() -> None:
     lines = commands("ray ")
     assert {line.split()[1] for line in lines} >= {"start", "up", "dashboard", "down", "job", "get-auth-token"}
     for line in lines:
@@ -61,7 +61,7 @@ def test_ray_knows_every_command_and_option_of_the_readme() -> None:
         ray("ray job submit --working-folder . -- python -m pipelines.run_study")
 
 
-def test_al_ray_knows_its_commands_of_the_readme() -> None:
+def test_al_ray_knows_its_commands_of_the_page() -> None:
     import typer
 
     from al_ray.cli.app import app
@@ -71,7 +71,7 @@ def test_al_ray_knows_its_commands_of_the_readme() -> None:
 
 
 def runs() -> dict[str, list[str]]:
-    """Return the command lines that start a study: two of the README, and those of the RayJob."""
+    """Return the command lines that start a study: two of the page, and those of the RayJob."""
     own, cloud = (list(ray(line)["entrypoint"]) for line in commands("ray job submit"))
     jobs = {cloud: kubernetes_objects(cloud)[1]["spec"]["entrypoint"].split() for cloud in ("aws", "gcp")}
     return {"own": own, "cloud": cloud, "eks": jobs["aws"], "gke": jobs["gcp"]}
@@ -93,7 +93,7 @@ def test_every_study_is_started_by_the_same_module_with_options_that_exist() -> 
         execution([*runs()["cloud"], "--set", "lane=8"])
 
 
-def test_the_readme_and_the_ray_job_ask_for_the_same() -> None:
+def test_the_page_and_the_ray_job_ask_for_the_same() -> None:
     own, cloud, eks, gke = (execution(words) for words in runs().values())
     assert cloud == eks == gke.model_copy(update={"storage": eks.storage})
     assert gke.storage == eks.storage.replace("s3://", "gs://")
@@ -197,7 +197,7 @@ def test_a_job_uploads_the_code_below_five_mib(tmp_path: Path) -> None:
     names, size = packed(ROOT, tmp_path / "code.zip", runtime_env()["excludes"])
     assert size < 5 * MIB
     assert {"al_ray/data/tickets.py", "al_ray/model/encoder.py", "pipelines/studies/quickstart.yaml"} <= names
-    assert not [name for name in names if re.match(r"\.git/|\.venv|tests/|data/|models/|results/", name)]
+    assert not [name for name in names if re.match(r"\.git/|\.venv|tests/|docs/|data/|models/|results/", name)]
 
 
 def test_data_models_and_results_stay_behind(tmp_path: Path) -> None:
@@ -212,5 +212,5 @@ def test_data_models_and_results_stay_behind(tmp_path: Path) -> None:
     assert everything > set(left)
 
 
-def test_the_section_says_what_was_never_run() -> None:
-    assert "never been run on a cloud or on Kubernetes" in readme_section()
+def test_the_page_says_what_was_never_run() -> None:
+    assert "never been run on a cloud or on Kubernetes" in page()

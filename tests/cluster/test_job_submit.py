@@ -42,7 +42,7 @@ def checkout(tmp_path: Path) -> Path:
 def submit(
     ray: TwoNodes, checkout: Path, name: str, study: Path, storage: Path, *settings: str, program: str = RUN_STUDY
 ) -> Process:
-    """Submit a study as the README does, and follow its log."""
+    """Submit a study as docs/clusters.md does, and follow its log."""
     options = [word for setting in ("tracking=off", *settings) for word in ("--set", setting)]
     entrypoint = [sys.executable, "-m", program, str(study), "--storage", str(storage), *options]
     job = ["--submission-id", name, "--runtime-env", "pipelines/cluster/runtime_env.yaml", "--", *entrypoint]

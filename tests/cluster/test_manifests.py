@@ -22,7 +22,7 @@ from tests.cluster.manifests import (
     ROOT,
     cluster_config,
     kubernetes_objects,
-    readme_section,
+    page,
     text_of,
 )
 
@@ -233,4 +233,4 @@ def test_no_placeholder_is_left_unsaid(cloud: str) -> None:
     found = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", values))
     assert found - WORDS == PLACEHOLDERS[cloud]
     for name in PLACEHOLDERS[cloud]:
-        assert f"`{name}`" in readme_section()
+        assert f"`{name}`" in page()
