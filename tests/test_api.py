@@ -11,7 +11,7 @@ import pytest
 
 import al_ray
 from al_ray.errors import ConfigError, StorageError
-from al_ray.report.analysis.results import TABLES
+from al_ray.report.build import TABLES
 from tests.model import tiny
 
 
