@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import al_ray
-from al_ray.report.analysis.results import TABLES
+from al_ray.report.build import TABLES
 from tests.docs.pages import ROOT, code_spans, fences, rows, text_of
 
 
