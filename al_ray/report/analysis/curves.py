@@ -13,11 +13,10 @@ from al_ray.core.metrics import aulc, labels_to_reach
 from al_ray.core.seeding import stream
 from al_ray.report.analysis.results import Curve, LabelsSaved
 from al_ray.report.read import StudyRecords
-from al_ray.report.stats.bootstrap import Interval, deviation_weights, expanded_tail
+from al_ray.report.stats.bootstrap import LEVEL, Interval, deviation_weights, expanded_tail
 
 LAST = 5
 N_RESAMPLES = 2000
-LEVEL = 0.95
 MIN_SEEDS = 5
 """Seeds below which a mean gets no interval: of fewer there are too few resamples for its ends."""
 RANDOMS_FINAL = "random's final accuracy"
@@ -140,7 +139,7 @@ def _aligned(
 
 def mean_curves(groups: Groups) -> tuple[Curve, ...]:
     """Return the mean curves with bootstrap bands: the interval of the mean over seeds, point by point, from five."""
-    return tuple(_mean_curve(group) for group in groups.values())
+    return tuple(map(_mean_curve, groups.values()))
 
 
 def _mean_curve(group: CurveGroup) -> Curve:
