@@ -39,10 +39,8 @@ class StudyRecords:
 
     Attributes:
         store: its folder, for arrays.
-        cells: one row a cell, planned or recorded; the index is what ``cell`` means in the other tables. Columns
-            ``key, slug, fingerprint, setting, dataset, model, variant, method, base_method, confidence, strategy,
-            filters, clipping, role, seed, status, reason, n_rounds, n_rounds_planned, stop_reason, n_test,
-            evaluation``.
+        cells: one row a cell, planned or recorded; the index is what ``cell`` means in the other tables. Columns: those
+            of :attr:`al_ray.report.analysis.results.StudyResults.cells` that every cell has.
         rounds: one row for every fine-tuned round: ``cell, round_index, n_labeled``, metrics, ``seconds.PHASE``.
         queries: one row for every queried example but those of passive cells: ``cell, round_index`` (0 = initial
             query), ``id``, ``label`` (-1 = abstained), and what the model believed of it: ``predicted, confidence,

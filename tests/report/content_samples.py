@@ -155,6 +155,7 @@ def method(name: str, **more: Any) -> Method:
 def setting(dataset: str, model: str = "minilm", **more: Any) -> Setting:
     """Return a setting of which nothing is known."""
     return Setting(
+        name=f"{dataset} · {model}",
         dataset=dataset,
         model=model,
         variant="",

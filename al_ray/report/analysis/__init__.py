@@ -114,6 +114,7 @@ def _settings(records: StudyRecords, finished: Finished, passive: PassiveModels)
         dataset = records.datasets.get(row.dataset, {})
         found.append(
             Setting(
+                name=row.setting,
                 dataset=row.dataset,
                 model=row.model,
                 variant=row.variant,

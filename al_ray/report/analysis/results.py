@@ -57,6 +57,7 @@ class Setting:
     """One data set with one model.
 
     Attributes:
+        name: what headings and tables call it: data set, model and variant.
         dataset: as the study names it.
         model: as the study names it.
         variant: what else tells its cells from others of the same data set and model; usually empty.
@@ -66,6 +67,7 @@ class Setting:
         passive: final accuracy of the model trained on all labels, None where no such cell is finished.
     """
 
+    name: str
     dataset: str
     model: str
     variant: str
@@ -73,11 +75,6 @@ class Setting:
     n_test: int | None
     n_classes: int | None
     passive: Estimate | None
-
-    @property
-    def name(self) -> str:
-        """Return what headings call it."""
-        return " · ".join(part for part in (self.dataset, self.model, self.variant) if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,7 +363,8 @@ class StudyResults:
             fingerprint, setting, dataset, model, variant, method, base_method`` (the method without clipping),
             ``confidence, strategy, filters, clipping, role, seed, status, reason, n_rounds, n_rounds_planned,
             stop_reason, n_test, evaluation``; and for finished cells ``n_points, n_labeled, final_accuracy, aulc,
-            aulc_last5, ece, brier, acquired.SLICE``.
+            aulc_last5, ece, brier, acquired.SLICE``. ``reason`` says why a cell failed or could not be read;
+            ``n_rounds_planned`` is the most that there can be, 0 where unknown.
         plan_known: whether the cells that wait are known; false where only folders could be counted.
         settings: in the order in which they are shown.
         methods: all of them by name, those without a finished cell too; one of them at most stands for random queries.
