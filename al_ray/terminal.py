@@ -117,7 +117,8 @@ def plan_table(plan: Plan, n_shown: int = 40) -> Table:
     for cell in plan.cells[:n_shown]:
         everything = cell.spec.strategy.labels_everything
         labels = "all" if everything else str(cell.spec.initial_size + cell.spec.rounds * cell.spec.query_size)
-        state = cell.status if cell.status in ("new", "done") else f"{cell.status}, {cell.n_recorded} rounds recorded"
+        begun = f"{cell.status}, {cell.n_recorded} rounds recorded"
+        state = {"waiting": "new", "done": "done"}.get(cell.status, begun)
         table.add_row(cell.key, "1" if everything else str(cell.spec.rounds + 1), labels, state)
     if len(plan.cells) > n_shown:
         table.add_row(f"... and {len(plan.cells) - n_shown} more", "", "", "")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.made_study import MadeStudy
@@ -52,15 +53,16 @@ def report_on(study: Path) -> dict[str, float]:
     """Report on a study in this process; return what it took."""
     began = time.perf_counter()
     from al_ray.report.analysis import analyse
-    from al_ray.report.build import Report, write_report
+    from al_ray.report.build import FOLDER, write_report
     from al_ray.report.read import read_study
 
     imported = time.perf_counter()
     records = read_study(str(study))
     read = time.perf_counter()
-    report = Report(results=analyse(records), made_at="now", study_folder=records.store.folder)
+    results = analyse(records)
     worked_out = time.perf_counter()
-    files = [Path(name) for name in write_report(report)]
+    folder = records.store.folder.child(FOLDER)
+    files = [Path(name) for name in write_report(results, folder, made_at=datetime.now(UTC))]
     times = os.times()
     return {
         "import_s": imported - began,

@@ -1,5 +1,6 @@
 """``al-ray report``: what the records say, as one page and as tables."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -25,9 +26,11 @@ def report(
     ] = False,
 ) -> None:
     """Write the verdict on a study, at any time: one HTML page, and the same numbers as CSV and Parquet."""
-    from al_ray.records.study import open_study
-    from al_ray.report.build import build_report, write_report
+    from al_ray.report.analysis import analyse
+    from al_ray.report.build import FOLDER, write_report
+    from al_ray.report.read import read_study
     from al_ray.report.verdict import make_verdict
+    from al_ray.storage.folder import Folder
 
     console = make_console()
     with user_errors(console):
@@ -35,9 +38,11 @@ def report(
         if out is not None:
             check_address("--out", out)
         address = tracking_address(found.execution.tracking if tracking is None else tracking, found.storage)
-        made = build_report(found.address, description=found.description, skip_damaged=skip_damaged)
-        written = write_report(made, out)
-        found_out = make_verdict(made.results)
+        records = read_study(found.address, skip_damaged=skip_damaged)
+        results = analyse(records, description=found.description)
+        folder = records.store.folder.child(FOLDER) if out is None else Folder.open(out)
+        written = write_report(results, folder, made_at=datetime.now(UTC))
+        found_out = make_verdict(results)
         for sentence in (
             found_out.headline, *found_out.saves, *found_out.sure, *found_out.change, *found_out.clipping,
             *found_out.missing,
@@ -46,7 +51,6 @@ def report(
         console.print(f"page: {without_secrets(written[0])}", soft_wrap=True, highlight=False)
         console.print(f"tables: {len(written) - 1} files beside it", soft_wrap=True, highlight=False)
         if address is not None:
-            store = open_study(found.address)
-            log_report(store, address, written)
+            log_report(records.store, address, written)
             console.print(f"logged to MLflow: {without_secrets(address)}", soft_wrap=True, highlight=False)
-            print_mlflow(console, store, address)
+            print_mlflow(console, records.store, address)

@@ -38,7 +38,7 @@ SPEC, DONE, FAILED, PROVENANCE = "spec.json", "done.json", "failed.json", "prove
 SPEC_KEYS = {"slug", "fingerprint", "created_at", "spec"}
 _DONE_KEYS, _FAILED_KEYS = {"finished_at", "summary"}, {"failed_at", "reason"}
 
-CellStatus = Literal["new", "running", "done", "failed"]
+CellStatus = Literal["waiting", "running", "done", "failed"]
 
 ADVICE: Mapping[str, str] = {
     "input": "The study, its data or its model do not allow it, so it was not tried again: mend them.",
@@ -248,7 +248,7 @@ class CellStore:
         self._write(FAILED, {"format": FORMAT, "failed_at": now_text(), "reason": reason}, "the failure")
 
     def status(self) -> CellStatus:
-        """Return how far the cell is; ``running`` is also one whose run was killed."""
+        """Return how far the cell is: ``waiting`` has no records, ``running`` is also one whose run was killed."""
         return self._status(self.folder.names()[0])
 
     def progress(self) -> tuple[CellStatus, int]:
@@ -280,7 +280,7 @@ class CellStore:
             return "done"
         if FAILED in files:
             return "failed"
-        return "running" if SPEC in files else "new"
+        return "running" if SPEC in files else "waiting"
 
     def _begin_spec(self, spec: Mapping[str, Any]) -> None:
         if self.folder.exists(SPEC):

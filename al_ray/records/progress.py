@@ -31,7 +31,7 @@ class CellView:
     dataset: str
     model: str
     method: str
-    status: str
+    status: CellStatus
     n_rounds: int = 0
     n_labeled: int = 0
     accuracy: float | None = None
@@ -79,8 +79,8 @@ class Watcher:
         if cell is None:
             return CellView(**place, status="waiting")
         status, n_rounds = cell.progress()
-        if status == "new":
-            return CellView(**place, status="waiting")
+        if status == "waiting":
+            return CellView(**place, status=status)
         view = CellView(**place, status=status, n_rounds=n_rounds, **self._figures(cell, status, n_rounds))
         if status == "done":  # a failed cell may be tried again, and fail again for another reason
             self._done[cell.key] = view

@@ -34,19 +34,12 @@ _SETTINGS: dict[str, Any] = {
 def plot_curves(
     results: "StudyResults", *, settings: Sequence[str] | None = None, methods: Sequence[str] | None = None
 ) -> "Figure":
-    """Draw mean learning curves, one panel a data set and model: test accuracy against the number of labels.
-
-    Bands are the 95 % bootstrap intervals of the mean over seeds, where there are five seeds or more. The dotted line
-    is the mean accuracy of the passive model, which was trained on all labels.
+    """Draw mean learning curves: what :meth:`al_ray.report.analysis.results.StudyResults.plot_curves` returns.
 
     Args:
         results: of a study.
-        settings: panels to draw, by name; None = all.
-        methods: curves to draw, by name; None = random queries and, of the others, the best by mean accuracy of all
-            points, eight in all.
-
-    Returns:
-        a matplotlib figure: ``figure.savefig("curves.pdf")``; its axes can be changed before.
+        settings: as there.
+        methods: as there.
 
     Raises:
         ConfigError: a name that the study does not have, or no learning curve to draw.

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pyarrow import fs
 
 from al_ray.core.types import RoundRecord
 from al_ray.errors import AlRayError, StorageError
@@ -20,6 +20,7 @@ from al_ray.study.spec import SPEC_VERSION, CellSpec, read_spec
 
 VERSIONS_OF = ("al_ray", "python", "torch", "transformers", "ray", "numpy", "platform")
 _N_SHOWN = 10
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -37,13 +38,9 @@ class StudyRecords:
     """A study as tables.
 
     Attributes:
-        study: its name.
-        address: of its folder.
         store: its folder, for arrays.
-        cells: one row a cell, planned or recorded; the index is what ``cell`` means in the other tables. Columns
-            ``key, slug, fingerprint, setting, dataset, model, variant, method, base_method, confidence, strategy,
-            filters, clipping, role, seed, status, reason, n_rounds, n_rounds_planned, stop_reason, n_test,
-            evaluation``.
+        cells: one row a cell, planned or recorded; the index is what ``cell`` means in the other tables. Columns: those
+            of :attr:`al_ray.report.analysis.results.StudyResults.cells` that every cell has.
         rounds: one row for every fine-tuned round: ``cell, round_index, n_labeled``, metrics, ``seconds.PHASE``.
         queries: one row for every queried example but those of passive cells: ``cell, round_index`` (0 = initial
             query), ``id``, ``label`` (-1 = abstained), and what the model believed of it: ``predicted, confidence,
@@ -56,8 +53,6 @@ class StudyRecords:
         notices: what was left out, one sentence each; grows while arrays are read.
     """
 
-    study: str
-    address: str
     store: StudyStore
     cells: pd.DataFrame
     rounds: pd.DataFrame
@@ -103,30 +98,23 @@ class RecordedCell:
     provenance: Mapping[str, Any]
 
 
-def read_study(
-    address: str,
-    *,
-    grid: Mapping[str, Any] | None = None,
-    skip_damaged: bool = False,
-    filesystem: fs.FileSystem | None = None,
-) -> StudyRecords:
+def read_study(address: str, *, grid: Mapping[str, Any] | None = None, skip_damaged: bool = False) -> StudyRecords:
     """Read a whole study, arrays aside.
 
     Args:
         address: the study's own folder or URI.
         grid: a plan whose cells are read, and no others; None = all that the folder holds, with the plan kept there.
         skip_damaged: leave cells out that cannot be read, as failed ones with the reason, instead of refusing.
-        filesystem: an open pyarrow file system, on which ``address`` is then a path.
 
     Raises:
         StorageError: it is no study, holds no cell, or has cells that cannot be read; the message names them.
     """
-    store = open_study(address, filesystem=filesystem)
+    store = open_study(address)
     found_plan = store.plan() if grid is None else grid
     plan = {"cells": [], "methods": {}, "datasets": {}, **(found_plan or {})}
     planned = {cell_key(each["slug"], each["fingerprint"]): each for each in plan["cells"]}
-    folders = [name for name in store.folder.names()[1] if grid is None or name in planned]
-    keys = [*(key for key in planned if key in set(folders)), *(name for name in folders if name not in planned)]
+    folders = dict.fromkeys(name for name in store.folder.names()[1] if grid is None or name in planned)
+    keys = [*(key for key in planned if key in folders), *(name for name in folders if name not in planned)]
     found = dict(zip(keys, store.folder.each(functools.partial(_cell_or_error, store), keys), strict=True))
     read = {key: cell for key, cell in found.items() if isinstance(cell, RecordedCell)}
     problems = {key: str(error) for key, error in found.items() if isinstance(error, AlRayError)}
@@ -139,8 +127,6 @@ def read_study(
     class_names = {key: {"class_names": cell.provenance.get("class_names", [])} for key, cell in read.items()}
     of_records = {names[key].dataset: note for key, note in class_names.items()}
     return StudyRecords(
-        study=store.study,
-        address=store.root,
         store=store,
         cells=pd.DataFrame([_row(key, names[key], of_cell) for key, of_cell in facts.items()]),
         rounds=_stacked(_NO_ROUNDS, [cell.rounds for cell in read.values()]),
@@ -278,6 +264,8 @@ def _stacked(nothing: Columns, cells: Sequence[Columns]) -> pd.DataFrame:
 
 def _row(key: str, names: CellNames, facts: Mapping[str, Any]) -> dict[str, Any]:
     method, variant = names.method, JOIN.join(names.variant)
+    # An error's message may hold half a character, which pandas refuses in a column of texts.
+    sentences = {name: _LONE_SURROGATE.sub("\ufffd", facts[name]) for name in ("reason", "stop_reason")}
     return {
         "setting": " · ".join(part for part in (names.dataset, names.model, variant) if part),
         "dataset": names.dataset,
@@ -293,6 +281,7 @@ def _row(key: str, names: CellNames, facts: Mapping[str, Any]) -> dict[str, Any]
         "seed": facts["seed"],
         "key": key,
         **facts,
+        **sentences,
     }
 
 

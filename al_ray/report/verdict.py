@@ -3,10 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum
 from typing import Literal
 
-from al_ray.report.analysis.results import LabelsSaved, MethodScore, Ranking, Setting, StudyResults
+import pandas as pd
+
+from al_ray.records.cell import CellStatus
+from al_ray.report.analysis.results import ClippingEffect, MethodScore, Ranking, StudyResults
 from al_ray.report.stats.paired import POWER, Comparison
 from al_ray.report.wording import (
     METRIC_WORDS,
@@ -22,25 +25,28 @@ from al_ray.report.wording import (
     some,
 )
 
+MOST_NOTICES = 3
+MANY_SEEDS = 200
+
 
 class Case(Enum):
-    """What can be said of the first method of a ranking."""
+    """What can be said of the first method of a ranking; the values are the words of a table."""
 
-    BEATS_RANDOM = auto()
+    BEATS_RANDOM = "better than random"
     """It is better than random queries by more than chance."""
-    MAY_BE_CHANCE = auto()
+    MAY_BE_CHANCE = "can be chance"
     """It is ahead of random queries, and tested, but the difference can be chance."""
-    NOT_TESTABLE = auto()
+    NOT_TESTABLE = "too few pairs to tell"
     """It is ahead of random queries, on too few pairs for a test."""
-    NOT_AHEAD_IN_PAIRS = auto()
+    NOT_AHEAD_IN_PAIRS = "not ahead of random in pairs"
     """Its mean is highest, but not on the cells that it shares with random queries."""
-    NO_SHARED_PAIRS = auto()
+    NO_SHARED_PAIRS = "no pairs with random"
     """Random queries are there, but never on the same data set, model and seed."""
-    RANDOM_FIRST = auto()
+    RANDOM_FIRST = "random is first"
     """Random queries are first."""
-    NO_RANDOM = auto()
+    NO_RANDOM = "no random cells"
     """There are no finished random queries."""
-    ALONE = auto()
+    ALONE = "only one method"
     """There is one method only."""
 
 
@@ -75,7 +81,7 @@ class Leader:
 def find_leader(ranking: Ranking, results: StudyResults) -> Leader:
     """Return who leads a ranking that has at least one row."""
     best = ranking.rows[0]
-    random = next((row for row in ranking.rows if results.role(row.method) == "random"), None)
+    random = next((row for row in ranking.rows if results.methods[row.method].role == "random"), None)
     second = ranking.rows[1] if len(ranking.rows) > 1 else None
     versus = second.versus_random if best is random and second is not None else best.versus_random
     return Leader(
@@ -98,10 +104,6 @@ def _case(ranking: Ranking, random: MethodScore | None, versus: Comparison | Non
         return Case.RANDOM_FIRST
     if versus is None:
         return Case.NO_SHARED_PAIRS
-    return _case_of_pairs(versus, alpha)
-
-
-def _case_of_pairs(versus: Comparison, alpha: float) -> Case:
     if versus.difference <= 0:
         return Case.NOT_AHEAD_IN_PAIRS
     if versus.is_significant(alpha):
@@ -114,26 +116,24 @@ def _is_below(row: MethodScore, alpha: float) -> bool:
     return versus is not None and versus.difference < 0 and versus.is_significant(alpha)
 
 
-_MOST_NOTICES = 3
-
-
 def what_clipping_does(results: StudyResults) -> list[str]:
     """Return one sentence for every filter of the study, over all settings."""
-    effects = [effect for effect in results.clipping if effect.setting is None]
-    return [_clipping_of(filters, results) for filters in dict.fromkeys(effect.filters for effect in effects)]
+    by_filters: dict[str, list[ClippingEffect]] = {}
+    for effect in results.clipping:
+        if effect.setting is None:
+            by_filters.setdefault(effect.filters, []).append(effect)
+    return [_clipping_of(filters, effects, results.alpha) for filters, effects in by_filters.items()]
 
 
-def _clipping_of(filters: str, results: StudyResults) -> str:
-    effects = [effect for effect in results.clipping if effect.setting is None and effect.filters == filters]
-    tested = [effect for effect in effects if effect.comparison.p_holm is not None]
+def _clipping_of(filters: str, effects: Sequence[ClippingEffect], alpha: float) -> str:
     of = plural(len(effects), "method")
-    if not tested:
+    if all(effect.comparison.p_holm is None for effect in effects):
         return f"{filters}: too little data to say what it changes for {of}. {effects[0].comparison.refusal}"
-    shown = [effect for effect in tested if effect.comparison.is_significant(results.alpha)]
-    helped = [effect.method for effect in shown if effect.comparison.difference > 0]
-    hurt = [effect.method for effect in shown if effect.comparison.difference < 0]
+    shown = [effect for effect in effects if effect.comparison.is_significant(alpha)]
     if not shown:
         return f"{filters}: no difference is shown for {of if len(effects) == 1 else f'any of {of}'}."
+    helped = [effect.method for effect in shown if effect.comparison.difference > 0]
+    hurt = [effect.method for effect in shown if effect.comparison.difference < 0]
     parts = [f"helps {some(helped, 'method')}"] if helped else []
     parts += [f"hurts {some(hurt, 'method')}"] if hurt else []
     rest = len(effects) - len(shown)
@@ -143,70 +143,55 @@ def _clipping_of(filters: str, results: StudyResults) -> str:
 
 def what_is_missing(results: StudyResults) -> list[str]:
     """Return one sentence for everything that no number holds."""
-    said = [text for text in (_unfinished(results), _failed(results)) if text]
+    cells, n_done = results.cells, results.n("done")
+    failed = cells.loc[cells["status"] == "failed", "method"]
+    measured = set(_done(results)["method"])
+    never = [method for method in results.methods if method not in measured]
+    without = [setting.name for setting in results.settings if setting.passive is None]
+    said = []
+    if n_done and len(coming := _counts(results, "running", "waiting")):
+        done = f"{count(n_done)} of {plural(len(cells), 'cell')} are done"
+        said.append(f"The study is not finished: {done}, {joined(coming)}. The verdict may change.")
+    if 0 < len(failed) < len(cells):
+        verb = "is" if len(failed) == 1 else "are"
+        methods = some(sorted(set(failed)), "method")
+        said.append(f"{plural(len(failed), 'cell')} failed and {verb} in no number: {methods}.")
     if not results.plan_known:
         said.append(
             "The records do not say how many cells the study plans, so cells that were never begun are not counted."
         )
-    said += [f"{_unmeasured(results)}"] if _unmeasured(results) else []
+    if never and n_done:
+        said.append(f"Without a finished cell, so in no ranking: {some(never, 'method')}.")
     if results.rankings and results.rankings[0].note:
         said.append(results.rankings[0].note)
-    without = [setting.name for setting in results.settings if _lacks_passive(setting, results)]
-    if without and results.n("done"):
+    if without and n_done:
         said.append(f"No passive model is finished on {some(without, 'setting')}, so shares of it are not known there.")
-    return [*said, *_notices(results)]
+    if len(results.notices) > MOST_NOTICES:
+        n = plural(len(results.notices), "notice")
+        return [*said, f"{n} on damaged or odd records: see the state of the study."]
+    return [*said, *results.notices]
 
 
-def _notices(results: StudyResults) -> list[str]:
-    if len(results.notices) <= _MOST_NOTICES:
-        return list(results.notices)
-    return [f"{plural(len(results.notices), 'notice')} on damaged or odd records: see the state of the study."]
+def _done(results: StudyResults) -> pd.DataFrame:
+    return results.cells[results.cells["status"] == "done"]
 
 
-def _lacks_passive(setting: Setting, results: StudyResults) -> bool:
-    return setting.passive is None and any(cell.setting == setting.name for cell in results.cell_states)
+def _counts(results: StudyResults, *statuses: CellStatus) -> list[str]:
+    """Return how many cells have each status, in words, those without a cell left out."""
+    return [f"{count(results.n(status))} {status}" for status in statuses if results.n(status)]
 
 
-def _unfinished(results: StudyResults) -> str:
-    running, waiting = results.n("running"), results.n("waiting")
-    if not running + waiting or not results.n("done"):
-        return ""
-    parts = [f"{count(n)} {word}" for n, word in ((running, "running"), (waiting, "waiting")) if n]
-    done = f"{count(results.n('done'))} of {plural(len(results.cell_states), 'cell')} are done"
-    return f"The study is not finished: {done}, {joined(parts)}. The verdict may change."
-
-
-def _failed(results: StudyResults) -> str:
-    failed = [cell for cell in results.cell_states if cell.status == "failed"]
-    if not failed or len(failed) == len(results.cell_states):
-        return ""
-    methods = sorted({cell.method for cell in failed})
-    verb = "is" if len(failed) == 1 else "are"
-    return f"{plural(len(failed), 'cell')} failed and {verb} in no number: {some(methods, 'method')}."
-
-
-def _unmeasured(results: StudyResults) -> str:
-    done = {cell.method for cell in results.cell_states if cell.status == "done"}
-    never = [method for method in results.methods if method not in done]
-    if not never or not done:
-        return ""
-    return f"Without a finished cell, so in no ranking: {some(never, 'method')}."
-
-
-_MANY_SEEDS = 200
-
-
-def what_it_saves(leader: Leader, results: StudyResults) -> list[str]:
+def what_it_saves(leader: Leader) -> list[str]:
     """Return sentences on the labels that the leader saves and the accuracy it reaches."""
-    if leader.case in (Case.ALONE, Case.RANDOM_FIRST):
-        return [_final_alone(leader.best, results)]
-    said = [_labels(leader.best)] if leader.random is not None and leader.best.levels else []
+    is_compared = leader.case not in (Case.ALONE, Case.RANDOM_FIRST)
+    said = [_labels(leader.best)] if is_compared and leader.random is not None and leader.best.levels else []
     return [*said, _final(leader)]
 
 
 def _labels(best: MethodScore) -> str:
     level = best.levels[0]
-    goal = f"{level.label} ({percent(level.level)})" if _needs_figure(level) else level.label
+    needs_figure = level.level is not None and percent(level.level, 0) not in level.label
+    goal = f"{level.label} ({percent(level.level)})" if needs_figure else level.label
     if level.labels_saved is None or level.saved_of is None:
         return f"{best.method} does not reach {goal}, so it saves no labels there."
     between = f", interval {interval_count(level.interval)}" if level.interval else ""
@@ -220,46 +205,32 @@ def _labels(best: MethodScore) -> str:
     return f"Labels: to reach {goal} it saves {saves} ({share}{between})."
 
 
-def _needs_figure(level: LabelsSaved) -> bool:
-    return level.level is not None and percent(level.level, 0) not in level.label
-
-
 def _final(leader: Leader) -> str:
     best, random = leader.best, leader.random
     text = f"Accuracy after the last round: {percent(best.final_accuracy.mean)}"
+    share = "" if best.passive_share is None else f"; that is {percent(best.passive_share)} of the passive model's"
+    if leader.case in (Case.ALONE, Case.RANDOM_FIRST):
+        return f"{text} for {'random queries' if best is random else best.method}{share}."
     if random is None:
-        return f"{text}{_of_passive(best)}."
-    unlike = (
-        ""
-        if random.n_cells == best.n_cells
-        else (f", over {plural(best.n_cells, 'cell')} and {plural(random.n_cells, 'cell')}")
-    )
-    return f"{text} against {percent(random.final_accuracy.mean)} for random queries{unlike}{_of_passive(best)}."
-
-
-def _final_alone(best: MethodScore, results: StudyResults) -> str:
-    who = "random queries" if results.role(best.method) == "random" else best.method
-    return f"Accuracy after the last round: {percent(best.final_accuracy.mean)} for {who}{_of_passive(best)}."
-
-
-def _of_passive(best: MethodScore) -> str:
-    return "" if best.passive_share is None else f"; that is {percent(best.passive_share)} of the passive model's"
+        return f"{text}{share}."
+    n_best, n_random = plural(best.n_cells, "cell"), plural(random.n_cells, "cell")
+    unlike = "" if n_best == n_random else f", over {n_best} and {n_random}"
+    return f"{text} against {percent(random.final_accuracy.mean)} for random queries{unlike}{share}."
 
 
 def how_sure(leader: Leader, results: StudyResults) -> list[str]:
     """Return sentences on the pairs, tests and seeds behind the headline."""
-    said = [_versus(leader)] if leader.versus is not None else []
+    said = [] if leader.versus is None else [_versus(leader.versus, leader.alpha)]
     said += _friedman(leader.ranking)
     said += _equal_rows(leader)
-    seeds = _seeds(results)
-    if seeds and max(seeds.values()) == 1:
+    done = [cell for cell in _done(results).itertuples() if results.methods[cell.method].role != "passive"]
+    n_seeds = Counter(setting for setting, _ in {(cell.setting, cell.seed) for cell in done})
+    if n_seeds and max(n_seeds.values()) == 1:
         said.append("Every setting has one seed only, so nobody knows how much of a difference is the seed's.")
     return said
 
 
-def _versus(leader: Leader) -> str:
-    versus = leader.versus
-    assert versus is not None
+def _versus(versus: Comparison, alpha: float) -> str:
     who = f"{versus.method} against random queries"
     result = f"{points(versus.difference)} of {METRIC_WORDS}"
     counts = f"better on {count(versus.wins)}, equal on {count(versus.ties)}, worse on {count(versus.losses)}"
@@ -269,7 +240,7 @@ def _versus(leader: Leader) -> str:
     if versus.p_holm is None:
         return f"{text}. No p-value: {versus.refusal}"
     text += f"; Wilcoxon signed-rank with Holm's correction: {p_words(versus.p_holm)}."
-    if versus.interval is not None and versus.interval.excludes_zero and not versus.is_significant(leader.alpha):
+    if versus.interval is not None and versus.interval.excludes_zero and not versus.is_significant(alpha):
         text += " The interval is of this comparison alone, the p-value is corrected for all of them."
     return text
 
@@ -314,8 +285,8 @@ def _more_seeds(versus: Comparison, against: str, alpha: float) -> str:
     apart = f"{versus.method} from {against} ({size_in_points(versus.difference)} apart)"
     if versus.more_seeds is None:
         return f"How many more seeds would tell {apart} cannot be estimated from {plural(versus.n_pairs, 'pair')}."
-    if versus.more_seeds > _MANY_SEEDS:
-        return f"To tell {apart} more than {_MANY_SEEDS} further seeds on every setting would be needed."
+    if versus.more_seeds > MANY_SEEDS:
+        return f"To tell {apart} more than {MANY_SEEDS} further seeds on every setting would be needed."
     if versus.more_seeds > 0:
         seeds = plural(versus.more_seeds, "further seed")
         return f"To tell {apart} about {seeds} on every setting would be needed ({percent(POWER, 0)} power)."
@@ -347,31 +318,7 @@ def _is_below_random(ranking: Ranking, leader: Leader) -> bool:
     return versus is not None and versus.difference < 0 and versus.is_significant(leader.alpha)
 
 
-def _seeds(results: StudyResults) -> dict[str, int]:
-    done = [cell for cell in results.cell_states if cell.status == "done" and results.role(cell.method) != "passive"]
-    return {name: len({cell.seed for cell in done if cell.setting == name}) for name in {cell.setting for cell in done}}
-
-
 Tone = Literal["clear", "unclear", "nothing"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SettingVerdict:
-    """What holds on one setting.
-
-    Attributes:
-        setting: its name.
-        best: the method that is first there.
-        versus: how it compares with random queries, None where it cannot or is random itself.
-        level: what it saves at the first level, None where no level was computed.
-        words: a few words on how sure that is.
-    """
-
-    setting: str
-    best: str
-    versus: Comparison | None
-    level: LabelsSaved | None
-    words: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +334,7 @@ class Verdict:
         change: sentences on what would change it.
         clipping: sentences on what filters do.
         missing: sentences on what is not there.
-        settings: one row a setting; empty where there is only one.
+        settings: who is first on each setting; empty where there is only one.
     """
 
     headline: str
@@ -398,134 +345,89 @@ class Verdict:
     change: tuple[str, ...] = ()
     clipping: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
-    settings: tuple[SettingVerdict, ...] = ()
+    settings: tuple[Leader, ...] = ()
 
 
 def make_verdict(results: StudyResults) -> Verdict:
     """Return the verdict on a study, from whatever of it there is."""
-    if not results.cell_states or not results.n("done"):
-        return Verdict(headline=_nothing_done(results), tone="nothing", missing=tuple(what_is_missing(results)))
+    missing = tuple(what_is_missing(results))
+    if not results.n("done"):
+        return Verdict(headline=_nothing_done(results), tone="nothing", missing=missing)
     if not results.rankings or not results.rankings[0].rows:
-        return Verdict(headline=_nothing_ranked(results), tone="nothing", missing=tuple(what_is_missing(results)))
+        return Verdict(headline=_nothing_ranked(results), tone="nothing", missing=missing)
     leader = find_leader(results.rankings[0], results)
+    per_setting = [ranking for ranking in results.rankings[1:] if ranking.rows]
     return Verdict(
         headline=_headline(leader),
         tone="clear" if leader.case is Case.BEATS_RANDOM else "nothing" if leader.case is Case.ALONE else "unclear",
         preliminary=bool(results.n("running") + results.n("waiting")),
-        saves=tuple(what_it_saves(leader, results)),
+        saves=tuple(what_it_saves(leader)),
         sure=tuple(how_sure(leader, results)),
         change=tuple(what_would_change_it(leader, results)),
         clipping=tuple(what_clipping_does(results)),
-        missing=tuple(what_is_missing(results)),
-        settings=tuple(_settings(results)),
+        missing=missing,
+        settings=tuple(find_leader(ranking, results) for ranking in per_setting) if len(per_setting) > 1 else (),
     )
 
 
 def _nothing_done(results: StudyResults) -> str:
-    n, failed = len(results.cell_states), results.n("failed")
+    n, failed = len(results.cells), results.n("failed")
     if not n:
         return "This study has no cells yet, so there is nothing to say."
     if failed == n:
-        reason, often = Counter(cell.reason for cell in results.cell_states).most_common(1)[0]
+        reason, often = Counter(results.cells["reason"]).most_common(1)[0]
         all_of = "The only cell" if n == 1 else f"All {count(n)} cells"
         times = "" if often == n else f" (of {plural(often, 'cell')})"
-        return (
-            f"{all_of} failed, so there is nothing to compare. The commonest reason{times}: {reason or 'not recorded'}"
-        )
-    parts = [f"{count(results.n(status))} {status}" for status in ("running", "waiting", "failed") if results.n(status)]
+        return f"{all_of} failed, so there is nothing to compare. The commonest reason{times}: {reason}"
+    parts = _counts(results, "running", "waiting", "failed")
     return f"No cell is finished yet, so there is nothing to say: of {plural(n, 'cell')} {joined(parts)}."
 
 
 def _nothing_ranked(results: StudyResults) -> str:
-    done = {cell.method for cell in results.cell_states if cell.status == "done"}
-    if all(results.role(method) == "passive" for method in done):
+    if all(results.methods[method].role == "passive" for method in _done(results)["method"]):
         return "Only the passive model is finished, so there is no query method to compare."
-    return results.absence("ranking") or "No finished cell has a learning curve, so there is nothing to compare."
+    return results.absences.get("ranking", "No finished cell has a learning curve, so there is nothing to compare.")
 
 
 def _headline(leader: Leader) -> str:
-    best, ranking, versus = leader.best.method, leader.ranking, leader.versus
-    metric = METRIC_WORDS
-    if leader.case is Case.BEATS_RANDOM:
-        return _recommendation(leader)
-    if leader.case is Case.MAY_BE_CHANCE and versus is not None:
+    best, case, n_rows, versus = leader.best.method, leader.case, len(leader.ranking.rows), leader.versus
+    if case is Case.BEATS_RANDOM:
+        close = [row.method for row in leader.other_close]
+        if close:
+            told = f"{some(close, 'other method')} cannot be told apart from it"
+            return f"Use {best}. It beats random queries by more than chance; {told}."
+        others = f" and {plural(n_rows - 2, 'other method')}" if n_rows > 2 else ""
+        return f"Use {best}. It beats random queries{others} by more than chance."
+    if case is Case.ALONE and leader.random is not None:
+        return "Only random queries have finished cells, so there is nothing to compare them with."
+    if case is Case.ALONE:
+        return f"Only {best} has finished cells, so there is nothing to compare it with."
+    if case is Case.RANDOM_FIRST:
+        none = "no method" if n_rows == 2 else f"none of the {count(n_rows - 1)} methods"
+        return f"Random queries come first: {none} has a higher {METRIC_WORDS}."
+    if case is Case.NO_RANDOM:
+        close = [row.method for row in leader.close]
+        told = f"{some(close, 'other method')} cannot be told apart from it" if close else "the lead is clear"
+        return (
+            f"{best} has the highest {METRIC_WORDS} of {plural(n_rows, 'method')} ({told}), but without finished "
+            f"random queries nobody can say whether it is worth its effort."
+        )
+    if versus is None:
+        return (
+            f"{best} has the highest {METRIC_WORDS}, but it shares no data set, model and seed with a finished random "
+            f"cell, so the two cannot be compared."
+        )
+    if case is Case.MAY_BE_CHANCE:
         return (
             f"No method is shown to beat random queries. {best} is first, {size_in_points(versus.difference)} ahead of "
             f"random, which can be chance."
         )
-    if leader.case is Case.NOT_TESTABLE and versus is not None:
+    if case is Case.NOT_TESTABLE:
         return (
             f"Too little data for a verdict. {best} is first, {size_in_points(versus.difference)} ahead of random "
             f"queries on {plural(versus.n_pairs, 'pair')}; that is too few to tell it from chance."
         )
-    if leader.case is Case.NOT_AHEAD_IN_PAIRS and versus is not None:
-        return (
-            f"No method is shown to beat random queries. {best} has the highest {metric}, but over the "
-            f"{plural(versus.n_pairs, 'pair')} that it shares with random queries it is {points(versus.difference)}."
-        )
-    if leader.case is Case.RANDOM_FIRST:
-        n = len(ranking.rows) - 1
-        none = "no method" if n == 1 else f"none of the {count(n)} methods"
-        return f"Random queries come first: {none} has a higher {metric}."
-    return _without_random(leader)
-
-
-def _recommendation(leader: Leader) -> str:
-    best, close = leader.best.method, [row.method for row in leader.other_close]
-    if not close:
-        n_others = len(leader.ranking.rows) - 2
-        others = f" and {plural(n_others, 'other method')}" if n_others else ""
-        return f"Use {best}. It beats random queries{others} by more than chance."
-    return f"Use {best}. It beats random queries by more than chance; {_cannot_be_told(close, best)}."
-
-
-def _cannot_be_told(close: Sequence[str], best: str) -> str:
-    return f"{some(close, 'other method')} cannot be told apart from it"
-
-
-def _without_random(leader: Leader) -> str:
-    best, rows = leader.best.method, leader.ranking.rows
-    metric = METRIC_WORDS
-    if leader.case is Case.ALONE and leader.random is not None:
-        return "Only random queries have finished cells, so there is nothing to compare them with."
-    if leader.case is Case.ALONE:
-        return f"Only {best} has finished cells, so there is nothing to compare it with."
-    if leader.case is Case.NO_SHARED_PAIRS:
-        return (
-            f"{best} has the highest {metric}, but it shares no data set, model and seed with a finished random cell, "
-            f"so the two cannot be compared."
-        )
-    told = f"{_cannot_be_told([row.method for row in leader.close], best)}" if leader.close else "the lead is clear"
     return (
-        f"{best} has the highest {metric} of {plural(len(rows), 'method')} ({told}), but without finished random "
-        f"queries nobody can say whether it is worth its effort."
+        f"No method is shown to beat random queries. {best} has the highest {METRIC_WORDS}, but over the "
+        f"{plural(versus.n_pairs, 'pair')} that it shares with random queries it is {points(versus.difference)}."
     )
-
-
-def _settings(results: StudyResults) -> list[SettingVerdict]:
-    rankings = [ranking for ranking in results.rankings[1:] if ranking.rows]
-    return [_setting(ranking, results) for ranking in rankings] if len(rankings) > 1 else []
-
-
-def _setting(ranking: Ranking, results: StudyResults) -> SettingVerdict:
-    leader = find_leader(ranking, results)
-    is_random = leader.best is leader.random
-    return SettingVerdict(
-        setting=ranking.setting or "",
-        best=leader.best.method,
-        versus=None if is_random else leader.versus,
-        level=leader.best.levels[0] if leader.best.levels and not is_random else None,
-        words=_SETTING_WORDS[leader.case],
-    )
-
-
-_SETTING_WORDS = {
-    Case.BEATS_RANDOM: "better than random",
-    Case.MAY_BE_CHANCE: "can be chance",
-    Case.NOT_TESTABLE: "too few pairs to tell",
-    Case.NOT_AHEAD_IN_PAIRS: "not ahead of random in pairs",
-    Case.NO_SHARED_PAIRS: "no pairs with random",
-    Case.RANDOM_FIRST: "random is first",
-    Case.NO_RANDOM: "no random cells",
-    Case.ALONE: "only one method",
-}

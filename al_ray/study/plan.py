@@ -40,7 +40,7 @@ class PlannedCell:
     spec: CellSpec
     names: CellNames
     fingerprint: str | None
-    status: CellStatus = "new"
+    status: CellStatus = "waiting"
     n_recorded: int = 0
 
     @property

@@ -22,7 +22,9 @@ from al_ray.records.cell import CellStore
 from al_ray.records.lease import Lease
 from al_ray.records.progress import CellView, Watcher, seconds_left
 from al_ray.records.study import StudyStore
-from al_ray.report.build import PAGE, TABLES, build_report
+from al_ray.report.analysis import analyse
+from al_ray.report.build import PAGE, TABLES
+from al_ray.report.read import read_study
 from al_ray.report.verdict import make_verdict
 from tests.cli.conftest import Outcome
 
@@ -118,7 +120,7 @@ def test_a_report_by_study_file_writes_the_page_and_every_table_twice(here: Path
 def test_the_verdict_that_is_printed_is_the_one_on_the_page(here: Path, records: Path, al_ray: AlRay) -> None:
     outcome = al_ray("report", here / "study.yaml", "--storage", records, "--tracking", "off")
     shown = _words(records / STUDY / "report" / PAGE)
-    verdict = make_verdict(build_report(str(records / STUDY)).results)
+    verdict = make_verdict(analyse(read_study(str(records / STUDY))))
     sentences = [verdict.headline, *verdict.saves, *verdict.sure, *verdict.change, *verdict.missing]
     assert len(sentences) >= 5
     assert verdict.headline.startswith(("Too little data for a verdict.", "No method is shown to beat random"))

@@ -114,7 +114,7 @@ def test_a_record_reads_back_exactly(record: RoundRecord, tmp_path_factory: pyte
 def test_a_cell_goes_from_new_to_running_to_done(tmp_path: Path) -> None:
     store = StudyStore.open(str(tmp_path), "softmax")
     cell = store.cell("trec6-margin-s42", fingerprint(SPEC))
-    assert cell.status() == "new"
+    assert cell.status() == "waiting"
     assert not list(tmp_path.iterdir())
     cell = open_cell(tmp_path)
     assert cell.status() == "running"
@@ -648,7 +648,7 @@ def test_records_on_another_file_system_are_the_same(elsewhere: fs.FileSystem) -
     assert store.cells() == []
     store.claim()
     cell = store.cell("trec6", fingerprint(SPEC))
-    assert cell.status() == "new"
+    assert cell.status() == "waiting"
     cell.begin(SPEC, {})
     for record in make_story(3):
         cell.append(record, {"pool": {"id": np.arange(5)}})

@@ -12,7 +12,6 @@ from scipy import stats
 from al_ray.report.analysis.results import (
     Acquired,
     Calibration,
-    CellState,
     ClassShares,
     ClippingEffect,
     Cost,
@@ -20,7 +19,6 @@ from al_ray.report.analysis.results import (
     Estimate,
     LabelsSaved,
     MethodScore,
-    Note,
     Overlap,
     Queries,
     Ranking,
@@ -41,6 +39,21 @@ N_LABELED = tuple(range(25, 526, 25))
 REASON = (
     "RoundError: the model gave non-finite logits for 12 of 5452 examples (ids 3, 17, 40, ...). Lower learning_rate."
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleCell:
+    """A row of the table of cells."""
+
+    setting: str
+    method: str
+    seed: int
+    status: str
+    n_rounds: int
+    n_rounds_planned: int
+    reason: str
+
+
 Runs = dict[tuple[str, str, int], np.ndarray[Any, Any]]
 
 
@@ -142,6 +155,7 @@ def method(name: str, **more: Any) -> Method:
 def setting(dataset: str, model: str = "minilm", **more: Any) -> Setting:
     """Return a setting of which nothing is known."""
     return Setting(
+        name=f"{dataset} · {model}",
         dataset=dataset,
         model=model,
         variant="",
@@ -149,22 +163,23 @@ def setting(dataset: str, model: str = "minilm", **more: Any) -> Setting:
     )
 
 
-def cell(setting: str, method: str, seed: int = 42, status: Any = "done", **more: Any) -> CellState:
+def cell(setting: str, method: str, seed: int = 42, status: Any = "done", **more: Any) -> SampleCell:
     """Return a cell without rounds."""
-    values: dict[str, Any] = {"n_rounds": 0, "n_rounds_planned": None, "reason": ""}
-    return CellState(setting=setting, method=method, seed=seed, status=status, **{**values, **more})
+    values: dict[str, Any] = {"n_rounds": 0, "n_rounds_planned": 0, "reason": ""}
+    return SampleCell(setting=setting, method=method, seed=seed, status=status, **{**values, **more})
 
 
 def results(
-    cells: Sequence[CellState] = (), methods: Sequence[Method] = (), settings: Sequence[Setting] = (), **more: Any
+    cells: Sequence[SampleCell] = (), methods: Sequence[Method] = (), settings: Sequence[Setting] = (), **more: Any
 ) -> StudyResults:
     """Return results of which every part is empty but those that are given."""
-    table = pd.DataFrame([vars(one) for one in cells], columns=[field.name for field in dataclasses.fields(CellState)])
-    parts = ("learning_curves", "savings", "rankings", "clipping", "calibrations", "queries", "method_costs", "notes")
-    values: dict[str, Any] = dict.fromkeys((*parts, "notices", "absences"), ())
-    values |= {"study": "nothing", "description": "", "alpha": 0.05, "plan_known": True, "passive": {}, "versions": {}}
+    table = pd.DataFrame([vars(one) for one in cells], columns=[field.name for field in dataclasses.fields(SampleCell)])
+    parts = ("learning_curves", "savings", "rankings", "clipping", "calibrations", "queries", "method_costs")
+    values: dict[str, Any] = dict.fromkeys((*parts, "notices"), ())
+    values |= {name: {} for name in ("notes", "absences", "passive", "versions")}
+    values |= {"study": "nothing", "description": "", "alpha": 0.05, "plan_known": True}
     return StudyResults(
-        cells=table.fillna({"n_rounds_planned": 0}),
+        cells=table,
         methods={one.name: one for one in methods},
         settings=tuple(settings),
         **{**values, **more},
@@ -207,10 +222,10 @@ def study(
         "calibrations": tuple(_calibration(settings, queried)),
         "queries": tuple(_queries(one, queried) for one in settings),
         "method_costs": tuple(_costs(settings, queried)),
-        "notes": (
-            Note(title="Pairs", text="Methods are compared on cells with the same data set, model and seed."),
-            Note(title="Tests", text="Wilcoxon signed-rank, two-sided, Holm over all methods against random."),
-        ),
+        "notes": {
+            "Pairs": "Methods are compared on cells with the same data set, model and seed.",
+            "Tests": "Wilcoxon signed-rank, two-sided, Holm over all methods against random.",
+        },
         "versions": {"al_ray": "0.1.0", "torch": "2.13.0", "ray": "2.60.0"},
         "notices": ("round 4 of cell trec6--minilm--margin--deadbeef is cut short; it is not in any number.",),
     }
@@ -222,7 +237,7 @@ def without(whole: StudyResults, **changes: Any) -> StudyResults:
     return dataclasses.replace(whole, **changes)
 
 
-def _cells(settings: Sequence[Setting], named: Sequence[Method], n_seeds: int) -> list[CellState]:
+def _cells(settings: Sequence[Setting], named: Sequence[Method], n_seeds: int) -> list[SampleCell]:
     cells = []
     for setting in settings:
         for at, method in enumerate(named):
@@ -241,7 +256,7 @@ def _cells(settings: Sequence[Setting], named: Sequence[Method], n_seeds: int) -
     return cells
 
 
-def _runs(settings: Sequence[Setting], named: Sequence[Method], cells: Sequence[CellState]) -> Runs:
+def _runs(settings: Sequence[Setting], named: Sequence[Method], cells: Sequence[SampleCell]) -> Runs:
     gains = {method.name: 0.0 if method.role == "random" else 0.035 - 0.004 * at for at, method in enumerate(named)}
     runs: Runs = {}
     for cell in cells:
@@ -288,7 +303,7 @@ def _compare(mine: dict[Any, float], other: dict[Any, float], name: str, against
 
 
 def _ranking(
-    setting: Setting | None, within: Sequence[Setting], named: Sequence[Method], runs: Runs, cells: Sequence[CellState]
+    setting: Setting | None, within: Sequence[Setting], named: Sequence[Method], runs: Runs, cells: Sequence[SampleCell]
 ) -> Ranking:
     queried = [method for method in named if method.role != "passive"]
     found = {

@@ -254,7 +254,7 @@ def test_clipping_random_queries_is_no_effect(study: SampleStudy) -> None:
         study.cell((0.6,), strategy="random", seed=seed, filters=CLIPPING)
     results = results_of(study)
     assert not results.clipping
-    assert results.absence("clipping") == (
+    assert results.absences["clipping"] == (
         "Only random queries are clipped in this study, for which clipping changes nothing but the draws."
     )
 

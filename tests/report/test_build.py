@@ -7,15 +7,24 @@ import pandas as pd
 import pytest
 
 from al_ray.errors import StorageError
-from al_ray.report.build import TABLES, build_report, write_report
+from al_ray.report.analysis import analyse
+from al_ray.report.analysis.results import StudyResults
+from al_ray.report.build import FOLDER, TABLES, write_report
 from al_ray.report.read import read_study
 from al_ray.report.verdict import make_verdict
+from al_ray.storage.folder import Folder
 from tests.report.study_samples import CLIPPED, CLIPPING, MARGIN, RANDOM, TEST, SampleStudy
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> SampleStudy:
     return SampleStudy(tmp_path)
+
+
+def results_of(study: SampleStudy) -> StudyResults:
+    return analyse(read_study(study.path))
 
 
 def whole(study: SampleStudy) -> SampleStudy:
@@ -30,7 +39,7 @@ def whole(study: SampleStudy) -> SampleStudy:
 
 
 def test_a_whole_study_fills_every_section(study: SampleStudy) -> None:
-    results = build_report(whole(study).path).results
+    results = results_of(whole(study))
     assert [setting.name for setting in results.settings] == ["subj · minilm"]
     assert results.settings[0].passive is not None
     assert results.settings[0].passive.mean == 0.9
@@ -50,8 +59,8 @@ def test_a_whole_study_fills_every_section(study: SampleStudy) -> None:
 
 
 def test_the_page_and_every_table_are_written_inside_the_study_and_hinder_no_later_reading(study: SampleStudy) -> None:
-    report = build_report(whole(study).path, now=lambda: datetime(2026, 1, 2, 3, 4, tzinfo=UTC))
-    files = [Path(name) for name in write_report(report)]
+    results, folder = results_of(whole(study)), study.store.folder.child(FOLDER)
+    files = [Path(name) for name in write_report(results, folder, made_at=NOW)]
     assert files[0] == Path(study.path) / "report" / "report.html"
     assert {file.name for file in files[1:]} == {f"{name}.{end}" for name in TABLES for end in ("csv", "parquet")}
     assert "2026-01-02 03:04 UTC" in files[0].read_text(encoding="utf-8")
@@ -60,20 +69,20 @@ def test_the_page_and_every_table_are_written_inside_the_study_and_hinder_no_lat
 
 
 def test_both_forms_of_a_table_hold_the_numbers_of_the_page(study: SampleStudy, tmp_path: Path) -> None:
-    report = build_report(whole(study).path)
-    write_report(report, str(tmp_path / "out"))
+    results = results_of(whole(study))
+    write_report(results, Folder.open(str(tmp_path / "out")), made_at=NOW)
     for end, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
         ranking = read(tmp_path / "out" / f"ranking.{end}")
         overall = ranking[ranking["setting"] == "all settings"]
-        assert overall["method"].tolist() == [row.method for row in report.results.rankings[0].rows]
-        assert overall["aulc"].tolist() == pytest.approx([row.aulc.mean for row in report.results.rankings[0].rows])
+        assert overall["method"].tolist() == [row.method for row in results.rankings[0].rows]
+        assert overall["aulc"].tolist() == pytest.approx([row.aulc.mean for row in results.rankings[0].rows])
         assert len(read(tmp_path / "out" / f"cells.{end}")) == 19
 
 
 def test_a_report_that_is_made_again_says_the_same(study: SampleStudy, tmp_path: Path) -> None:
     whole(study)
     for name in ("one", "two"):
-        write_report(build_report(study.path, now=lambda: datetime(2026, 1, 1, tzinfo=UTC)), str(tmp_path / name))
+        write_report(results_of(study), Folder.open(str(tmp_path / name)), made_at=NOW)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
@@ -82,19 +91,20 @@ def test_a_folder_that_is_a_file_is_refused(study: SampleStudy, tmp_path: Path) 
     study.cell()
     (tmp_path / "taken").write_text("")
     with pytest.raises(StorageError, match=r"is a file. Name a folder"):
-        write_report(build_report(study.path), str(tmp_path / "taken"))
+        write_report(results_of(study), Folder.open(str(tmp_path / "taken")), made_at=NOW)
 
 
 def page(study: SampleStudy, tmp_path: Path) -> str:
-    return Path(write_report(build_report(study.path), str(tmp_path / "out"))[0]).read_text(encoding="utf-8")
+    written = write_report(results_of(study), Folder.open(str(tmp_path / "out")), made_at=NOW)
+    return Path(written[0]).read_text(encoding="utf-8")
 
 
 def test_one_cell_makes_a_page_that_compares_nothing(study: SampleStudy, tmp_path: Path) -> None:
     study.cell(test=TEST)
-    results = build_report(study.path).results
+    results = results_of(study)
     assert [row.method for row in results.rankings[0].rows] == [MARGIN]
     assert "compares at least 3" in results.rankings[0].refusal
-    assert results.absence("clipping") == (
+    assert results.absences["clipping"] == (
         "No method of this study clips. Add a filter such as uncertainty_clipping to its grid to compare."
     )
     assert MARGIN in page(study, tmp_path)
@@ -104,7 +114,7 @@ def test_one_seed_has_no_p_value_and_says_why(study: SampleStudy, tmp_path: Path
     study.cell((0.5,), strategy="random")
     study.cell((0.6,))
     study.cell((0.7,), strategy="entropy")
-    versus = build_report(study.path).results.rankings[0].rows[0].versus_random
+    versus = results_of(study).rankings[0].rows[0].versus_random
     assert versus is not None
     assert versus.p_value is None
     assert "1 of 1 pairs differ" in str(versus.refusal)
@@ -114,7 +124,7 @@ def test_one_seed_has_no_p_value_and_says_why(study: SampleStudy, tmp_path: Path
 def test_one_method_has_nobody_to_be_compared_with(study: SampleStudy, tmp_path: Path) -> None:
     for seed in range(6):
         study.cell(seed=seed)
-    row = build_report(study.path).results.rankings[0].rows[0]
+    row = results_of(study).rankings[0].rows[0]
     assert row.versus_random is None
     assert row.versus_best is None
     assert row.n_cells == 6
@@ -124,8 +134,8 @@ def test_one_method_has_nobody_to_be_compared_with(study: SampleStudy, tmp_path:
 def test_a_study_whose_cells_all_failed_says_so_with_the_first_reason(study: SampleStudy, tmp_path: Path) -> None:
     study.cell((0.5, 0.6), end="failed")
     study.cell((0.5, 0.6), end="failed", seed=43)
-    results = build_report(study.path).results
-    assert results.absence("ranking") == (
+    results = results_of(study)
+    assert results.absences["ranking"] == (
         "All 2 cells of this study failed, so there is nothing to report. "
         "The first says: input: RoundError: the pool is empty. "
         "Mend that and run the study again."
@@ -140,28 +150,28 @@ def test_a_study_that_has_not_finished_a_cell_yet_says_how_far_it_is(study: Samp
     study.plan(seed=43)
     study.write_plan()
     study.cell((0.5, 0.6, 0.7), end="running")
-    results = build_report(study.path).results
-    assert results.absence("ranking") == (
+    results = results_of(study)
+    assert results.absences["ranking"] == (
         "No cell is finished yet (1 running, 1 waiting). Report again when the first ones are."
     )
     assert results.learning_curves
-    assert results.absence("curves") is None
+    assert "curves" not in results.absences
     assert page(study, tmp_path)
 
 
 def test_a_study_of_which_nothing_is_recorded_but_its_plan_waits(study: SampleStudy, tmp_path: Path) -> None:
     study.plan()
     study.write_plan()
-    results = build_report(study.path).results
-    assert [cell.status for cell in results.cell_states] == ["waiting"]
-    assert "1 waiting" in str(results.absence("curves"))
+    results = results_of(study)
+    assert results.cells["status"].tolist() == ["waiting"]
+    assert "1 waiting" in results.absences["curves"]
     assert page(study, tmp_path)
 
 
 def test_unequal_budgets_are_said_aloud(study: SampleStudy) -> None:
     study.cell((0.5, 0.6))
     study.cell((0.5, 0.6, 0.7), seed=43)
-    assert build_report(study.path).results.notices == (
+    assert results_of(study).notices == (
         "Finished cells of subj · minilm end at 4 to 6 labels, so their final accuracies and areas are not made with "
         "equal budgets.",
     )
@@ -169,7 +179,7 @@ def test_unequal_budgets_are_said_aloud(study: SampleStudy) -> None:
 
 def test_only_passive_cells_make_a_page_without_a_ranking(study: SampleStudy, tmp_path: Path) -> None:
     study.passive(0.9)
-    results = build_report(study.path).results
+    results = results_of(study)
     assert not results.rankings
     assert results.settings[0].passive is not None
     assert page(study, tmp_path)
@@ -180,5 +190,5 @@ def test_missing_cells_are_counted_against_the_plan(study: SampleStudy) -> None:
         study.plan(seed=seed)
     study.write_plan()
     study.cell(seed=0)
-    row = build_report(study.path).results.rankings[0].rows[0]
+    row = results_of(study).rankings[0].rows[0]
     assert (row.n_cells, row.n_cells_planned) == (1, 3)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from al_ray.report import wording
-from al_ray.report.analysis.results import Absence, Estimate, Section, StudyResults
+from al_ray.report.analysis.results import Estimate, Section, StudyResults
 from al_ray.report.page.charts import Scale, assign_looks
 from al_ray.report.page.render import render_page
 from al_ray.report.stats.paired import Comparison
@@ -155,7 +155,7 @@ def test_every_section_is_there_in_order(page: Page) -> None:
 def test_a_section_that_is_not_there_says_why(section: Section, said: str) -> None:
     assert said in Page(shown(results())).text
     reason = "The records of this study were written without it."
-    told = Page(shown(results(absences=(Absence(section=section, reason=reason),)))).text
+    told = Page(shown(results(absences={section: reason}))).text
     assert reason in told
     assert said not in told
 
@@ -167,10 +167,10 @@ def test_a_study_without_cells_has_a_page() -> None:
 
 
 def test_failed_cells_are_all_listed_with_their_reason(page: Page, whole: StudyResults) -> None:
-    failed = [cell for cell in whole.cell_states if cell.status == "failed"]
+    failed = whole.cells[whole.cells["status"] == "failed"]
     assert len(failed) == 2
     assert f"2 cells: {REASON}" in page.text
-    for one in failed:
+    for one in failed.itertuples():
         assert f"{one.setting} · {one.method} · seed {one.seed}, after 4 rounds" in page.text
     assert "164 done 1 running 2 failed 1 waiting of 168 cells" in page.text
 
@@ -241,7 +241,7 @@ def test_a_refused_p_value_is_a_dash_and_a_sentence() -> None:
 
 def test_many_methods_stay_grey_and_the_best_stand_out(whole: StudyResults) -> None:
     looks = assign_looks(whole)
-    ranked = [row.method for row in whole.rankings[0].rows if whole.role(row.method) == "query"]
+    ranked = [row.method for row in whole.rankings[0].rows if whole.methods[row.method].role == "query"]
     assert [looks[name].css for name in ranked] == ["s0", "s1", "s2", "s3", "s4", "s5", *["rest"] * 4]
     assert looks["softmax + random"].css == "random"
     few = assign_looks(study(n_datasets=1, n_methods=10))
@@ -348,9 +348,9 @@ def test_the_styles_know_dark_print_and_reduced_motion(page: Page) -> None:
 
 def test_the_results_can_lack_any_one_part() -> None:
     whole = study(n_datasets=1, n_methods=4)
-    parts = ("learning_curves", "rankings", "clipping", "calibrations", "queries", "method_costs", "notes", "notices")
-    for part in parts:
-        assert Page(shown(without(whole, **{part: ()}))).wrong == []
+    parts = ("learning_curves", "rankings", "clipping", "calibrations", "queries", "method_costs", "notices")
+    for changes in ({"notes": {}}, *({part: ()} for part in parts)):
+        assert Page(shown(without(whole, **changes))).wrong == []
 
 
 def test_without_the_pools_shares_no_distance_is_made_up() -> None:

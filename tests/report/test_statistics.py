@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from al_ray.errors import ConfigError, DataError
-from al_ray.report.stats import paired
 from al_ray.report.stats.bootstrap import Interval, deviation_weights, mean_intervals
 from al_ray.report.stats.paired import Comparison, compare_with_baseline, more_seeds, pairs_for_power, t_power
 from al_ray.report.stats.ranks import CriticalDifference, critical_difference, find_cliques, rank_methods
 from al_ray.report.stats.wilcoxon import fewest_pairs, holm, signed_rank, smallest_p_value
 
-OPTIONS, QUICK = paired.TestOptions(), paired.TestOptions(n_resamples=500)
+ALPHA: dict[str, Any] = {"alpha": 0.05}
+QUICK: dict[str, Any] = {"alpha": 0.05, "n_resamples": 500}
 
 # Demsar 2006, table 6: AUC of C4.5, with m tuned, with cf tuned, with both, on 14 data sets. The last two of "voting"
 # are printed as 0.975 both, yet ranked 2 and 3 in the paper: a fifth decimal stands for what the print cut off.
@@ -67,11 +67,11 @@ def grid(n_methods: int = 4, n_data_sets: int = 3, n_seeds: int = 5, seed: int =
 def two(differences: list[float], strata: list[str] | None = None) -> Comparison:
     values = pd.DataFrame({"margin": differences, "random": np.zeros(len(differences))})
     strata = strata or ["d"] * len(differences)
-    return compare_with_baseline(values, strata, baseline="random", options=QUICK)[0]
+    return compare_with_baseline(values, strata, baseline="random", **QUICK)[0]
 
 
 def of(values: pd.DataFrame, strata: list[str], method: str, other: str) -> Comparison:
-    family = compare_with_baseline(values, strata, baseline=other, options=QUICK)
+    family = compare_with_baseline(values, strata, baseline=other, **QUICK)
     return next(one for one in family if one.method == method)
 
 
@@ -177,7 +177,7 @@ class TestComparison:
     def test_blocks_that_lack_one_of_the_two_are_left_out_and_counted(self) -> None:
         nan = float("nan")
         values = pd.DataFrame({"margin": [1, 2, nan, nan, 5, 6, 7, 8.0], "random": [0, nan, 0, nan, 1, 0, 2, 0.0]})
-        got = compare_with_baseline(values, ["a"] * 5 + ["b"] * 3, baseline="random", options=QUICK)[0]
+        got = compare_with_baseline(values, ["a"] * 5 + ["b"] * 3, baseline="random", **QUICK)[0]
         assert got.n_pairs == 5
         assert got.refusal is not None
         assert got.refusal.endswith("2 blocks were left out because one of the two is missing.")
@@ -202,7 +202,7 @@ class TestComparison:
     def test_without_a_common_block_there_is_nothing_to_compare(self) -> None:
         nan = float("nan")
         values = pd.DataFrame({"margin": [1.0, nan], "random": [nan, 1.0]})
-        assert compare_with_baseline(values, ["a", "a"], baseline="random", options=OPTIONS) == ()
+        assert compare_with_baseline(values, ["a", "a"], baseline="random", **ALPHA) == ()
 
     def test_a_constant_difference_has_no_spread(self) -> None:
         got = two([0.3 - 0.1, 0.2, 0.7 - 0.5, 0.4 - 0.2, 0.9 - 0.7])
@@ -212,22 +212,22 @@ class TestComparison:
     def test_unknown_baselines_infinite_values_and_doubled_names_are_refused(self) -> None:
         values, strata = grid()
         with pytest.raises(ConfigError, match=r"unknown baseline 'methd-1'\. Did you mean 'method-1'\?"):
-            compare_with_baseline(values, strata, baseline="methd-1", options=OPTIONS)
+            compare_with_baseline(values, strata, baseline="methd-1", **ALPHA)
         with pytest.raises(DataError, match="two columns are named 'method-0'"):
-            compare_with_baseline(values[["method-0", "method-0"]], strata, baseline="method-0", options=OPTIONS)
+            compare_with_baseline(values[["method-0", "method-0"]], strata, baseline="method-0", **ALPHA)
         values.iloc[3, 1] = np.inf
         with pytest.raises(DataError, match="method 'method-1' is inf in block 3, values must be finite"):
-            compare_with_baseline(values, strata, baseline="method-0", options=OPTIONS)
+            compare_with_baseline(values, strata, baseline="method-0", **ALPHA)
 
     def test_p_values_are_corrected_over_the_family(self) -> None:
         values, strata = grid(n_methods=4, n_seeds=8)
-        found = compare_with_baseline(values, strata, baseline="method-0", options=QUICK)
+        found = compare_with_baseline(values, strata, baseline="method-0", **QUICK)
         assert len(found) == 3
         assert [one.p_holm for one in found] == holm([one.p_value for one in found])
         assert {one.is_significant(0.05) for one in found} == {True, False}
 
     def test_one_method_alone_has_nothing_to_compare_with(self) -> None:
-        assert compare_with_baseline(*grid(n_methods=1), baseline="method-0", options=OPTIONS) == ()
+        assert compare_with_baseline(*grid(n_methods=1), baseline="method-0", **ALPHA) == ()
 
 
 class TestLaws:
@@ -253,8 +253,8 @@ class TestLaws:
         values.iloc[seed % 15, 2] = np.nan
         mixed, names = values.iloc[order], [strata[at] for at in order]
         for baseline in values:
-            assert compare_with_baseline(mixed, names, baseline=baseline, options=QUICK) == (
-                compare_with_baseline(values, strata, baseline=baseline, options=QUICK)
+            assert compare_with_baseline(mixed, names, baseline=baseline, **QUICK) == (
+                compare_with_baseline(values, strata, baseline=baseline, **QUICK)
             )
         assert rank_methods(mixed, names, alpha=0.05) == rank_methods(values, strata, alpha=0.05)
 
@@ -263,9 +263,7 @@ class TestLaws:
     def test_an_effect_of_the_block_on_all_methods_changes_nothing(self, seed: int) -> None:
         values, strata = grid(seed=seed)
         moved = values.add(np.random.default_rng(seed).uniform(-0.3, 0.3, len(values)), axis=0)
-        plain, other = (
-            compare_with_baseline(each, strata, baseline="method-1", options=QUICK) for each in (values, moved)
-        )
+        plain, other = (compare_with_baseline(each, strata, baseline="method-1", **QUICK) for each in (values, moved))
         for one, two_ in zip(plain, other, strict=True):
             assert (one.p_value, one.wins, one.ties, one.effect_size) == (
                 two_.p_value, two_.wins, two_.ties, two_.effect_size
@@ -517,9 +515,8 @@ def test_fifty_methods_on_seven_hundred_blocks_are_compared_with_missing_cells()
     values, strata = grid(n_methods=50, n_data_sets=70, n_seeds=10)
     holes: npt.NDArray[np.bool_] = np.random.default_rng(0).random(values.shape) < 0.01
     values = values.mask(holes)
-    options = paired.TestOptions(n_resamples=2000)
     for baseline in ("method-0", "method-25"):
-        found = compare_with_baseline(values, strata, baseline=baseline, options=options)
+        found = compare_with_baseline(values, strata, baseline=baseline, alpha=0.05, n_resamples=2000)
         assert len(found) == 49
         assert all(one.p_value is not None and one.interval is not None for one in found)
         assert all(one.interval.low < one.interval.high for one in found if one.interval)

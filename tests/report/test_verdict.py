@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from al_ray.report.analysis.results import CellState, ClippingEffect, LabelsSaved, MethodScore, StudyResults
+from al_ray.report.analysis.results import ClippingEffect, LabelsSaved, MethodScore, StudyResults
 from al_ray.report.verdict import Verdict, make_verdict
 from tests.report import content_samples
 from tests.report.content_samples import (
+    SampleCell,
     comparison,
     estimate,
     friedman,
@@ -33,7 +34,7 @@ METHODS = (
 SETTING = setting("trec6", passive=estimate(0.9, 1, None))
 
 
-def cell(method: str = MARGIN, status: Any = "done", seed: int = 42, **more: Any) -> CellState:
+def cell(method: str = MARGIN, status: Any = "done", seed: int = 42, **more: Any) -> SampleCell:
     return content_samples.cell(SETTING.name, method, seed, status, **more)
 
 
@@ -358,7 +359,7 @@ def test_settings_that_disagree_with_the_whole_are_named() -> None:
         "softmax + margin is first on 1 of 2 settings.",
         "It is below random queries by more than chance on subj · minilm.",
     )
-    assert [(entry.setting, entry.best, entry.words) for entry in verdict.settings] == [
+    assert [(each.ranking.setting, each.best.method, each.case.value) for each in verdict.settings] == [
         ("trec6 · minilm", MARGIN, "better than random"),
         ("subj · minilm", RANDOM, "random is first"),
     ]

@@ -8,7 +8,6 @@ import pandas as pd
 from al_ray.report.analysis.calibration import calibrations
 from al_ray.report.analysis.curves import (
     LAST,
-    LEVEL,
     MAX_UNREACHED,
     MIN_SEEDS,
     N_RESAMPLES,
@@ -22,15 +21,16 @@ from al_ray.report.analysis.curves import (
 )
 from al_ray.report.analysis.queries import PassiveModels, pool_class_counts, queries_of
 from al_ray.report.analysis.ranking import (
-    OPTIONS,
+    ALPHA,
     Finished,
     clipping_effects,
     clips_a_choice,
     passive_scores,
     rank_all,
 )
-from al_ray.report.analysis.results import Absence, Cost, LabelsSaved, Note, Ranking, Section, Setting, StudyResults
+from al_ray.report.analysis.results import Cost, LabelsSaved, Ranking, Section, Setting, StudyResults
 from al_ray.report.read import StudyRecords
+from al_ray.report.stats import bootstrap
 from al_ray.report.stats.wilcoxon import MAX_EXACT
 from al_ray.study.names import Method
 
@@ -67,9 +67,9 @@ def analyse(records: StudyRecords, *, description: str = "", with_arrays: bool =
     reliability = calibrations(records, scores, with_arrays=with_arrays)
     queries, settings = queries_of(records, scores, passive), _settings(records, finished, passive)
     return StudyResults(
-        study=records.study,
+        study=records.store.study,
         description=description,
-        alpha=OPTIONS.alpha,
+        alpha=ALPHA,
         cells=cells,
         plan_known=records.plan_known,
         settings=settings,
@@ -114,6 +114,7 @@ def _settings(records: StudyRecords, finished: Finished, passive: PassiveModels)
         dataset = records.datasets.get(row.dataset, {})
         found.append(
             Setting(
+                name=row.setting,
                 dataset=row.dataset,
                 model=row.model,
                 variant=row.variant,
@@ -134,29 +135,30 @@ def _costs(
     joined = scores[["setting", "method"]].join(records.rounds.groupby("cell")[phases].sum())
     grouped = joined.groupby(["setting", "method"], sort=False)
     means, n_cells = grouped[phases].mean(), grouped.size()
-    seconds = {
-        place: {name.removeprefix(_SECONDS): float(means.at[place, name]) for name in phases} for place in n_cells.index
-    }
     saved: dict[tuple[str | None, str], float | None] = {}
     for one in savings:
         saved.setdefault((one.setting, one.method), one.labels_saved)
-    return tuple(
-        Cost(
+    costs = {
+        (setting, method): Cost(
             method=method,
             setting=setting,
             n_cells=int(n_cells[setting, method]),
-            seconds=of_phase,
+            seconds={name.removeprefix(_SECONDS): float(means.at[(setting, method), name]) for name in phases},
             labels_saved=saved.get((setting, method)),
-            seconds_per_label_saved=_a_label(of_phase, seconds.get((setting, reference)), saved.get((setting, method))),
+            seconds_per_label_saved=None,
         )
-        for (setting, method), of_phase in seconds.items()
+        for setting, method in n_cells.index
+    }
+    return tuple(
+        replace(cost, seconds_per_label_saved=_a_label(cost, costs.get((cost.setting, reference))))
+        for cost in costs.values()
     )
 
 
-def _a_label(mine: Mapping[str, float], random: Mapping[str, float] | None, saved: float | None) -> float | None:
-    if random is None or saved is None or saved <= 0:
+def _a_label(mine: Cost, random: Cost | None) -> float | None:
+    if random is None or mine.labels_saved is None or mine.labels_saved <= 0:
         return None
-    return (sum(mine.values()) - sum(random.values())) / saved
+    return (mine.total_s - random.total_s) / mine.labels_saved
 
 
 def _unequal_budgets(rankings: Sequence[Ranking]) -> list[str]:
@@ -174,14 +176,13 @@ def _unequal_budgets(rankings: Sequence[Ranking]) -> list[str]:
 
 def _absences(
     cells: pd.DataFrame, methods: Mapping[str, Method], *, has_curves: bool, has_clipping: bool
-) -> tuple[Absence, ...]:
+) -> dict[Section, str]:
     """Return why sections are missing, where more can be said than that they are."""
     if not (cells["status"] == "done").any():
-        said = _why_nothing_is_done(cells)
         missing: list[Section] = ["ranking", "clipping", "calibration", "queries", "cost"]
         missing += [] if has_curves else ["curves"]
-        return tuple(Absence(section=section, reason=said) for section in missing)
-    return () if has_clipping else (Absence(section="clipping", reason=_why_no_clipping(methods)),)
+        return dict.fromkeys(missing, _why_nothing_is_done(cells))
+    return {} if has_clipping else {"clipping": _why_no_clipping(methods)}
 
 
 def _why_nothing_is_done(cells: pd.DataFrame) -> str:
@@ -204,26 +205,26 @@ def _why_no_clipping(methods: Mapping[str, Method]) -> str:
     return "No method of this study clips. Add a filter such as uncertainty_clipping to its grid to compare."
 
 
-def _notes(reference: str | None, rankings: Sequence[Ranking]) -> tuple[Note, ...]:
+def _notes(reference: str | None, rankings: Sequence[Ranking]) -> dict[str, str]:
     """Return how the numbers were made, one note for every kind of number."""
     test = rankings[0].critical_difference if rankings else None
     random = f" Random queries are the cells of {reference}." if reference else ""
     shares = ", ".join(f"{share:.0%}".rstrip("%") for share in SHARES_OF_BEST)
-    texts = {
+    return {
         "What is counted": "Finished cells only. Learning curves of a method without any show its running cells, as "
         f"far as all of them are. Cells are paired by data set, model and seed.{random}",
-        "Learning curves": f"Mean over seeds at the numbers of labels that all of them have. Bands: {LEVEL:.0%} "
-        f"bootstrap interval of the mean over seeds ({N_RESAMPLES:,} resamples, stretched and expanded for few seeds), "
-        f"point by point, from {MIN_SEEDS} seeds on.",
+        "Learning curves": "Mean over seeds at the numbers of labels that all of them have. Bands: "
+        f"{bootstrap.LEVEL:.0%} bootstrap interval of the mean over seeds ({N_RESAMPLES:,} resamples, stretched and "
+        f"expanded for few seeds), point by point, from {MIN_SEEDS} seeds on.",
         "Area under the learning curve": f"The mean accuracy of all points, and of the last {LAST}, of each cell "
         "(Gonsior et al. 2022, arXiv 2210.03005). Over all settings: the mean over settings of the mean over seeds, "
         "for methods with a finished cell on each of them.",
         "Tests": "Two-sided Wilcoxon signed-rank test on paired differences (zeros by Pratt; exact up to "
         f"{MAX_EXACT} non-zero pairs, normal above). Holm's correction runs over the methods that are compared with "
         "random, with the best, or with themselves unclipped, in one ranking. Intervals of differences: "
-        f"{OPTIONS.level:.0%}, {OPTIONS.n_resamples:,} resamples of seeds within data set and model. They speak about "
-        "these data sets over new seeds, not about other data sets. The best method is chosen and compared on the same "
-        "cells, which flatters it.",
+        f"{bootstrap.LEVEL:.0%}, {bootstrap.N_RESAMPLES:,} resamples of seeds within data set and model. They speak "
+        "about these data sets over new seeds, not about other data sets. The best method is chosen and compared on "
+        "the same cells, which flatters it.",
         "Ranks": "Friedman's test and Nemenyi's critical difference (Demsar 2006). "
         f"{test.unit_note if test else ''}".rstrip(),
         "Labels saved": "Labels that random queries need minus labels that the method needs, on the mean curves over "
@@ -241,4 +242,3 @@ def _notes(reference: str | None, rankings: Sequence[Ranking]) -> tuple[Note, ..
         "work on the same machine is in them. Per label saved: seconds more than random, by labels saved at "
         f"{RANDOMS_FINAL}.",
     }
-    return tuple(Note(title=title, text=text) for title, text in texts.items())

@@ -22,11 +22,10 @@ N_BINS = 10
 _N_READERS = 4
 _CHUNK = 64
 
-Columns = dict[str, npt.NDArray[Any]]
 Bins = npt.NDArray[np.float64]
 
 
-def read_table(store: CellStore, round_index: int, table: str, columns: Sequence[str]) -> Columns:
+def read_table(store: CellStore, round_index: int, table: str, columns: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Read some columns of one table of a recorded round's arrays, those that are there.
 
     Raises:

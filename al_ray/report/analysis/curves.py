@@ -13,11 +13,10 @@ from al_ray.core.metrics import aulc, labels_to_reach
 from al_ray.core.seeding import stream
 from al_ray.report.analysis.results import Curve, LabelsSaved
 from al_ray.report.read import StudyRecords
-from al_ray.report.stats.bootstrap import Interval, deviation_weights, expanded_tail
+from al_ray.report.stats.bootstrap import LEVEL, Interval, deviation_weights, expanded_tail
 
 LAST = 5
 N_RESAMPLES = 2000
-LEVEL = 0.95
 MIN_SEEDS = 5
 """Seeds below which a mean gets no interval: of fewer there are too few resamples for its ends."""
 RANDOMS_FINAL = "random's final accuracy"
@@ -140,7 +139,7 @@ def _aligned(
 
 def mean_curves(groups: Groups) -> tuple[Curve, ...]:
     """Return the mean curves with bootstrap bands: the interval of the mean over seeds, point by point, from five."""
-    return tuple(_mean_curve(group) for group in groups.values())
+    return tuple(map(_mean_curve, groups.values()))
 
 
 def _mean_curve(group: CurveGroup) -> Curve:
@@ -199,19 +198,17 @@ def labels_saved(groups: Groups, reference: str | None) -> tuple[LabelsSaved, ..
         reference: name of the method that stands for random queries, None where the study has none.
     """
     finished = {key: group for key, group in groups.items() if group.finished}
-    settings = dict.fromkeys(setting for setting, _ in finished)
-    return tuple(row for setting in settings for row in _of_setting(setting, finished, reference))
-
-
-def _of_setting(setting: str, groups: Groups, reference: str | None) -> Iterator[LabelsSaved]:
-    members = [group for (name, _), group in groups.items() if name == setting]
-    random = groups.get((setting, reference)) if reference else None
-    best = max(float(group.mean.max()) for group in members)
-    first = min(float(group.mean[0]) for group in members)
-    levels = {f"{share:.0%} of the best accuracy".replace("%", " %"): share * best for share in SHARES_OF_BEST}
-    informative = {label: level for label, level in levels.items() if level > first}
-    for group in members:
-        yield from _of_method(group, random, informative)
+    found: list[LabelsSaved] = []
+    for setting in dict.fromkeys(setting for setting, _ in finished):
+        members = [group for (name, _), group in finished.items() if name == setting]
+        random = finished.get((setting, reference)) if reference else None
+        best = max(float(group.mean.max()) for group in members)
+        first = min(float(group.mean[0]) for group in members)
+        levels = {f"{share:.0%} of the best accuracy".replace("%", " %"): share * best for share in SHARES_OF_BEST}
+        informative = {label: level for label, level in levels.items() if level > first}
+        for group in members:
+            found += _of_method(group, random, informative)
+    return tuple(found)
 
 
 def _of_method(group: CurveGroup, random: CurveGroup | None, levels: Mapping[str, float]) -> Iterator[LabelsSaved]:

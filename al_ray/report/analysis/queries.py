@@ -4,18 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from al_ray.errors import StorageError
 from al_ray.report.analysis.calibration import read_table
+from al_ray.report.analysis.curves import Floats, Ints
 from al_ray.report.analysis.results import POOL, Acquired, ClassShares, Overlap, Queries
 from al_ray.report.read import StudyRecords
 
 _ACQUIRED = "acquired."
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 class PassiveModels:

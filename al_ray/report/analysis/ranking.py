@@ -6,20 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from al_ray.report.analysis.results import (
-    METRIC,
-    ClippingEffect,
-    Estimate,
-    LabelsSaved,
-    MethodScore,
-    Ranking,
-)
+from al_ray.report.analysis.results import METRIC, ClippingEffect, Estimate, LabelsSaved, MethodScore, Ranking
 from al_ray.report.stats.bootstrap import Interval, mean_intervals
-from al_ray.report.stats.paired import Comparison, TestOptions, compare_with_baseline
+from al_ray.report.stats.paired import Comparison, compare_with_baseline
 from al_ray.report.stats.ranks import rank_methods
 from al_ray.study.names import JOIN, Method
 
-OPTIONS = TestOptions()
+ALPHA = 0.05
+"""Level of every test."""
 _QUANTITIES = ("final_accuracy", "aulc", "aulc_last5")
 
 
@@ -119,10 +113,10 @@ def _ranking(
     means = part.groupby(["method", "setting"], sort=False)[METRIC].mean().groupby(level=0, sort=False).mean()
     order = means.sort_values(ascending=False, kind="stable").index.tolist()
     data_sets = part.drop_duplicates("setting").set_index("setting")["dataset"]
-    ranked = rank_methods(values, data_sets.loc[strata].tolist(), alpha=OPTIONS.alpha)
+    ranked = rank_methods(values, data_sets.loc[strata].tolist(), alpha=ALPHA)
     intervals = {quantity: _intervals(part, quantity) for quantity in _QUANTITIES}
     levels = _levels(finished.savings, settings, order)
-    versus_random = _versus(values, strata, finished.reference) if finished.reference in values.columns else {}
+    versus_random = _versus(values, strata, finished.reference)
     versus_best = _versus(values, strata, str(order[0]))
     members = dict(iter(part.groupby("method", sort=False)))
     rows = [
@@ -163,10 +157,6 @@ def _score(
         aulc=mean,
         aulc_last5=last5,
         passive_share=_passive_share(finished, members),
-        levels=(),
-        mean_rank=None,
-        versus_random=None,
-        versus_best=None,
     )
 
 
@@ -183,13 +173,7 @@ def _intervals(part: pd.DataFrame, column: str) -> dict[str, Interval]:
     values, strata = block_matrix(part, column)
     if values.empty:
         return {}
-    found = mean_intervals(
-        values.to_numpy(dtype=np.float64),
-        np.asarray(strata, dtype=np.str_),
-        level=OPTIONS.level,
-        n_resamples=OPTIONS.n_resamples,
-        seed=OPTIONS.seed,
-    )
+    found = mean_intervals(values.to_numpy(dtype=np.float64), np.asarray(strata, dtype=np.str_))
     # An interval across settings would hold the differences between data sets, which nobody asks of a mean.
     return {
         str(method): one
@@ -243,8 +227,9 @@ def _over_settings(method: str, label: str, rows: Sequence[LabelsSaved], n_setti
 
 
 def _versus(values: pd.DataFrame, strata: Sequence[str], baseline: str | None) -> dict[str, Comparison]:
-    assert baseline is not None
-    return {one.method: one for one in compare_with_baseline(values, strata, baseline=baseline, options=OPTIONS)}
+    if baseline is None or baseline not in values.columns:
+        return {}
+    return {one.method: one for one in compare_with_baseline(values, strata, baseline=baseline, alpha=ALPHA)}
 
 
 def clipping_effects(finished: Finished, methods: Mapping[str, Method]) -> tuple[ClippingEffect, ...]:
@@ -294,5 +279,5 @@ def _effects(
             setting=setting,
             comparison=replace(one, against=unclipped[one.method]),
         )
-        for one in compare_with_baseline(gains, strata, baseline=unchanged, options=OPTIONS)
+        for one in compare_with_baseline(gains, strata, baseline=unchanged, alpha=ALPHA)
     ]

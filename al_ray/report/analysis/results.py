@@ -3,7 +3,7 @@
 A *setting* is one data set with one model; a *method* is confidence, strategy and filters under one name that is the
 same everywhere. Fractions, accuracies and shares are in [0, 1]; differences are fractions too (0.012 = 1.2 points).
 What could not be computed is None and never NaN (in tables: NaN), and where a person would ask why, a sentence says so:
-a ``refusal`` beside the number, an :class:`Absence` for a whole section, a notice for what was found damaged.
+a ``refusal`` beside the number, an absence for a whole section, a notice for what was found damaged.
 """
 
 import math
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from al_ray.records.cell import CellStatus
 from al_ray.report.stats.bootstrap import Interval
 from al_ray.report.stats.paired import Comparison
 from al_ray.report.stats.ranks import CriticalDifference
-from al_ray.study.names import Method, Role
+from al_ray.study.names import Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Status = Literal["done", "running", "failed", "waiting"]
 Section = Literal["state", "curves", "ranking", "clipping", "calibration", "queries", "cost", "limits"]
 METRIC = "aulc"
 """What methods are ranked by and compared in."""
@@ -57,6 +57,7 @@ class Setting:
     """One data set with one model.
 
     Attributes:
+        name: what headings and tables call it: data set, model and variant.
         dataset: as the study names it.
         model: as the study names it.
         variant: what else tells its cells from others of the same data set and model; usually empty.
@@ -66,6 +67,7 @@ class Setting:
         passive: final accuracy of the model trained on all labels, None where no such cell is finished.
     """
 
+    name: str
     dataset: str
     model: str
     variant: str
@@ -73,34 +75,6 @@ class Setting:
     n_test: int | None
     n_classes: int | None
     passive: Estimate | None
-
-    @property
-    def name(self) -> str:
-        """Return what headings call it."""
-        return " · ".join(part for part in (self.dataset, self.model, self.variant) if part)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellState:
-    """State of one cell.
-
-    Attributes:
-        setting: name of its :class:`Setting`.
-        method: name of its :class:`Method`.
-        seed: of the cell.
-        status: done, running (begun, neither finished nor failed), failed or waiting.
-        n_rounds: recorded rounds.
-        n_rounds_planned: at most so many, None where unknown.
-        reason: why it failed, or why a record of it could not be used; empty otherwise.
-    """
-
-    setting: str
-    method: str
-    seed: int
-    status: Status
-    n_rounds: int
-    n_rounds_planned: int | None
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,10 +159,10 @@ class MethodScore:
     aulc: Estimate
     aulc_last5: Estimate | None
     passive_share: float | None
-    levels: tuple[LabelsSaved, ...]
-    mean_rank: float | None
-    versus_random: Comparison | None
-    versus_best: Comparison | None
+    levels: tuple[LabelsSaved, ...] = ()
+    mean_rank: float | None = None
+    versus_random: Comparison | None = None
+    versus_best: Comparison | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,31 +345,10 @@ class Cost:
     labels_saved: float | None
     seconds_per_label_saved: float | None
 
-
-@dataclass(frozen=True, kw_only=True)
-class Note:
-    """One paragraph on how the numbers were made.
-
-    Attributes:
-        title: a few words.
-        text: sentences.
-    """
-
-    title: str
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Absence:
-    """Reason why a section of the page is missing.
-
-    Attributes:
-        section: which one.
-        reason: one sentence, with what to do where something can be done.
-    """
-
-    section: Section
-    reason: str
+    @property
+    def total_s(self) -> float:
+        """Return the mean wall seconds of a cell, all phases together."""
+        return sum(self.seconds.values())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -410,7 +363,8 @@ class StudyResults:
             fingerprint, setting, dataset, model, variant, method, base_method`` (the method without clipping),
             ``confidence, strategy, filters, clipping, role, seed, status, reason, n_rounds, n_rounds_planned,
             stop_reason, n_test, evaluation``; and for finished cells ``n_points, n_labeled, final_accuracy, aulc,
-            aulc_last5, ece, brier, acquired.SLICE``.
+            aulc_last5, ece, brier, acquired.SLICE``. ``reason`` says why a cell failed or could not be read;
+            ``n_rounds_planned`` is the most that there can be, 0 where unknown.
         plan_known: whether the cells that wait are known; false where only folders could be counted.
         settings: in the order in which they are shown.
         methods: all of them by name, those without a finished cell too; one of them at most stands for random queries.
@@ -422,10 +376,10 @@ class StudyResults:
         calibrations: by setting, method and split.
         queries: one a setting.
         method_costs: by setting and method.
-        notes: method and limits: how curves were averaged, pairs, corrections, bootstrap, seeds.
+        notes: method and limits, sentences by title: how curves were averaged, pairs, corrections, bootstrap, seeds.
         versions: program -> versions that the records name.
         notices: what was found damaged, left out or surprising, one sentence each.
-        absences: sections that could not be made, with the reason.
+        absences: section of the page that could not be made -> why, with what to do where something can be done.
     """
 
     study: str
@@ -443,48 +397,36 @@ class StudyResults:
     calibrations: tuple[Calibration, ...]
     queries: tuple[Queries, ...]
     method_costs: tuple[Cost, ...]
-    notes: tuple[Note, ...]
+    notes: Mapping[str, str]
     versions: Mapping[str, str]
     notices: tuple[str, ...]
-    absences: tuple[Absence, ...]
+    absences: Mapping[Section, str]
 
     def __post_init__(self) -> None:
         settings = {setting.name for setting in self.settings}
         assert len(settings) == len(self.settings), "two settings have one name"
-        for part in (self.cell_states, self.learning_curves, self.calibrations, self.method_costs):
+        for part in (self.cells.itertuples(), self.learning_curves, self.calibrations, self.method_costs):
             for entry in part:
                 assert entry.method in self.methods, f"{entry.method!r} is not among the methods"
                 assert entry.setting in settings, f"{entry.setting!r} is not among the settings"
 
-    @cached_property
-    def cell_states(self) -> tuple[CellState, ...]:
-        """Return how far every cell is."""
-        return tuple(
-            CellState(
-                setting=row.setting,
-                method=row.method,
-                seed=int(row.seed),
-                status=row.status,
-                n_rounds=int(row.n_rounds),
-                n_rounds_planned=int(row.n_rounds_planned) or None,
-                reason=row.reason,
-            )
-            for row in self.cells.itertuples()
-        )
-
-    def n(self, status: Status) -> int:
+    def n(self, status: CellStatus) -> int:
         """Return how many cells have this status."""
-        return sum(cell.status == status for cell in self.cell_states)
+        return int((self.cells["status"] == status).sum())
 
     def plot_curves(self, *, settings: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> "Figure":
-        """Draw the learning curves; :func:`al_ray.report.plots.plot_curves` says how.
+        """Draw mean learning curves, one panel a setting: test accuracy against the number of labels.
+
+        Bands are the 95 % bootstrap intervals of the mean over seeds, where there are five seeds or more. The dotted
+        line is the mean accuracy of the passive model, which was trained on all labels.
 
         Args:
             settings: panels to draw, by name; None = all.
-            methods: curves to draw, by name; None = random queries and the best of the others, eight in all.
+            methods: curves to draw, by name; None = random queries and, of the others, the best by mean accuracy of
+                all points, eight in all.
 
         Returns:
-            a matplotlib figure: ``figure.savefig("curves.pdf")``.
+            a matplotlib figure: ``figure.savefig("curves.pdf")``; its axes can be changed before.
 
         Raises:
             ConfigError: a name that the study does not have, or no learning curve to draw.
@@ -492,14 +434,6 @@ class StudyResults:
         from al_ray.report.plots import plot_curves
 
         return plot_curves(self, settings=settings, methods=methods)
-
-    def absence(self, section: Section) -> str | None:
-        """Return why a section is not there, None where nobody says so."""
-        return next((entry.reason for entry in self.absences if entry.section == section), None)
-
-    def role(self, method: str) -> Role:
-        """Return the role of a method by its name."""
-        return self.methods[method].role
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -624,7 +558,7 @@ class StudyResults:
         rows = [
             _fields(one)
             | {f"seconds.{phase}": seconds for phase, seconds in one.seconds.items()}
-            | {"seconds": sum(one.seconds.values())}
+            | {"seconds": one.total_s}
             for one in self.method_costs
         ]
         phases = " ".join(dict.fromkeys(name for row in rows for name in row if name.startswith("seconds.")))

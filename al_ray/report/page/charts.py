@@ -151,11 +151,12 @@ def assign_looks(results: StudyResults) -> dict[str, Look]:
     """Give every method its look: the first of the overall ranking stand out, random and passive are references."""
     ranked = [row.method for row in results.rankings[0].rows] if results.rankings else []
     names = list(dict.fromkeys([*ranked, *results.methods]))
-    queried = [name for name in names if results.role(name) == "query"]
+    role_of = {name: results.methods[name].role for name in names}
+    queried = [name for name in names if role_of[name] == "query"]
     shown = queried if len(queried) <= N_STYLES else queried[:N_HIGHLIGHTED]
     css = {name: f"s{at}" for at, name in enumerate(shown)}
     return {
-        name: Look(method=name, index=at, css=_reference(results.role(name)) or css.get(name, "rest"))
+        name: Look(method=name, index=at, css=css.get(name, "rest") if role_of[name] == "query" else role_of[name])
         for at, name in enumerate(names)
     }
 
@@ -175,10 +176,6 @@ def swatch(look: Look) -> Markup:
     if look.css not in ("rest", "passive"):
         parts.append(marker(look.css, 16, 8))
     return drawing(32, 16, "", parts, f"swatch {look.css}")
-
-
-def _reference(role: str) -> str:
-    return {"random": "random", "passive": "passive"}.get(role, "")
 
 
 _CURVE_WIDTH, _CURVE_HEIGHT = 340.0, 250.0
@@ -214,21 +211,16 @@ def _scales(setting: Setting, curves: Sequence[Curve], looks: Mapping[str, Look]
 
 def _curves_axes(x: Scale, y: Scale) -> list[Markup]:
     digits = 0 if y.high - y.low > 0.05 else 1
+    left, right, bottom = x.start, x.end, y.start
     parts = []
     for tick in y.ticks(_N_TICKS):
-        parts += [line(_CURVE_LEFT, y(tick), _CURVE_WIDTH - _RIGHT, y(tick), "grid")]
-        parts += [text(percent(tick, digits), _CURVE_LEFT - 5, y(tick) + 4, "end")]
+        parts += [line(left, y(tick), right, y(tick), "grid")]
+        parts += [text(percent(tick, digits), left - 5, y(tick) + 4, "end")]
     for tick in x.ticks(_N_TICKS):
-        parts += [line(x(tick), _CURVE_HEIGHT - _CURVE_BOTTOM, x(tick), _CURVE_HEIGHT - _CURVE_BOTTOM + 4, "axis")]
-        parts += [text(count(tick), x(tick), _CURVE_HEIGHT - _CURVE_BOTTOM + 17, "middle")]
-    base = line(
-        _CURVE_LEFT, _CURVE_HEIGHT - _CURVE_BOTTOM, _CURVE_WIDTH - _RIGHT, _CURVE_HEIGHT - _CURVE_BOTTOM, "axis"
-    )
-    return [
-        *parts,
-        base,
-        text("labels", (_CURVE_LEFT + _CURVE_WIDTH - _RIGHT) / 2, _CURVE_HEIGHT - 5, "middle", class_="quiet"),
-    ]
+        parts += [line(x(tick), bottom, x(tick), bottom + 4, "axis")]
+        parts += [text(count(tick), x(tick), bottom + 17, "middle")]
+    parts += [line(left, bottom, right, bottom, "axis")]
+    return [*parts, text("labels", (left + right) / 2, _CURVE_HEIGHT - 5, "middle", class_="quiet")]
 
 
 def _line(curve: Curve, look: Look, x: Scale, y: Scale) -> Markup:
@@ -377,7 +369,9 @@ def reliability_chart(calibration: Calibration, look: Look) -> Markup:
     y = Scale(low=0, high=1, start=_SIZE - _RELIABILITY_BOTTOM, end=_RELIABILITY_EDGE)
     bins = [entry for entry in calibration.bins if entry.n and entry.accuracy is not None]
     parts = [*_reliability_axes(x, y), line(x(0), y(0), x(1), y(1), "diagonal"), _dots(bins, x, y, look)]
-    return drawing(_SIZE, _SIZE, _reliability_label(calibration), parts, "fixed")
+    values = "; ".join(f"{_edges(entry)} right {percent(entry.accuracy, 0)}" for entry in bins)
+    label = f"Reliability of {calibration.method} on {calibration.on} examples. {values}."
+    return drawing(_SIZE, _SIZE, label, parts, "fixed")
 
 
 def _reliability_axes(x: Scale, y: Scale) -> list[Markup]:
@@ -391,7 +385,7 @@ def _reliability_axes(x: Scale, y: Scale) -> list[Markup]:
 
 def _dots(bins: Sequence[ReliabilityBin], x: Scale, y: Scale, look: Look) -> Markup:
     most = max((entry.n for entry in bins), default=1)
-    xs = [x(_place(entry)) for entry in bins]
+    xs = [x((entry.low + entry.high) / 2 if entry.confidence is None else entry.confidence) for entry in bins]
     ys = [y(entry.accuracy or 0.0) for entry in bins]
     parts = [tag("path", d=path_of(xs, ys), class_="stroke")] if len(bins) > 1 else []
     for entry, at, height in zip(bins, xs, ys, strict=True):
@@ -401,18 +395,8 @@ def _dots(bins: Sequence[ReliabilityBin], x: Scale, y: Scale, look: Look) -> Mar
     return group(parts, class_=look.css if not look.is_plain else "random")
 
 
-def _place(entry: ReliabilityBin) -> float:
-    return entry.confidence if entry.confidence is not None else (entry.low + entry.high) / 2
-
-
 def _edges(entry: ReliabilityBin) -> str:
     return f"confidence {entry.low:g} to {entry.high:g}"
-
-
-def _reliability_label(calibration: Calibration) -> str:
-    bins = [entry for entry in calibration.bins if entry.n and entry.accuracy is not None]
-    values = "; ".join(f"{_edges(entry)} right {percent(entry.accuracy, 0)}" for entry in bins)
-    return f"Reliability of {calibration.method} on {calibration.on} examples. {values}."
 
 
 _STRIPS_WIDTH, _STRIPS_HEIGHT, _STRIPS_EDGE = 220.0, 22.0, 22.0
@@ -432,7 +416,7 @@ def difference_ruler(scale: Scale) -> Markup:
     return drawing(_STRIPS_WIDTH, _STRIPS_HEIGHT, "points of difference", parts, "fixed")
 
 
-def difference_strip(comparison: Comparison, scale: Scale, *, is_significant: bool) -> Markup:
+def difference_strip(comparison: Comparison, scale: Scale, alpha: float) -> Markup:
     """Return a dot with its interval; filled where the difference is more than chance, hollow where it is not shown."""
     middle = _STRIPS_HEIGHT / 2
     parts = [line(scale(0), 0, scale(0), _STRIPS_HEIGHT, "axis")]
@@ -440,9 +424,10 @@ def difference_strip(comparison: Comparison, scale: Scale, *, is_significant: bo
         low, high = scale(comparison.interval.low), scale(comparison.interval.high)
         parts += [line(low, middle, high, middle, "stroke")]
         parts += [line(end, middle - 4, end, middle + 4, "stroke") for end in (low, high)]
-    css = "mark" if is_significant else "hollow"
+    css = "mark" if comparison.is_significant(alpha) else "hollow"
     parts.append(tag("circle", cx=scale(comparison.difference), cy=middle, r=4.5, class_=css))
-    return drawing(_STRIPS_WIDTH, _STRIPS_HEIGHT, _strips_label(comparison), [group(parts, class_="effect")], "fixed")
+    label = f"{points(comparison.difference)}, interval {interval_points(comparison.interval)}"
+    return drawing(_STRIPS_WIDTH, _STRIPS_HEIGHT, label, [group(parts, class_="effect")], "fixed")
 
 
 def bar_strip(parts: Mapping[str, float], whole: float, label: str) -> Markup:
@@ -454,7 +439,3 @@ def bar_strip(parts: Mapping[str, float], whole: float, label: str) -> Markup:
         drawn.append(group([tag("title", name), block], class_=f"part p{at}"))
         x += width
     return drawing(_STRIPS_WIDTH, _STRIPS_HEIGHT, label, drawn, "fixed")
-
-
-def _strips_label(comparison: Comparison) -> str:
-    return f"{points(comparison.difference)}, interval {interval_points(comparison.interval)}"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
@@ -17,6 +17,7 @@ from al_ray.report.page.sections import (
     curves_views,
     queries_views,
     ranking_views,
+    recorded_phases,
     state_view,
 )
 from al_ray.report.stats.paired import Comparison
@@ -54,6 +55,7 @@ def render_page(results: StudyResults, *, made_at: str, tables: Mapping[str, str
         tables: name of a table beside the page -> what it holds.
     """
     looks = assign_looks(results)
+    drawn = {curve.method for curve in results.learning_curves}
     page = (
         _environment()
         .get_template("page.html.j2")
@@ -65,31 +67,21 @@ def render_page(results: StudyResults, *, made_at: str, tables: Mapping[str, str
             effect_name=Comparison.EFFECT_NAME,
             looks=looks,
             verdict=make_verdict(results),
-            legend=_legend(results, looks),
+            legend=[look for name, look in looks.items() if name in drawn],
             passive=Look(method="passive", index=-1, css="passive"),
-            absent={section: results.absence(section) or reason for section, reason in _ABSENT.items()},
+            absent={**_ABSENT, **results.absences},
             most_open=MOST_OPEN,
-            **_views(results, looks),
+            state=state_view(results),
+            curves=curves_views(results, looks),
+            rankings=ranking_views(results, looks),
+            clipping=clipping_views(results),
+            calibration=calibration_views(results, looks),
+            queries=queries_views(results, looks),
+            costs=cost_views(results),
+            phases=recorded_phases(results),
         )
     )
     return _UNPRINTABLE.sub("\ufffd", page)
-
-
-def _views(results: StudyResults, looks: Mapping[str, Look]) -> dict[str, Any]:
-    return {
-        "state": state_view(results),
-        "curves": curves_views(results, looks),
-        "rankings": ranking_views(results, looks),
-        "clipping": clipping_views(results, looks),
-        "calibration": calibration_views(results, looks),
-        "queries": queries_views(results, looks),
-        "costs": cost_views(results, looks),
-    }
-
-
-def _legend(results: StudyResults, looks: Mapping[str, Look]) -> list[Look]:
-    drawn = {curve.method for curve in results.learning_curves}
-    return [look for name, look in looks.items() if name in drawn]
 
 
 @cache
@@ -105,7 +97,6 @@ def _environment() -> "Environment":
     )
     environment.filters.update({name: getattr(wording, name) for name in _FILTERS})
     environment.filters.update(swatch=swatch, breakable=breakable, unbroken=unbroken)
-    environment.globals["own"] = lambda name: Markup(_own_text(environment, name))
     return environment
 
 
@@ -117,11 +108,6 @@ def breakable(name: str) -> Markup:
 def unbroken(sentence: str) -> str:
     """Return a sentence whose numbers no line break parts from their unit or sign."""
     return _BOUND.sub("\u00a0", sentence)
-
-
-def _own_text(environment: "Environment", name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
 
 
 _FILTERS = (

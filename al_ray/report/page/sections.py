@@ -1,25 +1,25 @@
 """The sections of the page: what each one shows, in words, table rows and charts."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
+from al_ray.records.cell import CellStatus
 from al_ray.report.analysis.results import (
     POOL,
     Acquired,
     Calibration,
-    CellState,
     ClassShares,
     ClippingEffect,
     Cost,
     Curve,
-    LabelsSaved,
     MethodScore,
     Queries,
     Ranking,
     Setting,
-    Status,
     StudyResults,
 )
 from al_ray.report.page.charts import (
@@ -34,10 +34,9 @@ from al_ray.report.page.charts import (
     reliability_chart,
 )
 from al_ray.report.stats.paired import Comparison
-from al_ray.report.stats.ranks import CriticalDifference
 from al_ray.report.wording import DASH, count, duration, number, p_words, percent, plural, some
 
-_STATUSES: tuple[Status, ...] = ("done", "running", "failed", "waiting")
+_UNFINISHED: tuple[CellStatus, ...] = ("failed", "running", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,65 +49,51 @@ class GridCell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
-    """One reason, and all cells that failed for it."""
-
-    reason: str
-    cells: tuple[CellState, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class StateView:
-    """The section on the state of the study.
+    """The section on the state of the study; its cells are rows of :attr:`StudyResults.cells`.
 
     Attributes:
         counts: cells by status, those without a cell too.
-        columns: settings.
-        rows: method -> one grid cell a column.
-        failures: the commonest reason first.
+        rows: method -> one grid cell a setting.
+        failures: reason -> all cells that failed for it, the commonest first.
         running: cells that are under way.
     """
 
-    counts: dict[str, int]
-    columns: tuple[str, ...]
-    rows: dict[str, tuple[GridCell, ...]]
-    failures: tuple[Failure, ...]
-    running: tuple[CellState, ...]
+    counts: Mapping[str, int]
+    rows: Mapping[str, tuple[GridCell, ...]]
+    failures: Mapping[str, Sequence[Any]]
+    running: Sequence[Any]
 
 
 def state_view(results: StudyResults) -> StateView:
     """Sort the cells of a study."""
-    columns = tuple(setting.name for setting in results.settings)
-    by_place: dict[tuple[str, str], list[CellState]] = {}
-    for cell in results.cell_states:
-        by_place.setdefault((cell.method, cell.setting), []).append(cell)
+    cells = list(results.cells.itertuples())
+    at_place: dict[tuple[str, str], Counter[str]] = {}
+    failures: dict[str, list[Any]] = {}
+    for cell in cells:
+        at_place.setdefault((cell.method, cell.setting), Counter())[cell.status] += 1
+        if cell.status == "failed":
+            failures.setdefault(cell.reason, []).append(cell)
     return StateView(
-        counts={status: results.n(status) for status in _STATUSES},
-        columns=columns,
+        counts={status: results.n(status) for status in ("done", "running", "failed", "waiting")},
         rows={
-            name: tuple(_grid_cell(by_place.get((name, column), [])) for column in columns) for name in results.methods
+            name: tuple(_grid_cell(at_place.get((name, setting.name))) for setting in results.settings)
+            for name in results.methods
         },
-        failures=_failures(results.cell_states),
-        running=tuple(cell for cell in results.cell_states if cell.status == "running"),
+        failures=dict(sorted(failures.items(), key=lambda entry: -len(entry[1]))),
+        running=[cell for cell in cells if cell.status == "running"],
     )
 
 
-def _grid_cell(cells: Sequence[CellState]) -> GridCell:
-    if not cells:
-        return GridCell(words="–", more="", css="none")
-    counts = {status: sum(cell.status == status for cell in cells) for status in _STATUSES}
-    more = ", ".join(f"{counts[status]} {status}" for status in ("failed", "running", "waiting") if counts[status])
-    worst = next((status for status in ("failed", "running", "waiting") if counts[status]), "done")
-    return GridCell(words=f"{counts['done']} of {len(cells)}", more=more, css=worst)
-
-
-def _failures(cells: Sequence[CellState]) -> tuple[Failure, ...]:
-    by_reason: dict[str, list[CellState]] = {}
-    for cell in cells:
-        if cell.status == "failed":
-            by_reason.setdefault(cell.reason or "no reason was recorded", []).append(cell)
-    found = [Failure(reason=reason, cells=tuple(group)) for reason, group in by_reason.items()]
-    return tuple(sorted(found, key=lambda failure: -len(failure.cells)))
+def _grid_cell(counts: Counter[str] | None) -> GridCell:
+    if counts is None:
+        return GridCell(words=DASH, more="", css="none")
+    unfinished = [status for status in _UNFINISHED if counts[status]]
+    return GridCell(
+        words=f"{counts['done']} of {counts.total()}",
+        more=", ".join(f"{counts[status]} {status}" for status in unfinished),
+        css=unfinished[0] if unfinished else "done",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,41 +151,28 @@ def _facts(setting: Setting, curves: Sequence[Curve]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingRow:
-    """One method, its levels that have a column, and whether it differs from random queries by more than chance."""
-
-    look: Look
-    score: MethodScore
-    levels: tuple[LabelsSaved, ...]
-    is_significant: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class RankingView:
     """One ranking, as a table and a critical-difference diagram.
 
     Attributes:
         title: which settings.
-        levels: names of the accuracy levels at which anything is known.
         rows: best first.
-        has_random: whether there is anything to compare with random queries.
-        has_last5, has_passive, has_ranks, has_spread: whether any row has that figure.
-        interval_level: coverage of the intervals in it, None without any.
+        levels: place among the levels of a row -> name, of those at which anything is known.
+        figures: fields of :class:`MethodScore` that some row has, of those that not every row must have.
+        has_spread: whether any row has a standard deviation.
         has_effect: whether any row has an effect size.
+        interval_level: coverage of the intervals in it, None without any.
         chart: critical-difference diagram, None where refused.
         remarks: what was refused or left out, one sentence each.
     """
 
     title: str
-    levels: tuple[str, ...]
-    rows: tuple[RankingRow, ...]
-    has_random: bool
-    has_last5: bool
-    has_passive: bool
-    has_ranks: bool
+    rows: tuple[MethodScore, ...]
+    levels: Mapping[int, str]
+    figures: frozenset[str]
     has_spread: bool
-    interval_level: float | None
     has_effect: bool
+    interval_level: float | None
     chart: Markup | None
     remarks: tuple[str, ...]
 
@@ -211,47 +183,42 @@ def ranking_views(results: StudyResults, looks: Mapping[str, Look]) -> list[Rank
     per_setting = [ranking for ranking in rankings if ranking.setting is not None]
     kept = rankings if len(per_setting) > 1 else rankings[:1]
     only = per_setting[0].setting if len(per_setting) == 1 else None
-    return [_ranking_view(ranking, ranking.setting or only or "All settings", results.alpha, looks) for ranking in kept]
+    return [_ranking_view(ranking, ranking.setting or only or "All settings", looks) for ranking in kept]
 
 
-def _ranking_view(ranking: Ranking, title: str, alpha: float, looks: Mapping[str, Look]) -> RankingView:
-    rows = ranking.rows
+def _ranking_view(ranking: Ranking, title: str, looks: Mapping[str, Look]) -> RankingView:
+    rows, test = ranking.rows, ranking.critical_difference
     versus = [row.versus_random for row in rows if row.versus_random]
-    covered = [one.interval.level for one in versus if one.interval]
-    kept = _known_levels(rows)
+    levels = {
+        at: level.label
+        for at, level in enumerate(rows[0].levels)
+        if any(row.levels[at].labels_saved is not None for row in rows)
+    }
+    optional = ("aulc_last5", "passive_share", "mean_rank", "versus_random")
     return RankingView(
         title=title,
-        levels=tuple(rows[0].levels[at].label for at in kept),
-        rows=tuple(_row(row, kept, alpha, looks) for row in rows),
-        has_random=bool(versus),
-        has_last5=any(row.aulc_last5 is not None for row in rows),
-        has_passive=any(row.passive_share is not None for row in rows),
-        has_ranks=any(row.mean_rank is not None for row in rows),
+        rows=rows,
+        levels=levels,
+        figures=frozenset(name for name in optional if any(getattr(row, name) is not None for row in rows)),
         has_spread=any(row.final_accuracy.std is not None for row in rows),
-        interval_level=covered[0] if covered else None,
         has_effect=any(one.effect_size is not None for one in versus),
-        chart=ranks_chart(ranking.critical_difference, looks) if ranking.critical_difference else None,
-        remarks=tuple(_ranking_remarks(ranking, versus)),
+        interval_level=next((one.interval.level for one in versus if one.interval), None),
+        chart=ranks_chart(test, looks) if test else None,
+        remarks=tuple(_ranking_remarks(ranking, levels, versus)),
     )
 
 
-def _row(row: MethodScore, kept: Sequence[int], alpha: float, looks: Mapping[str, Look]) -> RankingRow:
-    return RankingRow(
-        look=looks[row.method],
-        score=row,
-        levels=tuple(row.levels[at] for at in kept),
-        is_significant=row.versus_random is not None and row.versus_random.is_significant(alpha),
-    )
-
-
-def _known_levels(rows: Sequence[MethodScore]) -> list[int]:
-    places = range(len(rows[0].levels))
-    return [at for at in places if any(row.levels[at].labels_saved is not None for row in rows)]
-
-
-def _ranking_remarks(ranking: Ranking, versus: Sequence[Comparison]) -> list[str]:
+def _ranking_remarks(ranking: Ranking, levels: Mapping[int, str], versus: Sequence[Comparison]) -> list[str]:
     said = [ranking.note, f"No critical-difference diagram: {ranking.refusal}" if ranking.refusal else ""]
-    said += [*_remarks_on_levels(ranking.rows), *_remarks_on_ranks(ranking.critical_difference)]
+    unknown = [level.label for at, level in enumerate(ranking.rows[0].levels) if at not in levels]
+    if unknown:
+        said.append(f"No column for {some(unknown, 'level')}: no method has labels saved there.")
+    if test := ranking.critical_difference:
+        result = f"chi-square {test.statistic:.1f}, {p_words(test.p_value)}"
+        said += [f"Friedman's test over {plural(test.n_units, test.unit)}: {result}.", test.unit_note]
+        if test.n_blocks_dropped:
+            dropped = plural(test.n_blocks_dropped, "block")
+            said.append(f"{dropped} left out, because a method has no finished cell there.")
     return [text for text in (*said, *_refusals((one.method, one) for one in versus)) if text]
 
 
@@ -263,22 +230,6 @@ def _refusals(comparisons: Iterable[tuple[str, Comparison]]) -> list[str]:
     return [f"No p-value for {some(methods, 'method')}: {reason}" for reason, methods in refused.items()]
 
 
-def _remarks_on_levels(rows: Sequence[MethodScore]) -> list[str]:
-    kept = _known_levels(rows)
-    unknown = [level.label for at, level in enumerate(rows[0].levels) if at not in kept]
-    return [f"No column for {some(unknown, 'level')}: no method has labels saved there."] if unknown else []
-
-
-def _remarks_on_ranks(test: CriticalDifference | None) -> list[str]:
-    if test is None:
-        return []
-    result = f"chi-square {test.statistic:.1f}, {p_words(test.p_value)}"
-    found = f"Friedman's test over {plural(test.n_units, test.unit)}: {result}."
-    dropped = plural(test.n_blocks_dropped, "block")
-    left_out = f"{dropped} left out, because a method has no finished cell there." if test.n_blocks_dropped else ""
-    return [found, test.unit_note, left_out]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClippingView:
     """Effects of clipping on one setting, or over all of them.
@@ -286,64 +237,49 @@ class ClippingView:
     Attributes:
         title: which.
         ruler: axis of the drawings.
-        rows: effect, look of the unfiltered method and drawing, greatest gain first.
+        rows: effect and drawing, greatest gain first.
         remarks: what was refused, one sentence each.
     """
 
     title: str
     ruler: Markup
-    rows: tuple[tuple[ClippingEffect, Look, Markup], ...]
+    rows: tuple[tuple[ClippingEffect, Markup], ...]
     remarks: tuple[str, ...]
 
 
-def clipping_views(results: StudyResults, looks: Mapping[str, Look]) -> list[ClippingView]:
+def clipping_views(results: StudyResults) -> list[ClippingView]:
     """Return the effects over all settings first."""
     settings = list(dict.fromkeys(effect.setting for effect in results.clipping))
     ordered = sorted(settings, key=lambda name: name is not None)
     shown = ordered[:1] if len(ordered) == 2 and ordered[0] is None else ordered
-    return [_clipping_view(name, [e for e in results.clipping if e.setting == name], results, looks) for name in shown]
+    return [_clipping_view(name, [e for e in results.clipping if e.setting == name], results.alpha) for name in shown]
 
 
-def _clipping_view(
-    setting: str | None, effects: Sequence[ClippingEffect], results: StudyResults, looks: Mapping[str, Look]
-) -> ClippingView:
+def _clipping_view(setting: str | None, effects: Sequence[ClippingEffect], alpha: float) -> ClippingView:
     scale = difference_scale([effect.comparison for effect in effects])
     ordered = sorted(effects, key=lambda effect: -effect.comparison.difference)
     return ClippingView(
         title=setting or "All settings",
         ruler=difference_ruler(scale),
-        rows=tuple(
-            (effect, looks[effect.method], difference_strip(effect.comparison, scale, is_significant=significant))
-            for effect in ordered
-            for significant in [effect.comparison.is_significant(results.alpha)]
-        ),
+        rows=tuple((effect, difference_strip(effect.comparison, scale, alpha)) for effect in ordered),
         remarks=tuple(_refusals((effect.method, effect.comparison) for effect in ordered)),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationRow:
-    """Calibration of one method; a split without a record is None."""
-
-    look: Look
-    test: Calibration | None
-    queried: Calibration | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class CalibrationView:
-    """Calibration on one setting, as a table and reliability diagrams.
+    """Calibration on one setting, as a table and reliability diagrams; ``test`` or ``queried`` may lack a record.
 
     Attributes:
         name: of the setting.
-        rows: figures, in the order of the ranking.
-        charts: row and its diagrams (test, queried) of the methods that stand out.
+        rows: look of a method -> split -> figures, in the order of the ranking.
+        charts: look -> split -> diagram, of the methods that stand out.
         n_without_chart: methods that have bins but no diagram here.
     """
 
     name: str
-    rows: tuple[CalibrationRow, ...]
-    charts: tuple[tuple[CalibrationRow, tuple[tuple[str, Markup], ...]], ...]
+    rows: Mapping[Look, Mapping[str, Calibration]]
+    charts: Mapping[Look, Mapping[str, Markup]]
     n_without_chart: int
 
 
@@ -355,27 +291,20 @@ def calibration_views(results: StudyResults, looks: Mapping[str, Look]) -> list[
 
 
 def _calibration_view(name: str, entries: Sequence[Calibration], looks: Mapping[str, Look]) -> CalibrationView:
-    by_place = {(entry.method, entry.on): entry for entry in entries}
-    methods = sorted({entry.method for entry in entries}, key=lambda method: looks[method].index)
-    rows = [
-        CalibrationRow(
-            look=looks[method], test=by_place.get((method, "test")), queried=by_place.get((method, "queried"))
-        )
-        for method in methods
-    ]
-    drawable = [row for row in rows if any(entry and entry.bins for entry in (row.test, row.queried))]
-    shown = [row for row in drawable if not row.look.is_plain] or drawable[:N_STYLES]
+    rows: dict[Look, dict[str, Calibration]] = {}
+    for entry in sorted(entries, key=lambda entry: (looks[entry.method].index, entry.on != "test")):
+        rows.setdefault(looks[entry.method], {})[entry.on] = entry
+    drawable = [look for look, found in rows.items() if any(entry.bins for entry in found.values())]
+    shown = [look for look in drawable if not look.is_plain] or drawable[:N_STYLES]
     return CalibrationView(
         name=name,
-        rows=tuple(rows),
-        charts=tuple((row, _charts(row)) for row in shown),
+        rows=rows,
+        charts={
+            look: {on: reliability_chart(entry, look) for on, entry in rows[look].items() if entry.bins}
+            for look in shown
+        },
         n_without_chart=len(drawable) - len(shown),
     )
-
-
-def _charts(row: CalibrationRow) -> tuple[tuple[str, Markup], ...]:
-    both = (("test", row.test), ("queried", row.queried))
-    return tuple((on, reliability_chart(entry, row.look)) for on, entry in both if entry and entry.bins)
 
 
 N_SHOWN = 12
@@ -508,47 +437,24 @@ def _odd_cells(row: Acquired, pool: Acquired | None, kinds: Sequence[str], has_o
     return (*outliers, *(_against(row.kinds.get(kind), usual.get(kind)) for kind in kinds))
 
 
-@dataclass(frozen=True, kw_only=True)
-class CostView:
-    """Costs on one setting, as a table with bars.
-
-    Attributes:
-        name: of the setting.
-        phases: in the order of the bars.
-        rows: cost, look, total seconds and bar, cheapest first.
-    """
-
-    name: str
-    phases: tuple[str, ...]
-    rows: tuple[tuple[Cost, Look, float, Markup], ...]
+def recorded_phases(results: StudyResults) -> list[str]:
+    """Return the phases that took any time, in the order of the bars of costs."""
+    seconds = [cost.seconds for cost in results.method_costs]
+    return list(dict.fromkeys(phase for of_phase in seconds for phase, took in of_phase.items() if took > 0))
 
 
-def cost_views(results: StudyResults, looks: Mapping[str, Look]) -> list[CostView]:
-    """Return the settings that have recorded seconds."""
-    names = list(dict.fromkeys(cost.setting for cost in results.method_costs))
-    phases = tuple(
-        dict.fromkeys(phase for cost in results.method_costs for phase, seconds in cost.seconds.items() if seconds > 0)
-    )
-    return [
-        _cost_view(name, phases, [cost for cost in results.method_costs if cost.setting == name], looks)
-        for name in names
-    ]
+def cost_views(results: StudyResults) -> dict[str, list[tuple[Cost, Markup]]]:
+    """Return, for every setting that has recorded seconds, the costs with their bars, cheapest first."""
+    phases = recorded_phases(results)
+    by_setting: dict[str, list[Cost]] = {}
+    for cost in sorted(results.method_costs, key=lambda cost: cost.total_s):
+        by_setting.setdefault(cost.setting, []).append(cost)
+    names = dict.fromkeys(cost.setting for cost in results.method_costs)
+    return {
+        name: [(cost, _bar(cost, phases, by_setting[name][-1].total_s)) for cost in by_setting[name]] for name in names
+    }
 
 
-def _cost_view(name: str, phases: tuple[str, ...], costs: Sequence[Cost], looks: Mapping[str, Look]) -> CostView:
-    totals = {cost.method: sum(cost.seconds.values()) for cost in costs}
-    whole = max(totals.values())
-    ordered = sorted(costs, key=lambda cost: totals[cost.method])
-    return CostView(
-        name=name,
-        phases=phases,
-        rows=tuple(
-            (cost, looks[cost.method], totals[cost.method], _bar(cost, phases, totals[cost.method], whole))
-            for cost in ordered
-        ),
-    )
-
-
-def _bar(cost: Cost, phases: Sequence[str], total: float, whole: float) -> Markup:
+def _bar(cost: Cost, phases: Sequence[str], whole: float) -> Markup:
     parts = {f"{phase}: {duration(cost.seconds.get(phase, 0.0))}": cost.seconds.get(phase, 0.0) for phase in phases}
-    return bar_strip(parts, whole, f"{cost.method}: {duration(total)} a cell")
+    return bar_strip(parts, whole, f"{cost.method}: {duration(cost.total_s)} a cell")

@@ -18,6 +18,10 @@ import numpy.typing as npt
 from al_ray.core.seeding import stream
 from al_ray.core.types import FloatArray
 
+LEVEL = 0.95
+"""Coverage of the intervals."""
+N_RESAMPLES = 4000
+"""Resamples that the interval of a mean difference is made of."""
 MIN_FREEDOM = 5
 """Degrees of freedom below which no interval is given: 6 blocks of one stratum, as few as a signed-rank test takes."""
 
@@ -57,7 +61,12 @@ class Interval:
 
 
 def mean_intervals(
-    differences: FloatArray, strata: npt.NDArray[np.str_], *, level: float, n_resamples: int, seed: int
+    differences: FloatArray,
+    strata: npt.NDArray[np.str_],
+    *,
+    level: float = LEVEL,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
 ) -> list[Interval | None]:
     """Return the stratified bootstrap interval of the mean of every column, None where there is too little data.
 

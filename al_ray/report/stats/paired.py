@@ -10,25 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from al_ray.errors import ConfigError, DataError, unknown_name
-from al_ray.report.stats.bootstrap import Interval, mean_intervals
+from al_ray.report.stats.bootstrap import N_RESAMPLES, Interval, mean_intervals
 from al_ray.report.stats.wilcoxon import DECIMALS, SignedRank, fewest_pairs, holm, signed_rank, smallest_p_value
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestOptions:
-    """What tests and intervals are made with.
-
-    Attributes:
-        alpha: level of significance, after correction.
-        level: coverage of the bootstrap intervals.
-        n_resamples: of the bootstrap.
-        seed: of the bootstrap's streams.
-    """
-
-    alpha: float = 0.05
-    level: float = 0.95
-    n_resamples: int = 4000
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +76,7 @@ class Comparison:
 
 
 def compare_with_baseline(
-    values: pd.DataFrame, strata: Sequence[str], *, baseline: str, options: TestOptions
+    values: pd.DataFrame, strata: Sequence[str], *, baseline: str, alpha: float, n_resamples: int = N_RESAMPLES
 ) -> tuple[Comparison, ...]:
     """Compare every method with one baseline; Holm's family is the methods that share a block with it.
 
@@ -101,7 +84,8 @@ def compare_with_baseline(
         values: ``[n_blocks, n_methods]``, higher = better, NaN = missing.
         strata: data set x model of every block ``[n_blocks]``.
         baseline: a column, mostly random queries.
-        options: levels, bootstrap.
+        alpha: level of significance, after correction.
+        n_resamples: of the bootstrap.
 
     Raises:
         ConfigError: the baseline is no column.
@@ -121,16 +105,10 @@ def compare_with_baseline(
     }
     if not differences:
         return ()
-    intervals = mean_intervals(
-        np.column_stack(list(differences.values())),
-        names,
-        level=options.level,
-        n_resamples=options.n_resamples,
-        seed=options.seed,
-    )
+    intervals = mean_intervals(np.column_stack(list(differences.values())), names, n_resamples=n_resamples)
     # Sorted, so that sums do not depend on the order of the blocks.
     pairs = {method: np.sort(each[np.isfinite(each)]) for method, each in differences.items()}
-    tests = [signed_rank(pair, options.alpha) for pair in pairs.values()]
+    tests = [signed_rank(pair, alpha) for pair in pairs.values()]
     adjusted = holm([test.p_value for test in tests])
     n_tests = sum(p is not None for p in adjusted)
     found = []
@@ -145,14 +123,14 @@ def compare_with_baseline(
             interval=interval,
             p_value=test.p_value,
             p_holm=p_holm,
-            refusal=_refusal(test, n_left_out, options.alpha),
+            refusal=_refusal(test, n_left_out, alpha),
             effect_size=None if test.p_value is None else test.rank_biserial,
             wins=test.n_positive,
             ties=test.n - test.n_nonzero,
             losses=test.n_nonzero - test.n_positive,
-            more_seeds=more_seeds(pair, n_strata, options.alpha / max(n_tests, 1)),
+            more_seeds=more_seeds(pair, n_strata, alpha / max(n_tests, 1)),
         )
-        if one.is_significant(options.alpha):
+        if one.is_significant(alpha):
             one = replace(one, more_seeds=0)
         found.append(one if one.method == method else one.swapped())
     return tuple(found)
