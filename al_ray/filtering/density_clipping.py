@@ -19,7 +19,11 @@ _KERNEL_REACH = 6  # bandwidths; beyond, the Gaussian is below 2e-8 of its peak
 
 @dataclass(frozen=True)
 class DensityClipping(CandidateFilter):
-    """Clip the candidates beyond a landmark of the score density, counted from the uncertain end."""
+    """Clip the candidates beyond a landmark of the score density, counted from the uncertain end.
+
+    Attributes:
+        cap: share of the candidates to leave out at most, in [0, 1); the paper uses 0.05, and 0.1 in a variant.
+    """
 
     source: ClassVar[str] = "Gonsior et al. 2024, doi 10.1007/s10796-024-10503-z"
     clips: ClassVar[bool] = True
@@ -54,9 +58,6 @@ class FirstPeak(DensityClipping):
     Deviation: scores that are all equal have no peak and the capped share goes, as if by ``uncertainty_clipping``; the
     paper's code takes the 10th percentile then, whatever the cap. The scores are binned to a quarter of the bandwidth
     or finer, and the bandwidth is no less than 1/65,536 of their range.
-
-    Attributes:
-        cap: share of the candidates to leave out at most, in [0, 1); the paper uses 0.05, and 0.1 in a variant.
     """
 
     def landmark(self, scores: npt.NDArray[np.float64]) -> float | None:
@@ -72,9 +73,6 @@ class FirstValley(DensityClipping):
     The first local minimum beyond the peak of ``first_peak``, towards the certain side; everything else is as there.
 
     Deviation: where the density has one peak only there is no valley, and the capped share goes.
-
-    Attributes:
-        cap: share of the candidates to leave out at most, in [0, 1); the paper uses 0.05, and 0.1 in a variant.
     """
 
     def landmark(self, scores: npt.NDArray[np.float64]) -> float | None:

@@ -102,7 +102,7 @@ class _Cell:
         else:
             embeddings = self._embedded(self.truth.ids) if loop.initial.needs_embeddings else None
             draws = stream(loop.seed, "initial")
-            ids = loop.initial.pick(self.truth, loop.n_classes, loop.initial_size, draws, embeddings)
+            ids = loop.initial.pick(self.truth, loop.initial_size, draws, embeddings)
         query = Query(ids=ids, scores=np.zeros(len(ids)))
         return RoundRecord(round_index=0, n_labeled=0, query=query, annotation=self._annotate(query))
 

@@ -9,7 +9,6 @@ Deviation (all of them): the reference settles ties by position in the pool, in 
 round does, in float64.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -54,15 +53,15 @@ def summed_consensus_kl(log_probs: FloatArray) -> Floats:
 
 @dataclass(frozen=True)
 class _Gonsior2022Strategy(QueryStrategy):
-    """What the strategies of the reference code share: the lowest raw score is queried, after clipping."""
+    """What the strategies of the reference code share: the lowest raw score is queried, after clipping.
+
+    Attributes:
+        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
+    """
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005 (as its code computes it)"
     needs_labeled: ClassVar[bool] = True
     clipping: Annotated[float, Within(gt=0, le=1, advice="1.0 is off, 0.95 overwrites 5 %.")] = 1.0
-
-    @abstractmethod
-    def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
-        """Return the acquisition value of every example ``[n_pool]``, high = query first."""
 
     def _clipped(self, pool: PoolView, raw: Callable[[FloatArray], Floats]) -> Floats:
         """Return the raw scores of the pool after clipping, from its log-probabilities."""
@@ -94,9 +93,6 @@ class Gonsior2022LeastConfidence(_Gonsior2022Strategy):
     method. With clipping it differs from the filter ``uncertainty_clipping`` in two points: the threshold is the
     percentile over labelled and unlabelled examples together, so that the share of the pool that goes changes from
     round to round, and clipped examples stay candidates, at the end of the order.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
@@ -111,9 +107,6 @@ class Gonsior2022Margin(_Gonsior2022Strategy):
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Without clipping it is the textbook
     method; with clipping it differs as ``gonsior2022/least_confidence`` does.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
@@ -149,9 +142,6 @@ class Gonsior2022VoteEntropy(_Gonsior2022Strategy):
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it; the textbook (Dagan and Engelson 1995)
     asks for the most disputed. Most of a pool has entropy 0, so that ties decide. Clipping changes nothing as long as
     the percentile is 0, since no vote entropy is below it.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     min_draws: ClassVar[int] = 2
@@ -172,9 +162,6 @@ class Gonsior2022ConsensusKL(_Gonsior2022Strategy):
     1, which is not the highest value that the sum can take.
 
     Deviation: the reference guards its logarithm with 1e-9; here the guard is added to both probabilities of the ratio.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     min_draws: ClassVar[int] = 2
@@ -193,9 +180,6 @@ class Gonsior2022LowestTrust(_Gonsior2022Strategy):
     uncertainty as the raw score; with ``gonsior2022/trust_score`` that is the ratio xi itself, unbounded above. Most
     ratios are above 1, so that clipped examples are still asked before those that the model has every reason to trust,
     and may even come first. Without clipping it is the textbook order.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     needs_uncertainty: ClassVar[bool] = True

@@ -13,8 +13,6 @@ from al_ray.errors import ConfigError
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
-PAPER = "Kirsch et al. 2023, arXiv 2106.12059"
-
 
 def _scores_single_examples(name: str) -> bool:
     """Say whether a strategy only scores single examples, so that its score can be perturbed."""
@@ -41,6 +39,7 @@ class _StochasticBatch(QueryStrategy):
         coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
     """
 
+    source: ClassVar[str] = "Kirsch et al. 2023, arXiv 2106.12059"
     over: Annotated[str, Field(json_schema_extra=_over_in_schemas)] = "bald"
     coldness: Annotated[
         float,
@@ -96,13 +95,7 @@ class StochasticSoftmax(_StochasticBatch):
 
     Perturbed score s + Gumbel(0, 1 / coldness) (Kirsch et al. 2023, arXiv 2106.12059, section 3). Hangs on the unit of
     the score: with BALD, whose values are small, coldness 1 is close to random.
-
-    Attributes:
-        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
-        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
     """
-
-    source: ClassVar[str] = PAPER
 
     def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the scores."""
@@ -118,13 +111,7 @@ class StochasticPower(_StochasticBatch):
     scores above 0: an example with a score of 0 or less has weight 0, so that it is asked only once no positive one is
     left, and then in the order of the ranking. For a score that may be negative, such as ``own_uncertainty`` of
     ``energy``, use ``stochastic_softmax`` or ``stochastic_softrank``.
-
-    Attributes:
-        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
-        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
     """
-
-    source: ClassVar[str] = PAPER
 
     def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return ln s, -inf where s is 0 or less."""
@@ -139,13 +126,7 @@ class StochasticSoftrank(_StochasticBatch):
 
     Perturbed score -ln r + Gumbel(0, 1 / coldness), r = 1 for the highest score among the candidates that filters left
     (Kirsch et al. 2023, arXiv 2106.12059, section 3). Only the order of the scores counts.
-
-    Attributes:
-        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
-        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
     """
-
-    source: ClassVar[str] = PAPER
 
     def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return -ln r for ranks from 1."""
