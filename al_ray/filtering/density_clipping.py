@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from al_ray.core.types import FloatArray, PoolView, Ranking
+from al_ray.core.types import Float64Array, FloatArray, PoolView, Ranking
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.registry import Within
 
@@ -41,7 +40,7 @@ class DensityClipping(CandidateFilter):
         """Return ``floor(cap * n_candidates)``."""
         return math.floor(self.cap * n_candidates)
 
-    def landmark(self, scores: npt.NDArray[np.float64]) -> float | None:
+    def landmark(self, scores: Float64Array) -> float | None:
         """Return the score above which candidates are clipped, or None where the density does not have one."""
         raise NotImplementedError
 
@@ -60,7 +59,7 @@ class FirstPeak(DensityClipping):
     or finer, and the bandwidth is no less than 1/65,536 of their range.
     """
 
-    def landmark(self, scores: npt.NDArray[np.float64]) -> float | None:
+    def landmark(self, scores: Float64Array) -> float | None:
         """Return the score at the right-most local maximum of the density."""
         return _locate(scores, valley=False)
 
@@ -75,12 +74,12 @@ class FirstValley(DensityClipping):
     Deviation: where the density has one peak only there is no valley, and the capped share goes.
     """
 
-    def landmark(self, scores: npt.NDArray[np.float64]) -> float | None:
+    def landmark(self, scores: Float64Array) -> float | None:
         """Return the score at the first local minimum on the certain side of the first peak."""
         return _locate(scores, valley=True)
 
 
-def _locate(scores: npt.NDArray[np.float64], *, valley: bool) -> float | None:
+def _locate(scores: Float64Array, *, valley: bool) -> float | None:
     if len(scores) < 2 or scores.min() == scores.max():
         return None
     low, width = float(scores.min()), float(scores.max() - scores.min())
@@ -97,7 +96,7 @@ def _first_turns(density: FloatArray) -> tuple[int, int | None]:
     return peak, peak + int(rises[0]) if len(rises) else None
 
 
-def _density(values: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+def _density(values: Float64Array) -> tuple[FloatArray, FloatArray]:
     """Return a grid over [0, 1] with padding and the unnormalised kernel density of values in [0, 1] on it.
 
     Summed directly rather than by a Fourier transform, whose rounding makes false peaks where no score is.
@@ -110,7 +109,7 @@ def _density(values: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
     return step * (np.arange(len(density)) - reach - 1.0), density
 
 
-def _binned(positions: npt.NDArray[np.float64], n_bins: int) -> FloatArray:
+def _binned(positions: Float64Array, n_bins: int) -> FloatArray:
     """Share every position out among the two grid points around it, by nearness."""
     lower = np.floor(positions).astype(np.int64)
     upper_share = positions - lower
@@ -120,7 +119,7 @@ def _binned(positions: npt.NDArray[np.float64], n_bins: int) -> FloatArray:
     return counts
 
 
-def _bandwidth(values: npt.NDArray[np.float64]) -> float:
+def _bandwidth(values: Float64Array) -> float:
     lower, upper = np.percentile(values, [25, 75])
     spread = float(values.std(ddof=1))
     if upper > lower:

@@ -11,14 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from al_ray.errors import ConfigError, ModelError
-from al_ray.model.packed import (
-    TokenBatch,
-    can_pack,
-    packed_features,
-    packed_head,
-    packed_mean,
-    padded_forward,
-)
+from al_ray.model.packed import TokenBatch, can_pack, packed_features, packed_head, packed_mean, padded_forward
 from al_ray.model.source import ResolvedModel
 
 # The library switches initialisation off for the whole process; two threads at it would leave weights undrawn.

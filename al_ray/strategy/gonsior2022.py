@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.core import disagreement, uncertainty
-from al_ray.core.types import FloatArray, PoolView
+from al_ray.core.types import Float64Array, FloatArray, PoolView
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
@@ -26,10 +25,8 @@ WORST = 1.0
 KL_GUARD = 1e-9
 """Added to both probabilities inside the logarithm of the consensus KL."""
 
-Floats = npt.NDArray[np.float64]
 
-
-def gonsior2022_clip(raw: FloatArray, raw_labeled: FloatArray, clipping: float) -> Floats:
+def gonsior2022_clip(raw: FloatArray, raw_labeled: FloatArray, clipping: float) -> Float64Array:
     """Overwrite the lowest raw scores of the pool with 1, the threshold taken over labelled and pool together.
 
     Args:
@@ -44,7 +41,7 @@ def gonsior2022_clip(raw: FloatArray, raw_labeled: FloatArray, clipping: float) 
     return np.where(values < threshold, WORST, values)
 
 
-def summed_consensus_kl(log_probs: FloatArray) -> Floats:
+def summed_consensus_kl(log_probs: FloatArray) -> Float64Array:
     """Return the KL divergence of every member from the mean, summed over members and not divided ``[n]``."""
     probs = np.exp(np.asarray(log_probs, dtype=np.float64))
     consensus = probs.mean(axis=1, keepdims=True)
@@ -63,7 +60,7 @@ class _Gonsior2022Strategy(QueryStrategy):
     needs_labeled: ClassVar[bool] = True
     clipping: Annotated[float, Within(gt=0, le=1, advice="1.0 is off, 0.95 overwrites 5 %.")] = 1.0
 
-    def _clipped(self, pool: PoolView, raw: Callable[[FloatArray], Floats]) -> Floats:
+    def _clipped(self, pool: PoolView, raw: Callable[[FloatArray], Float64Array]) -> Float64Array:
         """Return the raw scores of the pool after clipping, from its log-probabilities."""
         if self.clipping == 1.0:
             return raw(pool.log_probs)
@@ -71,16 +68,16 @@ class _Gonsior2022Strategy(QueryStrategy):
         return gonsior2022_clip(raw(pool.log_probs), raw(pool.labeled_log_probs), self.clipping)
 
 
-def _largest_probability(log_probs: FloatArray) -> Floats:
+def _largest_probability(log_probs: FloatArray) -> Float64Array:
     return np.exp(uncertainty.mean_log_probs(log_probs).max(axis=1))
 
 
-def _gap(log_probs: FloatArray) -> Floats:
+def _gap(log_probs: FloatArray) -> Float64Array:
     top = np.partition(np.exp(uncertainty.mean_log_probs(log_probs)), -2, axis=1)[:, -2:]
     return top[:, 1] - top[:, 0]
 
 
-def _entropy(log_probs: FloatArray) -> Floats:
+def _entropy(log_probs: FloatArray) -> Float64Array:
     return uncertainty.entropy(uncertainty.mean_log_probs(log_probs))
 
 

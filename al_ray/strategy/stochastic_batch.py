@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
+from al_ray.core.types import Float64Array, FloatArray, IntArray, PoolView, Ranking
 from al_ray.errors import ConfigError
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
@@ -83,7 +82,7 @@ class _StochasticBatch(QueryStrategy):
         perturbed += _gumbel(ranking.ids, stream)
         return ranking.ids[np.argsort(-perturbed, kind="stable")[:n]]
 
-    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return the logarithm of the sampling weights at coldness 1, from scores in falling order."""
         raise NotImplementedError
 
@@ -97,7 +96,7 @@ class StochasticSoftmax(_StochasticBatch):
     the score: with BALD, whose values are small, coldness 1 is close to random.
     """
 
-    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return the scores."""
         return scores
 
@@ -113,7 +112,7 @@ class StochasticPower(_StochasticBatch):
     ``energy``, use ``stochastic_softmax`` or ``stochastic_softrank``.
     """
 
-    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return ln s, -inf where s is 0 or less."""
         positive = scores > 0
         return np.where(positive, np.log(np.where(positive, scores, 1.0)), -np.inf)
@@ -128,12 +127,12 @@ class StochasticSoftrank(_StochasticBatch):
     (Kirsch et al. 2023, arXiv 2106.12059, section 3). Only the order of the scores counts.
     """
 
-    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return -ln r for ranks from 1."""
         return -np.log(np.arange(1.0, len(scores) + 1.0))
 
 
-def _gumbel(ids: IntArray, stream: np.random.Generator) -> npt.NDArray[np.float64]:
+def _gumbel(ids: IntArray, stream: np.random.Generator) -> Float64Array:
     """Return standard Gumbel noise ``[n]`` that hangs on each id and the stream, not on the place in the pool."""
     # 52 of the 64 bits and a half: strictly between 0 and 1 in float64, so that both logarithms are finite.
     uniform = ((tie_keys(ids, int(stream.integers(2**62))) >> np.uint64(12)) + 0.5) * 2.0**-52

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.core.disagreement import vote_counts
-from al_ray.core.types import FloatArray, PoolView
+from al_ray.core.types import Float64Array, FloatArray, PoolView
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
@@ -76,7 +75,7 @@ class LabelDispersion(_TrainingDynamics):
         return (n_epochs - vote_counts(pool.dynamics).max(axis=1)) / n_epochs
 
 
-def _final_class_probs(pool: PoolView) -> npt.NDArray[np.float64]:
+def _final_class_probs(pool: PoolView) -> Float64Array:
     """Return the probability of the class predicted last, after every epoch ``[n_pool, n_epochs]``."""
     assert pool.dynamics is not None, "training dynamics need PoolView.dynamics"
     final = pool.dynamics[:, -1].argmax(axis=1)
