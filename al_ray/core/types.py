@@ -20,6 +20,7 @@ FloatArray = npt.NDArray[np.floating[Any]]
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+Split = Literal["pool", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,6 @@ from al_ray.loop.predictions import RoundPredictions, needs_embeddings
 
 STOP_SET_SIZE = 2000
 NO_QUERY = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
-Tables = dict[str, dict[str, npt.NDArray[Any]]]
 
 
 def run(loop: Loop, classifier: Classifier, records: Records) -> list[RoundRecord]:
@@ -61,7 +60,7 @@ class _Round:
     labeled: LabeledSet
     seconds: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    arrays: Tables = field(default_factory=dict)
+    arrays: dict[str, dict[str, npt.NDArray[Any]]] = field(default_factory=dict)
     candidates: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @contextmanager

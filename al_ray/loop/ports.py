@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from al_ray.confidence import ConfidenceMethod
-from al_ray.core.types import Float32Array, FloatArray, IntArray, LabeledSet, ModelOutputs, RoundRecord
+from al_ray.core.types import Float32Array, FloatArray, IntArray, LabeledSet, ModelOutputs, RoundRecord, Split
 from al_ray.filtering import CandidateFilter
 from al_ray.initial import InitialQuery
 from al_ray.oracle import Oracle
@@ -15,7 +15,6 @@ from al_ray.stopping import StoppingRule
 from al_ray.strategy import QueryStrategy
 
 Arrays = Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
-Split = Literal["pool", "test"]
 
 
 class Fit(Protocol):

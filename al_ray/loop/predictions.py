@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from al_ray.confidence import State
-from al_ray.core.types import Float64Array, FloatArray, IntArray, LabeledSet, ModelOutputs, PoolView
+from al_ray.core.types import Float64Array, FloatArray, IntArray, LabeledSet, ModelOutputs, PoolView, Split
 from al_ray.core.uncertainty import log_softmax, mean_log_probs
-from al_ray.loop.ports import Classifier, Loop, Split
+from al_ray.loop.ports import Classifier, Loop
 
 
 class RoundPredictions:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from al_ray.core.seeding import stream, stream_seed
-from al_ray.core.types import Float32Array, IntArray, LabeledSet, ModelOutputs, Sampling
+from al_ray.core.types import Float32Array, IntArray, LabeledSet, ModelOutputs, Sampling, Split
 from al_ray.errors import ModelError, RoundError
 from al_ray.model.encoder import build_network, freeze_layers, load_weights, longest_text
 from al_ray.model.finetune import FitReport, FitSettings, finetune
@@ -19,7 +19,6 @@ from al_ray.model.source import ResolvedModel
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Alone, Worker
 
-Split = Literal["pool", "test"]
 KEPT_EMBEDDINGS = 2
 _EMBEDDINGS: dict[tuple[Any, ...], Float32Array] = {}
 

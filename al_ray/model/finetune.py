@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from al_ray.confidence import Loss
 from al_ray.core.seeding import stream, stream_seed
 from al_ray.core.types import Float32Array, IntArray, LabeledSet
 from al_ray.errors import RoundError
@@ -29,7 +30,6 @@ from al_ray.model.recipe import (
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
 
-Loss = Callable[..., Tensor]
 Precision = Literal["float32", "bf16"]
 ADAM_EPSILON = 1e-8
 
@@ -70,8 +70,7 @@ class FitSettings:
         n_classes: of the data set.
         scoring_batch_size: texts in a validation batch.
         seed: of the cell.
-        new_loss: gives the loss of one fit: ``(logits, targets, epoch) -> losses [n]``, see ``al_ray.confidence.Loss``;
-            None: cross entropy.
+        new_loss: gives the loss of one fit, see ``al_ray.confidence.Loss``; None: cross entropy.
     """
 
     recipe: FinetuneRecipe
@@ -311,7 +310,7 @@ class _Fit:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             logits, features = self.wrapped(batch)
         needed = (features.float(),) if getattr(self.loss, "needs_features", False) else ()
-        losses = self.loss(logits.float(), targets, epoch, *needed)
+        losses: Tensor = self.loss(logits.float(), targets, epoch, *needed)
         assert losses.shape == targets.shape, "a loss must give one value per example"
         return (losses * torch.from_numpy(weights).to(device)).sum()
 

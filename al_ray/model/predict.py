@@ -20,7 +20,6 @@ from al_ray.model.worker import Worker
 ATTENTION_TOKENS = 1500
 
 
-Columns = dict[str, Float32Array]
 Forward = Callable[[TokenBatch, int], Mapping[str, Tensor]]
 
 
@@ -184,7 +183,7 @@ def run_batches(
     *,
     batch_size: int,
     worker: Worker,
-) -> Columns:
+) -> dict[str, Float32Array]:
     """Run a function over batches of some rows, dealt to the workers, and put the rows together again.
 
     Args:
@@ -214,13 +213,13 @@ def run_batches(
 
 def _gather(
     worker: Worker, mine: IntArray, parts: Mapping[str, list[Tensor]], widths: Mapping[str, int], n_rows: int
-) -> Columns:
+) -> dict[str, Float32Array]:
     """Put every rank's rows in their places and make sure that each came exactly once."""
     positions = np.concatenate(worker.all_gather(mine))
     counts = np.bincount(positions, minlength=n_rows)
     assert len(counts) == n_rows, "a row came from nowhere"
     assert (counts == 1).all(), "a row was lost or doubled between the workers"
-    columns: Columns = {}
+    columns: dict[str, Float32Array] = {}
     for name, width in widths.items():
         values = torch.cat(parts[name]).cpu().numpy() if parts[name] else np.empty((0, width), np.float32)
         gathered = np.concatenate(worker.all_gather(values))
