@@ -14,6 +14,7 @@ import numpy as np
 from al_ray.core.seeding import stream, stream_seed
 from al_ray.core.types import LabeledSet
 from al_ray.model.classifier import TransformerClassifier
+from al_ray.model.finetune import FitSettings
 from al_ray.model.recipe import FinetuneRecipe, batches_of_epoch
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import SingleProcess, set_threads
@@ -114,13 +115,11 @@ def measure(report: Report) -> None:
         ours = TransformerClassifier(
             model=minilm(),
             init="pretrained",
-            recipe=RECIPE,
-            precision=precision,
-            scoring_batch_size=64,
-            n_classes=dataset.n_classes,
+            settings=FitSettings(
+                recipe=RECIPE, precision=precision, n_classes=dataset.n_classes, scoring_batch_size=64, seed=SEED
+            ),
             pool=pool,
             test=test,
-            seed=SEED,
             worker=SingleProcess(),
         )
         _compare(report, precision, ours, BareLoop(pool, labeled, dataset.n_classes, precision), labeled)

@@ -49,7 +49,7 @@ def _initial(dataset: TextDataset, seed: int, n_pool: int | None) -> list[int]:
     ids, labels = dataset.train.ids[:n_pool], dataset.train.labels[:n_pool]
     assert np.array_equal(ids, np.arange(len(ids))), "rows and ids of TREC-6 are the same"
     truth = LabeledSet(ids=ids, labels=labels)
-    picked = StratifiedInitial().pick(truth, dataset.n_classes, INITIAL_SIZE, stream(seed, "initial"))
+    picked = StratifiedInitial().pick(truth, INITIAL_SIZE, stream(seed, "initial"))
     return [int(row) for row in picked]
 
 

@@ -26,18 +26,21 @@ def score_pool(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, r
         report: takes, as metrics, the wall time of each pass, and its CPU time on all workers together, in seconds.
     """
     from al_ray.model.classifier import TransformerClassifier
+    from al_ray.model.finetune import FitSettings
 
     pool = TokenizedSplit.from_table(tables["pool"])
     classifier = TransformerClassifier(
         model=resolve_model("minilm", None),
         init="pretrained",
-        recipe=FinetuneRecipe(learning_rate=1e-4, epochs=6, validation_fraction=0.0),
-        precision="bf16",
-        scoring_batch_size=task.spec["batch_size"],
-        n_classes=task.n_classes,
+        settings=FitSettings(
+            recipe=FinetuneRecipe(learning_rate=1e-4, epochs=6, validation_fraction=0.0),
+            precision="bf16",
+            n_classes=task.n_classes,
+            scoring_batch_size=task.spec["batch_size"],
+            seed=0,
+        ),
         pool=pool,
         test=pool,
-        seed=0,
         worker=worker,
     )
     classifier.finetune(LabeledSet(ids=pool.ids[:N_LABELED], labels=pool.labels[:N_LABELED]), round_index=1)

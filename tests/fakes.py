@@ -7,10 +7,10 @@ import numpy as np
 
 from al_ray.confidence import confidences
 from al_ray.core.seeding import stream
-from al_ray.core.types import IntArray, LabeledSet, ModelOutputs, RoundRecord, Sampling
+from al_ray.core.types import IntArray, LabeledSet, ModelOutputs, RoundRecord, Sampling, Split
 from al_ray.filtering import filters as filter_registry
 from al_ray.initial import initial_queries
-from al_ray.loop.ports import Arrays, Loop, Split
+from al_ray.loop.ports import Arrays, Loop
 from al_ray.oracle import oracles
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import QueryStrategy, strategies

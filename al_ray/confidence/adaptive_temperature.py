@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.confidence import ConfidenceMethod, State, confidences
-from al_ray.core.types import FloatArray, ModelOutputs, Sampling
+from al_ray.core.types import Float64Array, FloatArray, ModelOutputs, Sampling
 from al_ray.core.uncertainty import entropy, log_softmax
 
 COEFFICIENTS = (-0.037, 0.481, -2.3, 4.917, -1.791)
@@ -48,7 +47,7 @@ class AdaptiveTemperature(ConfidenceMethod):
         return log_softmax(inverse_temperature(entropy(plain))[..., None] * outputs.logits)
 
 
-def inverse_temperature(entropy: FloatArray) -> npt.NDArray[np.float64]:
+def inverse_temperature(entropy: FloatArray) -> Float64Array:
     """Return the factor on the logits for each entropy in nats: at least 1, and 1 up to an entropy of 0.5.
 
     Velickovic et al. 2024 (arXiv 2410.01104): ``max(b(H), 1)`` with

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.confidence import ConfidenceMethod, State, confidences
-from al_ray.core.types import FloatArray, IntArray, ModelOutputs
+from al_ray.core.types import Float64Array, FloatArray, IntArray, ModelOutputs
 from al_ray.core.uncertainty import log_softmax
 from al_ray.registry import Within
 
@@ -56,6 +55,6 @@ class Energy(ConfidenceMethod):
         """Return the free energy ``[n]``, of any sign, averaged over the draws; it needs no state."""
         return self._free_energy(outputs).mean(axis=1)
 
-    def _free_energy(self, outputs: ModelOutputs) -> npt.NDArray[np.float64]:
+    def _free_energy(self, outputs: ModelOutputs) -> Float64Array:
         scaled = np.asarray(outputs.logits, dtype=np.float64) / self.temperature
         return -self.temperature * np.logaddexp.reduce(scaled, axis=-1)

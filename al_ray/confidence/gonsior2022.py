@@ -22,7 +22,7 @@ from al_ray.confidence import ConfidenceMethod, Loss, State, confidences
 from al_ray.confidence.evidential import evidential_loss
 from al_ray.confidence.label_smoothing import smoothed_cross_entropy
 from al_ray.confidence.trust_score import trust_ratio
-from al_ray.core.types import FloatArray, IntArray, ModelOutputs, Sampling
+from al_ray.core.types import Float64Array, FloatArray, IntArray, ModelOutputs, Sampling
 from al_ray.core.uncertainty import log_softmax, mean_log_probs
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ class Gonsior2022TrustScore(_Gonsior2022Confidence):
         return -trust_ratio(outputs.features, predicted, state["features"], state["labels"])
 
 
-def neighbor_radii(features: FloatArray) -> npt.NDArray[np.float64]:
+def neighbor_radii(features: FloatArray) -> Float64Array:
     """Return the distance to the 10th nearest, the example itself counted, or to the farthest of fewer ``[n]``."""
     from scipy.spatial.distance import cdist
 

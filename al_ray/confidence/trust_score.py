@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.confidence import ConfidenceMethod, State, confidences
-from al_ray.core.types import FloatArray, IntArray, ModelOutputs
+from al_ray.core.types import BoolArray, Float64Array, FloatArray, IntArray, ModelOutputs
 from al_ray.core.uncertainty import least_confidence, log_softmax, mean_log_probs
 from al_ray.registry import Within
 
@@ -17,8 +16,6 @@ RATIO_LIMIT = 1e12
 DISTANCE_GUARD = 1e-12
 BLOCK_ROWS = 4096
 BLOCK_VALUES = 2**23
-
-Matrix = npt.NDArray[np.float64]
 
 
 @confidences.register("trust_score")
@@ -77,7 +74,7 @@ class TrustScore(ConfidenceMethod):
             return least_confidence(beliefs)
         return -np.log(self._ratio(outputs, beliefs.argmax(axis=1), state))
 
-    def _ratio(self, outputs: ModelOutputs, predicted: IntArray, state: State) -> Matrix:
+    def _ratio(self, outputs: ModelOutputs, predicted: IntArray, state: State) -> Float64Array:
         return trust_ratio(_features(outputs), predicted, state["features"], state["labels"])
 
 
@@ -86,7 +83,7 @@ def _features(outputs: ModelOutputs) -> FloatArray:
     return outputs.features
 
 
-def in_dense_places(features: FloatArray, n_neighbors: int, alpha: float) -> npt.NDArray[np.bool_]:
+def in_dense_places(features: FloatArray, n_neighbors: int, alpha: float) -> BoolArray:
     """Tell which examples of one class stay: all but at most ``floor(alpha n)`` of the greatest radii.
 
     The radius is the distance to the ``n_neighbors``-th nearest, the example itself counted as the first. Examples
@@ -103,7 +100,7 @@ def in_dense_places(features: FloatArray, n_neighbors: int, alpha: float) -> npt
     return radii <= np.sort(radii)[len(features) - 1 - n_out]
 
 
-def trust_ratio(features: FloatArray, predicted: IntArray, labeled: FloatArray, labels: IntArray) -> Matrix:
+def trust_ratio(features: FloatArray, predicted: IntArray, labeled: FloatArray, labels: IntArray) -> Float64Array:
     """Return the distance to the nearest other class over that to the predicted one, held within [1e-12, 1e12].
 
     Args:
@@ -125,7 +122,7 @@ def trust_ratio(features: FloatArray, predicted: IntArray, labeled: FloatArray, 
     return np.clip(ratio, 1 / RATIO_LIMIT, RATIO_LIMIT)
 
 
-def _nearest(points: Matrix, others: Matrix, squared: Matrix) -> Matrix:
+def _nearest(points: Float64Array, others: Float64Array, squared: Float64Array) -> Float64Array:
     """Return the distance to the nearest of ``others``, infinite where ``squared`` allows none."""
     if not len(others):
         return np.full(len(points), np.inf)
@@ -134,13 +131,13 @@ def _nearest(points: Matrix, others: Matrix, squared: Matrix) -> Matrix:
     return np.where(is_allowed, _distances(points, others[at]), np.inf)
 
 
-def _squared_distances(points: Matrix, others: Matrix) -> Matrix:
+def _squared_distances(points: Float64Array, others: Float64Array) -> Float64Array:
     """Find neighbours fast; near 0 the terms cancel, so that the distance itself is measured by :func:`_distances`."""
     norms = np.einsum("ij,ij->i", points, points)[:, None] + np.einsum("ij,ij->i", others, others)
     return norms - 2 * points @ others.T
 
 
-def _distances(one: Matrix, two: Matrix) -> Matrix:
+def _distances(one: Float64Array, two: Float64Array) -> Float64Array:
     gap = one - two
     return np.sqrt(np.einsum("ij,ij->i", gap, gap))
 

@@ -14,25 +14,24 @@ def gonsior2022_seats(counts: IntArray, size: int, stream: np.random.Generator) 
     has a second seat. Seats still open are drawn one by one, by the examples that a class has left.
 
     Args:
-        counts: examples of each class ``[n_classes]``; classes behind the last that occurs are not known to that code.
+        counts: examples of each class ``[n_classes]``, the last of which occurs.
         size: at most ``counts.sum()``.
         stream: draws the open seats.
 
     Returns:
         seats ``[n_classes]``, summing to ``size``, never above ``counts``; a class may have none.
     """
-    known = np.trim_zeros(counts, "b")
     # In floating point as there, where a share that is whole by rights may come out below.
-    seats = np.floor(known * (size / known.sum())).astype(np.int64)
-    if seats.min() == 0 and size > len(known) and known.min() > 0:
+    seats = np.floor(counts * (size / counts.sum())).astype(np.int64)
+    if seats.min() == 0 and size > len(counts) and counts.min() > 0:
         seats += 1
         while seats.sum() > size:
             seats[np.flatnonzero(seats > 1)[0]] -= 1
-    seats = np.minimum(seats, known)
+    seats = np.minimum(seats, counts)
     while seats.sum() < size:
-        left = known - seats
-        seats[stream.choice(len(known), p=left / left.sum())] += 1
-    return np.pad(seats, (0, len(counts) - len(known)))
+        left = counts - seats
+        seats[stream.choice(len(counts), p=left / left.sum())] += 1
+    return seats
 
 
 def draw_seats(truth: LabeledSet, seats: IntArray, stream: np.random.Generator) -> IntArray:

@@ -5,8 +5,8 @@ from collections import deque
 
 import numpy as np
 
-from al_ray.core.distances import Floats, mean_distance_to_neighbors, nearest, single
-from al_ray.core.types import FloatArray, IntArray
+from al_ray.core.distances import mean_distance_to_neighbors, nearest, single
+from al_ray.core.types import Float64Array, FloatArray, IntArray
 
 LLOYD_PAIRS = 2_000_000
 """Points x clusters up to which k-means looks at every point in every iteration: seconds, not minutes."""
@@ -79,7 +79,7 @@ def fill_at_random(chosen: IntArray, n_points: int, n: int, stream: np.random.Ge
     return np.concatenate([chosen, stream.permutation(rest)[: n - len(chosen)]])
 
 
-def typicality(points: FloatArray) -> Floats:
+def typicality(points: FloatArray) -> Float64Array:
     """Return how dense the surroundings of each point of one cluster are ``[n]``, high = typical.
 
     1 / (mean distance to the nearest ``min(20, n / 2)`` others + 1e-5), at least one other (Hacohen et al. 2022, arXiv

@@ -3,11 +3,8 @@
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from al_ray.core.types import FloatArray, IntArray
-
-Floats = npt.NDArray[np.float64]
+from al_ray.core.types import Float32Array, Float64Array, FloatArray, IntArray
 
 BLOCK_VALUES = 4_000_000
 """Distances held at once: 16 MB in float32."""
@@ -23,12 +20,12 @@ def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n_rows))
 
 
-def single(points: FloatArray) -> npt.NDArray[np.float32]:
+def single(points: FloatArray) -> Float32Array:
     """Return the points in float32; no copy is made where they already are."""
     return np.ascontiguousarray(points, dtype=np.float32)
 
 
-def squared_norms(points: FloatArray) -> Floats:
+def squared_norms(points: FloatArray) -> Float64Array:
     """Return ||x||^2 of every row ``[n]``."""
     norms = np.empty(len(points))
     for rows in row_blocks(len(points), points.shape[1]):
@@ -36,14 +33,14 @@ def squared_norms(points: FloatArray) -> Floats:
     return norms
 
 
-def unit_rows(points: FloatArray) -> npt.NDArray[np.float32]:
+def unit_rows(points: FloatArray) -> Float32Array:
     """Return a float32 copy with rows scaled to length 1; a row of zeros stays one."""
     length = np.sqrt(squared_norms(points))
     scale = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0).astype(np.float32)
     return single(points) * scale[:, None]
 
 
-def settle(squared: Floats, scale: Floats) -> Floats:
+def settle(squared: Float64Array, scale: Float64Array) -> Float64Array:
     """Set to zero, in place, what is zero but for rounding.
 
     Args:
@@ -54,7 +51,7 @@ def settle(squared: Floats, scale: Floats) -> Floats:
     return squared
 
 
-def squared_distances_to(points: npt.NDArray[np.float32], norms: Floats, row: int) -> Floats:
+def squared_distances_to(points: Float32Array, norms: Float64Array, row: int) -> Float64Array:
     """Return the squared distance of every point to one of them ``[n]``.
 
     Args:
@@ -66,7 +63,7 @@ def squared_distances_to(points: npt.NDArray[np.float32], norms: Floats, row: in
     return settle(scale - 2.0 * (points @ points[row]), scale)
 
 
-def squared_distance_blocks(points: npt.NDArray[np.float32]) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+def squared_distance_blocks(points: Float32Array) -> Iterator[tuple[slice, Float32Array]]:
     """Yield blocks of rows, each with its squared distances to all points ``[n_rows, n_points]``, to be overwritten."""
     norms = squared_norms(points).astype(np.float32)
     for rows in row_blocks(len(points), len(points)):
@@ -79,7 +76,7 @@ def squared_distance_blocks(points: npt.NDArray[np.float32]) -> Iterator[tuple[s
         yield rows, squared
 
 
-def nearest(points: FloatArray, centres: FloatArray) -> tuple[IntArray, Floats]:
+def nearest(points: FloatArray, centres: FloatArray) -> tuple[IntArray, Float64Array]:
     """Return which centre is nearest to each point, and how far its square is.
 
     Args:
@@ -103,7 +100,7 @@ def nearest(points: FloatArray, centres: FloatArray) -> tuple[IntArray, Floats]:
     return at, settle(squared + x_norms, x_norms + c_norms[at])
 
 
-def mean_distance_to_neighbors(points: FloatArray, k: int) -> Floats:
+def mean_distance_to_neighbors(points: FloatArray, k: int) -> Float64Array:
     """Return the mean distance of each point to its ``k`` nearest others ``[n]``; work grows with n^2.
 
     Args:

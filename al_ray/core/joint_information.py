@@ -7,11 +7,8 @@ labels are independent given the draw, and every draw is as likely as any other.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from al_ray.core.types import IntArray
-
-Floats = npt.NDArray[np.float64]
+from al_ray.core.types import Float64Array, IntArray
 
 BLOCK_VALUES = 500_000
 """Probabilities held at once while candidates are compared: 4 MB, whatever the batch."""
@@ -20,7 +17,7 @@ NO_GAIN = 1e-12
 """Nats below which a gain is rounding and counts as none."""
 
 
-def choose_jointly(log_probs: Floats, n: int, n_samples: int, stream: np.random.Generator) -> IntArray:
+def choose_jointly(log_probs: Float64Array, n: int, n_samples: int, stream: np.random.Generator) -> IntArray:
     """Choose rows one by one, each adding the most joint mutual information (Kirsch et al. 2019, arXiv 1906.08158).
 
     Args:
@@ -53,11 +50,11 @@ class Candidates:
         entropy: of each draw ``[n_candidates, n_draws]``.
     """
 
-    probs: Floats
-    entropy: Floats
+    probs: Float64Array
+    entropy: Float64Array
 
     @classmethod
-    def of(cls, log_probs: Floats) -> "Candidates":
+    def of(cls, log_probs: Float64Array) -> "Candidates":
         """Lay out ``log_probs [n_candidates, n_draws, n_classes]``."""
         probs = np.exp(log_probs)
         by_draw = np.ascontiguousarray(probs.transpose(1, 0, 2))
@@ -74,11 +71,11 @@ class Configurations:
         draws: which draw each was sampled from ``[n_configurations]``; None while all of them are enumerated.
     """
 
-    weights: Floats
-    log_likelihood: Floats
+    weights: Float64Array
+    log_likelihood: Float64Array
     draws: IntArray | None = None
 
-    def posterior(self) -> Floats:
+    def posterior(self) -> Float64Array:
         """Return the probability of every draw given the configuration ``[n_configurations, n_draws]``."""
         above = np.exp(self.log_likelihood - self.log_likelihood.max(axis=1, keepdims=True))
         return above / above.sum(axis=1, keepdims=True)
@@ -89,7 +86,7 @@ def nothing_chosen(n_draws: int) -> Configurations:
     return Configurations(weights=np.ones(1), log_likelihood=np.zeros((1, n_draws)))
 
 
-def information_gains(candidates: Candidates, configurations: Configurations) -> Floats:
+def information_gains(candidates: Candidates, configurations: Configurations) -> Float64Array:
     """Return the mean over configurations c of I(y; draw | c) for every candidate ``[n_candidates]``, 0 or more.
 
     Enumerated configurations give H(y_chosen, y) - H(y_chosen) - E H(y | draw) exactly, the greedy gain of BatchBALD.
@@ -108,7 +105,7 @@ def information_gains(candidates: Candidates, configurations: Configurations) ->
 
 
 def extended(
-    configurations: Configurations, log_probs: Floats, n_samples: int, stream: np.random.Generator
+    configurations: Configurations, log_probs: Float64Array, n_samples: int, stream: np.random.Generator
 ) -> Configurations:
     """Return the configurations with the label of one more example.
 
@@ -128,7 +125,7 @@ def extended(
     return sampled
 
 
-def _with_every_label(configurations: Configurations, log_probs: Floats) -> Configurations:
+def _with_every_label(configurations: Configurations, log_probs: Float64Array) -> Configurations:
     """Continue each configuration with each label of an example ``[n_draws, n_classes]``; drop the impossible ones."""
     n_draws = log_probs.shape[0]
     joined = (configurations.log_likelihood[:, None] + log_probs.T[None]).reshape(-1, n_draws)
@@ -145,7 +142,7 @@ def _nothing_sampled(n_draws: int, n_samples: int, stream: np.random.Generator) 
 
 
 def _with_sampled_label(
-    configurations: Configurations, log_probs: Floats, stream: np.random.Generator
+    configurations: Configurations, log_probs: Float64Array, stream: np.random.Generator
 ) -> Configurations:
     """Continue each configuration with one label, drawn from its own draw's prediction ``[n_draws, n_classes]``."""
     assert configurations.draws is not None
@@ -156,7 +153,7 @@ def _with_sampled_label(
     return Configurations(weights=configurations.weights, log_likelihood=likelihood, draws=configurations.draws)
 
 
-def _negative_plogp(probs: Floats) -> Floats:
+def _negative_plogp(probs: Float64Array) -> Float64Array:
     """Return -p ln p of every value; 0 where p is 0."""
     logs = np.maximum(probs, np.finfo(np.float64).tiny)
     np.log(logs, out=logs)

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from al_ray.core.types import FloatArray, IntArray
+from al_ray.core.types import Float64Array, FloatArray, IntArray
 
 
 def evaluate(log_probs: FloatArray, labels: IntArray) -> dict[str, float]:
@@ -69,7 +68,7 @@ def labels_to_reach(n_labeled: Sequence[int], values: Sequence[float], level: fl
     Returns:
         labels (may be fractional), or NaN where the curve never gets there.
     """
-    curve: npt.NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    curve: Float64Array = np.asarray(values, dtype=np.float64)
     reached = np.flatnonzero(curve >= level)
     if not len(reached):
         return float("nan")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import FloatArray, IntArray, Query, Ranking, check_finite
+from al_ray.core.types import FloatArray, IntArray, Ranking, listed_ids
 from al_ray.errors import RoundError
 
 
@@ -17,23 +17,25 @@ def rank(ids: IntArray, scores: FloatArray, seed: int, what: str = "the query st
         what: who gave the scores, for the error message.
 
     Raises:
-        RoundError: a score is not finite.
+        RoundError: a score is not finite; the message names the examples, and none is replaced.
     """
     values = np.asarray(scores, dtype=np.float64)
-    check_finite(ids, values, what)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        kind = "NaN" if np.isnan(values[bad][0]) else "infinite"
+        raise RoundError(f"{what} gave a {kind} score for {int(bad.sum())} examples (ids {listed_ids(ids[bad])}).")
     order = np.lexsort((tie_keys(ids, seed), -values))
     return Ranking(ids=ids[order], scores=values[order])
 
 
-def take(ranking: Ranking, query_size: int, round_index: int, n_labeled: int) -> Query:
-    """Take the first ``query_size`` candidates.
+def check_enough(ranking: Ranking, query_size: int, round_index: int, n_labeled: int) -> None:
+    """Make sure that the filters left enough candidates for a query.
 
     Raises:
-        RoundError: fewer candidates are left.
+        RoundError: fewer than ``query_size`` are left.
     """
     if len(ranking) < query_size:
         raise RoundError(
             f"pool exhausted in round {round_index}: {len(ranking)} candidates left after filters, "
             f"query_size is {query_size}. Lower query_size or stop at {n_labeled} labels."
         )
-    return Query(ids=ranking.ids[:query_size], scores=ranking.scores[:query_size])

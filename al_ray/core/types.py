@@ -17,7 +17,10 @@ from al_ray.errors import RoundError
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.floating[Any]]
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+Split = Literal["pool", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +143,9 @@ class ModelOutputs:
     """
 
     ids: IntArray
-    logits: npt.NDArray[np.float32]
-    features: npt.NDArray[np.float32] | None = None
-    logits_without_dropout: npt.NDArray[np.float32] | None = None
+    logits: Float32Array
+    features: Float32Array | None = None
+    logits_without_dropout: Float32Array | None = None
 
     def __post_init__(self) -> None:
         assert self.logits.ndim == 3
@@ -157,7 +160,7 @@ class ModelOutputs:
         if bad.any():
             raise RoundError(
                 f"the model gave non-finite logits for {int(bad.sum())} of {len(bad)} examples "
-                f"(ids {_some(self.ids[bad])}). Lower learning_rate, raise warmup, or use precision float32."
+                f"(ids {listed_ids(self.ids[bad])}). Lower learning_rate, raise warmup, or use precision float32."
             )
 
     def __len__(self) -> int:
@@ -215,7 +218,7 @@ class PoolView:
         """How many classes there are."""
         return int(self.log_probs.shape[2])
 
-    def probs(self) -> npt.NDArray[np.float64]:
+    def probs(self) -> Float64Array:
         """Return the probabilities averaged over the draws ``[n_pool, n_classes]``."""
         return np.exp(np.asarray(self.log_probs, dtype=np.float64)).mean(axis=1)
 
@@ -223,14 +226,18 @@ class PoolView:
         """Return the view of some candidates only, given in any order."""
         if len(ids) == len(self):
             return self
-        rows = np.searchsorted(self.ids, np.sort(ids))
-        kept = {name: getattr(self, name) for name in POOL_ARRAYS}
-        taken: dict[str, Any] = {k: None if v is None else v[rows] for k, v in kept.items()}
-        return replace(self, ids=self.ids[rows], **taken)
+        return replace(self, **_rows_of(self, ids, POOL_ARRAYS))
 
 
 POOL_ARRAYS = ("log_probs", "features", "embeddings", "predicted", "uncertainty", "dynamics")
 LABELED_ARRAYS = ("labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty")
+
+
+def _rows_of(view: "PoolView | UnscoredPool", ids: IntArray, names: Sequence[str]) -> dict[str, Any]:
+    """Return the ids, ascending, and the rows that the named arrays have for them."""
+    rows = np.searchsorted(view.ids, np.sort(ids))
+    arrays = {name: getattr(view, name) for name in names}
+    return {"ids": view.ids[rows], **{name: None if all_ is None else all_[rows] for name, all_ in arrays.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,10 +273,7 @@ class UnscoredPool:
 
     def take(self, ids: IntArray) -> "UnscoredPool":
         """Return the pool of some examples only, given in any order."""
-        rows = np.searchsorted(self.ids, np.sort(ids))
-        kept = {name: getattr(self, name) for name in ("embeddings", "last_scores")}
-        taken: dict[str, Any] = {k: None if v is None else v[rows] for k, v in kept.items()}
-        return replace(self, ids=self.ids[rows], **taken)
+        return replace(self, **_rows_of(self, ids, ("embeddings", "last_scores")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +286,7 @@ class Ranking:
     """
 
     ids: IntArray
-    scores: npt.NDArray[np.float64]
+    scores: Float64Array
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.scores)
@@ -302,8 +306,8 @@ class Query:
     """
 
     ids: IntArray
-    scores: npt.NDArray[np.float64]
-    probs: npt.NDArray[np.float64] | None = None
+    scores: Float64Array
+    probs: Float64Array | None = None
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.scores)
@@ -437,19 +441,7 @@ def asked_ids(rounds: Sequence[RoundRecord]) -> IntArray:
     return np.concatenate([np.empty(0, np.int64), *(record.query.ids for record in rounds)])
 
 
-def _some(ids: IntArray, n: int = 5) -> str:
+def listed_ids(ids: IntArray, n: int = 5) -> str:
+    """Write the first few of some ids for a message, and how many more there are."""
     shown = ", ".join(str(i) for i in ids[:n])
     return shown if len(ids) <= n else f"{shown}, ... and {len(ids) - n} more"
-
-
-def check_finite(ids: IntArray, scores: FloatArray, what: str) -> None:
-    """Refuse non-finite scores, naming the examples; they are never replaced.
-
-    Raises:
-        RoundError: some score is NaN or infinite.
-    """
-    bad = ~np.isfinite(scores)
-    if bad.any():
-        first = float(scores[bad][0])
-        kind = "NaN" if math.isnan(first) else "infinite"
-        raise RoundError(f"{what} gave a {kind} score for {int(bad.sum())} examples (ids {_some(ids[bad])}).")

@@ -4,12 +4,11 @@ Shapes: ``log_probs [n, n_classes]``, natural logarithm. Entropy is in nats.
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from al_ray.core.types import FloatArray
+from al_ray.core.types import Float64Array, FloatArray
 
 
-def log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
+def log_softmax(logits: FloatArray) -> Float64Array:
     """Return log-probabilities over the last axis, stable for any finite logits; computed in float64.
 
     The likeliest class keeps its digits when it is almost certain: its log-probability is ``-log1p`` of the others'
@@ -23,7 +22,7 @@ def log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
     return z - np.log1p(others.sum(axis=-1, keepdims=True))
 
 
-def mean_log_probs(log_probs: FloatArray) -> npt.NDArray[np.float64]:
+def mean_log_probs(log_probs: FloatArray) -> Float64Array:
     """Average probabilities over the draws: ``[n, n_draws, n_classes]`` -> ``[n, n_classes]``, still logarithms."""
     values = np.asarray(log_probs, dtype=np.float64)
     if values.shape[1] == 1:
@@ -33,18 +32,18 @@ def mean_log_probs(log_probs: FloatArray) -> npt.NDArray[np.float64]:
         return np.log(np.exp(values - peak).mean(axis=1)) + peak[:, 0]
 
 
-def least_confidence(log_probs: FloatArray) -> npt.NDArray[np.float64]:
+def least_confidence(log_probs: FloatArray) -> Float64Array:
     """Return 1 - max p, in [0, 1 - 1/n_classes] (Lewis and Gale 1994, arXiv cmp-lg/9407020)."""
     return -np.expm1(np.asarray(log_probs, dtype=np.float64).max(axis=-1))
 
 
-def margin(log_probs: FloatArray) -> npt.NDArray[np.float64]:
+def margin(log_probs: FloatArray) -> Float64Array:
     """Return 1 - (p_1 - p_2) of the two likeliest classes, in [0, 1] (Scheffer et al. 2001, "breaking ties")."""
     top = np.partition(np.asarray(log_probs, dtype=np.float64), -2, axis=-1)[..., -2:]
     return -np.expm1(top[..., 1]) + np.exp(top[..., 0])
 
 
-def entropy(log_probs: FloatArray) -> npt.NDArray[np.float64]:
+def entropy(log_probs: FloatArray) -> Float64Array:
     """Return the Shannon entropy in nats, in [0, ln n_classes]; a class of probability 0 adds 0."""
     values = np.asarray(log_probs, dtype=np.float64)
     probs = np.exp(values)

@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from al_ray.core.types import TextDataset
@@ -22,41 +21,8 @@ if TYPE_CHECKING:
 _LOOKS_LIKE_A_PATH = re.compile(r"[/\\]|\.(parquet|csv|jsonl)$")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Declaration:
-    """What a data set says of itself before it is read.
-
-    Attributes:
-        class_names: in label order.
-        n_train: rows of the whole training split.
-        n_test: rows of the whole test split.
-        hub_id: repository on the Hugging Face Hub, or None.
-        revision: commit of that repository, or None.
-    """
-
-    class_names: tuple[str, ...]
-    n_train: int
-    n_test: int
-    hub_id: str | None = None
-    revision: str | None = None
-
-    def size_note(self, n_train: int, n_test: int) -> str | None:
-        """Say in words that other numbers of rows were found than declared, or return None."""
-        pairs = (("training", n_train, self.n_train), ("test", n_test, self.n_test))
-        notes = [
-            f"{n:,} {'of' if n < whole else 'instead of'} the declared {whole:,} {split} rows"
-            for split, n, whole in pairs
-            if n != whole
-        ]
-        return " and ".join(notes) or None
-
-
 class DatasetSource(Plugin, Protocol):
     """A place that a data set is read from."""
-
-    def declare(self) -> Declaration:
-        """Return what is known without reading anything."""
-        ...
 
     def load(self) -> TextDataset:
         """Read and check all rows.
@@ -91,17 +57,6 @@ def normalise_option(option: str | Mapping[str, Any]) -> dict[str, Any]:
     """
     normal = option_of(_source(option))
     return {key: list(value) if isinstance(value, tuple) else value for key, value in normal.items()}
-
-
-def size_note(dataset: TextDataset) -> str | None:
-    """Say that a data set holds another number of rows than it declares, or return None.
-
-    A folder may hold a subset; that is allowed, and said aloud wherever results are shown.
-    """
-    if dataset.name not in datasets.names():
-        return None
-    declared = datasets.build(dataset.name).declare()
-    return declared.size_note(len(dataset.train), len(dataset.test)) if declared.hub_id else None
 
 
 def near_equal_notes(dataset: TextDataset) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from al_ray.core.seeding import stream
 from al_ray.core.types import TextDataset, TextSplit
-from al_ray.data import DatasetSource, Declaration, datasets
+from al_ray.data import DatasetSource, datasets
 from al_ray.data.splits import content_sha256
 from al_ray.data.ticket_phrases import ASIDES, BACKGROUNDS, CLASSES, CLOSERS, JUNK, OPENERS, SLOTS
 from al_ray.errors import ConfigError
@@ -57,10 +57,6 @@ class Tickets(DatasetSource):
         total = self.ambiguous_fraction + self.rare_fraction + self.mislabeled_fraction + self.junk_fraction
         if total > 1:
             raise ConfigError(f"the four fractions sum to {total:g}; together they are at most 1.")
-
-    def declare(self) -> Declaration:
-        """Return classes and sizes under these options."""
-        return Declaration(class_names=CLASS_NAMES, n_train=self.n_train, n_test=self.n_test)
 
     def load(self) -> TextDataset:
         """Write all tickets; the same options give the same bytes on any machine."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import FloatArray, IntArray, UnscoredPool
+from al_ray.core.types import Float64Array, FloatArray, IntArray, UnscoredPool
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.registry import Within
 
@@ -61,7 +61,7 @@ class AnchorSubpool(CandidateFilter):
 
     def _values(
         self, embeddings: FloatArray, anchors: FloatArray, keys: npt.NDArray[np.uint64]
-    ) -> tuple[npt.NDArray[np.float64], int]:
+    ) -> tuple[Float64Array, int]:
         """Return what the sub-pool is chosen by ``[n_pool]``, and how many candidates were retrieved.
 
         Cosines are in [-1, 1]: what was not retrieved gets its largest one less 3, below all that was.

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from al_ray.core.types import FloatArray, PoolView, Ranking
+from al_ray.core.types import Float64Array, FloatArray, PoolView, Ranking
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.registry import Within
 
@@ -19,7 +18,11 @@ _KERNEL_REACH = 6  # bandwidths; beyond, the Gaussian is below 2e-8 of its peak
 
 @dataclass(frozen=True)
 class DensityClipping(CandidateFilter):
-    """Clip the candidates beyond a landmark of the score density, counted from the uncertain end."""
+    """Clip the candidates beyond a landmark of the score density, counted from the uncertain end.
+
+    Attributes:
+        cap: share of the candidates to leave out at most, in [0, 1); the paper uses 0.05, and 0.1 in a variant.
+    """
 
     source: ClassVar[str] = "Gonsior et al. 2024, doi 10.1007/s10796-024-10503-z"
     clips: ClassVar[bool] = True
@@ -37,7 +40,7 @@ class DensityClipping(CandidateFilter):
         """Return ``floor(cap * n_candidates)``."""
         return math.floor(self.cap * n_candidates)
 
-    def landmark(self, scores: npt.NDArray[np.float64]) -> float | None:
+    def landmark(self, scores: Float64Array) -> float | None:
         """Return the score above which candidates are clipped, or None where the density does not have one."""
         raise NotImplementedError
 
@@ -54,12 +57,9 @@ class FirstPeak(DensityClipping):
     Deviation: scores that are all equal have no peak and the capped share goes, as if by ``uncertainty_clipping``; the
     paper's code takes the 10th percentile then, whatever the cap. The scores are binned to a quarter of the bandwidth
     or finer, and the bandwidth is no less than 1/65,536 of their range.
-
-    Attributes:
-        cap: share of the candidates to leave out at most, in [0, 1); the paper uses 0.05, and 0.1 in a variant.
     """
 
-    def landmark(self, scores: npt.NDArray[np.float64]) -> float | None:
+    def landmark(self, scores: Float64Array) -> float | None:
         """Return the score at the right-most local maximum of the density."""
         return _locate(scores, valley=False)
 
@@ -72,17 +72,14 @@ class FirstValley(DensityClipping):
     The first local minimum beyond the peak of ``first_peak``, towards the certain side; everything else is as there.
 
     Deviation: where the density has one peak only there is no valley, and the capped share goes.
-
-    Attributes:
-        cap: share of the candidates to leave out at most, in [0, 1); the paper uses 0.05, and 0.1 in a variant.
     """
 
-    def landmark(self, scores: npt.NDArray[np.float64]) -> float | None:
+    def landmark(self, scores: Float64Array) -> float | None:
         """Return the score at the first local minimum on the certain side of the first peak."""
         return _locate(scores, valley=True)
 
 
-def _locate(scores: npt.NDArray[np.float64], *, valley: bool) -> float | None:
+def _locate(scores: Float64Array, *, valley: bool) -> float | None:
     if len(scores) < 2 or scores.min() == scores.max():
         return None
     low, width = float(scores.min()), float(scores.max() - scores.min())
@@ -99,7 +96,7 @@ def _first_turns(density: FloatArray) -> tuple[int, int | None]:
     return peak, peak + int(rises[0]) if len(rises) else None
 
 
-def _density(values: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+def _density(values: Float64Array) -> tuple[FloatArray, FloatArray]:
     """Return a grid over [0, 1] with padding and the unnormalised kernel density of values in [0, 1] on it.
 
     Summed directly rather than by a Fourier transform, whose rounding makes false peaks where no score is.
@@ -112,7 +109,7 @@ def _density(values: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
     return step * (np.arange(len(density)) - reach - 1.0), density
 
 
-def _binned(positions: npt.NDArray[np.float64], n_bins: int) -> FloatArray:
+def _binned(positions: Float64Array, n_bins: int) -> FloatArray:
     """Share every position out among the two grid points around it, by nearness."""
     lower = np.floor(positions).astype(np.int64)
     upper_share = positions - lower
@@ -122,7 +119,7 @@ def _binned(positions: npt.NDArray[np.float64], n_bins: int) -> FloatArray:
     return counts
 
 
-def _bandwidth(values: npt.NDArray[np.float64]) -> float:
+def _bandwidth(values: Float64Array) -> float:
     lower, upper = np.percentile(values, [25, 75])
     spread = float(values.std(ddof=1))
     if upper > lower:

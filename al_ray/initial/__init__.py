@@ -20,18 +20,12 @@ class InitialQuery(Plugin, Protocol):
     needs_embeddings: ClassVar[bool] = False
 
     def pick(
-        self,
-        truth: LabeledSet,
-        n_classes: int,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
+        self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
     ) -> IntArray:
         """Return ``size`` ids of the training split.
 
         Args:
             truth: ids (ascending) and labels of the training split; only simulations may look at the labels.
-            n_classes: number of classes.
             size: how many to choose.
             stream: the cell's stream for the initial query.
             embeddings: ``[n, n_embedding]`` unit length, rows as in ``truth``; None where not asked for.

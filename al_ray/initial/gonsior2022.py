@@ -25,13 +25,8 @@ class Gonsior2022Stratified(InitialQuery):
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005 (as its code computes it)"
 
     def pick(
-        self,
-        truth: LabeledSet,
-        n_classes: int,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
+        self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
     ) -> IntArray:
         """Return ``size`` ids, drawn at random within each class."""
-        seats = gonsior2022_seats(np.bincount(truth.labels, minlength=n_classes), size, stream)
+        seats = gonsior2022_seats(np.bincount(truth.labels), size, stream)
         return draw_seats(truth, seats, stream)

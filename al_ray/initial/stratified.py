@@ -22,21 +22,14 @@ class StratifiedInitial(InitialQuery):
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005"
 
     def pick(
-        self,
-        truth: LabeledSet,
-        n_classes: int,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
+        self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
     ) -> IntArray:
         """Return ``size`` ids, apportioned by largest remainder after one example a class.
 
         Raises:
             ConfigError: ``size`` is below the number of classes.
         """
-        counts = np.bincount(truth.labels, minlength=n_classes)
-        quota = apportion(counts, size)
-        return draw_seats(truth, quota, stream)
+        return draw_seats(truth, apportion(np.bincount(truth.labels), size), stream)
 
 
 def apportion(counts: IntArray, size: int) -> IntArray:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from al_ray.confidence import State, needs_plain_model
 from al_ray.core.metrics import agreement, evaluate, group_accuracy, group_shares
-from al_ray.core.ranking import rank, take
+from al_ray.core.ranking import check_enough, rank
 from al_ray.core.seeding import stream, stream_seed, tie_keys
 from al_ray.core.types import (
     Annotation,
@@ -37,7 +37,7 @@ from al_ray.loop.ports import Arrays, Classifier, Loop, Records
 from al_ray.loop.predictions import RoundPredictions, needs_embeddings
 
 STOP_SET_SIZE = 2000
-Tables = dict[str, dict[str, npt.NDArray[Any]]]
+NO_QUERY = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
 
 
 def run(loop: Loop, classifier: Classifier, records: Records) -> list[RoundRecord]:
@@ -60,7 +60,7 @@ class _Round:
     labeled: LabeledSet
     seconds: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    arrays: Tables = field(default_factory=dict)
+    arrays: dict[str, dict[str, npt.NDArray[Any]]] = field(default_factory=dict)
     candidates: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @contextmanager
@@ -102,7 +102,7 @@ class _Cell:
         else:
             embeddings = self._embedded(self.truth.ids) if loop.initial.needs_embeddings else None
             draws = stream(loop.seed, "initial")
-            ids = loop.initial.pick(self.truth, loop.n_classes, loop.initial_size, draws, embeddings)
+            ids = loop.initial.pick(self.truth, loop.initial_size, draws, embeddings)
         query = Query(ids=ids, scores=np.zeros(len(ids)))
         return RoundRecord(round_index=0, n_labeled=0, query=query, annotation=self._annotate(query))
 
@@ -122,7 +122,7 @@ class _Cell:
             query = self._choose(now, predictions, dynamics)
             now.metrics |= self._acquired(query)
         else:
-            query = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
+            query = NO_QUERY
             if self.loop.strategy.labels_everything:
                 with now.phase("score"):
                     now.arrays["train"] = _table(self.truth, predictions.predict("pool", self.truth.ids))
@@ -297,7 +297,7 @@ class _Cell:
             now.arrays["pool"] = {"id": view.ids, "score": np.asarray(scores, dtype=np.float64)}
         for candidate_filter in loop.filters:
             ranking = candidate_filter.apply(ranking, view, loop.query_size)
-        take(ranking, loop.query_size, now.index, len(now.labeled))
+        check_enough(ranking, loop.query_size, now.index, len(now.labeled))
         return ranking
 
     def _acquired(self, query: Query) -> dict[str, float]:
@@ -335,19 +335,11 @@ class _Cell:
     def _stop_reason(self, now: _Round) -> str | None:
         """Ask the stopping rules; a pure function of the records and this round's metrics."""
         loop = self.loop
-        nothing = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
-        current = RoundRecord(
-            round_index=now.index,
-            n_labeled=len(now.labeled),
-            query=nothing,
-            annotation=Annotation(ids=nothing.ids, labels=nothing.ids, abstained=np.empty(0, np.bool_)),
-            metrics=now.metrics,
-        )
         n_candidates = len(now.candidates)
         for candidate_filter in loop.filters:
             if candidate_filter.clips:
                 n_candidates -= candidate_filter.n_removed(n_candidates, loop.query_size)
-        rounds = [*self.rounds, current]
+        rounds = [*self.rounds, self._record(now, NO_QUERY, None)]
         reasons = (rule.reason(rounds, n_candidates, loop.query_size) for rule in loop.stopping)
         return next((reason for reason in reasons if reason is not None), None)
 

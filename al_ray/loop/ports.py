@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.confidence import ConfidenceMethod
-from al_ray.core.types import FloatArray, IntArray, LabeledSet, ModelOutputs, RoundRecord
+from al_ray.core.types import Float32Array, FloatArray, IntArray, LabeledSet, ModelOutputs, RoundRecord, Split
 from al_ray.filtering import CandidateFilter
 from al_ray.initial import InitialQuery
 from al_ray.oracle import Oracle
@@ -16,7 +15,6 @@ from al_ray.stopping import StoppingRule
 from al_ray.strategy import QueryStrategy
 
 Arrays = Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
-Split = Literal["pool", "test"]
 
 
 class Fit(Protocol):
@@ -68,7 +66,7 @@ class Classifier(Protocol):
         """
         ...
 
-    def embed(self, split: Split, ids: IntArray) -> npt.NDArray[np.float32]:
+    def embed(self, split: Split, ids: IntArray) -> Float32Array:
         """Return embeddings of the encoder before any fine-tune ``[n, n_embedding]``, unit length, by ascending id.
 
         It may leave the fine-tuned weights lost, so it comes before :meth:`finetune`.

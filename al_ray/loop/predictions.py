@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.confidence import State
-from al_ray.core.types import FloatArray, IntArray, LabeledSet, ModelOutputs, PoolView
+from al_ray.core.types import Float64Array, FloatArray, IntArray, LabeledSet, ModelOutputs, PoolView, Split
 from al_ray.core.uncertainty import log_softmax, mean_log_probs
-from al_ray.loop.ports import Classifier, Loop, Split
+from al_ray.loop.ports import Classifier, Loop
 
 
 class RoundPredictions:
@@ -42,7 +41,7 @@ class RoundPredictions:
         floats = {name: value for name, value in self.state.items() if isinstance(value, float)}
         return {f"calibration.{name}": value for name, value in floats.items()}
 
-    def predict(self, split: Split, ids: IntArray) -> npt.NDArray[np.float64]:
+    def predict(self, split: Split, ids: IntArray) -> Float64Array:
         """Return log-probabilities averaged over the draws ``[n, n_classes]``, ids ascending."""
         outputs = self._classifier.predict(split, ids, with_features=self._loop.confidence.needs_features)
         return mean_log_probs(self._loop.confidence.log_probs(outputs, self.state))
@@ -57,7 +56,7 @@ class RoundPredictions:
         """
         loop = self._loop
         known = None if dynamics is None else log_softmax(dynamics)
-        if not needs_scores(loop):
+        if not (loop.strategy.needs_scores or any(each.needs_probs for each in loop.filters)):
             no_draws = np.empty((len(ids), 0, loop.n_classes))
             view = PoolView(ids=ids, log_probs=no_draws, dynamics=known, labeled=self._labeled)
         else:
@@ -67,7 +66,7 @@ class RoundPredictions:
         rows, labeled_rows = (np.searchsorted(loop.truth.ids, asked) for asked in (ids, self._labeled.ids))
         return replace(view, embeddings=embeddings[rows], labeled_embeddings=embeddings[labeled_rows])
 
-    def query_probs(self, view: PoolView, ids: IntArray) -> npt.NDArray[np.float64]:
+    def query_probs(self, view: PoolView, ids: IntArray) -> Float64Array:
         """Return the class probabilities of the queried examples ``[query_size, n_classes]``, in the query's order."""
         by_id = np.sort(ids)
         if view.log_probs.shape[1]:
@@ -117,11 +116,6 @@ class RoundPredictions:
             needed = self._loop.strategy.needs_features or self._loop.confidence.needs_features
             self._labeled_outputs = self._classifier.predict("pool", self._labeled.ids, with_features=needed)
         return self._labeled_outputs
-
-
-def needs_scores(loop: Loop) -> bool:
-    """Say whether the model has to score the pool at all."""
-    return loop.strategy.needs_scores or any(each.needs_probs for each in loop.filters)
 
 
 def needs_embeddings(loop: Loop) -> bool:

@@ -6,24 +6,21 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from al_ray.core.seeding import stream, stream_seed
-from al_ray.core.types import IntArray, LabeledSet, ModelOutputs, Sampling
+from al_ray.core.types import Float32Array, IntArray, LabeledSet, ModelOutputs, Sampling, Split
 from al_ray.errors import ModelError, RoundError
-from al_ray.model.encoder import Network, build_network, freeze_layers, load_weights, longest_text
-from al_ray.model.finetune import FitReport, FitSettings, cross_entropy, finetune
+from al_ray.model.encoder import build_network, freeze_layers, load_weights, longest_text
+from al_ray.model.finetune import FitReport, FitSettings, finetune
 from al_ray.model.predict import Passes, Scores, embed_rows, score_rows
-from al_ray.model.recipe import FinetuneRecipe, folds
+from al_ray.model.recipe import folds
 from al_ray.model.source import ResolvedModel
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Alone, Worker
 
-Split = Literal["pool", "test"]
-NewLoss = Callable[[], Callable[..., Any] | None]
 KEPT_EMBEDDINGS = 2
-_EMBEDDINGS: dict[tuple[Any, ...], npt.NDArray[np.float32]] = {}
+_EMBEDDINGS: dict[tuple[Any, ...], Float32Array] = {}
 
 
 class TransformerClassifier:
@@ -36,17 +33,13 @@ class TransformerClassifier:
     Args:
         model: where the pretrained encoder lies.
         init: ``random`` draws all weights instead, the control for what pretraining contributes.
-        recipe: how to fine-tune.
-        precision: bf16 fine-tunes with bf16 matrix products over float32 weights and scores with a bf16 copy.
-        scoring_batch_size: texts in a scoring batch.
-        n_classes: of the data set.
+        settings: of every fit; with bf16 the classifier scores with a bf16 copy.
         pool: the split that labelled examples come from.
         test: the split that is evaluated.
-        seed: of the cell.
         worker: this process; every rank makes the same calls.
         sampling: how predictions are repeated or changed.
-        new_loss: gives the loss of one fit, see ``al_ray.confidence.Loss``; None: cross entropy.
-        new_plain_loss: the same for the plain model.
+        new_plain_loss: gives the loss of one fit of the plain model, see ``al_ray.confidence.Loss``; None: cross
+            entropy.
 
     Raises:
         ModelError: the model cannot be read, or cannot read texts this long, or its attention cannot be changed.
@@ -58,34 +51,23 @@ class TransformerClassifier:
         *,
         model: ResolvedModel,
         init: Literal["pretrained", "random"],
-        recipe: FinetuneRecipe,
-        precision: Literal["float32", "bf16"],
-        scoring_batch_size: int,
-        n_classes: int,
+        settings: FitSettings,
         pool: TokenizedSplit,
         test: TokenizedSplit,
-        seed: int,
         worker: Worker,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        new_loss: NewLoss = lambda: None,
-        new_plain_loss: NewLoss = lambda: None,
+        new_plain_loss: Callable[[], Callable[..., Any] | None] = lambda: None,
     ) -> None:
         self._model, self._init, self._worker, self._sampling = model, init, worker, sampling
         self._splits = {"pool": pool, "test": test}
-        self._plain = FitSettings(
-            recipe=recipe,
-            precision=precision,
-            n_classes=n_classes,
-            scoring_batch_size=scoring_batch_size,
-            seed=seed,
-            new_loss=lambda: new_plain_loss() or cross_entropy,
-        )
-        self._own = replace(self._plain, new_loss=lambda: new_loss() or cross_entropy)
-        self._network = build_network(model, n_classes, worker.device)
+        self._settings, self._plain = settings, replace(settings, new_loss=new_plain_loss)
+        self._network = build_network(model, settings.n_classes, worker.device)
         self._check_lengths()
         self._check_attention()
-        freeze_layers(self._network, recipe.frozen_layers)
-        self._scorer = self._network if precision == "float32" else _low_precision(self._network)
+        freeze_layers(self._network, settings.recipe.frozen_layers)
+        self._scorer = self._network
+        if settings.precision == "bf16":
+            self._scorer = copy.deepcopy(self._network).to(torch.bfloat16).eval().requires_grad_(False)
         self._fitted: int | None = None
         self._n_fitted = 0
         self._members: dict[int, list[torch.Tensor]] = {}
@@ -95,11 +77,7 @@ class TransformerClassifier:
     ) -> FitReport:
         """Fit fresh weights to the answers so far; afterwards :meth:`predict` uses them.
 
-        Args:
-            labeled: the answers.
-            round_index: names the random streams.
-            plain: fit one network with the loss of the plain model, whatever the cell's own method is.
-            watched: ids of pool examples, ascending, whose logits are recorded after every epoch.
+        Arguments as of ``al_ray.loop.ports.Classifier``.
 
         Returns:
             how the fit went; of an ensemble that of its first member.
@@ -107,7 +85,7 @@ class TransformerClassifier:
         Raises:
             RoundError: nothing is labelled, or the loss is not finite any more.
         """
-        settings = self._plain if plain else self._own
+        settings = self._plain if plain else self._settings
         self._members = {}
         if plain or self._sampling.n_members == 1:
             report = self._fit(labeled, settings, round_index, self._worker, (), watched)
@@ -145,7 +123,7 @@ class TransformerClassifier:
         sampling = Sampling() if plain else replace(self._sampling, n_members=1)
         passes = Passes(
             sampling=sampling,
-            seed=stream_seed(self._plain.seed, "round", self._fitted, "draws"),
+            seed=stream_seed(self._settings.seed, "round", self._fitted, "draws"),
             features=with_features,
             logits_without_dropout=with_logits_without_dropout and not plain,
         )
@@ -169,30 +147,30 @@ class TransformerClassifier:
             RoundError: the loss of a fit is not finite any more.
         """
         names = ("round", round_index, "folds")
-        fold = folds(labeled.labels, n_folds, stream(self._plain.seed, *names))
+        fold = folds(labeled.labels, n_folds, stream(self._settings.seed, *names))
         found: list[tuple[IntArray, Scores]] = []
         for number in range(n_folds):
             held = fold == number
             if held.any():
                 rest = LabeledSet(ids=labeled.ids[~held], labels=labeled.labels[~held])
-                self._fit(rest, self._own, round_index, self._worker, ("fold", number), None)
+                self._fit(rest, self._settings, round_index, self._worker, ("fold", number), None)
                 ids = np.sort(labeled.ids[held])
                 found.append((ids, self._score("pool", ids, Passes(), self._worker)))
         self._fitted = None
         ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in found)])
-        nothing = np.empty((0, 1, self._plain.n_classes), np.float32)
+        nothing = np.empty((0, 1, self._settings.n_classes), np.float32)
         logits = np.concatenate([nothing, *(scores.logits for _, scores in found)])
         order = np.argsort(ids)
         return ModelOutputs(ids=ids[order], logits=logits[order])
 
-    def embed(self, split: Split, ids: IntArray) -> npt.NDArray[np.float32]:
+    def embed(self, split: Split, ids: IntArray) -> Float32Array:
         """Return mean embeddings of the encoder as it is before a fit ``[n, n_features]``, unit length, by id.
 
         They are kept by the process for other cells on the same pool and model.
         """
         texts = self._splits[split]
-        seed = stream_seed(self._plain.seed, "embed") if self._init == "random" else 0
-        key = (self._model.sha256, self._init, seed, self._plain.precision, texts.digest)
+        seed = stream_seed(self._settings.seed, "embed") if self._init == "random" else 0
+        key = (self._model.sha256, self._init, seed, self._settings.precision, texts.digest)
         if key not in _EMBEDDINGS:
             while len(_EMBEDDINGS) >= KEPT_EMBEDDINGS:
                 del _EMBEDDINGS[next(iter(_EMBEDDINGS))]
@@ -203,7 +181,7 @@ class TransformerClassifier:
                 self._scorer,
                 texts,
                 np.arange(len(texts)),
-                batch_size=self._plain.scoring_batch_size,
+                batch_size=self._settings.scoring_batch_size,
                 worker=self._worker,
             )
         return _EMBEDDINGS[key][texts.rows(np.sort(ids))]
@@ -237,7 +215,8 @@ class TransformerClassifier:
         """Make the network, and its copy of low precision, ready to predict."""
         self._network.eval()
         if self._scorer is not self._network:
-            _copy_weights(self._network, self._scorer)
+            with torch.no_grad():
+                torch._foreach_copy_(list(self._scorer.parameters()), list(self._network.parameters()))
 
     def _fit_members(
         self, labeled: LabeledSet, settings: FitSettings, round_index: int, watched: IntArray | None
@@ -280,7 +259,7 @@ class TransformerClassifier:
             self._scorer,
             texts,
             texts.rows(ids),
-            batch_size=self._plain.scoring_batch_size,
+            batch_size=self._settings.scoring_batch_size,
             worker=worker,
             passes=passes,
         )
@@ -299,7 +278,7 @@ class TransformerClassifier:
             )
             own_seed = stream_seed(passes.seed, "member", member)
             scores.append(self._score(split, ids, replace(first, seed=own_seed), alone))
-        shape = (len(ids), passes.sampling.n_passes, self._plain.n_classes)
+        shape = (len(ids), passes.sampling.n_passes, self._settings.n_classes)
         stacked = np.stack([score.logits for score in scores]) if scores else np.empty((0, *shape), np.float32)
         numbers = np.concatenate(self._worker.all_gather(np.array(mine, dtype=np.int64)))
         draws = np.concatenate(self._worker.all_gather(stacked))[np.argsort(numbers)]
@@ -326,13 +305,3 @@ class TransformerClassifier:
                     f"a text of the {name} split has {longest} tokens, but model {self._model.name!r} reads {limit} at "
                     f"most. Set max_tokens to {limit} or less."
                 )
-
-
-def _low_precision(network: Network) -> Network:
-    copied = copy.deepcopy(network).to(torch.bfloat16).eval()
-    return copied.requires_grad_(False)
-
-
-def _copy_weights(source: Network, target: Network) -> None:
-    with torch.no_grad():
-        torch._foreach_copy_(list(target.parameters()), list(source.parameters()))

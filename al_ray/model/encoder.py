@@ -11,14 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from al_ray.errors import ConfigError, ModelError
-from al_ray.model.packed import (
-    TokenBatch,
-    can_pack,
-    packed_features,
-    packed_head,
-    packed_mean,
-    padded_forward,
-)
+from al_ray.model.packed import TokenBatch, can_pack, packed_features, packed_head, packed_mean, padded_forward
 from al_ray.model.source import ResolvedModel
 
 # The library switches initialisation off for the whole process; two threads at it would leave weights undrawn.
@@ -255,15 +248,11 @@ def _draw_missing(model: Any, kept: Mapping[str, Tensor], seed: int) -> None:
         for path, part in model.named_modules():
             names = [f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)]
             if any(name not in kept for name in names):
-                _draw(model, part)
-
-
-def _draw(model: Any, part: nn.Module) -> None:
-    # Drawn on the CPU, so that every device starts from the same values.
-    draft = copy.deepcopy(part).cpu()
-    model._init_weights(draft)
-    for value, drawn in zip(part.parameters(recurse=False), draft.parameters(recurse=False), strict=True):
-        value.copy_(drawn)
+                # Drawn on the CPU, so that every device starts from the same values.
+                draft = copy.deepcopy(part).cpu()
+                model._init_weights(draft)
+                for value, drawn in zip(part.parameters(recurse=False), draft.parameters(recurse=False), strict=True):
+                    value.copy_(drawn)
 
 
 @contextlib.contextmanager

@@ -2,19 +2,18 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from al_ray.confidence import Loss
 from al_ray.core.seeding import stream, stream_seed
-from al_ray.core.types import IntArray, LabeledSet
+from al_ray.core.types import Float32Array, IntArray, LabeledSet
 from al_ray.errors import RoundError
 from al_ray.model.encoder import Network, fork_random
 from al_ray.model.packed import pack
@@ -31,7 +30,6 @@ from al_ray.model.recipe import (
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
 
-Loss = Callable[..., Tensor]
 Precision = Literal["float32", "bf16"]
 ADAM_EPSILON = 1e-8
 
@@ -46,7 +44,6 @@ class FitReport:
         best_epoch: the epoch whose weights are kept, from 0.
         train_loss: mean training loss during that epoch.
         validation_loss: after that epoch; None where nothing was held out.
-        seconds: wall time.
         dynamics: logits of the watched examples after every epoch done ``[n_watched, n_epochs, n_classes]``, or None.
     """
 
@@ -55,8 +52,7 @@ class FitReport:
     best_epoch: int
     train_loss: float
     validation_loss: float | None
-    seconds: float
-    dynamics: npt.NDArray[np.float32] | None = None
+    dynamics: Float32Array | None = None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, epoch: int) -> Tensor:
@@ -74,7 +70,7 @@ class FitSettings:
         n_classes: of the data set.
         scoring_batch_size: texts in a validation batch.
         seed: of the cell.
-        new_loss: gives the loss of one fit: ``(logits, targets, epoch) -> losses [n]``, see ``al_ray.confidence.Loss``.
+        new_loss: gives the loss of one fit, see ``al_ray.confidence.Loss``; None: cross entropy.
     """
 
     recipe: FinetuneRecipe
@@ -82,7 +78,7 @@ class FitSettings:
     n_classes: int
     scoring_batch_size: int
     seed: int
-    new_loss: Callable[[], Loss] = lambda: cross_entropy
+    new_loss: Callable[[], Loss | None] = lambda: None
 
 
 def finetune(
@@ -113,7 +109,6 @@ def finetune(
     """
     if len(labeled) == 0:
         raise RoundError(f"round {round_index} has no labelled example to fine-tune on. Raise initial_size.")
-    started = time.perf_counter()
     names = ("round", round_index, *part)
     texts = _texts(split, labeled, watched)
     dropout_seed = stream_seed(settings.seed, *names, "dropout", worker.rank)
@@ -127,7 +122,6 @@ def finetune(
         best_epoch=fit.best.epoch,
         train_loss=fit.best.train_loss,
         validation_loss=fit.best.validation_loss,
-        seconds=time.perf_counter() - started,
         dynamics=np.stack(fit.dynamics, axis=1) if fit.dynamics else None,
     )
 
@@ -212,17 +206,17 @@ class _Fit:
         self.network, self.settings, self.worker = network, settings, worker
         self.recipe = settings.recipe
         self.texts = words.split
-        self.loss = settings.new_loss()
+        self.loss = settings.new_loss() or cross_entropy
         self.judged_as_gonsior2022: bool = getattr(self.loss, "judged_as_gonsior2022", False)
         labels = self.texts.labels[:n_labeled]
         self.train, self.validation = self._split(labels, stream(settings.seed, *names, "validation"))
         self.watched = np.arange(n_labeled, len(self.texts))
-        self.dynamics: list[npt.NDArray[np.float32]] = []
+        self.dynamics: list[Float32Array] = []
         weights = class_weights(self.recipe, labels[self.train], settings.n_classes)
         self.weights = weights[self.texts.labels]
         self.order = stream(settings.seed, *names, "order")
         self.n_steps = self.recipe.epochs * math.ceil(len(self.train) / self.recipe.batch_size)
-        self.trained = [value for value in network.parameters() if value.requires_grad]
+        self.trained: list[Tensor] = [value for value in network.parameters() if value.requires_grad]
         self.wrapped: nn.Module = worker.wrap(network)
         self.optimizer = torch.optim.AdamW(
             self.trained,
@@ -262,7 +256,8 @@ class _Fit:
             if self.recipe.patience and epoch - self.last_fall >= self.recipe.patience:
                 break
         if self.best.epoch < self.n_epochs_run - 1:
-            self._restore()
+            with torch.no_grad():
+                torch._foreach_copy_(self.trained, self.best.weights)
 
     def _compared(self, done: _Epoch) -> tuple[float, ...]:
         """Return what epochs are compared by, the lowest best and the earlier of equals: the held-out loss.
@@ -272,16 +267,9 @@ class _Fit:
         """
         if done.validation_loss is None:
             return (-float(done.epoch),)
-        return (
-            (done.validation_loss, -done.accuracy, done.train_loss)
-            if self.judged_as_gonsior2022
-            else (done.validation_loss,)
-        )
-
-    def _restore(self) -> None:
-        with torch.no_grad():
-            for value, kept in zip(self.trained, self.best.weights, strict=True):
-                value.copy_(kept)
+        if self.judged_as_gonsior2022:
+            return done.validation_loss, -done.accuracy, done.train_loss
+        return (done.validation_loss,)
 
     def _check(self, done: _Epoch) -> None:
         losses = [done.train_loss, 0.0 if done.validation_loss is None else done.validation_loss]
@@ -322,7 +310,7 @@ class _Fit:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             logits, features = self.wrapped(batch)
         needed = (features.float(),) if getattr(self.loss, "needs_features", False) else ()
-        losses = self.loss(logits.float(), targets, epoch, *needed)
+        losses: Tensor = self.loss(logits.float(), targets, epoch, *needed)
         assert losses.shape == targets.shape, "a loss must give one value per example"
         return (losses * torch.from_numpy(weights).to(device)).sum()
 

@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from al_ray.core.seeding import stream_seed
-from al_ray.core.types import IntArray, Sampling
+from al_ray.core.types import Float32Array, IntArray, Sampling
 from al_ray.model.encoder import Network, fork_random
 from al_ray.model.packed import TokenBatch, pack
 from al_ray.model.tokens import TokenizedSplit
@@ -21,7 +20,6 @@ from al_ray.model.worker import Worker
 ATTENTION_TOKENS = 1500
 
 
-Columns = dict[str, npt.NDArray[np.float32]]
 Forward = Callable[[TokenBatch, int], Mapping[str, Tensor]]
 
 
@@ -35,9 +33,9 @@ class Scores:
         logits_without_dropout: ``[n, n_classes]``, or None.
     """
 
-    logits: npt.NDArray[np.float32]
-    features: npt.NDArray[np.float32] | None = None
-    logits_without_dropout: npt.NDArray[np.float32] | None = None
+    logits: Float32Array
+    features: Float32Array | None = None
+    logits_without_dropout: Float32Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +137,8 @@ def _passes(
 ) -> Mapping[str, Tensor]:
     sampling, kind = passes.sampling, passes.sampling.dropout
     outputs: dict[str, Tensor] = {}
-    features: Tensor | None = None
     if kind != "network" or passes.features or passes.logits_without_dropout:
-        outputs["logits_without_dropout"], features = network(batch)
-        outputs["features"] = features
+        outputs["logits_without_dropout"], outputs["features"] = network(batch)
     if kind == "off":
         outputs["logits"] = outputs["logits_without_dropout"]
     elif kind == "logits":
@@ -151,30 +147,15 @@ def _passes(
             rate = 0.1 if sampling.rate is None else sampling.rate
             outputs["logits"] = functional.dropout(repeated, rate).flatten(1)
     else:
+        draws: list[Tensor] = []
         with network.dropping(kind, sampling.rate):
-            outputs["logits"] = torch.cat(
-                [_drop(network, batch, index, number, passes, device, features) for number in range(sampling.n_passes)],
-                dim=1,
-            )
+            for number in range(sampling.n_passes):
+                # A thinned head is named by the pass alone, so that all texts share it.
+                names = ("pass", number) if kind == "head" else ("pass", number, "batch", index)
+                with fork_random(device, stream_seed(passes.seed, *names)):
+                    draws.append(network(batch)[0] if kind == "network" else network.head(batch, outputs["features"]))
+        outputs["logits"] = torch.cat(draws, dim=1)
     return outputs
-
-
-def _drop(
-    network: Network,
-    batch: TokenBatch,
-    index: int,
-    number: int,
-    passes: Passes,
-    device: torch.device,
-    features: Tensor | None,
-) -> Tensor:
-    """Return the logits of one dropout pass: a thinned head is named by the pass alone, so that all texts share it."""
-    if passes.sampling.dropout == "head":
-        assert features is not None
-        with fork_random(device, stream_seed(passes.seed, "pass", number)):
-            return network.head(batch, features)
-    with fork_random(device, stream_seed(passes.seed, "pass", number, "batch", index)):
-        return network(batch)[0]
 
 
 def embed_rows(
@@ -184,16 +165,14 @@ def embed_rows(
     *,
     batch_size: int,
     worker: Worker,
-    autocast: bool = False,
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """Return unit-length mean embeddings of some rows ``[n, n_features]``, computed by all workers."""
 
     def forward(batch: TokenBatch, index: int) -> Mapping[str, Tensor]:
         return {"embedding": network.embed(batch)}
 
-    with torch.autocast(worker.device.type, torch.bfloat16, enabled=autocast):
-        widths = {"embedding": network.n_features}
-        return run_batches(split, rows, forward, widths, batch_size=batch_size, worker=worker)["embedding"]
+    widths = {"embedding": network.n_features}
+    return run_batches(split, rows, forward, widths, batch_size=batch_size, worker=worker)["embedding"]
 
 
 def run_batches(
@@ -204,7 +183,7 @@ def run_batches(
     *,
     batch_size: int,
     worker: Worker,
-) -> Columns:
+) -> dict[str, Float32Array]:
     """Run a function over batches of some rows, dealt to the workers, and put the rows together again.
 
     Args:
@@ -234,13 +213,13 @@ def run_batches(
 
 def _gather(
     worker: Worker, mine: IntArray, parts: Mapping[str, list[Tensor]], widths: Mapping[str, int], n_rows: int
-) -> Columns:
+) -> dict[str, Float32Array]:
     """Put every rank's rows in their places and make sure that each came exactly once."""
     positions = np.concatenate(worker.all_gather(mine))
     counts = np.bincount(positions, minlength=n_rows)
     assert len(counts) == n_rows, "a row came from nowhere"
     assert (counts == 1).all(), "a row was lost or doubled between the workers"
-    columns: Columns = {}
+    columns: dict[str, Float32Array] = {}
     for name, width in widths.items():
         values = torch.cat(parts[name]).cpu().numpy() if parts[name] else np.empty((0, width), np.float32)
         gathered = np.concatenate(worker.all_gather(values))

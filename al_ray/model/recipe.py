@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.core.apportioning import gonsior2022_seats
-from al_ray.core.types import BoolArray, IntArray
+from al_ray.core.types import BoolArray, Float32Array, Float64Array, IntArray
 from al_ray.registry import Within, check_options
 
 
@@ -107,10 +106,10 @@ def gonsior2022_validation_rows(labels: IntArray, fraction: float, rng: np.rando
     return rng.permutation(np.concatenate(drawn))
 
 
-def gonsior2022_validation_weights(n_rows: int, batch_size: int) -> npt.NDArray[np.float64]:
+def gonsior2022_validation_weights(n_rows: int, batch_size: int) -> Float64Array:
     """Return what each held-out example counts ``[n_rows]``: means of batches are added up, however small the last."""
     batch = np.arange(n_rows) // batch_size
-    weights: npt.NDArray[np.float64] = 1 / np.bincount(batch)[batch]
+    weights: Float64Array = 1 / np.bincount(batch)[batch]
     return weights
 
 
@@ -159,7 +158,7 @@ def learning_rate_factor(recipe: FinetuneRecipe, step: int, n_steps: int) -> flo
     return max(0.0, (n_steps - step) / max(1, n_steps - n_warmup))
 
 
-def class_weights(recipe: FinetuneRecipe, labels: IntArray, n_classes: int) -> npt.NDArray[np.float32]:
+def class_weights(recipe: FinetuneRecipe, labels: IntArray, n_classes: int) -> Float32Array:
     """Return the weight of every class in the training loss ``[n_classes]``; 1 for a class without examples.
 
     ``balanced``: n / (n_classes_seen * n of the class) (King and Zeng 2001).

@@ -45,15 +45,7 @@ _ATTENTION_KEYS = frozenset({"attn_implementation", "_attn_implementation", "_at
 _OTHER_WEIGHTS = ("transformers_weights", "quantization_config", "compression_config")
 _COUNTS = ("max_position_embeddings", "num_hidden_layers", "pad_token_id")
 
-HUB_FILES = (
-    "config.json",
-    WEIGHTS,
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    *TOKENIZER_FILES,
-)
+HUB_FILES = (_CONFIG, WEIGHTS, "tokenizer*", *_MORE_TOKENIZER_FILES, *TOKENIZER_FILES)
 HUB_TIMEOUT_S = 5.0
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -108,7 +100,7 @@ def resolve_model(name: str, revision: str | None) -> ResolvedModel:
         ModelError: no such folder or file, weights that are not safetensors or not the pinned ones, a Hub that cannot
             be reached, or a Hub id without a revision.
     """
-    if _is_folder_name(name):
+    if name.startswith((".", "/", "~")) or os.path.exists(name):
         return _from_folder(name, revision)
     hub_id = ALIASES.get(name, name)
     revision = revision or REVISIONS.get(hub_id)
@@ -121,13 +113,13 @@ def resolve_model(name: str, revision: str | None) -> ResolvedModel:
 
 
 def _resolved(name: str, revision: str | None, folder: Path) -> ResolvedModel:
-    weights = _checked_folder(name, folder)
+    """Make sure that a folder holds all that is needed and nothing that runs, and return it with its hashes."""
+    check_model_files(name, folder)
+    weights = folder / WEIGHTS
+    stat = weights.stat()
+    sha256 = _sha256(str(weights), stat.st_size, stat.st_mtime_ns)
     settings = settings_sha256(folder)
-    return ResolvedModel(name=name, revision=revision, path=str(folder), sha256=weights, settings_sha256=settings)
-
-
-def _is_folder_name(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or os.path.exists(name)
+    return ResolvedModel(name=name, revision=revision, path=str(folder), sha256=sha256, settings_sha256=settings)
 
 
 def _from_folder(name: str, revision: str | None) -> ResolvedModel:
@@ -195,14 +187,6 @@ def _wheel_folder() -> Path | None:
     if found is None or not found.submodule_search_locations:
         return None
     return Path(found.submodule_search_locations[0]) / "model"
-
-
-def _checked_folder(name: str, folder: Path) -> str:
-    """Make sure that a folder holds all that is needed and nothing that runs, and return the SHA-256 of its weights."""
-    check_model_files(name, folder)
-    weights = folder / WEIGHTS
-    stat = weights.stat()
-    return _sha256(str(weights), stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

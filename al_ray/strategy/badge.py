@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from al_ray.core.distances import Floats, settle, single, squared_norms
-from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
+from al_ray.core.distances import settle, single, squared_norms
+from al_ray.core.types import Float64Array, FloatArray, IntArray, PoolView, Ranking
 from al_ray.strategy import QueryStrategy, strategies
 
 
@@ -58,16 +58,16 @@ class _Gradients:
         self._errors = pool.probs()
         self._errors[np.arange(len(pool)), self._errors.argmax(axis=1)] -= 1.0
         self._features = single(pool.features)
-        self.norms: Floats = (self._errors**2).sum(axis=1) * squared_norms(self._features)
+        self.norms: Float64Array = (self._errors**2).sum(axis=1) * squared_norms(self._features)
 
-    def squared_distances_to(self, row: int) -> Floats:
+    def squared_distances_to(self, row: int) -> Float64Array:
         """Return the squared distance of every embedding to one of them ``[n_pool]``."""
         scale = self.norms + self.norms[row]
         products = (self._errors @ self._errors[row]) * (self._features @ self._features[row])
         return settle(scale - 2.0 * products, scale)
 
 
-def _draw(weights: Floats, stream: np.random.Generator) -> int:
+def _draw(weights: Float64Array, stream: np.random.Generator) -> int:
     """Draw a row in proportion to its weight, or -1 where no weight is left."""
     total = np.cumsum(weights)
     if total[-1] <= 0:

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.core.disagreement import BLOCK_ROWS, finite_log_probs
-from al_ray.core.types import FloatArray, PoolView
+from al_ray.core.types import Float64Array, FloatArray, IntArray, PoolView
 from al_ray.core.uncertainty import mean_log_probs
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
@@ -50,21 +49,21 @@ class Cal(QueryStrategy):
         return scores
 
 
-def _unit(features: FloatArray) -> npt.NDArray[np.float64]:
+def _unit(features: FloatArray) -> Float64Array:
     """Scale rows to length 1; a row of zeros stays one."""
     values = np.asarray(features, dtype=np.float64)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     return values / np.where(length > 0, length, 1.0)
 
 
-def _nearest(queries: FloatArray, points: FloatArray, k: int) -> npt.NDArray[np.int64]:
+def _nearest(queries: FloatArray, points: FloatArray, k: int) -> IntArray:
     """Return the rows of the ``k`` points nearest to each query ``[n, k]``, in no order."""
     # |q - p|^2 = |q|^2 + |p|^2 - 2 q.p, and |q| moves no order; |p| is 0 instead of 1 for a row of zeros.
     distance = (points**2).sum(axis=1) - 2.0 * (queries @ points.T)
     return np.argpartition(distance, k - 1, axis=1)[:, :k]
 
 
-def _mean_divergence(log_near: FloatArray, log_own: FloatArray) -> npt.NDArray[np.float64]:
+def _mean_divergence(log_near: FloatArray, log_own: FloatArray) -> Float64Array:
     """Return the mean over neighbours ``[n, k, n_classes]`` of KL(neighbour || own ``[n, n_classes]``)."""
     divergence = (np.exp(log_near) * (log_near - log_own[:, None])).sum(axis=2)
     return np.maximum(divergence.mean(axis=1), 0.0)

@@ -9,16 +9,14 @@ Deviation (all of them): the reference settles ties by position in the pool, in 
 round does, in float64.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from al_ray.core import disagreement, uncertainty
-from al_ray.core.types import FloatArray, PoolView
+from al_ray.core.types import Float64Array, FloatArray, PoolView
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
@@ -27,10 +25,8 @@ WORST = 1.0
 KL_GUARD = 1e-9
 """Added to both probabilities inside the logarithm of the consensus KL."""
 
-Floats = npt.NDArray[np.float64]
 
-
-def gonsior2022_clip(raw: FloatArray, raw_labeled: FloatArray, clipping: float) -> Floats:
+def gonsior2022_clip(raw: FloatArray, raw_labeled: FloatArray, clipping: float) -> Float64Array:
     """Overwrite the lowest raw scores of the pool with 1, the threshold taken over labelled and pool together.
 
     Args:
@@ -45,7 +41,7 @@ def gonsior2022_clip(raw: FloatArray, raw_labeled: FloatArray, clipping: float) 
     return np.where(values < threshold, WORST, values)
 
 
-def summed_consensus_kl(log_probs: FloatArray) -> Floats:
+def summed_consensus_kl(log_probs: FloatArray) -> Float64Array:
     """Return the KL divergence of every member from the mean, summed over members and not divided ``[n]``."""
     probs = np.exp(np.asarray(log_probs, dtype=np.float64))
     consensus = probs.mean(axis=1, keepdims=True)
@@ -54,17 +50,17 @@ def summed_consensus_kl(log_probs: FloatArray) -> Floats:
 
 @dataclass(frozen=True)
 class _Gonsior2022Strategy(QueryStrategy):
-    """What the strategies of the reference code share: the lowest raw score is queried, after clipping."""
+    """What the strategies of the reference code share: the lowest raw score is queried, after clipping.
+
+    Attributes:
+        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
+    """
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005 (as its code computes it)"
     needs_labeled: ClassVar[bool] = True
     clipping: Annotated[float, Within(gt=0, le=1, advice="1.0 is off, 0.95 overwrites 5 %.")] = 1.0
 
-    @abstractmethod
-    def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
-        """Return the acquisition value of every example ``[n_pool]``, high = query first."""
-
-    def _clipped(self, pool: PoolView, raw: Callable[[FloatArray], Floats]) -> Floats:
+    def _clipped(self, pool: PoolView, raw: Callable[[FloatArray], Float64Array]) -> Float64Array:
         """Return the raw scores of the pool after clipping, from its log-probabilities."""
         if self.clipping == 1.0:
             return raw(pool.log_probs)
@@ -72,16 +68,16 @@ class _Gonsior2022Strategy(QueryStrategy):
         return gonsior2022_clip(raw(pool.log_probs), raw(pool.labeled_log_probs), self.clipping)
 
 
-def _largest_probability(log_probs: FloatArray) -> Floats:
+def _largest_probability(log_probs: FloatArray) -> Float64Array:
     return np.exp(uncertainty.mean_log_probs(log_probs).max(axis=1))
 
 
-def _gap(log_probs: FloatArray) -> Floats:
+def _gap(log_probs: FloatArray) -> Float64Array:
     top = np.partition(np.exp(uncertainty.mean_log_probs(log_probs)), -2, axis=1)[:, -2:]
     return top[:, 1] - top[:, 0]
 
 
-def _entropy(log_probs: FloatArray) -> Floats:
+def _entropy(log_probs: FloatArray) -> Float64Array:
     return uncertainty.entropy(uncertainty.mean_log_probs(log_probs))
 
 
@@ -94,9 +90,6 @@ class Gonsior2022LeastConfidence(_Gonsior2022Strategy):
     method. With clipping it differs from the filter ``uncertainty_clipping`` in two points: the threshold is the
     percentile over labelled and unlabelled examples together, so that the share of the pool that goes changes from
     round to round, and clipped examples stay candidates, at the end of the order.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
@@ -111,9 +104,6 @@ class Gonsior2022Margin(_Gonsior2022Strategy):
 
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it. Without clipping it is the textbook
     method; with clipping it differs as ``gonsior2022/least_confidence`` does.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
@@ -149,9 +139,6 @@ class Gonsior2022VoteEntropy(_Gonsior2022Strategy):
     Gonsior et al. 2022, arXiv 2210.03005, as its code has it; the textbook (Dagan and Engelson 1995)
     asks for the most disputed. Most of a pool has entropy 0, so that ties decide. Clipping changes nothing as long as
     the percentile is 0, since no vote entropy is below it.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     min_draws: ClassVar[int] = 2
@@ -172,9 +159,6 @@ class Gonsior2022ConsensusKL(_Gonsior2022Strategy):
     1, which is not the highest value that the sum can take.
 
     Deviation: the reference guards its logarithm with 1e-9; here the guard is added to both probabilities of the ratio.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     min_draws: ClassVar[int] = 2
@@ -193,9 +177,6 @@ class Gonsior2022LowestTrust(_Gonsior2022Strategy):
     uncertainty as the raw score; with ``gonsior2022/trust_score`` that is the ratio xi itself, unbounded above. Most
     ratios are above 1, so that clipped examples are still asked before those that the model has every reason to trust,
     and may even come first. Without clipping it is the textbook order.
-
-    Attributes:
-        clipping: 1.0 is off; 0.95 and 0.90 overwrite what lies below the 5th and 10th percentile.
     """
 
     needs_uncertainty: ClassVar[bool] = True

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from al_ray.core.types import FloatArray, PoolView
 from al_ray.strategy import QueryStrategy, strategies
 
 
@@ -21,7 +18,3 @@ class Passive(QueryStrategy):
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005"
     needs_scores: ClassVar[bool] = False
     labels_everything: ClassVar[bool] = True
-
-    def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
-        """Return zeros ``[n_pool]``: with everything labelled there is nothing to rank."""
-        return np.zeros(len(pool))

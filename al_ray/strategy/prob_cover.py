@@ -9,13 +9,11 @@ import numpy.typing as npt
 from al_ray.core.clustering import LLOYD_PAIRS, k_means
 from al_ray.core.distances import nearest, row_blocks, single, squared_distance_blocks
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import BoolArray, FloatArray, IntArray, PoolView, Ranking
+from al_ray.core.types import BoolArray, Float32Array, FloatArray, IntArray, PoolView, Ranking
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
 N_BISECTIONS = 6
-
-Singles = npt.NDArray[np.float32]
 
 
 @strategies.register("prob_cover")
@@ -72,7 +70,7 @@ class ProbCover(QueryStrategy):
         return pool.ids[order[_followed_by_rest(chosen, len(order))[:n]]]
 
 
-def greedy_cover(points: Singles, covered: BoolArray, delta: float, n: int) -> IntArray:
+def greedy_cover(points: Float32Array, covered: BoolArray, delta: float, n: int) -> IntArray:
     """Choose the points that cover most of what is not covered yet, one by one.
 
     Args:
@@ -97,7 +95,7 @@ def greedy_cover(points: Singles, covered: BoolArray, delta: float, n: int) -> I
     return np.asarray(chosen, dtype=np.int64)
 
 
-def largest_pure_delta(points: Singles, n_clusters: int, purity: float, stream: np.random.Generator) -> float:
+def largest_pure_delta(points: Float32Array, n_clusters: int, purity: float, stream: np.random.Generator) -> float:
     """Return the largest radius, of those that 6 bisections of [0, 1] try, whose balls are mostly of one cluster.
 
     Args:
@@ -118,7 +116,7 @@ def largest_pure_delta(points: Singles, n_clusters: int, purity: float, stream: 
     return low
 
 
-def distances_to_other_clusters(points: Singles, cluster: IntArray) -> Singles:
+def distances_to_other_clusters(points: Float32Array, cluster: IntArray) -> Float32Array:
     """Return how far the nearest point of another cluster is ``[n_points]``, infinite where there is only one."""
     result = np.empty(len(points), dtype=np.float32)
     for rows, squared in squared_distance_blocks(points):
@@ -127,13 +125,13 @@ def distances_to_other_clusters(points: Singles, cluster: IntArray) -> Singles:
     return result
 
 
-def _covered(points: Singles, labeled: FloatArray, delta: float) -> BoolArray:
+def _covered(points: Float32Array, labeled: FloatArray, delta: float) -> BoolArray:
     if not len(labeled):
         return np.zeros(len(points), dtype=np.bool_)
     return nearest(points, labeled)[1] < delta**2
 
 
-def _coverers(points: Singles, delta: float) -> npt.NDArray[np.uint8]:
+def _coverers(points: Float32Array, delta: float) -> npt.NDArray[np.uint8]:
     """Return, packed eight to a byte, which points cover each point ``[n_points, n_points / 8]``."""
     coverers = np.empty((len(points), (len(points) + 7) // 8), dtype=np.uint8)
     for rows, squared in squared_distance_blocks(points):

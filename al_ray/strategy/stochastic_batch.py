@@ -4,16 +4,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
+from al_ray.core.types import Float64Array, FloatArray, IntArray, PoolView, Ranking
 from al_ray.errors import ConfigError
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
-
-PAPER = "Kirsch et al. 2023, arXiv 2106.12059"
 
 
 def _scores_single_examples(name: str) -> bool:
@@ -41,6 +38,7 @@ class _StochasticBatch(QueryStrategy):
         coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
     """
 
+    source: ClassVar[str] = "Kirsch et al. 2023, arXiv 2106.12059"
     over: Annotated[str, Field(json_schema_extra=_over_in_schemas)] = "bald"
     coldness: Annotated[
         float,
@@ -84,7 +82,7 @@ class _StochasticBatch(QueryStrategy):
         perturbed += _gumbel(ranking.ids, stream)
         return ranking.ids[np.argsort(-perturbed, kind="stable")[:n]]
 
-    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return the logarithm of the sampling weights at coldness 1, from scores in falling order."""
         raise NotImplementedError
 
@@ -96,15 +94,9 @@ class StochasticSoftmax(_StochasticBatch):
 
     Perturbed score s + Gumbel(0, 1 / coldness) (Kirsch et al. 2023, arXiv 2106.12059, section 3). Hangs on the unit of
     the score: with BALD, whose values are small, coldness 1 is close to random.
-
-    Attributes:
-        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
-        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
     """
 
-    source: ClassVar[str] = PAPER
-
-    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return the scores."""
         return scores
 
@@ -118,15 +110,9 @@ class StochasticPower(_StochasticBatch):
     scores above 0: an example with a score of 0 or less has weight 0, so that it is asked only once no positive one is
     left, and then in the order of the ranking. For a score that may be negative, such as ``own_uncertainty`` of
     ``energy``, use ``stochastic_softmax`` or ``stochastic_softrank``.
-
-    Attributes:
-        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
-        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
     """
 
-    source: ClassVar[str] = PAPER
-
-    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return ln s, -inf where s is 0 or less."""
         positive = scores > 0
         return np.where(positive, np.log(np.where(positive, scores, 1.0)), -np.inf)
@@ -139,20 +125,14 @@ class StochasticSoftrank(_StochasticBatch):
 
     Perturbed score -ln r + Gumbel(0, 1 / coldness), r = 1 for the highest score among the candidates that filters left
     (Kirsch et al. 2023, arXiv 2106.12059, section 3). Only the order of the scores counts.
-
-    Attributes:
-        over: the strategy whose score is perturbed, with its default options; it has to score single examples.
-        coldness: how closely the sample follows the scores: near 0 is uniform, very large is the plain top.
     """
 
-    source: ClassVar[str] = PAPER
-
-    def log_weights(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return -ln r for ranks from 1."""
         return -np.log(np.arange(1.0, len(scores) + 1.0))
 
 
-def _gumbel(ids: IntArray, stream: np.random.Generator) -> npt.NDArray[np.float64]:
+def _gumbel(ids: IntArray, stream: np.random.Generator) -> Float64Array:
     """Return standard Gumbel noise ``[n]`` that hangs on each id and the stream, not on the place in the pool."""
     # 52 of the 64 bits and a half: strictly between 0 and 1 in float64, so that both logarithms are finite.
     uniform = ((tie_keys(ids, int(stream.integers(2**62))) >> np.uint64(12)) + 0.5) * 2.0**-52

@@ -37,6 +37,7 @@ def run_cell(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, rep
         AlRayError: on every worker alike; what is recorded stays.
     """
     from al_ray.model.classifier import TransformerClassifier
+    from al_ray.model.finetune import FitSettings
 
     spec = read_spec(task.spec)
     study = StudyStore.open(task.storage, task.study, claimed=True, patience_s=task.storage_patience_s)
@@ -51,16 +52,18 @@ def run_cell(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, rep
     classifier = TransformerClassifier(
         model=_pinned_model(spec),
         init=spec.model.init,
-        recipe=spec.finetune,
-        precision=spec.precision,
-        scoring_batch_size=spec.scoring_batch_size,
-        n_classes=task.n_classes,
+        settings=FitSettings(
+            recipe=spec.finetune,
+            precision=spec.precision,
+            n_classes=task.n_classes,
+            scoring_batch_size=spec.scoring_batch_size,
+            seed=spec.seed,
+            new_loss=spec.confidence.new_loss,
+        ),
         pool=pool,
         test=test,
-        seed=spec.seed,
         worker=worker,
         sampling=spec.confidence.sampling,
-        new_loss=spec.confidence.new_loss,
         new_plain_loss=partial(plain_loss, spec.evaluation),
     )
     rounds = learner.run(make_loop(spec, task.n_classes, tables), classifier, records)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_ray.core.ranking import rank, take
+from al_ray.core.ranking import check_enough, rank
 from al_ray.core.seeding import stream, stream_seed, tie_keys
 from al_ray.core.types import Annotation, ModelOutputs, Query, Ranking, RoundRecord, asked_ids, labeled_after
 from al_ray.errors import RoundError
@@ -49,7 +49,7 @@ def test_taking_more_than_there_is_says_what_to_do() -> None:
         "Lower query_size or stop at 307 labels."
     )
     with pytest.raises(RoundError, match=message):
-        take(ranking, 25, round_index=12, n_labeled=307)
+        check_enough(ranking, 25, round_index=12, n_labeled=307)
 
 
 def test_a_stream_is_named_and_does_not_depend_on_other_streams() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from al_ray.data import normalise_option, resolve_dataset, size_note
+from al_ray.data import normalise_option, resolve_dataset
 from al_ray.data.files import PathSource
 from al_ray.errors import ConfigError, DataError
 
@@ -184,12 +184,6 @@ def test_a_normal_option_builds_itself_again() -> None:
     assert normal["classes"] == ["b", "a"]
     assert normalise_option(normal) == normal
     assert normalise_option("data/mine") == normalise_option({"path": "data/mine"})
-
-
-def test_rows_that_are_not_a_registered_data_set_have_no_declared_size(write: Write, tmp_path: Path) -> None:
-    write("train.csv", TRAIN)
-    write("test.csv", TEST)
-    assert size_note(resolve_dataset({"path": str(tmp_path), "name": "mine"})) is None
 
 
 def test_a_source_built_by_hand_is_named_by_its_path(write: Write, tmp_path: Path) -> None:

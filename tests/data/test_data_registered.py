@@ -11,20 +11,19 @@ import numpy as np
 import pytest
 
 from al_ray.data import (
-    Declaration,
     datasets,
     near_equal_notes,
     normalise_option,
     resolve_dataset,
-    size_note,
 )
 from al_ray.data.files import named_folders
+from al_ray.data.paper import PinnedDataset
 from al_ray.errors import ConfigError, DataError
 from al_ray.registry import fields_of, summary
 from tests.needs import lacks
 
 Write = Callable[..., Path]
-PINNED = [name for name in datasets.names() if datasets.build(name).declare().hub_id]
+PINNED = [name for name in datasets.names() if issubclass(datasets.get(name), PinnedDataset)]
 
 
 def test_the_seven_data_sets_of_the_paper_and_the_embedded_one_are_registered() -> None:
@@ -33,15 +32,22 @@ def test_the_seven_data_sets_of_the_paper_and_the_embedded_one_are_registered() 
     assert {*paper, "tickets"} == set(datasets.names())
 
 
-@pytest.mark.parametrize("name", datasets.names())
-def test_a_data_set_declares_itself(name: str) -> None:
-    declared = datasets.build(name).declare()
+@pytest.mark.parametrize("name", PINNED)
+def test_a_pinned_data_set_declares_itself(name: str) -> None:
+    declared = pinned(name)
     assert len(declared.class_names) >= 2
     assert len(set(declared.class_names)) == len(declared.class_names)
     assert declared.n_train > 0
     assert declared.n_test > 0
     assert re.fullmatch(r"[a-z0-9_-]{1,40}", name)
-    assert (declared.hub_id is None) is (declared.revision is None)
+    assert re.fullmatch(r"[\w-]+/[\w-]+", declared.hub_id)
+    assert re.fullmatch(r"[0-9a-f]{40}", declared.revision), "a full commit"
+
+
+def pinned(name: str) -> type[PinnedDataset]:
+    found = datasets.get(name)
+    assert issubclass(found, PinnedDataset)
+    return found
 
 
 def test_a_pinned_data_set_can_be_cut_and_is_then_other_data(
@@ -67,13 +73,6 @@ def test_a_pinned_data_set_can_be_cut_and_is_then_other_data(
         resolve_dataset({"name": "subj", "keep_train": 1})
 
 
-@pytest.mark.parametrize("name", PINNED)
-def test_a_revision_is_a_full_commit(name: str) -> None:
-    declared = datasets.build(name).declare()
-    assert re.fullmatch(r"[\w-]+/[\w-]+", declared.hub_id or "")
-    assert re.fullmatch(r"[0-9a-f]{40}", declared.revision or "")
-
-
 @pytest.fixture
 def available(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the name of a data set whose rows are here; a pinned one needs a folder of real rows."""
@@ -87,26 +86,21 @@ def available(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", datasets.names())
 def test_a_data_set_whose_rows_are_here_satisfies_the_contract(name: str, available: str) -> None:
-    dataset, declared = resolve_dataset(available), datasets.build(name).declare()
-    assert (dataset.name, dataset.class_names) == (name, declared.class_names)
+    dataset = resolve_dataset(available)
+    assert dataset.name == name
     for split in (dataset.train, dataset.test):
         assert len(np.unique(split.ids)) == len(split.ids) == len(split.texts) == len(split.labels)
         assert all(isinstance(text, str) and text.strip() for text in split.texts)
         assert set(np.unique(split.labels)) == set(range(dataset.n_classes))
-    note = size_note(dataset)
-    assert (note is None) is ((len(dataset.train), len(dataset.test)) == (declared.n_train, declared.n_test))
-    assert note is None or dataset.source.endswith(f"({note})")
+    if name in PINNED:
+        assert dataset.class_names == pinned(name).class_names
+        note = pinned(name).size_note(len(dataset.train), len(dataset.test))
+        assert ("declared" in dataset.source) is (note is not None)
+        assert note is None or dataset.source.endswith(f"({note})")
     assert re.fullmatch(r"[0-9a-f]{64}", dataset.content_sha256)
 
 
-def test_a_declaration_holds_what_is_known_before_reading() -> None:
-    assert datasets.build("subj").declare() == Declaration(
-        class_names=("objective", "subjective"),
-        n_train=8000,
-        n_test=2000,
-        hub_id="SetFit/subj",
-        revision="f3c1162e678417f664d76b21864fdb87b0615fcf",
-    )
+def test_the_options_of_data_sets_are_their_fields() -> None:
     assert fields_of(datasets.get("tickets"))["seed"] == ("int", 0)
     assert set(fields_of(datasets.get("subj"))) == {"keep_train", "keep_test"}
     assert all(summary(datasets.get(name)).endswith(".") for name in datasets.names())
@@ -128,15 +122,13 @@ def folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_the_folder_comes_before_the_hub_and_a_subset_is_said_aloud(folder: Path) -> None:
     dataset = resolve_dataset("subj")
     note = "6 of the declared 8,000 training rows and 4 of the declared 2,000 test rows"
-    assert size_note(dataset) == note
     assert dataset.source == f"{folder / 'subj'} ({note})"
     assert dataset.class_names == ("objective", "subjective")
 
 
 def test_more_rows_than_declared_are_said_aloud_too() -> None:
-    declared = Declaration(class_names=("a", "b"), n_train=1000, n_test=5)
-    assert declared.size_note(1001, 5) == "1,001 instead of the declared 1,000 training rows"
-    assert declared.size_note(1000, 5) is None
+    assert pinned("subj").size_note(8001, 2000) == "8,001 instead of the declared 8,000 training rows"
+    assert pinned("subj").size_note(8000, 2000) is None
 
 
 def test_a_folder_that_orders_the_classes_otherwise_is_refused(folder: Path, write: Write) -> None:
@@ -237,7 +229,7 @@ def test_importing_the_family_loads_nothing_heavy() -> None:
     heavy = ["datasets", "huggingface_hub", "torch", "transformers", "ray", "pandas"]
     script = (
         "import sys, time, numpy, pyarrow.parquet, pydantic; start = time.process_time()\n"
-        "import al_ray.data as data; [data.datasets.build(name).declare() for name in data.datasets.names()]\n"
+        "import al_ray.data as data; [data.datasets.build(name) for name in data.datasets.names()]\n"
         f"print(time.process_time() - start, *[name for name in {heavy} if name in sys.modules])"
     )
     path = str(Path(__file__).parents[2])

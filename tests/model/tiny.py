@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from al_ray.core.types import LabeledSet
 from al_ray.model.classifier import TransformerClassifier
+from al_ray.model.finetune import FitSettings
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import TokenizedSplit, tokenize_table
@@ -165,15 +166,18 @@ def labeled_of(split: TokenizedSplit, rows: Sequence[int] | range) -> LabeledSet
 
 def classifier_of(folder: Path, *, pool: TokenizedSplit, **changes: Any) -> TransformerClassifier:
     """Build a classifier of a tiny model with quick defaults."""
-    arguments: dict[str, Any] = {
-        "model": resolve_model(str(folder), None),
-        "init": "pretrained",
+    settings: dict[str, Any] = {
         "recipe": FinetuneRecipe(epochs=2, batch_size=8, learning_rate=1e-3),
         "precision": "float32",
         "scoring_batch_size": 16,
         "n_classes": 3,
-        "test": pool,
         "seed": 1,
+    }
+    settings |= {key: changes.pop(key) for key in (*settings, "new_loss") if key in changes}
+    arguments: dict[str, Any] = {
+        "model": resolve_model(str(folder), None),
+        "init": "pretrained",
+        "test": pool,
         "worker": SingleProcess(),
     }
-    return TransformerClassifier(pool=pool, **{**arguments, **changes})
+    return TransformerClassifier(pool=pool, settings=FitSettings(**settings), **{**arguments, **changes})

@@ -296,11 +296,11 @@ def test_an_initial_query_picks_so_many_distinct_examples_and_hangs_on_the_seed(
     truth = LabeledSet(ids=np.arange(100) * 2, labels=labels)
     start = initial_queries.build(name)
     embeddings = pool_view(n=100).embeddings
-    one = start.pick(truth, 3, 12, stream(1, "initial"), embeddings)
+    one = start.pick(truth, 12, stream(1, "initial"), embeddings)
     assert len(set(one.tolist())) == 12
     assert set(one.tolist()) <= set(truth.ids.tolist())
-    np.testing.assert_array_equal(one, start.pick(truth, 3, 12, stream(1, "initial"), embeddings))
-    others = [start.pick(truth, 3, 12, stream(seed, "initial"), embeddings).tolist() for seed in range(2, 6)]
+    np.testing.assert_array_equal(one, start.pick(truth, 12, stream(1, "initial"), embeddings))
+    others = [start.pick(truth, 12, stream(seed, "initial"), embeddings).tolist() for seed in range(2, 6)]
     assert start.needs_embeddings or all(set(one.tolist()) != set(other) for other in others)
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from al_ray.data import resolve_dataset
-from al_ray.data.hub import HubFiles
+from al_ray.data.paper import PinnedDataset
 from al_ray.errors import DataError
 from tests.trust.conftest import Payload
 
@@ -169,6 +169,11 @@ def decode(blob: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
-    monkeypatch.setattr(HubFiles, "_fetch", lambda self, name: blob)
-    source = HubFiles(hub_id="a/b", revision="0" * 40, train=blob.name, test=blob.name)
-    return source.read()[0].columns["text"]
+
+    class Made(PinnedDataset):
+        hub_id, revision = "a/b", "0" * 40
+
+        def _fetch(self, name: str) -> Path:
+            return blob
+
+    return Made._read(object.__new__(Made), blob.name).columns["text"]
