@@ -208,20 +208,19 @@ class WideTable:
     def _part(self, columns: Sequence[int]) -> Table:
         whole = self.table
         chosen = [whole.columns[column] for column in (0, *columns)]
-        part = Table(title=whole.title, title_justify=whole.title_justify, box=whole.box, pad_edge=whole.pad_edge)
-        for column in chosen:
-            part.add_column(column.header, justify=column.justify, overflow=column.overflow, min_width=column.min_width)
+        part = Table(*(column.copy() for column in chosen), box=whole.box, pad_edge=whole.pad_edge)
+        part.title, part.title_justify = whole.title, whole.title_justify
         for row, cells in zip(whole.rows, zip(*(column.cells for column in chosen), strict=True), strict=True):
             part.add_row(*cells, style=row.style)
         return part
 
 
 def result_tables(results: "StudyResults") -> list[Table]:
-    """Lay out the closing tables, one a data set and model: accuracy, area under the curve, labels saved."""
+    """Lay out the closing tables, one a data set and model: final accuracy, area under the curve, labels saved."""
     tables = []
     for place, rows in _by_place(results).items():
-        columns = ["seeds", "labels", "final", "area under\ncurve", "labels saved\nvs random"]
-        table = _empty_table(f"{place}: test accuracy, mean ± standard deviation over seeds", columns)
+        columns = ["seeds", "labels", "final\naccuracy", "aulc", "labels saved\nvs random"]
+        table = plain_table("method", columns, f"{place}: test accuracy, mean ± standard deviation over seeds")
         for words, _, row in rows:
             labels = " to ".join(map(str, dict.fromkeys(row.n_labeled)))
             table.add_row(words, str(row.n_cells), labels, _mean(row.final_accuracy), _mean(row.aulc), _saved(row))
@@ -242,7 +241,7 @@ def slice_tables(results: "StudyResults") -> list[WideTable]:
         if not shown:
             continue
         names = list(shown[0][1])
-        table = _empty_table(f"{place}: % of all queries after the initial one, by slice of the data", names)
+        table = plain_table("method", names, f"{place}: % of all queries after the initial one, by slice of the data")
         pool = acquired.get((rows[0][1], POOL))
         for words, shares in (*([("(the pool)", pool)] if pool else []), *shown):
             style = "dim" if shares is pool else None
@@ -271,10 +270,11 @@ def _by_place(results: "StudyResults") -> "dict[str, list[tuple[str, str, Method
     return places
 
 
-def _empty_table(title: str, columns: Iterable[str]) -> Table:
+def plain_table(first: str, others: Iterable[str], title: str | None = None) -> Table:
+    """Return an empty table without a frame: names in its first column, figures in the others."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", overflow="fold", min_width=20)
-    for name in columns:
+    table.add_column(first, overflow="fold", min_width=20)
+    for name in others:
         table.add_column(name, justify="right")
     return table
 

@@ -32,7 +32,7 @@ from al_ray.runtime.pool import PoolSource
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, ReportRound, RoundEnded
 from benchmarks.cells import benchmark_cell
 from benchmarks.processes import cpu_seconds, descendants
-from benchmarks.report import Report, n_cores, run_benchmark
+from benchmarks.report import Report, run_benchmark
 
 SIZES = (100, 300, 1000)
 LANES = 2
@@ -152,7 +152,7 @@ def run_grid_alone(n_cells: int) -> dict[str, Any]:
         cells=[benchmark_cell(f"cell-{n}", "pool", dict(spec), N_CLASSES) for n in range(n_cells)],
         pools={"pool": PoolSource(tables={"pool": table, "test": table}, tokenize=tokenize)},
         run_cell=stub_cell,
-        resources=LaneResources(lanes=LANES, cpus=LANES),
+        resources=LaneResources(lanes=LANES),
         on_event=watch,
     )
     return watch.result()
@@ -262,8 +262,6 @@ def measure(report: Report, sizes: Sequence[int], as_study: bool) -> None:
                note=f"of {large['n_cells']:,} cells")  # fmt: skip
     report.add("driver's memory a cell", large["rss_slope"] / KIB, "KiB", at_most=KIB_A_CELL if is_full else None,
                note=f"growth over the last two thirds of {large['n_cells']:,} cells, by least squares")  # fmt: skip
-    if n_cores() < LANES:
-        report.remark(f"this machine has {n_cores()} core(s) for {LANES} lanes.")
     if as_study:
         report.remark("As a study: with records, the live table and MLflow in a SQLite file.")
     report.details |= {str(n): one for n, one in found.items()}

@@ -7,6 +7,7 @@ import typer
 from al_ray.api import find_study
 from al_ray.cli.run import user_errors
 from al_ray.errors import ExecutionError, without_secrets
+from al_ray.records.study import open_study
 from al_ray.terminal import make_console, print_mlflow
 from al_ray.tracking.address import tracking_address
 from al_ray.tracking.mlflow import SyncReport, sync
@@ -18,8 +19,6 @@ def sync_mlflow(
     tracking: Annotated[str | None, typer.Option("--tracking", help="MLflow address to fill.")] = None,
 ) -> None:
     """Bring MLflow up to the records: what is missing is logged, what is there stays, nothing is doubled."""
-    from al_ray.records.study import open_study
-
     console = make_console()
     with user_errors(console):
         found = find_study(study, storage)

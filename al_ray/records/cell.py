@@ -186,7 +186,7 @@ class CellStore:
     def recorded_rounds(self) -> list[RecordedRound]:
         """Return all recorded rounds with the time at which each was recorded; checked as in :meth:`rounds`."""
         names = [round_file(index) for index in range(self.n_rounds())]
-        texts = self.folder.read_all(names)
+        texts = self.folder.each(self.folder.read, names)
         entries = [
             decode_round(self.folder.where(name), index, self._still_there(name, text))
             for index, (name, text) in enumerate(zip(names, texts, strict=True))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 
@@ -16,13 +16,11 @@ from al_ray.runtime.cluster.resources import lanes_that_fit
 from al_ray.runtime.cluster.session import RaySession
 from al_ray.runtime.cluster.sweeping import sweeping
 from al_ray.runtime.failures import ExchangeLostError, Failure, brief
-from al_ray.runtime.lane.exchange import Exchange
+from al_ray.runtime.lane.exchange import Exchange, ExchangeState
+from al_ray.runtime.lane.trial import LanePlan, LaneTrial
 from al_ray.runtime.monitor import GridMonitor, GridPlan
 from al_ray.runtime.pool import PoolRefs, PoolSource, prepare_pool
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellStarted, CellTask, by_workers
-
-if TYPE_CHECKING:
-    from al_ray.runtime.lane.trial import LanePlan
 
 HEAD_SHARE = 0.001
 LEAVING_TIMEOUT_S = 10.0
@@ -45,8 +43,6 @@ class Grid:
             ExchangeLostError: the exchange died.
             ExecutionError: lanes that do not fit, or cannot start.
         """
-        from al_ray.runtime.lane.trial import LanePlan
-
         classes, plan = by_workers(cells), self.plan
         n_lanes = {workers: self._n_lanes(workers, len(tasks)) for workers, tasks in classes.items()}
         pools = {cell.pool_key: plan.pools[cell.pool_key] for cell in cells}  # in the order of their use
@@ -73,10 +69,8 @@ class Grid:
         )
         return n_lanes
 
-    def _run_class(self, plan: "LanePlan", n_lanes: int) -> None:
+    def _run_class(self, plan: LanePlan, n_lanes: int) -> None:
         """Run the cells of one size of worker group."""
-        from al_ray.runtime.lane.trial import LaneTrial
-
         hooks = TuneHooks(plan, self.monitor)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(LaneTrial, plan=plan), {HEAD_RESOURCE: HEAD_SHARE}),
@@ -106,7 +100,7 @@ class Grid:
 class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """Hands on the events in each trial's result, tells of lanes that died, and stops all where there is an error."""
 
-    def __init__(self, plan: "LanePlan", monitor: GridMonitor) -> None:
+    def __init__(self, plan: LanePlan, monitor: GridMonitor) -> None:
         self._plan, self._monitor = plan, monitor
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -163,7 +157,7 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
     def _check_exchange(self) -> None:
         try:
-            self._plan.exchange.ping()
+            self._plan.exchange.call(ExchangeState.ping)
         except ExchangeLostError as error:
             self._monitor.stop(error)
 
@@ -200,7 +194,7 @@ class PoolFilling:
                 if self._left.is_set():
                     return
                 self._kept.append(refs)
-                self._exchange.put_pool(key, refs)
+                self._exchange.call(ExchangeState.put_pool, key, refs)
                 n_texts = sum(table.num_rows for table in source.tables.values())
                 _log.info("pool %s: %d texts tokenised in %.1f s", key, n_texts, time.monotonic() - began)
         except BaseException as error:

@@ -139,10 +139,6 @@ class Folder:
         """
         return self._look(name, lambda files: files.read(name))
 
-    def read_all(self, names: list[str]) -> list[bytes | None]:
-        """Return many files' bytes in the order of ``names``."""
-        return self.each(self.read, names)
-
     def each(self, read: Callable[[str], T], names: list[str]) -> list[T]:
         """Return ``read(name)`` for every name, in order; side by side where each costs a network round trip."""
         if self.is_local or len(names) < 2:
@@ -266,15 +262,6 @@ class Folder:
         if self.marker is not None and isinstance(error, FileNotFoundError):
             todo = f"{os.path.dirname(self.marker)} is not what it was: mount it again, or put the study back"
         return f"{why}. {todo}." if todo else f"{why}."
-
-
-def free_space(storage: str) -> int | None:
-    """Return the bytes free where a storage folder is or will be; None for object stores.
-
-    Raises:
-        StorageError: the storage cannot be reached or is not a folder.
-    """
-    return Folder.open(storage).free_bytes()
 
 
 def _unopened(storage: str, error: Exception) -> str:

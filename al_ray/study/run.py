@@ -22,7 +22,6 @@ from al_ray.records.round import now
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.pool import PoolSource
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
-from al_ray.storage.folder import free_space
 from al_ray.study.cell import run_cell
 from al_ray.study.file import Execution, Study
 from al_ray.study.forecast import Forecast, forecast
@@ -174,7 +173,7 @@ def check_space(plan: Plan, cost: Forecast, execution: Execution) -> None:
     Raises:
         StorageError: the storage has less room than the forecast.
     """
-    free = free_space(plan.store.storage)
+    free = plan.store.folder.free_bytes()
     needed = disk_bytes(cost, execution)
     if free is not None and free < needed:
         raise StorageError(
@@ -239,7 +238,7 @@ class _Events:
 
 
 def _run_here(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Execution, on_event: Listener) -> None:
-    from al_ray.runtime.local import run_local
+    from al_ray.runtime.driver import run_local
 
     run_local(
         cells=tasks,

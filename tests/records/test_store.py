@@ -29,7 +29,7 @@ from al_ray.records.arrays import decode_tables, encode_tables
 from al_ray.records.json import canonical_json, cell_fingerprint, changed_fields, fingerprint
 from al_ray.records.round import check_rounds, decode_round, encode_round
 from al_ray.records.study import StudyStore
-from al_ray.storage.folder import free_space
+from al_ray.storage.folder import Folder
 from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -632,8 +632,8 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
 def test_free_space_is_that_of_the_disk_and_unknown_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", {tmp_path: disk}.__getitem__)
-    assert free_space(str(tmp_path / "not" / "yet")) == disk.free
-    assert free_space("mock://bucket") is None
+    assert Folder.open(str(tmp_path / "not" / "yet")).free_bytes() == disk.free
+    assert Folder.open("mock://bucket").free_bytes() is None
 
 
 @pytest.fixture(params=["memory", "subtree"])

@@ -19,7 +19,6 @@ class LaneResources:
         gpus_per_worker: GPUs of one worker: 0, a fraction of one, or whole ones.
         address: Ray cluster to join, such as ``auto``; None starts a private Ray unless ``RAY_ADDRESS`` is set.
         retries: how often a cell is tried again after its workers died.
-        cpus: CPUs of a private Ray; None for those of the machine.
         wait_for_nodes: accept more lanes than fit today, for a cluster that grows.
         accelerator_type: Ray's name of a GPU, such as ``A10G``; only nodes that have it are used.
     """
@@ -29,17 +28,18 @@ class LaneResources:
     gpus_per_worker: float = 0
     address: str | None = None
     retries: int = 2
-    cpus: int | None = None
     wait_for_nodes: bool = False
     accelerator_type: str | None = None
 
     def __post_init__(self) -> None:
-        """Check each field on its own."""
-        _at_least("lanes", self.lanes, 1)
-        _at_least("cpus_per_worker", self.cpus_per_worker, 1)
-        _at_least("retries", self.retries, 0)
-        _at_least("cpus", self.cpus, 1)
-        _check_gpus(self.gpus_per_worker)
+        """Refuse what the type and bounds of each field alone let through."""
+        share = self.gpus_per_worker
+        if 0 < share < LEAST_GPU_SHARE:
+            raise ExecutionError(f"gpus_per_worker is {share}. Ray's smallest share of a GPU is {LEAST_GPU_SHARE}.")
+        if share > 1 and share != int(share):
+            raise ExecutionError(
+                f"gpus_per_worker is {share}. It takes 0, a fraction below 1 (workers share a GPU) or a whole number."
+            )
         if self.wait_for_nodes and self.lanes is None:
             raise ExecutionError(
                 "wait_for_nodes is on and lanes is not set, but how many lanes a growing cluster will hold cannot be "
@@ -125,17 +125,3 @@ def _demand(resources: LaneResources) -> str:
 def _offer(nodes: Sequence[NodeSize]) -> str:
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     return f"{len(nodes)} node(s) with {cpus:g} CPU and {gpus:g} GPU"
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise ExecutionError(f"{name} is {value}. It takes a whole number from {least}.")
-
-
-def _check_gpus(share: float) -> None:
-    if 0 < share < LEAST_GPU_SHARE:
-        raise ExecutionError(f"gpus_per_worker is {share}. Ray's smallest share of a GPU is {LEAST_GPU_SHARE}.")
-    if share < 0 or (share > 1 and share != int(share)):
-        raise ExecutionError(
-            f"gpus_per_worker is {share}. It takes 0, a fraction below 1 (workers share a GPU) or a whole number."
-        )

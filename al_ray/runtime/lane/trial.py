@@ -20,7 +20,7 @@ from al_ray.runtime.cluster.resources import LaneResources, process_group_backen
 from al_ray.runtime.failures import Failure, RetryPolicy, brief, kind_of
 from al_ray.runtime.lane.channel import Channel
 from al_ray.runtime.lane.exchange import ChannelClient, Exchange
-from al_ray.runtime.lane.worker import LaneConfig, serve
+from al_ray.runtime.lane.worker import serve
 from al_ray.runtime.tasks import LAST_EVENTS, CellTask
 
 HEARTBEAT_S = 2.0
@@ -108,10 +108,10 @@ class WorkerGroup:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         resources = self._plan.resources
-        config = LaneConfig(self._channel, self._plan.functions, resources.cpus_per_worker, resources.gpus_per_worker)
+        threads, gpus = resources.cpus_per_worker, resources.gpus_per_worker
         return without_unused_actors(TorchTrainer)(
-            functools.partial(serve, config),
-            torch_config=TorchConfig(backend=process_group_backend(resources.gpus_per_worker)),
+            functools.partial(serve, self._channel, self._plan.functions, threads, gpus),
+            torch_config=TorchConfig(backend=process_group_backend(gpus)),
             scaling_config=scaling(self._plan.workers, resources),
             run_config=RunConfig(
                 name="lane",
