@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,11 @@ class Grid:
         with (
             sweeping(),
             contextlib.closing(Exchange.open()) as exchange,
-            PoolFilling(exchange, pools, self.monitor) as filling,
+            preparing(exchange, pools, self.monitor) as all_pools,
         ):
-            if not self.session.private:
-                filling.wait()
+            if not self.session.private:  # lanes could take the CPUs that tokenising needs
+                all_pools.join()
+                self.monitor.check()
             for workers, tasks in classes.items():
                 lanes = LanePlan(tuple(tasks), workers, plan.resources, plan.policy, plan.functions, exchange)
                 self._run_class(lanes, n_lanes[workers])
@@ -162,44 +163,35 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
             self._monitor.stop(error)
 
 
-class PoolFilling:
-    """Prepares the pools beside the start of the lanes, and keeps them in the object store by holding on to them."""
+@contextlib.contextmanager
+def preparing(exchange: Exchange, pools: Mapping[str, PoolSource], monitor: GridMonitor) -> Iterator[threading.Thread]:
+    """Prepare pools in a thread, beside the start of the lanes, and keep them in the object store as long as inside."""
+    kept, left = list[PoolRefs](), threading.Event()
 
-    def __init__(self, exchange: Exchange, pools: Mapping[str, PoolSource], monitor: GridMonitor) -> None:
-        self._exchange, self._pools, self._monitor = exchange, pools, monitor
-        self._kept: list[PoolRefs] = []
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name="pools", daemon=True)
-
-    def __enter__(self) -> "PoolFilling":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._left.set()
-        self._thread.join(LEAVING_TIMEOUT_S)
-
-    def wait(self) -> None:
-        """Wait for all pools, where lanes could take the CPUs that tokenising needs."""
-        self._thread.join()
-        self._monitor.check()
-
-    def _fill(self) -> None:
+    def prepare() -> None:
         try:
-            for key, source in self._pools.items():
-                if self._left.is_set():
+            for key, source in pools.items():
+                if left.is_set():
                     return
                 began = time.monotonic()
                 refs = prepare_pool(source)
-                if self._left.is_set():
+                if left.is_set():
                     return
-                self._kept.append(refs)
-                self._exchange.call(ExchangeState.put_pool, key, refs)
+                kept.append(refs)
+                exchange.call(ExchangeState.put_pool, key, refs)
                 n_texts = sum(table.num_rows for table in source.tables.values())
                 _log.info("pool %s: %d texts tokenised in %.1f s", key, n_texts, time.monotonic() - began)
         except BaseException as error:
-            if not self._left.is_set():  # the monitor may serve another start of the grid by now
-                self._monitor.stop(error)
+            if not left.is_set():  # the monitor may serve another start of the grid by now
+                monitor.stop(error)
+
+    thread = threading.Thread(target=prepare, name="pools", daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        left.set()
+        thread.join(LEAVING_TIMEOUT_S)
 
 
 def _trial_name(trial: Any) -> str:

@@ -82,13 +82,21 @@ def lanes_that_fit(nodes: Sequence[NodeSize], workers: int, resources: LaneResou
     requested = resources.lanes
     if requested is not None and (requested <= fitting or resources.wait_for_nodes):
         return requested
-    _check_accelerator(nodes, resources.accelerator_type)
+    gpu, types = resources.accelerator_type, sorted(set().union(*(node.accelerator_types for node in nodes)))
+    if gpu is not None and gpu not in types:
+        raise ExecutionError(
+            f"accelerator_type is {gpu!r}, and none of the {len(nodes)} node(s) has it; "
+            f"they have: {', '.join(types) or 'none'}. Name one of these, leave accelerator_type out, "
+            "or set wait_for_nodes where such nodes are still to come."
+        )
     if requested is None and fitting > 0:
         return fitting
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    of_type = f" of type {gpu}" if gpu else ""
     raise ExecutionError(
-        f"{requested or 1} lane(s) of {workers} worker(s) with {_demand(resources)} each "
-        f"do not fit: {_offer(nodes)} hold {fitting} such lane(s). "
-        "Ask for fewer lanes, smaller workers, or join a larger cluster."
+        f"{requested or 1} lane(s) of {workers} worker(s) with {resources.cpus_per_worker} CPU and "
+        f"{resources.gpus_per_worker:g} GPU{of_type} each do not fit: {len(nodes)} node(s) with {cpus:g} CPU and "
+        f"{gpus:g} GPU hold {fitting} such lane(s). Ask for fewer lanes, smaller workers, or join a larger cluster."
     )
 
 
@@ -105,23 +113,3 @@ def object_store_bytes(memory_bytes: int, shared_bytes: int) -> int:
     wanted = min(memory_bytes // 5, 2 * 1024**3)
     usable = int(shared_bytes * 0.8)
     return min(wanted, usable) if usable >= 256 * 1024**2 else wanted
-
-
-def _check_accelerator(nodes: Sequence[NodeSize], wanted: str | None) -> None:
-    types = sorted(set().union(*(node.accelerator_types for node in nodes)))
-    if wanted is not None and wanted not in types:
-        raise ExecutionError(
-            f"accelerator_type is {wanted!r}, and none of the {len(nodes)} node(s) has it; "
-            f"they have: {', '.join(types) or 'none'}. Name one of these, leave accelerator_type out, "
-            "or set wait_for_nodes where such nodes are still to come."
-        )
-
-
-def _demand(resources: LaneResources) -> str:
-    of_type = f" of type {resources.accelerator_type}" if resources.accelerator_type else ""
-    return f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU{of_type}"
-
-
-def _offer(nodes: Sequence[NodeSize]) -> str:
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    return f"{len(nodes)} node(s) with {cpus:g} CPU and {gpus:g} GPU"

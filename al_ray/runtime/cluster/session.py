@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,16 +250,11 @@ def _why_not_joined(error: Exception) -> str:
 def _nodes(reserved_cpus: int) -> tuple[NodeSize, ...]:
     import ray
 
-    sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return tuple(
-        NodeSize(size.get("CPU", 0) - reserved_cpus, size.get("GPU", 0), _accelerator_types(size)) for size in sizes
-    )
-
-
-def _accelerator_types(resources: Mapping[str, float]) -> frozenset[str]:
-    """Return the names of a node's GPUs: Ray gives each node a resource ``accelerator_type:NAME``."""
-    mark = ray_internals.ACCELERATOR
-    return frozenset(name.removeprefix(mark) for name in resources if name.startswith(mark))
+    nodes, mark = [], ray_internals.ACCELERATOR
+    for size in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+        types = frozenset(name.removeprefix(mark) for name in size if name.startswith(mark))
+        nodes.append(NodeSize(size.get("CPU", 0) - reserved_cpus, size.get("GPU", 0), types))
+    return tuple(nodes)
 
 
 def _shared_memory_bytes() -> int:

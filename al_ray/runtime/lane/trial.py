@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import tune
-from ray.train import UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
 from al_ray.runtime.cluster.ray_internals import TRAIN_ENVIRONMENT, cause_of_death, without_unused_actors
 from al_ray.runtime.cluster.resources import LaneResources, process_group_backend
@@ -104,7 +104,6 @@ class WorkerGroup:
 
     def _trainer(self) -> Any:
         os.environ.update(TRAIN_ENVIRONMENT)
-        from ray.train import FailureConfig, RunConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         resources = self._plan.resources
@@ -139,8 +138,6 @@ class LossListener(UserCallback):  # type: ignore[misc]
 
 def scaling(workers: int, resources: LaneResources) -> Any:
     """Return the Ray Train scaling of one lane: its workers hold all CPUs and GPUs, the trial none."""
-    from ray.train import ScalingConfig
-
     per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker > 0:
         per_worker["GPU"] = resources.gpus_per_worker
