@@ -139,10 +139,6 @@ class Folder:
         """
         return self._look(name, lambda files: files.read(name))
 
-    def read_all(self, names: list[str]) -> list[bytes | None]:
-        """Return many files' bytes in the order of ``names``."""
-        return self.each(self.read, names)
-
     def each(self, read: Callable[[str], T], names: list[str]) -> list[T]:
         """Return ``read(name)`` for every name, in order; side by side where each costs a network round trip."""
         if self.is_local or len(names) < 2:
