@@ -256,11 +256,6 @@ class CellStore:
         files = self.folder.names()[0]
         return self._status(files), count_rounds(files, self.folder.where)
 
-    def summary(self) -> dict[str, Any] | None:
-        """Return the final figures of a cell that is done, or None."""
-        done = read_json(self.folder, DONE, _DONE_KEYS)
-        return None if done is None else dict(done["summary"])
-
     def failure(self) -> dict[str, Any] | None:
         """Return why the cell failed, or None."""
         failed = read_json(self.folder, FAILED, _FAILED_KEYS)

@@ -8,7 +8,6 @@ from io import BytesIO
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from al_ray.report.analysis import analyse
 from al_ray.report.analysis.results import StudyResults
@@ -54,7 +53,6 @@ def build_report(
     *,
     description: str = "",
     skip_damaged: bool = False,
-    filesystem: fs.FileSystem | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Report:
     """Read a study and work out everything that its report says.
@@ -63,13 +61,12 @@ def build_report(
         address: the study's own folder or URI; finished, half finished, or a copy.
         description: one paragraph for people, which the records do not hold.
         skip_damaged: leave cells out whose records cannot be read, and say so on the page, instead of refusing.
-        filesystem: an open pyarrow file system, on which ``address`` is then a path.
         now: tells the time.
 
     Raises:
         StorageError: no study, no cell, or records that cannot be read; the message names the files.
     """
-    records = read_study(address, skip_damaged=skip_damaged, filesystem=filesystem)
+    records = read_study(address, skip_damaged=skip_damaged)
     results = analyse(records, description=description)
     made_at = f"{now().astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     return Report(results=results, made_at=made_at, study_folder=records.store.folder)

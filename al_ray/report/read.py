@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pyarrow import fs
 
 from al_ray.core.types import RoundRecord
 from al_ray.errors import AlRayError, StorageError
@@ -108,7 +107,6 @@ def read_study(
     *,
     grid: Mapping[str, Any] | None = None,
     skip_damaged: bool = False,
-    filesystem: fs.FileSystem | None = None,
 ) -> StudyRecords:
     """Read a whole study, arrays aside.
 
@@ -116,12 +114,11 @@ def read_study(
         address: the study's own folder or URI.
         grid: a plan whose cells are read, and no others; None = all that the folder holds, with the plan kept there.
         skip_damaged: leave cells out that cannot be read, as failed ones with the reason, instead of refusing.
-        filesystem: an open pyarrow file system, on which ``address`` is then a path.
 
     Raises:
         StorageError: it is no study, holds no cell, or has cells that cannot be read; the message names them.
     """
-    store = open_study(address, filesystem=filesystem)
+    store = open_study(address)
     found_plan = store.plan() if grid is None else grid
     plan = {"cells": [], "methods": {}, "datasets": {}, **(found_plan or {})}
     planned = {cell_key(each["slug"], each["fingerprint"]): each for each in plan["cells"]}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pyarrow import fs
 
 from al_ray.errors import StorageError
 from al_ray.records.cell import CellStore
@@ -177,13 +176,6 @@ def test_a_copy_under_another_name_reads_the_same(study: SampleStudy, tmp_path: 
     records = read_study(str(tmp_path / "elsewhere" / "copy-of-it"))
     assert records.study == "sample"
     assert len(records.rounds) == 3
-
-
-def test_any_file_system_of_pyarrow_reads_the_same(study: SampleStudy, tmp_path: Path) -> None:
-    study.cell()
-    study.cell(seed=43)
-    found = read_study("sample", filesystem=fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()))
-    assert found.cells["seed"].tolist() == [42, 43]
 
 
 def test_a_folder_of_another_kind_beside_the_cells_is_no_cell(study: SampleStudy) -> None:
