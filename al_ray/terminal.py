@@ -294,7 +294,6 @@ def _saved(row: "MethodScore") -> str:
 
 @dataclass
 class _Running:
-    n_rounds: int
     costs: Sequence[float]
     round_index: int = 0
     n_labeled: int = 0
@@ -305,7 +304,9 @@ class _Running:
     def words(self, slug: str) -> str:
         if not self.round_index:
             return f"{slug} has its initial labels"
-        return f"{slug} round {self.round_index}/{self.n_rounds}, {self.n_labeled} labels, accuracy {self.accuracy:.3f}"
+        return (
+            f"{slug} round {self.round_index}/{len(self.costs)}, {self.n_labeled} labels, accuracy {self.accuracy:.3f}"
+        )
 
     def seconds_left(self) -> float:
         spent = time.monotonic() - self.since
@@ -319,6 +320,9 @@ class Progress:
         console: where to draw.
         costs: relative cost of each round of every cell that is to run, by cell key; 0 for rounds recorded before.
         n_before: cells that were finished already.
+
+    Attributes:
+        failures: the cells that failed, each with what its record says.
     """
 
     def __init__(self, console: Console, costs: Mapping[str, Sequence[float]], n_before: int) -> None:
@@ -328,7 +332,7 @@ class Progress:
         self._n_before = n_before
         self._running: dict[str, _Running] = {}
         self._ended: set[str] = set()
-        self._failed: dict[str, Mapping[str, Any]] = {}
+        self.failures: dict[str, Mapping[str, Any]] = {}
         self._cost_done = 0.0
         self._started = time.monotonic()
         self._first_work: float | None = None
@@ -350,7 +354,8 @@ class Progress:
         """Take in one event of a cell."""
         match event:
             case CellStarted():
-                self._start(event)
+                self._first_work = self._first_work or time.monotonic()
+                self._running.setdefault(event.key, _Running(self._costs[event.key]))
             case RoundEnded():
                 self._round(event)
             case _:
@@ -358,22 +363,14 @@ class Progress:
         if not self._console.is_terminal:
             self._print_line(event)
 
-    def failures(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return the cells that failed, each with what its record says."""
-        return self._failed
-
-    def _start(self, event: CellStarted) -> None:
-        self._first_work = self._first_work or time.monotonic()
-        costs = self._costs[event.key]
-        self._running.setdefault(event.key, _Running(n_rounds=len(costs), costs=costs))
-
     def _round(self, event: RoundEnded) -> None:
         cell = self._running[event.key]
         cell.round_index, cell.n_labeled = event.round_index, event.n_labeled
         cell.accuracy = event.metrics.get("accuracy", float("nan"))
         if cell.round_index:
-            cell.done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
-            self._cost_done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
+            cost = cell.costs[min(cell.round_index, len(cell.costs)) - 1]
+            cell.done += cost
+            self._cost_done += cost
 
     def _end(self, event: CellFinished | CellFailed) -> None:
         cell = self._running.pop(event.key, None)
@@ -381,7 +378,7 @@ class Progress:
             self._cost_done += sum(cell.costs) - cell.done
         self._ended.add(event.key)
         if isinstance(event, CellFailed):
-            self._failed[event.key] = event.reason()
+            self.failures[event.key] = event.reason()
             self._console.print(Text(f"failed: {event.key}: {failure_words(event.reason())}", style="red"))
 
     def _seconds_left(self) -> float:
@@ -391,7 +388,7 @@ class Progress:
         return (time.monotonic() - self._first_work) * left / self._cost_done
 
     def _totals(self) -> str:
-        failed = len(self._failed)
+        failed = len(self.failures)
         left = self._seconds_left()
         return (
             f"{len(self._ended) - failed + self._n_before} of {len(self._costs) + self._n_before} cells done"
@@ -410,7 +407,7 @@ class Progress:
             left = cell.seconds_left()
             table.add_row(
                 key.rsplit("--", 1)[0],
-                f"{cell.round_index}/{cell.n_rounds}",
+                f"{cell.round_index}/{len(cell.costs)}",
                 str(cell.n_labeled),
                 "" if math.isnan(cell.accuracy) else f"{cell.accuracy:.3f}",
                 "" if math.isnan(left) else duration(left),
@@ -471,10 +468,9 @@ def run_shown(ready: ReadyStudy, console: Console, *, verbose: bool = False) -> 
             ready.run(progress)
     _print_results(console, plan)
     _print_addresses(console, plan.store, tracking_address(ready.execution.tracking, ready.execution.storage))
-    failures = progress.failures()
-    if failures:
-        console.print("\n".join(failure_lines(failures)), style="red", soft_wrap=True)
-    return failures
+    if progress.failures:
+        console.print("\n".join(failure_lines(progress.failures)), style="red", soft_wrap=True)
+    return progress.failures
 
 
 def _announce(console: Console, ready: ReadyStudy) -> None:
