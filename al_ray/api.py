@@ -107,42 +107,32 @@ def find_study(study: str, storage: str | None) -> RecordedStudy:
         storage: folder or URI of the records; None = the study file's, or ``results``.
 
     Raises:
-        ConfigError: both a folder and a storage folder are named, a bucket is, or the study file is wrong.
+        ConfigError: both a folder and a storage folder are named, a bucket is, the study's folder in the storage
+            folder is a link, or the study file is wrong.
     """
+    name, description, execution = study, "", Execution()
     if study.endswith((".yaml", ".yml")) and not os.path.isdir(study):
         loaded = load_study(study)
-        folder = loaded.execution.storage if storage is None else storage
-        _refuse_link(folder, loaded.name)
-        return RecordedStudy(
-            storage=folder, name=loaded.name, description=loaded.description, execution=loaded.execution
-        )
-    execution = Execution()
-    check_address("STUDY", study)
-    if "/" in study or (storage is None and os.path.isdir(study)):
-        if storage is not None:
-            raise ConfigError(
-                f"{shown(study)!r} is a folder already, so --storage says it twice. Leave one of the two out."
-            )
-        holder, name = above(study if is_uri(study) else os.path.abspath(os.path.expanduser(study)))
-        if not name:
-            raise ConfigError(
-                f"{shown(study)!r} has no folder. Name the study's own, such as s3://bucket/results/study."
-            )
-        return RecordedStudy(storage=holder, name=name, description="", execution=execution)
-    folder = execution.storage if storage is None else storage
-    _refuse_link(folder, study)
-    return RecordedStudy(storage=folder, name=study, description="", execution=execution)
-
-
-def _refuse_link(storage: str, name: str) -> None:
-    """Follow no link inside a storage folder: reading and the report would leave it. What a person names may be one.
-
-    Raises:
-        ConfigError: the study's folder is a link.
-    """
-    folder = os.path.join(os.path.expanduser(storage), name)
-    if not is_uri(storage) and os.path.islink(folder):
+        name, description, execution = loaded.name, loaded.description, loaded.execution
+    else:
+        check_address("STUDY", study)
+        if "/" in study or (storage is None and os.path.isdir(study)):
+            if storage is not None:
+                raise ConfigError(
+                    f"{shown(study)!r} is a folder already, so --storage says it twice. Leave one of the two out."
+                )
+            holder, name = above(study if is_uri(study) else os.path.abspath(os.path.expanduser(study)))
+            if not name:
+                raise ConfigError(
+                    f"{shown(study)!r} has no folder. Name the study's own, such as s3://bucket/results/study."
+                )
+            return RecordedStudy(storage=holder, name=name, description="", execution=execution)
+    holder = execution.storage if storage is None else storage
+    folder = os.path.join(os.path.expanduser(holder), name)
+    # Reading and the report would leave the storage folder. What a person names may itself be a link.
+    if not is_uri(holder) and os.path.islink(folder):
         raise ConfigError(
             f"{folder} is a link, and links inside a storage folder are not followed: they may leave it. "
             f"Name the folder that it leads to, {os.path.realpath(folder)}."
         )
+    return RecordedStudy(storage=holder, name=name, description=description, execution=execution)

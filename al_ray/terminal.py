@@ -209,20 +209,19 @@ class WideTable:
     def _part(self, columns: Sequence[int]) -> Table:
         whole = self.table
         chosen = [whole.columns[column] for column in (0, *columns)]
-        part = Table(title=whole.title, title_justify=whole.title_justify, box=whole.box, pad_edge=whole.pad_edge)
-        for column in chosen:
-            part.add_column(column.header, justify=column.justify, overflow=column.overflow, min_width=column.min_width)
+        part = Table(*(column.copy() for column in chosen), box=whole.box, pad_edge=whole.pad_edge)
+        part.title, part.title_justify = whole.title, whole.title_justify
         for row, cells in zip(whole.rows, zip(*(column.cells for column in chosen), strict=True), strict=True):
             part.add_row(*cells, style=row.style)
         return part
 
 
 def result_tables(results: "StudyResults") -> list[Table]:
-    """Lay out the closing tables, one a data set and model: accuracy, area under the curve, labels saved."""
+    """Lay out the closing tables, one a data set and model: final accuracy, area under the curve, labels saved."""
     tables = []
     for place, rows in _by_place(results).items():
-        columns = ["seeds", "labels", "final", "area under\ncurve", "labels saved\nvs random"]
-        table = _empty_table(f"{place}: test accuracy, mean ± standard deviation over seeds", columns)
+        columns = ["seeds", "labels", "final\naccuracy", "aulc", "labels saved\nvs random"]
+        table = plain_table("method", columns, f"{place}: test accuracy, mean ± standard deviation over seeds")
         for words, _, row in rows:
             labels = " to ".join(map(str, dict.fromkeys(row.n_labeled)))
             table.add_row(words, str(row.n_cells), labels, _mean(row.final_accuracy), _mean(row.aulc), _saved(row))
@@ -243,7 +242,7 @@ def slice_tables(results: "StudyResults") -> list[WideTable]:
         if not shown:
             continue
         names = list(shown[0][1])
-        table = _empty_table(f"{place}: % of all queries after the initial one, by slice of the data", names)
+        table = plain_table("method", names, f"{place}: % of all queries after the initial one, by slice of the data")
         pool = acquired.get((rows[0][1], POOL))
         for words, shares in (*([("(the pool)", pool)] if pool else []), *shown):
             style = "dim" if shares is pool else None
@@ -272,10 +271,11 @@ def _by_place(results: "StudyResults") -> "dict[str, list[tuple[str, str, Method
     return places
 
 
-def _empty_table(title: str, columns: Iterable[str]) -> Table:
+def plain_table(first: str, others: Iterable[str], title: str | None = None) -> Table:
+    """Return an empty table without a frame: names in its first column, figures in the others."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", overflow="fold", min_width=20)
-    for name in columns:
+    table.add_column(first, overflow="fold", min_width=20)
+    for name in others:
         table.add_column(name, justify="right")
     return table
 
@@ -295,7 +295,6 @@ def _saved(row: "MethodScore") -> str:
 
 @dataclass
 class _Running:
-    n_rounds: int
     costs: Sequence[float]
     round_index: int = 0
     n_labeled: int = 0
@@ -306,7 +305,9 @@ class _Running:
     def words(self, slug: str) -> str:
         if not self.round_index:
             return f"{slug} has its initial labels"
-        return f"{slug} round {self.round_index}/{self.n_rounds}, {self.n_labeled} labels, accuracy {self.accuracy:.3f}"
+        return (
+            f"{slug} round {self.round_index}/{len(self.costs)}, {self.n_labeled} labels, accuracy {self.accuracy:.3f}"
+        )
 
     def seconds_left(self) -> float:
         spent = time.monotonic() - self.since
@@ -320,6 +321,9 @@ class Progress:
         console: where to draw.
         costs: relative cost of each round of every cell that is to run, by cell key; 0 for rounds recorded before.
         n_before: cells that were finished already.
+
+    Attributes:
+        failures: the cells that failed, each with what its record says.
     """
 
     def __init__(self, console: Console, costs: Mapping[str, Sequence[float]], n_before: int) -> None:
@@ -329,7 +333,7 @@ class Progress:
         self._n_before = n_before
         self._running: dict[str, _Running] = {}
         self._ended: set[str] = set()
-        self._failed: dict[str, Mapping[str, Any]] = {}
+        self.failures: dict[str, Mapping[str, Any]] = {}
         self._cost_done = 0.0
         self._started = time.monotonic()
         self._first_work: float | None = None
@@ -351,7 +355,8 @@ class Progress:
         """Take in one event of a cell."""
         match event:
             case CellStarted():
-                self._start(event)
+                self._first_work = self._first_work or time.monotonic()
+                self._running.setdefault(event.key, _Running(self._costs[event.key]))
             case RoundEnded():
                 self._round(event)
             case _:
@@ -359,22 +364,14 @@ class Progress:
         if not self._console.is_terminal:
             self._print_line(event)
 
-    def failures(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return the cells that failed, each with what its record says."""
-        return self._failed
-
-    def _start(self, event: CellStarted) -> None:
-        self._first_work = self._first_work or time.monotonic()
-        costs = self._costs[event.key]
-        self._running.setdefault(event.key, _Running(n_rounds=len(costs), costs=costs))
-
     def _round(self, event: RoundEnded) -> None:
         cell = self._running[event.key]
         cell.round_index, cell.n_labeled = event.round_index, event.n_labeled
         cell.accuracy = event.metrics.get("accuracy", float("nan"))
         if cell.round_index:
-            cell.done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
-            self._cost_done += cell.costs[min(cell.round_index, cell.n_rounds) - 1]
+            cost = cell.costs[min(cell.round_index, len(cell.costs)) - 1]
+            cell.done += cost
+            self._cost_done += cost
 
     def _end(self, event: CellFinished | CellFailed) -> None:
         cell = self._running.pop(event.key, None)
@@ -382,7 +379,7 @@ class Progress:
             self._cost_done += sum(cell.costs) - cell.done
         self._ended.add(event.key)
         if isinstance(event, CellFailed):
-            self._failed[event.key] = event.reason()
+            self.failures[event.key] = event.reason()
             self._console.print(Text(f"failed: {event.key}: {failure_words(event.reason())}", style="red"))
 
     def _seconds_left(self) -> float:
@@ -392,7 +389,7 @@ class Progress:
         return (time.monotonic() - self._first_work) * left / self._cost_done
 
     def _totals(self) -> str:
-        failed = len(self._failed)
+        failed = len(self.failures)
         left = self._seconds_left()
         return (
             f"{len(self._ended) - failed + self._n_before} of {len(self._costs) + self._n_before} cells done"
@@ -411,7 +408,7 @@ class Progress:
             left = cell.seconds_left()
             table.add_row(
                 key.rsplit("--", 1)[0],
-                f"{cell.round_index}/{cell.n_rounds}",
+                f"{cell.round_index}/{len(cell.costs)}",
                 str(cell.n_labeled),
                 "" if math.isnan(cell.accuracy) else f"{cell.accuracy:.3f}",
                 "" if math.isnan(left) else duration(left),
@@ -472,10 +469,9 @@ def run_shown(ready: ReadyStudy, console: Console, *, verbose: bool = False) -> 
             ready.run(progress)
     _print_results(console, plan)
     _print_addresses(console, plan.store, tracking_address(ready.execution.tracking, ready.execution.storage))
-    failures = progress.failures()
-    if failures:
-        console.print("\n".join(failure_lines(failures)), style="red", soft_wrap=True)
-    return failures
+    if progress.failures:
+        console.print("\n".join(failure_lines(progress.failures)), style="red", soft_wrap=True)
+    return progress.failures
 
 
 def _announce(console: Console, ready: ReadyStudy) -> None:

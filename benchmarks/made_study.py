@@ -22,7 +22,7 @@ from al_ray.records.cell import cell_key
 from al_ray.records.json import canonical_json
 from al_ray.records.round import round_file
 from al_ray.records.study import StudyStore
-from al_ray.study.names import base_slug
+from al_ray.study.names import name_cells
 from al_ray.study.spec import CellSpec, make_spec
 
 DATASETS = ("trec6", "ag_news", "subj", "rotten_tomatoes", "sst2")
@@ -80,7 +80,7 @@ class MadeStudy:
                         n_left -= 1
                         values = {**method, "dataset": dataset, "model": model, "rounds": self.n_rounds - 1}
                         spec = make_spec({**values, "seed": seed}, "made study")
-                        yield spec, "-".join([*base_slug(spec), f"s{seed}"])
+                        yield spec, "-".join([*_parts(spec), f"s{seed}"])
 
     def _write_cell(self, folder: Path, spec: CellSpec, slug: str, digest: str) -> None:
         folder.mkdir()
@@ -113,7 +113,7 @@ class _Templates:
         self._unread.write_bytes(self._files[0])
 
     def write_rounds(self, folder: Path, spec: CellSpec, n_rounds: int) -> None:
-        draws = stream(spec.seed, "made", *base_slug(spec))
+        draws = stream(spec.seed, "made", *_parts(spec))
         if spec.strategy.labels_everything:
             self._write_passive(folder)
             return
@@ -191,10 +191,16 @@ def _methods() -> list[dict[str, Any]]:
     return [{"strategy": "random"}, {"strategy": "passive"}, *found]
 
 
+def _parts(spec: CellSpec) -> list[str]:
+    """Return what the name of a cell is joined of, the seed aside."""
+    (names,) = name_cells([spec])
+    return [names.dataset, names.model, *names.method.labels]
+
+
 def _plan(cells: list[tuple[CellSpec, str, str]]) -> dict[str, Any]:
     rows = []
     for spec, slug, digest in cells:
-        dataset, model, *method = base_slug(spec)
+        dataset, model, *method = _parts(spec)
         names = {"dataset": dataset, "model": model, "method": " + ".join(method), "variant": ""}
         rows.append({"slug": slug, "fingerprint": digest, **names, "strategy": spec.strategy.name, "seed": spec.seed})
     return {"format": 1, "study": "made", "cells": rows, "datasets": {name: _note(name) for name in DATASETS}}

@@ -46,10 +46,10 @@ def score_pool(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, r
     classifier.finetune(LabeledSet(ids=pool.ids[:N_LABELED], labels=pool.labels[:N_LABELED]), round_index=1)
     seconds, cpu = [], []
     for _ in range(task.spec["n_passes"] + 1):
-        worker.barrier()
+        worker.all_gather(np.zeros(1))  # wait for all
         began, cpu_began = time.perf_counter(), time.process_time()
         outputs = classifier.predict("pool", pool.ids)
-        worker.barrier()
+        worker.all_gather(np.zeros(1))  # wait for all
         seconds.append(time.perf_counter() - began)
         cpu.append(float(np.concatenate(worker.all_gather(np.array([time.process_time() - cpu_began]))).sum()))
     if worker.rank == 0 and (folder := task.spec["folder"]):

@@ -3,12 +3,12 @@
 import importlib.util
 import os
 import socket
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated, Literal
 from urllib.parse import urlparse
 
+import psutil
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +16,7 @@ from rich.text import Text
 from al_ray.data.files import data_folder, named_folders
 from al_ray.errors import AlRayError, DataError, StorageError, without_secrets
 from al_ray.model.source import resolve_model
-from al_ray.storage.folder import free_space
+from al_ray.storage.folder import Folder
 from al_ray.study.forecast import has_fast_bf16
 from al_ray.terminal import make_console
 from al_ray.tracking.address import tracking_address
@@ -38,27 +38,19 @@ def doctor(
     storage: Annotated[str, typer.Option("--storage", help="Folder of the records, to see its free space.")] = ".",
 ) -> None:
     """Say what this machine can run (Ray, GPU, bf16, Hub, data folders, MLflow) and what is missing."""
+    # Nothing is started and nothing is downloaded.
     console = make_console()
     table = Table(title="what this machine can run", title_justify="left")
     for name in ("part", "", "detail"):
         table.add_column(name, overflow="fold")
-    findings = list(examine(storage))
+    checks = (_packages, _cores, _memory, _ray, _gpu, _bf16, _hub, _data, _minilm)
+    findings = [*(check() for check in checks), _mlflow(storage), _disk(storage)]
     style = {"ok": "green", "note": "yellow", "missing": "red"}
     for finding in findings:
         table.add_row(finding.what, Text(finding.verdict, style=style[finding.verdict]), finding.detail)
     console.print(table)
     if any(finding.verdict == "missing" for finding in findings):
         raise typer.Exit(1)
-
-
-def examine(storage: str) -> Iterator[Finding]:
-    """Yield a finding for every part; nothing is started and nothing is downloaded."""
-    checks: tuple[Callable[[], Finding], ...] = (
-        _packages, _cores, _memory, _ray, _gpu, _bf16, _hub, _data, _minilm,
-    )  # fmt: skip
-    yield from (check() for check in checks)
-    yield _mlflow(storage)
-    yield _disk(storage)
 
 
 def _packages() -> Finding:
@@ -75,10 +67,7 @@ def _cores() -> Finding:
 
 
 def _memory() -> Finding:
-    try:
-        gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (ValueError, OSError, AttributeError):
-        return Finding("memory", "note", "unknown; a lane takes about 1.1 GiB with a small model")
+    gib = psutil.virtual_memory().total / 2**30
     verdict: Verdict = "ok" if gib >= 6 else "note"
     return Finding("memory", verdict, f"{gib:.0f} GiB; Ray and two lanes with a small model take about 3 GiB")
 
@@ -155,7 +144,7 @@ def _mlflow(storage: str) -> Finding:
 
 def _disk(storage: str) -> Finding:
     try:
-        free_bytes = free_space(storage)
+        free_bytes = Folder.open(storage).free_bytes()
     except StorageError as error:
         return Finding("disk", "missing", str(error))
     if free_bytes is None:

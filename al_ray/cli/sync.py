@@ -7,9 +7,11 @@ import typer
 from al_ray.api import find_study
 from al_ray.cli.run import user_errors
 from al_ray.errors import ExecutionError, without_secrets
+from al_ray.records.study import open_study
 from al_ray.terminal import make_console, print_mlflow
 from al_ray.tracking.address import tracking_address
-from al_ray.tracking.mlflow import SyncReport, sync
+from al_ray.tracking.mlflow import sync
+from al_ray.tracking.projection import Projection
 
 
 def sync_mlflow(
@@ -18,8 +20,6 @@ def sync_mlflow(
     tracking: Annotated[str | None, typer.Option("--tracking", help="MLflow address to fill.")] = None,
 ) -> None:
     """Bring MLflow up to the records: what is missing is logged, what is there stays, nothing is doubled."""
-    from al_ray.records.study import open_study
-
     console = make_console()
     with user_errors(console):
         found = find_study(study, storage)
@@ -30,18 +30,16 @@ def sync_mlflow(
                 "Give --tracking http://HOST:PORT, or --tracking sqlite:////FOLDER/mlflow.db."
             )
         store = open_study(found.address)
-        report = sync(store, address)
-        console.print(f"{without_secrets(address)}: {said(report)}", soft_wrap=True, highlight=False)
+        projection = sync(store, address)
+        console.print(f"{without_secrets(address)}: {said(projection)}", soft_wrap=True, highlight=False)
         print_mlflow(console, store, address)
 
 
-def said(report: SyncReport) -> str:
+def said(found: Projection) -> str:
     """Say what a synchronisation found and did."""
-    cells, runs, points = _n(report.n_cells, "cell"), _n(report.n_runs, "run"), _n(report.n_points, "metric point")
-    doubled = f", {_n(len(report.duplicates), 'run')} that stood there twice deleted" if report.duplicates else ""
-    return (
-        f"{cells} recorded, {report.n_complete} of them complete there already; {runs} made, {points} added{doubled}."
-    )
+    cells, runs, points = _n(found.n_cells, "cell"), _n(found.n_runs, "run"), _n(found.n_points, "metric point")
+    doubled = f", {_n(len(found.duplicates), 'run')} that stood there twice deleted" if found.duplicates else ""
+    return f"{cells} recorded, {found.n_complete} of them complete there already; {runs} made, {points} added{doubled}."
 
 
 def _n(number: int, noun: str) -> str:

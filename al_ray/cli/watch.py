@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -17,8 +16,8 @@ from al_ray.api import find_study
 from al_ray.cli.run import user_errors
 from al_ray.records.lease import living_drivers
 from al_ray.records.progress import CellView, Watcher, seconds_left
-from al_ray.records.study import StudyStore
-from al_ray.terminal import WideTable, duration, make_console
+from al_ray.records.study import StudyStore, open_study
+from al_ray.terminal import WideTable, duration, make_console, plain_table
 
 N_SHOWN = 12
 STALLED_S = 600.0
@@ -32,8 +31,6 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Look once and leave.")] = False,
 ) -> None:
     """Show a study while it runs: what is done, running, failed and waiting, and how long it will take."""
-    from al_ray.records.study import open_study
-
     console = make_console()
     with user_errors(console):
         store = open_study(find_study(study, storage).address)
@@ -84,10 +81,7 @@ def totals(name: str, cells: Sequence[CellView]) -> str:
 
 def _grid(cells: Sequence[CellView]) -> Table:
     settings = list(dict.fromkeys((cell.dataset, cell.model) for cell in cells))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", overflow="fold", min_width=20)
-    for dataset, model in settings:
-        table.add_column(f"{dataset}\n{model}", justify="right")
+    table = plain_table("method", (f"{dataset}\n{model}" for dataset, model in settings))
     for method in dict.fromkeys(cell.method for cell in cells):
         mine = [cell for cell in cells if cell.method == method]
         table.add_row(method, *(_count([c for c in mine if (c.dataset, c.model) == at]) for at in settings))
@@ -108,10 +102,7 @@ def _count(cells: Sequence[CellView]) -> Text:
 
 
 def _running(cells: Sequence[CellView]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("running", overflow="fold", min_width=20)
-    for name in ("rounds", "labels", "accuracy", "last record"):
-        table.add_column(name, justify="right")
+    table = plain_table("running", ("rounds", "labels", "accuracy", "last record"))
     for cell in cells[:N_SHOWN]:
         ago = "" if cell.idle_s is None else f"{duration(max(cell.idle_s, 0))} ago"
         stalled = cell.idle_s is not None and cell.idle_s > STALLED_S

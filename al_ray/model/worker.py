@@ -45,10 +45,6 @@ class Worker(Protocol):
         """Return rank 0's value on every rank."""
         ...
 
-    def barrier(self) -> None:
-        """Wait for all."""
-        ...
-
 
 class Alone:
     """A process that works for itself: the only one of a cell, or one of many, on members that others lack."""
@@ -75,9 +71,6 @@ class Alone:
     def broadcast(self, value: Any) -> Any:
         """Return the value."""
         return value
-
-    def barrier(self) -> None:
-        """Return at once."""
 
 
 class SingleProcess(Alone):

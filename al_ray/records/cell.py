@@ -186,7 +186,7 @@ class CellStore:
     def recorded_rounds(self) -> list[RecordedRound]:
         """Return all recorded rounds with the time at which each was recorded; checked as in :meth:`rounds`."""
         names = [round_file(index) for index in range(self.n_rounds())]
-        texts = self.folder.read_all(names)
+        texts = self.folder.each(self.folder.read, names)
         entries = [
             decode_round(self.folder.where(name), index, self._still_there(name, text))
             for index, (name, text) in enumerate(zip(names, texts, strict=True))
@@ -255,11 +255,6 @@ class CellStore:
         """Return the status and how many rounds are recorded, from one listing of the folder."""
         files = self.folder.names()[0]
         return self._status(files), count_rounds(files, self.folder.where)
-
-    def summary(self) -> dict[str, Any] | None:
-        """Return the final figures of a cell that is done, or None."""
-        done = read_json(self.folder, DONE, _DONE_KEYS)
-        return None if done is None else dict(done["summary"])
 
     def failure(self) -> dict[str, Any] | None:
         """Return why the cell failed, or None."""

@@ -72,7 +72,9 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from flatten(inner, _join(path, key))
+            if not isinstance(key, str):
+                raise StorageError(f"{path or 'the value'} has the key {key!r}; keys of JSON are text.")
+            yield from flatten(inner, f"{path}.{key}" if path else key)
     elif isinstance(value, (list, tuple)) and value:
         for index, inner in enumerate(value):
             yield from flatten(inner, f"{path}[{index}]")
@@ -92,12 +94,6 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _shown(fields: Mapping[str, Any], path: str) -> str:
     return canonical_json(fields[path]) if path in fields else "(not there)"
-
-
-def _join(path: str, key: object) -> str:
-    if not isinstance(key, str):
-        raise StorageError(f"{path or 'the value'} has the key {key!r}; keys of JSON are text.")
-    return f"{path}.{key}" if path else key
 
 
 def _check_leaf(path: str, leaf: Any) -> None:
@@ -147,7 +143,7 @@ def json_file(content: Any, *, indent: int | None = 1) -> bytes:
 
 
 def check_format(where: str, content: Any, keys: set[str], optional: Set[str] = frozenset()) -> dict[str, Any]:
-    """Return the content of a stored file that has this version's format and exactly these keys beside ``format``.
+    """Return the content of a stored file, of this version's format, with these keys beside ``format`` and no others.
 
     Args:
         where: address of the file, for messages.
@@ -156,7 +152,8 @@ def check_format(where: str, content: Any, keys: set[str], optional: Set[str] = 
         optional: that it may have beside them, since older versions did not write them.
 
     Raises:
-        StorageError: it was written by another version, or is something else.
+        StorageError: it was written by another version, or is something else; the message names the file and, where a
+            value is wrong, its key, the value found and what it should be.
     """
     if not isinstance(content, dict) or "format" not in content:
         raise StorageError(f"{where} is not a record of al_ray. Move it away.")
@@ -169,7 +166,10 @@ def check_format(where: str, content: Any, keys: set[str], optional: Set[str] = 
         raise StorageError(
             f"{where} has the keys {sorted(content)}, it should have {sorted({'format', *keys})}. Move it away."
         )
-    _check_shapes(where, content)
+    for key, value in content.items():
+        if key in _SHAPES and not _SHAPES[key][0](value):
+            shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
+            raise StorageError(f"{where}: {key} is {shown}, it should be {_SHAPES[key][1]}. Move the file away.")
     return content
 
 
@@ -269,15 +269,3 @@ _SHAPES: Mapping[str, tuple[Shape, str]] = {
     "pid": (_count, "the number of a process"),
     "process_start": (_count, "when a process started"),
 }
-
-
-def _check_shapes(where: str, content: Mapping[str, Any]) -> None:
-    """Make sure that the values of a stored file are what their keys say.
-
-    Raises:
-        StorageError: naming the file, the key, the value found and what it should be.
-    """
-    for key, value in content.items():
-        if key in _SHAPES and not _SHAPES[key][0](value):
-            shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
-            raise StorageError(f"{where}: {key} is {shown}, it should be {_SHAPES[key][1]}. Move the file away.")

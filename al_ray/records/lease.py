@@ -60,11 +60,12 @@ class Lease:
     times: LeaseTimes = field(default_factory=LeaseTimes)
 
     def __post_init__(self) -> None:
+        self._name = _WHOLE if self.cell is None else f"driver--{self.cell}.json"
+        self._what = f"the driver of study {self.study}"
         self._id = secrets.token_hex(8)
         self._since = now().isoformat(timespec="seconds")
         self._stop = threading.Event()
         self._taken_by: str | None = None
-        self._silent_since: float | None = None
         self._thread = threading.Thread(target=self._renew_for_ever, name="lease", daemon=True)
 
     @contextlib.contextmanager
@@ -156,32 +157,24 @@ class Lease:
         )
 
     def _renew_for_ever(self) -> None:
+        silent_since: float | None = None
         while not self._stop.wait(self.times.renew_every_s):
             try:
-                self._renew()
+                holder = self._read(self._name)
+                if holder is not None and holder["id"] != self._id:
+                    self._taken_by = f"process {holder['pid']} on {holder['host']}"
+                else:
+                    self.folder.write(self._name, self._content(), self._what)
             except StorageError as error:
-                self._note_silence(error)
+                if silent_since is None:
+                    silent_since = time.monotonic()
+                    _log.warning(f"the storage does not answer; cells wait for it. {error}")
                 continue
-            self._note_answer()
+            if silent_since is not None:
+                _log.warning(f"the storage answers again, after {time.monotonic() - silent_since:.0f} s.")
+                silent_since = None
             if self._taken_by is not None:
                 return
-
-    def _renew(self) -> None:
-        holder = self._read(self._name)
-        if holder is not None and holder["id"] != self._id:
-            self._taken_by = f"process {holder['pid']} on {holder['host']}"
-            return
-        self.folder.write(self._name, self._content(), self._what)
-
-    def _note_silence(self, error: StorageError) -> None:
-        if self._silent_since is None:
-            self._silent_since = time.monotonic()
-            _log.warning(f"the storage does not answer; cells wait for it. {error}")
-
-    def _note_answer(self) -> None:
-        if self._silent_since is not None:
-            _log.warning(f"the storage answers again, after {time.monotonic() - self._silent_since:.0f} s.")
-            self._silent_since = None
 
     def _give_back(self) -> None:
         with contextlib.suppress(StorageError):
@@ -205,14 +198,6 @@ class Lease:
             "renewed_at": now_text(),
         }
         return json_file(content)
-
-    @property
-    def _name(self) -> str:
-        return _WHOLE if self.cell is None else f"driver--{self.cell}.json"
-
-    @property
-    def _what(self) -> str:
-        return f"the driver of study {self.study}"
 
 
 def _life_here(holder: dict[str, Any]) -> Life:

@@ -7,7 +7,7 @@ A run names storage and study (:meth:`StudyStore.open`) and may write there; a r
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from al_ray.errors import StorageError
 from al_ray.records.cell import SPEC, SPEC_KEYS, CellStore, cell_key
 from al_ray.records.json import FORMAT, changed_fields, identity_of, json_file, read_json
 from al_ray.records.round import now_text
-from al_ray.storage.address import above
+from al_ray.storage.address import above, is_uri
 from al_ray.storage.folder import Folder, check_name
 
 MLFLOW_FILE, MLFLOW_FOLDER = "mlflow.db", "mlartifacts"
@@ -46,21 +46,12 @@ class StudyStore:
     folder: Folder
 
     @classmethod
-    def open(
-        cls,
-        storage: str,
-        study: str,
-        *,
-        filesystem: fs.FileSystem | None = None,
-        claimed: bool = False,
-        patience_s: float = 0.0,
-    ) -> "StudyStore":
+    def open(cls, storage: str, study: str, *, claimed: bool = False, patience_s: float = 0.0) -> "StudyStore":
         """Open the place of a study's records for a run; nothing is written yet.
 
         Args:
             storage: a folder, or a URI such as ``s3://bucket/folder``.
             study: name of the study.
-            filesystem: an open pyarrow file system, on which ``storage`` is then a path.
             claimed: take it that the study is there, as a worker may: see :meth:`claimed`. Nothing is looked at.
             patience_s: how long storage that does not answer is waited for, in every operation; 0: not at all.
 
@@ -70,11 +61,9 @@ class StudyStore:
         check_name("study", study)
         if study in (MLFLOW_FILE, MLFLOW_FOLDER):
             raise StorageError(f"study {study!r} has the name of MLflow's own folder. Name it otherwise.")
-        if claimed:
-            parent = Folder.at(storage, filesystem, patience_s=patience_s)
-            return cls(parent.location, study, parent.child(study)).claimed(patience_s)
-        parent = Folder.open(storage, filesystem, patience_s=patience_s)
-        return cls(parent.location, study, parent.child(study))
+        parent = (Folder.at if claimed else Folder.open)(storage, patience_s=patience_s)
+        store = cls(parent.location, study, parent.child(study))
+        return store.claimed(patience_s) if claimed else store
 
     @property
     def root(self) -> str:
@@ -203,17 +192,17 @@ class StudyStore:
             )
         return CellStore(folder, stored["slug"], stored["fingerprint"])
 
-    def check_drift(self, specs: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:
+    def check_drift(self, drifted: Iterable[tuple[CellStore, Mapping[str, Any]]]) -> None:
         """Refuse recorded cells that a changed study no longer explains.
 
         Args:
-            specs: slug -> (fingerprint, spec in its JSON form), as the study is now.
+            drifted: the recorded cells whose slug now has another fingerprint, with the spec that it has now, in its
+                JSON form.
 
         Raises:
-            StorageError: a cell is recorded under the same slug with another fingerprint; lists every changed field.
+            StorageError: there are such cells; lists every changed field.
         """
-        drifted = [_drift(cell, *specs[cell.slug]) for cell in self.cells() if cell.slug in specs]
-        lines = [line for line in drifted if line is not None]
+        lines = [_drift(cell, spec) for cell, spec in drifted]
         if lines:
             more = [f"... and {len(lines) - _N_SHOWN} more cells"] if len(lines) > _N_SHOWN else []
             raise StorageError(
@@ -242,9 +231,7 @@ class StudyStore:
         return None if content is None else str(content["id"])
 
 
-def _drift(cell: CellStore, digest: str, spec: Mapping[str, Any]) -> str | None:
-    if cell.fingerprint == digest:
-        return None
+def _drift(cell: CellStore, spec: Mapping[str, Any]) -> str:
     stored = cell.spec()
     versions = [each.get("spec_version") for each in (stored, spec)]
     if versions[0] != versions[1]:
@@ -255,27 +242,23 @@ def _drift(cell: CellStore, digest: str, spec: Mapping[str, Any]) -> str | None:
     return f"  {cell.key}: {'; '.join(changes)}"
 
 
-def open_study(address: str, *, filesystem: fs.FileSystem | None = None) -> StudyStore:
-    """Open the study that a folder holds, for reading; the folder need not have the study's name.
-
-    Args:
-        address: the study's own folder or URI.
-        filesystem: an open pyarrow file system, on which ``address`` is then a path.
+def open_study(address: str) -> StudyStore:
+    """Open the study that a folder or URI holds, for reading; it need not have the study's name.
 
     Raises:
         StorageError: there is no such folder, or it is no study.
     """
-    folder = _open_folder(address, filesystem)
+    folder = _open_folder(address)
     content = read_json(folder, _STUDY, _STUDY_KEYS)
     if content is None:
         raise StorageError(_no_study(folder))
     return StudyStore(above(folder.location)[0], content["study"], folder)
 
 
-def _open_folder(address: str, filesystem: fs.FileSystem | None) -> Folder:
+def _open_folder(address: str) -> Folder:
     """Open a folder; unlike the storage of a run it may be on a disk that cannot be written."""
-    if filesystem is not None or "://" in address or not address.strip():
-        return Folder.open(address, filesystem)
+    if is_uri(address) or not address.strip():
+        return Folder.open(address)
     local = os.path.abspath(os.path.expanduser(address))
     if os.path.isfile(local):
         raise StorageError(f"{local} is a file. {_EXAMPLE}")

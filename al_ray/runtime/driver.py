@@ -1,4 +1,4 @@
-"""Driving a grid: from this process or one apart, and again where the exchange or a private Ray was lost."""
+"""Driving a grid: without Ray; or on lanes, from this process or one apart, and again where a Ray was lost."""
 
 import contextlib
 import functools
@@ -9,18 +9,22 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from al_ray.errors import ExecutionError
+from al_ray.model.worker import SingleProcess, set_threads
 from al_ray.runtime.cluster.apart import DriverProcess, Ended, ParentLine
 from al_ray.runtime.cluster.ray_internals import dead_daemon
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.cluster.scratch import keep_logs, scratch_folder
 from al_ray.runtime.cluster.session import RaySession, address_of, is_here, ray_session, what_died
-from al_ray.runtime.failures import ExchangeLostError, RayLostError, RayStartError, RetryPolicy
+from al_ray.runtime.failures import ExchangeLostError, Failure, RayLostError, RayStartError, RetryPolicy
 from al_ray.runtime.monitor import GridMonitor, GridPlan
 from al_ray.runtime.pool import PoolSource
-from al_ray.runtime.tasks import CellEvent, CellFailed, CellTask, RunCell, check_cells
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RunCell
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Much longer than both take on a slow machine: what is not there is told within seconds by other means.
 STARTING_TIMEOUT_S, JOINING_TIMEOUT_S = 900.0, 120.0
@@ -46,7 +50,7 @@ def run_grid(
     Ray is driven in a process apart (:mod:`~al_ray.runtime.cluster.apart`), but where this one has a Ray already.
 
     Args:
-        cells: what to run, in the order to start.
+        cells: what to run, in the order to start; each with its own key, a pool of ``pools`` and at least one worker.
         pools: pool key -> texts and tokenizer; tokenised once each, while the lanes start.
         run_cell: runs one cell on every rank; a module-level function.
         resources: lanes, CPUs, GPUs, retries, and which Ray.
@@ -54,12 +58,10 @@ def run_grid(
         warm_up: called in every worker at its start, to import and load what cells need.
 
     Raises:
-        ConfigError: a key twice, an unknown pool, a group of no workers.
         ExecutionError: no cluster, lanes that do not fit, lanes that cannot start, or a Ray that is lost.
     """
     import ray.cloudpickle
 
-    check_cells(cells, pools)
     if not cells:
         return
     # Pickled, so that only workers import what these stand on.
@@ -72,6 +74,43 @@ def run_grid(
         run_apart(plan, cells, monitor)
     else:
         run_until_ended(lambda left: run_apart(plan, left, monitor), cells, monitor, plan.policy, "Ray")
+
+
+def run_local(
+    *,
+    cells: Sequence[CellTask],
+    pools: Mapping[str, PoolSource],
+    run_cell: RunCell,
+    threads: int,
+    use_gpu: bool,
+    on_event: Callable[[CellEvent], None],
+) -> None:
+    """Run every cell in this process, one after the other, without Ray; one that fails does not stop the others.
+
+    Args:
+        cells: what to run, in this order.
+        pools: the texts and how to tokenise them, by pool key.
+        run_cell: the function that runs a cell.
+        threads: torch threads; equal to a lane's ``cpus_per_worker`` for records equal to the last bit.
+        use_gpu: whether the model goes to the GPU of this machine.
+        on_event: told of every start, round, end and failure.
+    """
+    set_threads(threads)
+    worker = SingleProcess(device="cuda" if use_gpu else "cpu")
+
+    @functools.cache
+    def tables_of(pool_key: str) -> "dict[str, pa.Table]":
+        return {name: pools[pool_key].tokenize(table) for name, table in pools[pool_key].tables.items()}
+
+    for cell in cells:
+        tables = tables_of(cell.pool_key)
+        on_event(CellStarted(cell.key))
+        try:
+            run_cell(cell, tables, worker, on_event)
+        except Exception as error:
+            on_event(CellFailed(cell.key, Failure.of(error), attempts=1))
+        else:
+            on_event(CellFinished(cell.key))
 
 
 def run_until_ended(
@@ -158,7 +197,12 @@ def run_apart(plan: GridPlan, cells: Sequence[CellTask], monitor: GridMonitor) -
                 return
             except RayStartError as error:
                 if not plan.policy.tries_again("Ray start", n_failures):
-                    raise ExecutionError(_no_start(error, keep_logs(scratch))) from error
+                    raise ExecutionError(
+                        f"a private Ray cannot start, and was tried twice: {error}. Its logs are kept in "
+                        f"{keep_logs(scratch)}. Where the machine was busy, try again; TMPDIR names another folder for "
+                        "it, which must be writable and have a short name; --set address= joins a Ray that runs "
+                        "already; --local needs none."
+                    ) from error
                 _log.warning("a private Ray did not start: %s. It is tried once more.", error)
             except RayLostError as error:
                 logs = f" Its logs are kept in {keep_logs(scratch)}." if is_private else ""
@@ -249,11 +293,3 @@ def _watched(session: RaySession, line: ParentLine) -> Iterator[None]:
     finally:
         left.set()
         thread.join()
-
-
-def _no_start(error: RayStartError, logs: Path) -> str:
-    return (
-        f"a private Ray cannot start, and was tried twice: {error}. Its logs are kept in {logs}. Where the machine was "
-        "busy, try again; TMPDIR names another folder for it, which must be writable and have a short name; "
-        "--set address= joins a Ray that runs already; --local needs none."
-    )

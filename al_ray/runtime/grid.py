@@ -4,10 +4,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 
@@ -16,13 +16,11 @@ from al_ray.runtime.cluster.resources import lanes_that_fit
 from al_ray.runtime.cluster.session import RaySession
 from al_ray.runtime.cluster.sweeping import sweeping
 from al_ray.runtime.failures import ExchangeLostError, Failure, brief
-from al_ray.runtime.lane.exchange import Exchange
+from al_ray.runtime.lane.exchange import Exchange, ExchangeState
+from al_ray.runtime.lane.trial import LanePlan, LaneTrial
 from al_ray.runtime.monitor import GridMonitor, GridPlan
 from al_ray.runtime.pool import PoolRefs, PoolSource, prepare_pool
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellStarted, CellTask, by_workers
-
-if TYPE_CHECKING:
-    from al_ray.runtime.lane.trial import LanePlan
 
 HEAD_SHARE = 0.001
 LEAVING_TIMEOUT_S = 10.0
@@ -45,18 +43,17 @@ class Grid:
             ExchangeLostError: the exchange died.
             ExecutionError: lanes that do not fit, or cannot start.
         """
-        from al_ray.runtime.lane.trial import LanePlan
-
         classes, plan = by_workers(cells), self.plan
         n_lanes = {workers: self._n_lanes(workers, len(tasks)) for workers, tasks in classes.items()}
         pools = {cell.pool_key: plan.pools[cell.pool_key] for cell in cells}  # in the order of their use
         with (
             sweeping(),
             contextlib.closing(Exchange.open()) as exchange,
-            PoolFilling(exchange, pools, self.monitor) as filling,
+            preparing(exchange, pools, self.monitor) as all_pools,
         ):
-            if not self.session.private:
-                filling.wait()
+            if not self.session.private:  # lanes could take the CPUs that tokenising needs
+                all_pools.join()
+                self.monitor.check()
             for workers, tasks in classes.items():
                 lanes = LanePlan(tuple(tasks), workers, plan.resources, plan.policy, plan.functions, exchange)
                 self._run_class(lanes, n_lanes[workers])
@@ -73,10 +70,8 @@ class Grid:
         )
         return n_lanes
 
-    def _run_class(self, plan: "LanePlan", n_lanes: int) -> None:
+    def _run_class(self, plan: LanePlan, n_lanes: int) -> None:
         """Run the cells of one size of worker group."""
-        from al_ray.runtime.lane.trial import LaneTrial
-
         hooks = TuneHooks(plan, self.monitor)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(LaneTrial, plan=plan), {HEAD_RESOURCE: HEAD_SHARE}),
@@ -106,7 +101,7 @@ class Grid:
 class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """Hands on the events in each trial's result, tells of lanes that died, and stops all where there is an error."""
 
-    def __init__(self, plan: "LanePlan", monitor: GridMonitor) -> None:
+    def __init__(self, plan: LanePlan, monitor: GridMonitor) -> None:
         self._plan, self._monitor = plan, monitor
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -163,49 +158,40 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
     def _check_exchange(self) -> None:
         try:
-            self._plan.exchange.ping()
+            self._plan.exchange.call(ExchangeState.ping)
         except ExchangeLostError as error:
             self._monitor.stop(error)
 
 
-class PoolFilling:
-    """Prepares the pools beside the start of the lanes, and keeps them in the object store by holding on to them."""
+@contextlib.contextmanager
+def preparing(exchange: Exchange, pools: Mapping[str, PoolSource], monitor: GridMonitor) -> Iterator[threading.Thread]:
+    """Prepare pools in a thread, beside the start of the lanes, and keep them in the object store as long as inside."""
+    kept, left = list[PoolRefs](), threading.Event()
 
-    def __init__(self, exchange: Exchange, pools: Mapping[str, PoolSource], monitor: GridMonitor) -> None:
-        self._exchange, self._pools, self._monitor = exchange, pools, monitor
-        self._kept: list[PoolRefs] = []
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name="pools", daemon=True)
-
-    def __enter__(self) -> "PoolFilling":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._left.set()
-        self._thread.join(LEAVING_TIMEOUT_S)
-
-    def wait(self) -> None:
-        """Wait for all pools, where lanes could take the CPUs that tokenising needs."""
-        self._thread.join()
-        self._monitor.check()
-
-    def _fill(self) -> None:
+    def prepare() -> None:
         try:
-            for key, source in self._pools.items():
-                if self._left.is_set():
+            for key, source in pools.items():
+                if left.is_set():
                     return
                 began = time.monotonic()
                 refs = prepare_pool(source)
-                if self._left.is_set():
+                if left.is_set():
                     return
-                self._kept.append(refs)
-                self._exchange.put_pool(key, refs)
+                kept.append(refs)
+                exchange.call(ExchangeState.put_pool, key, refs)
                 n_texts = sum(table.num_rows for table in source.tables.values())
                 _log.info("pool %s: %d texts tokenised in %.1f s", key, n_texts, time.monotonic() - began)
         except BaseException as error:
-            if not self._left.is_set():  # the monitor may serve another start of the grid by now
-                self._monitor.stop(error)
+            if not left.is_set():  # the monitor may serve another start of the grid by now
+                monitor.stop(error)
+
+    thread = threading.Thread(target=prepare, name="pools", daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        left.set()
+        thread.join(LEAVING_TIMEOUT_S)
 
 
 def _trial_name(trial: Any) -> str:

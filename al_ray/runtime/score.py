@@ -64,20 +64,22 @@ def score_parquet(
         DataError: the source has no rows.
         ExecutionError: rows were lost or doubled.
     """
+    import ray.data
+
     _refuse_filled(destination)
     n_source = _count_rows(source)
     if n_source == 0:
         raise DataError(f"{source!r} has no rows to score. Give a Parquet file or folder with at least one.")
-    dataset = _read(source).map_batches(
+    scored = _read(source).map_batches(
         ScoringActor,
         fn_constructor_args=(make_scorer, cpus_per_actor),
         batch_format="pyarrow",
         batch_size=batch_size,
-        compute=_actors(n_actors),
+        compute=ray.data.ActorPoolStrategy(size=n_actors),
         num_cpus=cpus_per_actor,
         num_gpus=gpus_per_actor,
     )
-    dataset.write_parquet(destination)
+    scored.write_parquet(destination)
     n_scored = _count_rows(destination)
     if n_scored != n_source:
         raise ExecutionError(
@@ -99,24 +101,13 @@ def _read(source: str) -> Any:
         context.use_datasource_v2, context.enable_progress_bars = before
 
 
-def _actors(n_actors: int) -> Any:
-    import ray.data
-
-    return ray.data.ActorPoolStrategy(size=n_actors)
-
-
 def _count_rows(location: str) -> int:
     """Count from the footers alone."""
-    rows: int = _dataset(location).count_rows()
-    return rows
-
-
-def _dataset(location: str) -> Any:
     import pyarrow.dataset
 
     filesystem, path = _filesystem(location)
     try:
-        return pyarrow.dataset.dataset(path, format="parquet", filesystem=filesystem)
+        return int(pyarrow.dataset.dataset(path, format="parquet", filesystem=filesystem).count_rows())
     except FileNotFoundError as error:
         raise DataError(f"there is no Parquet file or folder at {location!r}. Correct the path.") from error
 

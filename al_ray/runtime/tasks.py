@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from al_ray.errors import ConfigError
 from al_ray.runtime.failures import Failure
 
 if TYPE_CHECKING:
@@ -100,24 +99,6 @@ ReportRound = Callable[[RoundEnded], None]
 # takes its rounds (on rank 0). A module-level function, pickled by reference. It resumes by itself: after a lost worker
 # it is called again with the same task.
 RunCell = Callable[[CellTask, "Mapping[str, pa.Table]", "Worker", ReportRound], None]
-
-
-def check_cells(cells: Sequence[CellTask], pools: Mapping[str, object]) -> None:
-    """Refuse a grid that cannot be run as it stands.
-
-    Raises:
-        ConfigError: a key used twice, a pool that was not given, or a group of no workers.
-    """
-    seen: set[str] = set()
-    for cell in cells:
-        if cell.key in seen:
-            raise ConfigError(f"cell {cell.key!r} is in the grid twice. Give every cell its own key.")
-        seen.add(cell.key)
-        if cell.pool_key not in pools:
-            known = ", ".join(sorted(pools)) or "none"
-            raise ConfigError(f"cell {cell.key!r} needs the pool {cell.pool_key!r}. Pools given: {known}.")
-        if cell.workers < 1:
-            raise ConfigError(f"cell {cell.key!r} asks for {cell.workers} workers. Give it 1 or more.")
 
 
 def by_workers(cells: Sequence[CellTask]) -> dict[int, list[CellTask]]:

@@ -62,33 +62,30 @@ class Folder:
     marker: str | None = None
 
     @classmethod
-    def open(cls, storage: str, filesystem: fs.FileSystem | None = None, *, patience_s: float = 0.0) -> "Folder":
+    def open(cls, storage: str, *, patience_s: float = 0.0) -> "Folder":
         """Open the folder that a path or URI names, and look whether it can be used; nothing is written.
 
         Args:
             storage: a local path (relative ones are made absolute), ``file://``, ``gs://bucket/folder``, or
                 ``s3://KEY:SECRET@bucket/folder?endpoint_override=host:port&scheme=http&region=...``; login and query
                 may be left out, the key is then looked for where AWS keeps it.
-            filesystem: an open pyarrow file system, on which ``storage`` is then a plain path.
             patience_s: how long an outage is waited out, now and later.
 
         Raises:
             StorageError: no such scheme or bucket, no permission, it cannot be reached, or is not a folder that can be
                 written.
         """
-        folder = cls.at(storage, filesystem, patience_s=patience_s)
+        folder = cls.at(storage, patience_s=patience_s)
         folder._retry(lambda: folder._files.check_usable(folder.address), partial(_unopened, storage))
         return folder
 
     @classmethod
-    def at(cls, storage: str, filesystem: fs.FileSystem | None = None, *, patience_s: float = 0.0) -> "Folder":
+    def at(cls, storage: str, *, patience_s: float = 0.0) -> "Folder":
         """Return the folder that a path or URI names, as in :meth:`open`, without a look at it."""
-        if filesystem is not None and storage.strip():
-            return cls(*_unwrap(filesystem, storage.strip("/")), storage, patience_s)
         check_address("storage", storage)
         if is_uri(storage):
-            opened = retry_outages(lambda: fs.FileSystem.from_uri(storage), patience_s, partial(_unopened, storage))
-            found, path = _unwrap(*opened)
+            open_it = partial(fs.FileSystem.from_uri, storage)
+            found, path = retry_outages(open_it, patience_s, partial(_unopened, storage))
             location = path.rstrip("/") if isinstance(found, fs.LocalFileSystem) else storage
             return cls(with_timeouts(found), path.rstrip("/"), location, patience_s)
         local = os.path.abspath(os.path.expanduser(storage))
@@ -138,10 +135,6 @@ class Folder:
             StorageError: it is there and cannot be read.
         """
         return self._look(name, lambda files: files.read(name))
-
-    def read_all(self, names: list[str]) -> list[bytes | None]:
-        """Return many files' bytes in the order of ``names``."""
-        return self.each(self.read, names)
 
     def each(self, read: Callable[[str], T], names: list[str]) -> list[T]:
         """Return ``read(name)`` for every name, in order; side by side where each costs a network round trip."""
@@ -268,15 +261,6 @@ class Folder:
         return f"{why}. {todo}." if todo else f"{why}."
 
 
-def free_space(storage: str) -> int | None:
-    """Return the bytes free where a storage folder is or will be; None for object stores.
-
-    Raises:
-        StorageError: the storage cannot be reached or is not a folder.
-    """
-    return Folder.open(storage).free_bytes()
-
-
 def _unopened(storage: str, error: Exception) -> str:
     """Word that an address opens nothing, without its keys."""
     what, why = hidden(storage, storage), hidden(str(error), storage).rstrip(". ")
@@ -284,15 +268,6 @@ def _unopened(storage: str, error: Exception) -> str:
         odd = " A key with / or + in it is written with %2F and %2B." if "@" in storage else ""
         return f"storage {what!r} cannot be opened: {why}. {KINDS}.{odd}"
     return f"storage {what!r} cannot be used: {why}. {advice(error) or KINDS}."
-
-
-def _unwrap(filesystem: fs.FileSystem, path: str) -> tuple[fs.FileSystem, str]:
-    while isinstance(filesystem, fs.SubTreeFileSystem):
-        if ".." in path.split("/"):
-            raise StorageError(f"storage path {path!r} leaves its file system. Write it without '..'.")
-        path = f"{filesystem.base_path.rstrip('/')}/{path}".rstrip("/")
-        filesystem = filesystem.base_fs
-    return filesystem, path
 
 
 def _shown_names(names: list[str]) -> list[str]:

@@ -209,19 +209,43 @@ class Study(BaseModel):
         """Return every cell's spec, with the words for its grid block."""
         specs: list[tuple[str, CellSpec]] = []
         problems: list[str] = []
-        _check_n_cells(self)
-        for number, block in enumerate(self.grid, start=1):
-            at = f"grid block {number}"
-            for cell in _product({**self.defaults, **block}, self.defaults, block, at):
-                try:
-                    spec = make_spec(cell, at)
-                    problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
-                    specs.append((at, spec))
-                except ConfigError as error:
-                    problems += str(error).split("\n")
+        for at, cell in self._combinations():
+            try:
+                spec = make_spec(cell, at)
+                problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
+                specs.append((at, spec))
+            except ConfigError as error:
+                problems += str(error).split("\n")
         if problems:
             raise ConfigError("\n".join(dict.fromkeys(problems)))
         return specs
+
+    def _combinations(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield every cell's values, with the words for its grid block; all cells are counted before the first.
+
+        The options of ``finetune`` in a block are laid over those in the defaults.
+
+        Raises:
+            ConfigError: an axis without values, or too many cells.
+        """
+        n_cells, blocks = 0, []
+        for number, block in enumerate(self.grid, start=1):
+            at = f"grid block {number}"
+            axes = {key: _axis(key, value, at) for key, value in {**self.defaults, **block}.items()}
+            n_cells += math.prod(map(len, axes.values()))
+            if n_cells > MAX_CELLS:
+                raise ConfigError(
+                    f"{at}: the grid has {n_cells:,} cells by here, a study has at most {MAX_CELLS:,}. "
+                    "Shorten an axis, or make several studies of it."
+                )
+            blocks.append((at, axes))
+        usual = self.defaults.get("finetune")
+        for at, axes in blocks:
+            for values in itertools.product(*axes.values()):
+                cell = dict(zip(axes, values, strict=True))
+                if isinstance(usual, Mapping) and isinstance(cell["finetune"], Mapping):
+                    cell["finetune"] = {**usual, **cell["finetune"]}
+                yield at, cell
 
 
 def load_study(study: "str | os.PathLike[str] | Mapping[str, Any] | Study") -> Study:
@@ -359,36 +383,6 @@ def _typed(key: str, text: str) -> Any:
     if str not in kinds:
         return read_scalar(text)
     return None if not text and type(None) in kinds else text
-
-
-def _product(
-    merged: Mapping[str, Any], defaults: Mapping[str, Any], block: Mapping[str, Any], where: str
-) -> Iterator[dict[str, Any]]:
-    """Yield the cells of a block; mappings such as ``finetune`` are merged over their defaults."""
-    axes = {key: _axis(key, value, where) for key, value in merged.items()}
-    for values in itertools.product(*axes.values()):
-        cell = dict(zip(axes, values, strict=True))
-        for key in block.keys() & defaults.keys() & {"finetune"}:
-            if isinstance(cell[key], Mapping) and isinstance(defaults[key], Mapping):
-                cell[key] = {**defaults[key], **cell[key]}
-        yield cell
-
-
-def _check_n_cells(study: Study) -> None:
-    """Count the cells before any is made.
-
-    Raises:
-        ConfigError: there are too many.
-    """
-    n_cells = 0
-    for number, block in enumerate(study.grid, start=1):
-        at = f"grid block {number}"
-        n_cells += math.prod(len(_axis(key, value, at)) for key, value in {**study.defaults, **block}.items())
-        if n_cells > MAX_CELLS:
-            raise ConfigError(
-                f"{at}: the grid has {n_cells:,} cells by here, a study has at most {MAX_CELLS:,}. "
-                "Shorten an axis, or make several studies of it."
-            )
 
 
 def _axis(key: str, value: Any, where: str) -> Sequence[Any]:

@@ -6,13 +6,12 @@ One way for slugs, tables, MLflow and reports. Names are made of what a study fi
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from al_ray.names import with_hash
 from al_ray.records.json import canonical_json, flatten
-from al_ray.registry import fields_of
 from al_ray.study.spec import CellSpec
 
 MAX_SLUG = 150  # with the fingerprint behind it, a folder on any file system
@@ -130,16 +129,10 @@ def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:
     return [named[text] for text in texts]
 
 
-def base_slug(spec: CellSpec) -> list[str]:
-    """Return the parts of a cell's name that every cell has, without the seed and beside no other cell."""
-    return [spec.dataset_name(), _last_part(spec.model.name), *Method.of(spec).labels]
-
-
 def plugin_label(plugin: Any) -> str:
     """Return a plug-in's name with the values of its options that are not the default."""
-    options = {key: default for key, (_, default) in fields_of(type(plugin)).items()}
-    changed = [f"{getattr(plugin, key)}" for key, default in options.items() if getattr(plugin, key) != default]
-    return "_".join([plugin.name, *changed])
+    values = [(getattr(plugin, option.name), option.default) for option in fields(plugin)]
+    return "_".join([plugin.name, *(f"{value}" for value, default in values if value != default)])
 
 
 def slugs_of(specs: Sequence[CellSpec], names: Sequence[CellNames]) -> list[str]:
@@ -216,9 +209,8 @@ def _labels(things: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, s
 
 def _what_differs(options: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say in a few words how options differ from each other: by a part of their paths where that is enough."""
-    keys = [key for key in dict.fromkeys(key for each in options for key in each) if _varies(key, options)]
     said = [""] * len(options)
-    for key in sorted(keys, key=lambda key: (key not in _PATHS, key)):
+    for key in sorted(_keys_that_differ(options), key=lambda key: (key not in _PATHS, key)):
         if key in _PATHS:
             words = _parts_that_differ([each.get(key) or "" for each in options])
         else:
@@ -229,14 +221,15 @@ def _what_differs(options: Sequence[Mapping[str, Any]]) -> list[str]:
     return said
 
 
-def _varies(key: str, options: Sequence[Mapping[str, Any]]) -> bool:
-    return len({repr(each.get(key)) for each in options}) > 1
+def _keys_that_differ(values: Collection[Mapping[str, Any]]) -> set[str]:
+    keys = {key for each in values for key in each}
+    return {key for key in keys if len({repr(each.get(key)) for each in values}) > 1}
 
 
 def _parts_that_differ(paths: Sequence[str]) -> list[str]:
     """Return of each path the one folder that tells it from the others, or all between what they share."""
     split = [os.path.normpath(path).split("/") if path else [] for path in paths]
-    n_end = _n_shared([list(reversed(parts)) for parts in split])
+    n_end = _n_shared([parts[::-1] for parts in split])
     split = [parts[: len(parts) - n_end] for parts in split]
     n_start = _n_shared(split)
     split = [parts[n_start:] for parts in split]
@@ -247,12 +240,8 @@ def _parts_that_differ(paths: Sequence[str]) -> list[str]:
 
 
 def _n_shared(lists: Sequence[Sequence[str]]) -> int:
-    n = 0
-    for column in zip(*lists, strict=False):
-        if len(set(column)) > 1:
-            break
-        n += 1
-    return n
+    n_values = [len(set(column)) for column in zip(*lists, strict=False)]
+    return next((n for n, several in enumerate(n_values) if several > 1), len(n_values))
 
 
 def _with_variants(
@@ -283,8 +272,7 @@ def _named_nowhere(spec: CellSpec) -> dict[str, Any]:
 
 
 def _differing(group: Mapping[str, Mapping[str, Any]], seeds: Mapping[str, set[int]]) -> set[str]:
-    keys = {key for values in group.values() for key in values}
-    found = {key for key in keys if len({repr(values.get(key)) for values in group.values()}) > 1}
+    found = _keys_that_differ(group.values())
     of_seed = [(seed, values["rounds"]) for text, values in group.items() for seed in seeds[text]]
     rounds_vary = len(set(of_seed)) > len({seed for seed, _ in of_seed})
     return found if rounds_vary else found - {"rounds"}

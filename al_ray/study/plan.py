@@ -4,7 +4,7 @@ import bisect
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from al_ray.study.file import Study
 from al_ray.study.names import JOIN, CellNames
 from al_ray.study.spec import CellSpec
 
+_N_SHOWN = 20
 _EARLY_END = stopping_rules.build("pool_exhausted")
 
 
@@ -64,7 +65,7 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     datasets: Mapping[str, TextDataset]
     models: Mapping[tuple[str, str | None], ResolvedModel]
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...]
 
     @property
     def is_whole(self) -> bool:
@@ -103,7 +104,9 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
         ConfigError: cells that their data or their model does not allow; all of them are named.
         StorageError: the storage holds records that this study does not explain, or something else in their place.
     """
-    specs = _selected(study, only)
+    if only is not None and only not in study.cells:
+        raise ConfigError(unknown_name("cell", only, study.cells))
+    specs = study.cells if only is None else {only: study.cells[only]}
     datasets: dict[str, TextDataset] = {}
     models: dict[tuple[str, str | None], ResolvedModel] = {}
     missing: list[str] = []
@@ -115,7 +118,8 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     facts, problems = _examine(models.values())
     problems += [problem for slug, spec in specs.items() for problem in _misfits(slug, spec, datasets, models, facts)]
     if problems:
-        raise ConfigError(_several(problems))
+        more = [f"... and {len(problems) - _N_SHOWN} more"] if len(problems) > _N_SHOWN else []
+        raise ConfigError("\n".join([*problems[:_N_SHOWN], *more]))
     store = StudyStore.open(storage, study.name)
     store.check_free()
     found = store.cells()
@@ -123,7 +127,9 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     resolved = {slug: _resolve(slug, spec, study.names[slug], datasets, models) for slug, spec in specs.items()}
     _check_content(resolved.values())
     cells = store.folder.each(lambda slug: _with_status(resolved[slug], recorded), list(resolved))
-    _check_drift(store, cells, found)
+    planned = {cell.slug: cell for cell in cells if cell.fingerprint}
+    also_planned = [(cell, planned[cell.slug]) for cell in found if cell.slug in planned]
+    store.check_drift((cell, now.spec.to_json()) for cell, now in also_planned if now.fingerprint != cell.fingerprint)
     return Plan(
         study=study,
         store=store,
@@ -132,14 +138,6 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
         models=models,
         missing=tuple(missing),
     )
-
-
-def _selected(study: Study, only: str | None) -> dict[str, CellSpec]:
-    if only is None:
-        return study.cells
-    if only not in study.cells:
-        raise ConfigError(unknown_name("cell", only, study.cells))
-    return {only: study.cells[only]}
 
 
 def _collect(found: dict[Any, Any], key: Any, resolve: Any, missing: list[str]) -> None:
@@ -202,22 +200,6 @@ def _with_status(cell: PlannedCell, recorded: Mapping[str, CellStore]) -> Planne
         return cell
     status, n_recorded = found.progress()
     return replace(cell, slug=found.slug, status=status, n_recorded=n_recorded)
-
-
-def _check_drift(store: StudyStore, cells: Iterable[PlannedCell], recorded: Iterable[CellStore]) -> None:
-    """Refuse recorded cells that the study no longer explains; specs are compared only where fingerprints differ.
-
-    Raises:
-        StorageError: listing every changed field.
-    """
-    planned = {cell.slug: cell for cell in cells if cell.fingerprint}
-    drifted = {
-        found.slug: planned[found.slug]
-        for found in recorded
-        if found.slug in planned and planned[found.slug].fingerprint != found.fingerprint
-    }
-    if drifted:
-        store.check_drift({slug: (str(cell.fingerprint), cell.spec.to_json()) for slug, cell in drifted.items()})
 
 
 def _misfits(
@@ -333,11 +315,6 @@ def _misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
             "both again from one model, or use 'init: random', which reads no weights."
         )
     return found
-
-
-def _several(problems: list[str], n: int = 20) -> str:
-    more = [f"... and {len(problems) - n} more"] if len(problems) > n else []
-    return "\n".join([*problems[:n], *more])
 
 
 def require_complete(plan: Plan) -> None:

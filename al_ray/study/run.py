@@ -20,9 +20,9 @@ from al_ray.model.tokens import tokenize_table
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
 from al_ray.runtime.cluster.resources import LaneResources
+from al_ray.runtime.driver import run_grid, run_local
 from al_ray.runtime.pool import PoolSource
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
-from al_ray.storage.folder import free_space
 from al_ray.study.cell import run_cell
 from al_ray.study.file import Execution, Study
 from al_ray.study.forecast import Forecast, forecast
@@ -161,9 +161,23 @@ def _run(plan: Plan, execution: Execution, lease: Lease, *, local: bool, listene
         # One table a pool, however many cells share it.
         pools = {key: _pool_source(plan, cell) for key, cell in {_pool_key(cell): cell for cell in waiting}.items()}
         if local:
-            _run_here(tasks, pools, execution, events)
+            run_local(
+                cells=tasks,
+                pools=pools,
+                run_cell=run_cell,
+                threads=execution.cpus_per_worker,
+                use_gpu=execution.gpus_per_worker > 0,
+                on_event=events,
+            )
         else:
-            _run_on_ray(tasks, pools, execution, events)
+            run_grid(
+                cells=tasks,
+                pools=pools,
+                run_cell=run_cell,
+                resources=_resources(execution),
+                on_event=events,
+                warm_up=import_model_code,
+            )
     finally:
         tracker.close()
 
@@ -174,7 +188,7 @@ def check_space(plan: Plan, cost: Forecast, execution: Execution) -> None:
     Raises:
         StorageError: the storage has less room than the forecast.
     """
-    free = free_space(plan.store.storage)
+    free = plan.store.folder.free_bytes()
     needed = disk_bytes(cost, execution)
     if free is not None and free < needed:
         raise StorageError(
@@ -238,38 +252,15 @@ class _Events:
         self._listener(event)
 
 
-def _run_here(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Execution, on_event: Listener) -> None:
-    from al_ray.runtime.local import run_local
-
-    run_local(
-        cells=tasks,
-        pools=pools,
-        run_cell=run_cell,
-        threads=execution.cpus_per_worker,
-        use_gpu=execution.gpus_per_worker > 0,
-        on_event=on_event,
-    )
-
-
-def _run_on_ray(tasks: list[CellTask], pools: dict[str, PoolSource], execution: Execution, on_event: Listener) -> None:
-    from al_ray.runtime.driver import run_grid
-
-    resources = LaneResources(
+def _resources(execution: Execution) -> LaneResources:
+    return LaneResources(
         lanes=execution.lanes,
         cpus_per_worker=execution.cpus_per_worker,
         gpus_per_worker=execution.gpus_per_worker,
-        address=execution.address or os.environ.get("RAY_ADDRESS"),
+        address=execution.address,
         retries=execution.retries,
         wait_for_nodes=execution.wait_for_nodes,
         accelerator_type=execution.accelerator_type,
-    )
-    run_grid(
-        cells=tasks,
-        pools=pools,
-        run_cell=run_cell,
-        resources=resources,
-        on_event=on_event,
-        warm_up=import_model_code,
     )
 
 

@@ -5,10 +5,9 @@ What an address says is settled before a study starts. An MLflow that is down th
 """
 
 import difflib
-import importlib.util
 import os
 import re
-from importlib.metadata import entry_points
+from importlib.metadata import distributions, entry_points
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -28,39 +27,29 @@ def tracking_address(tracking: str | None, storage: str) -> str | None:
 
     Args:
         tracking: an address, ``off``, or None for the default: ``MLFLOW_TRACKING_URI``, else a SQLite file in a local
-            storage folder.
+            storage folder, and nothing for remote storage.
         storage: folder of the records.
 
     Raises:
-        ConfigError: no MLflow can be behind it.
+        ConfigError: no MLflow can be behind it, or the storage folder's name does not fit into an address.
         StorageError: the storage cannot be opened.
     """
     address = (tracking or os.environ.get(_VARIABLE, "")).strip()
-    if address in ("", "off"):
-        return None if address else default_tracking_uri(storage)
+    if address == "off":
+        return None
+    if not address:
+        folder = Folder.open(storage)
+        if folder.is_local and set("?%") & set(folder.path):
+            raise ConfigError(
+                f"storage {folder.address} has '?' or '%' in its name, which the address of an MLflow file cannot "
+                f"hold. Name the folder otherwise, name an MLflow server, {_OFF}."
+            )
+        return f"sqlite:///{folder.path}/{MLFLOW_FILE}" if folder.is_local else None
     if fault := _fault(address):
         # What stands before the last "@" of an address that may be malformed may be a password.
         shown = re.sub(r":.*@", "://", address, count=1, flags=re.DOTALL)
         raise ConfigError(without_secrets(f"{'tracking' if tracking else _VARIABLE} is {shown!r}: {fault}, {_OFF}."))
     return address
-
-
-def default_tracking_uri(storage: str) -> str | None:
-    """Return where MLflow is when nobody says: a file in a local storage folder; None for remote storage.
-
-    Raises:
-        ConfigError: the folder's name does not fit into an MLflow address.
-        StorageError: the storage cannot be opened.
-    """
-    folder = Folder.open(storage)
-    if not folder.is_local:
-        return None
-    if set("?%") & set(folder.path):
-        raise ConfigError(
-            f"storage {folder.address} has '?' or '%' in its name, which the address of an MLflow file cannot hold. "
-            f"Name the folder otherwise, name an MLflow server, {_OFF}."
-        )
-    return f"sqlite:///{folder.path}/{MLFLOW_FILE}"
 
 
 def scheme_of(address: str) -> str:
@@ -75,16 +64,13 @@ def _fault(address: str) -> str | None:
     """
     scheme = scheme_of(address)
     if scheme in ("http", "https"):
-        return (
-            None
-            if _names_a_host(address)
-            else f"that is no server's address. Write {scheme}://HOST or {scheme}://HOST:PORT"
-        )
+        hint = f"that is no server's address. Write {scheme}://HOST or {scheme}://HOST:PORT"
+        return None if _names_a_host(address) else hint
     if scheme in DATABASES:
         fault = _fault_of_sqlite(address) if scheme == "sqlite" else None
         return fault or (None if address.lower().startswith("sqlite:") else _fault_of_driver(address))
     if scheme == "databricks" or address == "databricks":
-        return None if _is_installed("databricks.sdk") else "it needs a package, 'pip install databricks-sdk'"
+        return None if any(distributions(name="databricks-sdk")) else "it needs a package, 'pip install databricks-sdk'"
     if scheme in {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}:
         return None
     if _SERVER_WITHOUT_SCHEME.fullmatch(address):
@@ -145,10 +131,3 @@ def _fault_of_driver(address: str) -> str | None:
     except ImportError as error:
         return f"its database driver is not here ({error}). Install it, or name a server, http://HOST:PORT"
     return None
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
-        return False

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from al_ray.errors import AlRayError, ExecutionError, one_line, without_secrets
 from al_ray.records.study import StudyStore
@@ -55,25 +54,11 @@ def cells_path(store: StudyStore, tracking_uri: str) -> str | None:
     return _cells_paths.get((tracking_uri, store.root))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SyncReport:
-    """What a synchronisation found and did.
-
-    Attributes:
-        n_cells, n_complete: recorded cells, and those of them that MLflow already showed in full.
-        n_runs, n_points: runs made, the parent run included, and metric points added.
-        duplicates: ids of runs that another program had made twice; deleted in MLflow, and restorable there.
-    """
-
-    n_cells: int
-    n_complete: int
-    n_runs: int
-    n_points: int
-    duplicates: tuple[str, ...]
-
-
-def sync(store: StudyStore, tracking_uri: str) -> SyncReport:
+def sync(store: StudyStore, tracking_uri: str) -> Projection:
     """Bring MLflow up to the records of a study; running it again changes nothing.
+
+    Returns:
+        the study in MLflow, with what was found and done.
 
     Raises:
         StorageError: a record cannot be read.
@@ -82,15 +67,10 @@ def sync(store: StudyStore, tracking_uri: str) -> SyncReport:
     advice = "The records are safe. Mend the address or the server, then sync again."
     with _worded(tracking_uri, "does not do what it should", advice):
         projection = connect(store, tracking_uri)
-        changed = [projection.project_cell(cell) for cell in store.cells()]
+        for cell in store.cells():
+            projection.project_cell(cell)
         projection.close_study()
-    return SyncReport(
-        n_cells=len(changed),
-        n_complete=changed.count(False),
-        n_runs=projection.n_runs,
-        n_points=projection.n_points,
-        duplicates=tuple(projection.duplicates),
-    )
+    return projection
 
 
 def log_report(store: StudyStore, tracking_uri: str, files: Sequence[str]) -> None:

@@ -155,13 +155,14 @@ class Projection:
     """One study in MLflow; made by :func:`al_ray.tracking.mlflow.connect`, and used by one thread.
 
     Attributes:
-        n_runs, n_points: what it has added.
-        duplicates: ids of second runs for the same thing, which it deleted.
+        n_cells, n_complete: how often cells were looked at, and how often MLflow already showed all of one.
+        n_runs, n_points: runs made, the parent run included, and metric points added.
+        duplicates: ids of runs that another program had made twice; deleted in MLflow, and restorable there.
         doubled: keys of cells that had two runs, of which the one that was kept may lack something.
     """
 
     def __init__(self, store: StudyStore, tracking_uri: str, mlflow: Any) -> None:
-        self.n_runs = self.n_points = 0
+        self.n_cells = self.n_complete = self.n_runs = self.n_points = 0
         self.duplicates: list[str] = []
         self.doubled: set[str] = set()
         self._cells: dict[str, CellStore] = {}
@@ -206,41 +207,43 @@ class Projection:
         elif status is not None and key in self._runs:
             self._set_status(self._runs[key], _ENDED.get(status, "RUNNING"))
 
-    def project_cell(self, cell: CellStore, status: str | None = None) -> bool:
+    def project_cell(self, cell: CellStore, status: str | None = None) -> None:
         """Bring the run of a cell up to its records; while it runs, only rounds that are not shown yet are read.
 
         Args:
             cell: its records.
             status: of the cell, where the caller knows better than the storage yet shows.
-
-        Returns:
-            whether anything had to be done.
         """
         recorded, n_rounds = cell.progress()
         status = status or recorded
-        if status in _ENDED:
-            return self._project_ended(cell, status, n_rounds)
-        run, before = self._runs.get(cell.key), (self.n_runs, self.n_points)
-        if run is None or run.n_rounds == 0:
+        has_ended, run, before = status in _ENDED, self._runs.get(cell.key), (self.n_runs, self.n_points)
+        ended_at = cell.ended_at() if has_ended else None
+        complete = f"{status} with {n_rounds} rounds, {ended_at or 'not ended'}, view {_VIEW}"
+        self.n_cells += 1
+        if has_ended and run is not None and run.tags.get(_COMPLETE) == complete:
+            self.n_complete += 1
+            return
+        if has_ended or run is None or run.n_rounds == 0:
             entries = cell.recorded_rounds()
             run = self._run(cell.key, cell.spec(), entries[0].recorded_at if entries else None)
         else:
             found = (cell.recorded_round(index) for index in range(run.n_rounds, n_rounds))
             entries = [entry for entry in found if entry is not None]
-        self._add_rounds(run, entries)
+        self._add_points(run, [point for entry in entries for point in round_points(entry)])
+        if entries:
+            run.n_rounds = entries[-1].record.round_index + 1
+        if has_ended:
+            self._end(run, cell, status, entries, ended_at)
+            self._set_tag(run, _COMPLETE, complete)
+            return
         if run.status != "KILLED":  # a driver that left says better what its cells are
             self._set_status(run, "RUNNING")
-        return (self.n_runs, self.n_points) != before
+        self.n_complete += (self.n_runs, self.n_points) == before
 
-    def _project_ended(self, cell: CellStore, status: str, n_rounds: int) -> bool:
-        ended_at = cell.ended_at()
-        complete = f"{status} with {n_rounds} rounds, {ended_at or 'not ended'}, view {_VIEW}"
-        known = self._runs.get(cell.key)
-        if known is not None and known.tags.get(_COMPLETE) == complete:
-            return False
-        entries = cell.recorded_rounds()
-        run = self._run(cell.key, cell.spec(), entries[0].recorded_at if entries else None)
-        self._add_rounds(run, entries)
+    def _end(
+        self, run: _Run, cell: CellStore, status: str, entries: Sequence[RecordedRound], ended_at: datetime | None
+    ) -> None:
+        """Add to a run what is known once its cell is done or has failed."""
         if status == "done":
             self._add_points(run, final_points(entries))
         self._check_place(run)
@@ -252,10 +255,8 @@ class Projection:
             self._client.delete_tag(run.run_id, _FAILURE)
             del run.tags[_FAILURE]
         self._set_status(run, _ENDED[status], ended_at)
-        self._set_tag(run, _COMPLETE, complete)
         run.points = None  # frees their memory; they are read again should the cell go on
         self._cells.pop(cell.key, None)
-        return True
 
     def add_report(self, files: Mapping[str, bytes]) -> None:
         """Log files below ``report`` in the parent run's artifacts."""
@@ -347,11 +348,6 @@ class Projection:
         run = _known(created)
         run.points = set()
         return run
-
-    def _add_rounds(self, run: _Run, entries: Sequence[RecordedRound]) -> None:
-        self._add_points(run, [point for entry in entries for point in round_points(entry)])
-        if entries:
-            run.n_rounds = entries[-1].record.round_index + 1
 
     def _add_points(self, run: _Run, points: Sequence[Point]) -> None:
         """Log the points that are not there yet, by name, step and value: their times may be told otherwise."""

@@ -99,7 +99,7 @@ class Backlog:
     def take(self) -> tuple[str, News] | None:
         """Wait for the cell that waits longest, which stays here until it is done; None when closed and all are."""
         with self._changed:
-            while not (keys := self._due()):
+            while not (keys := self.due()):
                 if self._closed:
                     return None
                 time_s = min((news.not_before_s for news in self._news.values()), default=None)
@@ -126,13 +126,10 @@ class Backlog:
 
     def due(self) -> list[str]:
         """Return the keys of the cells that may be taken now."""
-        with self._changed:
-            return self._due()
-
-    def _due(self) -> list[str]:
-        now_s = time.monotonic()
-        waits_s = {key: news.not_before_s - now_s for key, news in self._news.items()}
-        return [key for key, wait_s in waits_s.items() if wait_s <= 0 or (self._closed and wait_s < math.inf)]
+        with self._changed:  # which one thread may enter twice
+            now_s = time.monotonic()
+            waits_s = {key: news.not_before_s - now_s for key, news in self._news.items()}
+            return [key for key, wait_s in waits_s.items() if wait_s <= 0 or (self._closed and wait_s < math.inf)]
 
 
 class Tracker:

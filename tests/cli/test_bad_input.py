@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from al_ray.errors import ConfigError
-from al_ray.study import run as study_module
+from al_ray.storage.folder import Folder
 from al_ray.study.file import load_study
 from al_ray.study.plan import plan_study
 from tests.model import tiny
@@ -231,7 +231,7 @@ def test_a_folder_of_another_study_is_refused(study, al_ray, tmp_path: Path) -> 
 
 
 def test_a_disk_without_room_is_refused_before_anything_starts(study, al_ray, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(study_module, "free_space", lambda storage: 1000)
+    monkeypatch.setattr(Folder, "free_bytes", lambda folder: 1000)
     outcome = al_ray("run", study(), "--local", "--storage", tmp_path / "out", "--set", "tracking=off")
     assert outcome.code == 1
     assert "the records of this study take about" in outcome.text

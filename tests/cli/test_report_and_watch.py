@@ -508,13 +508,13 @@ def test_a_flood_of_failures_is_counted_and_not_printed_in_full(records: Path, a
 def test_watching_an_unfinished_study_says_who_runs_it_or_that_nobody_does(records: Path, al_ray: AlRay) -> None:
     _cut_short(records, 0)
     assert "driver: none; the same al-ray run goes on with what is not done" in al_ray("watch", records / STUDY).text
-    with Lease(_store(records).folder, STUDY, print).held():
+    with Lease(_store(records).folder, STUDY).held():
         assert f"driver: process {os.getpid()} on " in al_ray("watch", records / STUDY, "--once").text
 
 
 def test_a_second_driver_is_told_how_to_watch_the_first(here: Path, records: Path, al_ray: AlRay) -> None:
     _cut_short(records, 0)
-    with Lease(_store(records).folder, STUDY, print).held():
+    with Lease(_store(records).folder, STUDY).held():
         run = al_ray("run", here / "study.yaml", "--local", "--storage", records, "--set", "tracking=off")
         assert run.code == 1
         advice = re.search(r"Watch it \(al-ray (watch .+)\), or stop it and run again", run.text)

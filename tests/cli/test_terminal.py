@@ -73,7 +73,7 @@ def test_failures_are_shown_at_once_and_counted() -> None:
     progress(CellFailed("a--1", Failure("RoundError", "pool exhausted", kind="input"), attempts=1))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "failed: a--1: input: RoundError: pool exhausted" in text
-    assert list(progress.failures()) == ["a--1"]
+    assert list(progress.failures) == ["a--1"]
 
 
 @pytest.mark.parametrize("verbose", [False, True])

@@ -70,9 +70,6 @@ class ThreadWorker:
     def broadcast(self, value: Any) -> Any:
         return self._group.exchange(self.rank, value)[0]
 
-    def barrier(self) -> None:
-        self._group.barrier.wait()
-
     def _average(self, value: torch.Tensor) -> None:
         assert value.grad is not None
         gradients = self._group.exchange(self.rank, value.grad.clone())

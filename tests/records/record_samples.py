@@ -1,5 +1,6 @@
 """Rounds and cells made up for the tests of storage and tracking."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,8 @@ def run_cell(cell: CellStore, n_rounds: int = 3) -> None:
     for record in make_story(n_rounds):
         cell.append(record)
     cell.finish({"n_rounds": n_rounds + 1})
+
+
+def summary(cell: CellStore) -> Any:
+    """Return the final figures of a cell that is done."""
+    return json.loads(cell.folder.read("done.json") or b"")["summary"]

@@ -156,13 +156,16 @@ def test_what_a_killed_driver_of_one_cell_left_is_cleared_by_the_next_whole_run(
 
 def test_a_silent_storage_is_told_once_and_so_is_its_return(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     silences: list[StorageError] = []
-    note = Lease._note_silence
+    read = Lease._read
 
-    def count_silences(self: Lease, error: StorageError) -> None:
-        note(self, error)
-        silences.append(error)
+    def count_silences(self: Lease, name: str, id_: str | None = None) -> dict[str, Any] | None:
+        try:
+            return read(self, name, id_)
+        except StorageError as error:
+            silences.append(error)
+            raise
 
-    monkeypatch.setattr(Lease, "_note_silence", count_silences)
+    monkeypatch.setattr(Lease, "_read", count_silences)
     place, away = Path(store.folder.path), Path(store.folder.path).with_name("away")
     with sentences() as said, lease(store).held() as held:
         place.rename(away)

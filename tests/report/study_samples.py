@@ -12,7 +12,7 @@ from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.records.cell import CellStore
 from al_ray.records.json import fingerprint
 from al_ray.records.study import StudyStore
-from al_ray.study.names import Method, base_slug
+from al_ray.study.names import Method, name_cells
 from al_ray.study.spec import CellSpec, make_spec
 
 QUERY_SIZE = 2
@@ -46,7 +46,7 @@ class SampleStudy:
         """Note a cell in the plan, without records."""
         spec = self.spec(**changes)
         slug, digest = _slug(spec, variant), fingerprint(spec.to_json())
-        dataset, model, *labels = base_slug(spec)
+        dataset, model, *labels = _parts(spec)
         names = {"dataset": dataset, "model": model, "variant": variant}
         method = " + ".join([*labels, *([variant] if variant else [])])
         self.methods[method] = asdict(Method.of(spec))
@@ -163,5 +163,10 @@ def _ended(cell: CellStore, end: str) -> CellStore:
     return cell
 
 
+def _parts(spec: CellSpec) -> list[str]:
+    (names,) = name_cells([spec])
+    return [names.dataset, names.model, *names.method.labels]
+
+
 def _slug(spec: CellSpec, variant: str) -> str:
-    return "-".join([*base_slug(spec), *([variant] if variant else []), f"s{spec.seed}"])
+    return "-".join([*_parts(spec), *([variant] if variant else []), f"s{spec.seed}"])

@@ -96,7 +96,7 @@ def found_a_family(folder: str) -> None:
     """Be a program that starts a process apart, prints whom that started, and is killed."""
     with DriverProcess(start_a_family, Path(folder)) as process:
         family: Any = next(process.messages())
-        print(process.pid, *family, flush=True)
+        print(process._process.pid, *family, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from al_ray.errors import ExecutionError
-from al_ray.runtime.cluster import address as address_module
 from al_ray.runtime.cluster import session
-from al_ray.runtime.cluster.address import why_no_head
-from al_ray.runtime.cluster.session import _find_head
+from al_ray.runtime.cluster.session import _find_head, why_no_head
 
 FAR_BEYOND_S = 60.0
 SETTINGS_FRAME = bytes((0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 255, 255))
@@ -36,7 +34,7 @@ def serving(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give what answers here the time that a starved machine may need."""
-    monkeypatch.setattr(address_module, "PATIENCE_S", FAR_BEYOND_S)
+    monkeypatch.setattr(session, "PATIENCE_S", FAR_BEYOND_S)
 
 
 @pytest.fixture
@@ -64,14 +62,14 @@ def test_a_question_for_a_name_that_is_never_answered_is_given_up(monkeypatch: p
         over.wait(FAR_BEYOND_S)
         return []
 
-    monkeypatch.setattr(address_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(session, "PATIENCE_S", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", silent)
     assert why_no_head("slow-names", 6379) == "no answer within 0 s"
     over.set()
 
 
 def test_a_host_that_swallows_what_it_is_sent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(session, "PATIENCE_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:  # the system accepts for it, and nobody reads
         port = listener.getsockname()[1]
         assert why_no_head("127.0.0.1", port) == "no answer within 0 s"

@@ -84,7 +84,7 @@ def test_a_process_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pyt
     with DriverProcess(fakes.do_not_listen, tmp_path) as process:
         messages = process.messages()
         assert next(messages) == "ready"
-        living = psutil.Process(process.pid)
+        living = psutil.Process(process._process.pid)
         process.leave()
         assert not list(messages)
     assert not is_alive(living)
@@ -94,7 +94,7 @@ def test_a_process_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pyt
 def test_all_that_a_process_started_ends_with_it(tmp_path: Path) -> None:
     with DriverProcess(fakes.start_a_family, tmp_path) as process:
         family: Any = next(process.messages())
-        living = [psutil.Process(pid) for pid in (process.pid, *family)]
+        living = [psutil.Process(pid) for pid in (process._process.pid, *family)]
         assert all(map(is_alive, living))
     wait_until(lambda: not any(map(is_alive, living)), "the whole family is gone")
 

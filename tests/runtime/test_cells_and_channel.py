@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from al_ray.errors import ConfigError, RoundError, StorageError
+from al_ray.errors import RoundError, StorageError
 from al_ray.runtime.failures import ExchangeLostError, Failed, Failure, RetryPolicy, lane_survives
 from al_ray.runtime.lane.channel import Assignment, Channel
 from al_ray.runtime.monitor import GridMonitor
@@ -17,7 +17,6 @@ from al_ray.runtime.tasks import (
     CellTask,
     RoundEnded,
     by_workers,
-    check_cells,
 )
 from tests.runtime.made import kind_of_event, made_cell
 
@@ -69,21 +68,6 @@ def test_one_policy_says_how_often_anything_is_tried_without_a_round_between(wha
     policy = RetryPolicy(retries=2)
     assert [policy.tries_again(what, n) for n in range(1, 5)] == [n < n_tries for n in range(1, 5)]
     assert policy.restarts(what) == n_tries - 1
-
-
-def test_a_key_used_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cell 'a' is in the grid twice"):
-        check_cells([task(), task()], {"p": None})
-
-
-def test_an_unknown_pool_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"cell 'a' needs the pool 'x'\. Pools given: p, q"):
-        check_cells([task(pool_key="x")], {"q": None, "p": None})
-
-
-def test_a_group_of_no_workers_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cell 'a' asks for 0 workers"):
-        check_cells([task(workers=0)], {"p": None})
 
 
 def test_small_groups_come_first_and_order_is_kept_within_a_class() -> None:

@@ -15,7 +15,7 @@ from al_ray.records.lease import Lease
 from al_ray.records.study import StudyStore
 from al_ray.storage.folder import Folder
 from al_ray.storage.remote_files import RemoteFiles
-from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
+from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell, summary
 from tests.storage.conftest import Bucket
 
 ARRAYS = {"pool": {"id": np.arange(1000), "score": np.linspace(0, 1, 1000)}}
@@ -32,7 +32,7 @@ def test_a_cell_is_recorded_and_read_back(storage: str) -> None:
     store.write_plan({"format": 1, "study": "softmax", "cells": [], "datasets": {}})
     (again,) = StudyStore.open(storage, "softmax", claimed=True).cells()
     assert [record.to_json() for record in again.rounds()] == [record.to_json() for record in make_story(3)]
-    assert (again.progress(), again.summary()) == (("done", 4), {"accuracy": 0.5})
+    assert (again.progress(), summary(again)) == (("done", 4), {"accuracy": 0.5})
     np.testing.assert_array_equal(again.arrays(2)["pool"]["score"], ARRAYS["pool"]["score"])
     assert store.plan() is not None
 
@@ -146,7 +146,7 @@ def test_of_drivers_that_start_at_once_on_an_object_store_one_runs(
 
     def drive(number: int) -> None:
         try:
-            with Lease(folder, "softmax", lambda text: None).held():
+            with Lease(folder, "softmax").held():
                 held.append(number)
                 all_have_tried.wait()
         except StorageError as error:

@@ -116,7 +116,7 @@ def test_a_folder_is_taken_where_mlflow_was_told_to_take_it(here: Path, monkeypa
 
 
 def test_databricks_needs_its_package(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("al_ray.tracking.address._is_installed", lambda package: False)
+    monkeypatch.setattr("al_ray.tracking.address.distributions", lambda name: [])
     assert "it needs a package" in refusal("databricks://profile", here)
-    monkeypatch.setattr("al_ray.tracking.address._is_installed", lambda package: True)
+    monkeypatch.setattr("al_ray.tracking.address.distributions", lambda name: [name])
     assert tracking_address("databricks", str(here)) == "databricks"

@@ -28,7 +28,7 @@ from al_ray.terminal import print_mlflow
 from al_ray.tracking import mlflow as tracking
 from al_ray.tracking import projection as projection_module
 from al_ray.tracking import tracker as tracker_module
-from al_ray.tracking.address import default_tracking_uri, tracking_address
+from al_ray.tracking.address import tracking_address
 from al_ray.tracking.mlflow import cells_path, connect, sync
 from al_ray.tracking.projection import Projection, final_points, query_table, round_points, spec_params
 from al_ray.tracking.tracker import Backlog, News, Outage, Tracker
@@ -86,9 +86,7 @@ def silent_server() -> Iterator[SilentServer]:
 
 
 def uri(storage: Path) -> str:
-    address = default_tracking_uri(str(storage))
-    assert address is not None
-    return address
+    return f"sqlite:///{storage}/mlflow.db"
 
 
 def study(storage: Path) -> StudyStore:
@@ -169,11 +167,11 @@ def test_the_query_table_has_one_row_an_example() -> None:
 
 def test_the_default_address_is_a_file_in_local_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert default_tracking_uri(str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert default_tracking_uri(f"file://{tmp_path}") == f"sqlite:///{tmp_path}/mlflow.db"
-    assert default_tracking_uri("mock://bucket") is None
+    assert tracking_address(None, str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_address(None, f"file://{tmp_path}") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_address(None, "mock://bucket") is None
     with pytest.raises(ConfigError, match=r"has '\?' or '%' in its name"):
-        default_tracking_uri(str(tmp_path / "50%"))
+        tracking_address(None, str(tmp_path / "50%"))
     assert tracking_address("off", str(tmp_path)) is None
     assert tracking_address("http://server", str(tmp_path)) == "http://server"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from-environment")
@@ -313,7 +311,7 @@ def test_runs_that_two_programs_made_at_once_become_one(storage: Path) -> None:
     report = sync(study(storage), uri(storage))
     assert len(report.duplicates) == 1
     assert shown(storage).keys() == {"softmax", cell.slug}
-    assert sync(study(storage), uri(storage)).duplicates == ()
+    assert sync(study(storage), uri(storage)).duplicates == []
 
 
 def test_a_cell_that_failed_and_was_taken_up_again_has_one_run(storage: Path) -> None:
@@ -556,10 +554,10 @@ def test_an_update_that_cannot_be_taken_does_not_stop_those_of_other_cells(
     poisoned, healthy = open_cell(storage), open_cell(storage, slug="other", seed=1)
     real = Projection.project_cell
 
-    def project(self: Projection, cell: CellStore, status: Any = None) -> bool:
+    def project(self: Projection, cell: CellStore, status: Any = None) -> None:
         if cell.key == poisoned.key:
             raise KeyError("no sense in this cell")
-        return real(self, cell, status)
+        real(self, cell, status)
 
     monkeypatch.setattr(Projection, "project_cell", project)
     tracker = Tracker(study(storage), uri(storage), waits_s=(), looks_s=LOOKS_S)

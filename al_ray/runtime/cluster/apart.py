@@ -115,11 +115,6 @@ class DriverProcess:
         self._process.wait()
         end_session(self._process.pid)
 
-    @property
-    def pid(self) -> int:
-        """Number of the process, and of its session."""
-        return self._process.pid
-
     def how_it_ended(self) -> str:
         """Say how it ended, once this is closed."""
         code = self._process.returncode

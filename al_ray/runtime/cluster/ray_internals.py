@@ -55,6 +55,7 @@ UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 LANE_ACTORS = ("ResourceTrainable", "TrainController", "RayTrainWorker", "SynchronizationActor", "ExchangeState")
 # A resource that the head alone has, for trials, which hold no CPU.
 HEAD_RESOURCE = "node:__internal_head__"
+# Each node with GPUs has a resource of this name and theirs.
 ACCELERATOR = "accelerator_type:"
 DAEMONS = ("gcs_server", "raylet")
 

@@ -19,7 +19,6 @@ class LaneResources:
         gpus_per_worker: GPUs of one worker: 0, a fraction of one, or whole ones.
         address: Ray cluster to join, such as ``auto``; None starts a private Ray unless ``RAY_ADDRESS`` is set.
         retries: how often a cell is tried again after its workers died.
-        cpus: CPUs of a private Ray; None for those of the machine.
         wait_for_nodes: accept more lanes than fit today, for a cluster that grows.
         accelerator_type: Ray's name of a GPU, such as ``A10G``; only nodes that have it are used.
     """
@@ -29,17 +28,18 @@ class LaneResources:
     gpus_per_worker: float = 0
     address: str | None = None
     retries: int = 2
-    cpus: int | None = None
     wait_for_nodes: bool = False
     accelerator_type: str | None = None
 
     def __post_init__(self) -> None:
-        """Check each field on its own."""
-        _at_least("lanes", self.lanes, 1)
-        _at_least("cpus_per_worker", self.cpus_per_worker, 1)
-        _at_least("retries", self.retries, 0)
-        _at_least("cpus", self.cpus, 1)
-        _check_gpus(self.gpus_per_worker)
+        """Refuse what the type and bounds of each field alone let through."""
+        share = self.gpus_per_worker
+        if 0 < share < LEAST_GPU_SHARE:
+            raise ExecutionError(f"gpus_per_worker is {share}. Ray's smallest share of a GPU is {LEAST_GPU_SHARE}.")
+        if share > 1 and share != int(share):
+            raise ExecutionError(
+                f"gpus_per_worker is {share}. It takes 0, a fraction below 1 (workers share a GPU) or a whole number."
+            )
         if self.wait_for_nodes and self.lanes is None:
             raise ExecutionError(
                 "wait_for_nodes is on and lanes is not set, but how many lanes a growing cluster will hold cannot be "
@@ -82,13 +82,21 @@ def lanes_that_fit(nodes: Sequence[NodeSize], workers: int, resources: LaneResou
     requested = resources.lanes
     if requested is not None and (requested <= fitting or resources.wait_for_nodes):
         return requested
-    _check_accelerator(nodes, resources.accelerator_type)
+    gpu, types = resources.accelerator_type, sorted(set().union(*(node.accelerator_types for node in nodes)))
+    if gpu is not None and gpu not in types:
+        raise ExecutionError(
+            f"accelerator_type is {gpu!r}, and none of the {len(nodes)} node(s) has it; "
+            f"they have: {', '.join(types) or 'none'}. Name one of these, leave accelerator_type out, "
+            "or set wait_for_nodes where such nodes are still to come."
+        )
     if requested is None and fitting > 0:
         return fitting
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    of_type = f" of type {gpu}" if gpu else ""
     raise ExecutionError(
-        f"{requested or 1} lane(s) of {workers} worker(s) with {_demand(resources)} each "
-        f"do not fit: {_offer(nodes)} hold {fitting} such lane(s). "
-        "Ask for fewer lanes, smaller workers, or join a larger cluster."
+        f"{requested or 1} lane(s) of {workers} worker(s) with {resources.cpus_per_worker} CPU and "
+        f"{resources.gpus_per_worker:g} GPU{of_type} each do not fit: {len(nodes)} node(s) with {cpus:g} CPU and "
+        f"{gpus:g} GPU hold {fitting} such lane(s). Ask for fewer lanes, smaller workers, or join a larger cluster."
     )
 
 
@@ -105,37 +113,3 @@ def object_store_bytes(memory_bytes: int, shared_bytes: int) -> int:
     wanted = min(memory_bytes // 5, 2 * 1024**3)
     usable = int(shared_bytes * 0.8)
     return min(wanted, usable) if usable >= 256 * 1024**2 else wanted
-
-
-def _check_accelerator(nodes: Sequence[NodeSize], wanted: str | None) -> None:
-    types = sorted(set().union(*(node.accelerator_types for node in nodes)))
-    if wanted is not None and wanted not in types:
-        raise ExecutionError(
-            f"accelerator_type is {wanted!r}, and none of the {len(nodes)} node(s) has it; "
-            f"they have: {', '.join(types) or 'none'}. Name one of these, leave accelerator_type out, "
-            "or set wait_for_nodes where such nodes are still to come."
-        )
-
-
-def _demand(resources: LaneResources) -> str:
-    of_type = f" of type {resources.accelerator_type}" if resources.accelerator_type else ""
-    return f"{resources.cpus_per_worker} CPU and {resources.gpus_per_worker:g} GPU{of_type}"
-
-
-def _offer(nodes: Sequence[NodeSize]) -> str:
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    return f"{len(nodes)} node(s) with {cpus:g} CPU and {gpus:g} GPU"
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise ExecutionError(f"{name} is {value}. It takes a whole number from {least}.")
-
-
-def _check_gpus(share: float) -> None:
-    if 0 < share < LEAST_GPU_SHARE:
-        raise ExecutionError(f"gpus_per_worker is {share}. Ray's smallest share of a GPU is {LEAST_GPU_SHARE}.")
-    if share < 0 or (share > 1 and share != int(share)):
-        raise ExecutionError(
-            f"gpus_per_worker is {share}. It takes 0, a fraction below 1 (workers share a GPU) or a whole number."
-        )

@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import os
+import socket
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +15,15 @@ import psutil
 
 from al_ray.errors import ExecutionError
 from al_ray.runtime.cluster import ray_internals
-from al_ray.runtime.cluster.address import why_no_head
 from al_ray.runtime.cluster.resources import LaneResources, NodeSize, object_store_bytes
 from al_ray.runtime.failures import RayStartError, brief
 
 DATA_PLANE_CPUS = 1
+PATIENCE_S = 4.0
+# The first words of a client of HTTP/2, and settings that change nothing (RFC 9113, section 3.4). Ray's head speaks
+# gRPC, which is HTTP/2, and so its first words are a frame of settings.
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_FRAME_BYTES, _SETTINGS = 9, 4
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +76,7 @@ def ray_session(resources: LaneResources, scratch: Path) -> Iterator[RaySession]
             return
         address = address_of(resources)
         if address is None:
-            _start(resources.cpus or os.cpu_count() or 1, scratch)
+            _start(os.cpu_count() or 1, scratch)
         else:
             _join(address)
         try:
@@ -176,6 +182,53 @@ def _find_head(address: str) -> str:
     return gcs
 
 
+def why_no_head(host: str, port: int, *, silence_counts: bool = True) -> str | None:
+    """Tell within seconds why no head of Ray can be there; None where one may be.
+
+    Ray itself asks a head that is not there for a quarter of an hour, with warnings of its C++ parts on the terminal.
+
+    Args:
+        host: its name or number.
+        port: of the head itself, not of its dashboard.
+        silence_counts: whether nobody is there where nobody answers in time; a busy head may be late.
+    """
+    found: list[str | None] = []
+    # In a thread of its own, since finding a name has no time limit.
+    thread = threading.Thread(target=lambda: found.append(_look(host, port)), name="address", daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    if not found or found[0] is None:
+        return f"no answer within {PATIENCE_S:.0f} s" if silence_counts else None
+    return found[0] or None
+
+
+def _look(host: str, port: int) -> str | None:
+    """Return what is wrong with what answers, nothing where it may be a head, None where nothing answers."""
+    try:
+        line = socket.create_connection((host, port), timeout=PATIENCE_S)
+    except TimeoutError:
+        return None
+    except socket.gaierror:
+        return f"the name {host!r} is not known here"
+    except OSError as error:
+        return f"no connection ({error.strerror or error})"
+    with line, line.makefile("rb") as answers:
+        if os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"):
+            return ""  # what is behind it tells itself to those alone who have a certificate
+        try:
+            line.sendall(_HELLO)
+            answer = answers.read(_FRAME_BYTES)  # or less, where the other side ends
+        except TimeoutError:
+            return None
+        except OSError as error:
+            return f"what listens there hung up ({error.strerror or error})"
+    if answer.startswith(b"HTTP/1"):
+        return "a web server, and not the head of a Ray, answers; Ray's dashboard (port 8265 at its default) is one"
+    if len(answer) < _FRAME_BYTES or answer[3] != _SETTINGS:
+        return f"something else than the head of a Ray answers ({answer[:_FRAME_BYTES]!r})"
+    return ""
+
+
 def _why_not_joined(error: Exception) -> str:
     from ray.exceptions import AuthenticationError, RpcError
 
@@ -197,21 +250,15 @@ def _why_not_joined(error: Exception) -> str:
 def _nodes(reserved_cpus: int) -> tuple[NodeSize, ...]:
     import ray
 
-    sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return tuple(
-        NodeSize(size.get("CPU", 0) - reserved_cpus, size.get("GPU", 0), _accelerator_types(size)) for size in sizes
-    )
-
-
-def _accelerator_types(resources: Mapping[str, float]) -> frozenset[str]:
-    """Return the names of a node's GPUs: Ray gives each node a resource ``accelerator_type:NAME``."""
-    mark = ray_internals.ACCELERATOR
-    return frozenset(name.removeprefix(mark) for name in resources if name.startswith(mark))
+    nodes, mark = [], ray_internals.ACCELERATOR
+    for size in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+        types = frozenset(name.removeprefix(mark) for name in size if name.startswith(mark))
+        nodes.append(NodeSize(size.get("CPU", 0) - reserved_cpus, size.get("GPU", 0), types))
+    return tuple(nodes)
 
 
 def _shared_memory_bytes() -> int:
     try:
-        stat = os.statvfs("/dev/shm")
+        return int(psutil.disk_usage("/dev/shm").free)
     except OSError:
         return 0
-    return stat.f_bavail * stat.f_frsize

@@ -34,7 +34,12 @@ class ExchangeState:
         self._channels[lane] = Channel(policy)
 
     async def on_channel(
-        self, lane: str, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any
+        self,
+        lane: str,
+        method: Callable[Concatenate[Channel, P], Coroutine[Any, Any, T]],
+        /,
+        *args: P.args,
+        **options: P.kwargs,
     ) -> T:
         """Call a method of a lane's channel."""
         return await method(self._channels[lane], *args, **options)
@@ -78,31 +83,24 @@ class Exchange:
 
         ray.kill(self.actor)
 
-    def ping(self) -> None:
-        """Return, unless the actor is dead."""
-        self.answer(self.actor.ping.remote())
-
     def open_channel(self, lane: str, policy: RetryPolicy) -> "ChannelClient":
         """Open the channel of a new lane."""
-        self.answer(self.actor.open_channel.remote(lane, policy))
+        self.call(ExchangeState.open_channel, lane, policy)
         return ChannelClient(self, lane)
 
-    def put_pool(self, key: str, refs: PoolRefs) -> None:
-        """Make a prepared pool available."""
-        self.answer(self.actor.put_pool.remote(key, refs))
-
-    def take_pool(self, key: str) -> PoolRefs:
-        """Wait until a pool is prepared and return its references."""
-        refs: PoolRefs = self.answer(self.actor.take_pool.remote(key))
-        return refs
-
-    def answer(self, call: Any) -> Any:
-        """Wait for the answer to a call."""
+    def call(
+        self,
+        method: Callable[Concatenate[ExchangeState, P], Coroutine[Any, Any, T]],
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> T:
+        """Call a method of the actor, such as ``call(ExchangeState.ping)``."""
         import ray
         from ray.exceptions import RayActorError
 
         try:
-            return ray.get(call)
+            answer: T = ray.get(getattr(self.actor, method.__name__).remote(*args, **options))
+            return answer
         except RayActorError as error:
             raise ExchangeLostError(
                 f"the process between the driver and its lanes died: {brief(error)} Every recorded round is kept; "
@@ -121,5 +119,4 @@ class ChannelClient:
         self, method: Callable[Concatenate[Channel, P], Coroutine[Any, Any, T]], *args: P.args, **options: P.kwargs
     ) -> T:
         """Call a method of :class:`~al_ray.runtime.lane.channel.Channel`, such as ``call(Channel.assign, task)``."""
-        found: T = self.exchange.answer(self.exchange.actor.on_channel.remote(self.lane, method, *args, **options))
-        return found
+        return self.exchange.call(ExchangeState.on_channel, self.lane, method, *args, **options)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import tune
-from ray.train import UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
 from al_ray.runtime.cluster.ray_internals import TRAIN_ENVIRONMENT, cause_of_death, without_unused_actors
 from al_ray.runtime.cluster.resources import LaneResources, process_group_backend
 from al_ray.runtime.failures import Failure, RetryPolicy, brief, kind_of
 from al_ray.runtime.lane.channel import Channel
 from al_ray.runtime.lane.exchange import ChannelClient, Exchange
-from al_ray.runtime.lane.worker import LaneConfig, serve
+from al_ray.runtime.lane.worker import serve
 from al_ray.runtime.tasks import LAST_EVENTS, CellTask
 
 HEARTBEAT_S = 2.0
@@ -104,14 +104,13 @@ class WorkerGroup:
 
     def _trainer(self) -> Any:
         os.environ.update(TRAIN_ENVIRONMENT)
-        from ray.train import FailureConfig, RunConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         resources = self._plan.resources
-        config = LaneConfig(self._channel, self._plan.functions, resources.cpus_per_worker, resources.gpus_per_worker)
+        threads, gpus = resources.cpus_per_worker, resources.gpus_per_worker
         return without_unused_actors(TorchTrainer)(
-            functools.partial(serve, config),
-            torch_config=TorchConfig(backend=process_group_backend(resources.gpus_per_worker)),
+            functools.partial(serve, self._channel, self._plan.functions, threads, gpus),
+            torch_config=TorchConfig(backend=process_group_backend(gpus)),
             scaling_config=scaling(self._plan.workers, resources),
             run_config=RunConfig(
                 name="lane",
@@ -139,8 +138,6 @@ class LossListener(UserCallback):  # type: ignore[misc]
 
 def scaling(workers: int, resources: LaneResources) -> Any:
     """Return the Ray Train scaling of one lane: its workers hold all CPUs and GPUs, the trial none."""
-    from ray.train import ScalingConfig
-
     per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker > 0:
         per_worker["GPU"] = resources.gpus_per_worker

@@ -9,9 +9,9 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from al_ray.errors import ExecutionError
 from al_ray.model.worker import place_of, set_threads
 from al_ray.runtime.failures import Failure, lane_survives
 from al_ray.runtime.lane.channel import Assignment, Channel
-from al_ray.runtime.lane.exchange import ChannelClient, Exchange
+from al_ray.runtime.lane.exchange import ChannelClient, ExchangeState
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, RunCell
 
 if TYPE_CHECKING:
@@ -31,23 +31,6 @@ if TYPE_CHECKING:
 IDLE_TIMEOUT = timedelta(days=365)
 AGREEMENT_TIMEOUT = timedelta(minutes=5)
 LOG_BYTES = 4000
-
-
-@dataclass(frozen=True)
-class LaneConfig:
-    """What a worker group is given at its start.
-
-    Attributes:
-        channel: of the lane.
-        functions: pickled ``(run_cell, warm_up)``; opened by the workers only, since it may import a lot.
-        threads: CPU threads of one worker.
-        gpus: GPUs of one worker, whole or a fraction.
-    """
-
-    channel: ChannelClient
-    functions: bytes
-    threads: int
-    gpus: float
 
 
 class CellAbandonedError(Exception):
@@ -134,20 +117,15 @@ class TrainWorker:
             for part, n in zip(gathered, counts, strict=True)
         ]
 
-    def broadcast(self, value: Any) -> Any:
-        """Return rank 0's value on every rank."""
-        return self._broadcast(value, None)
+    def broadcast(self, value: Any, *, between_cells: bool = False) -> Any:
+        """Return rank 0's value on every rank; between cells it may come after hours, without that being an error."""
+        if self.world == 1:
+            return value
+        import torch.distributed as dist
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        if self.world > 1:
-            import torch.distributed as dist
-
-            dist.barrier()
-
-    def hand_round(self, value: Any) -> Any:
-        """Broadcast between cells, where a lane may wait for hours without that being an error."""
-        return self._broadcast(value, self._idle_group)
+        box = [value if self.rank == 0 else None]
+        dist.broadcast_object_list(box, src=0, group=self._idle_group if between_cells else None)
+        return box[0]
 
     def all_agree(self, statement: bool) -> bool:
         """Tell whether every rank says the same; apart from the cell's own collectives, so that they cannot mix."""
@@ -159,15 +137,6 @@ class TrainWorker:
         votes = torch.tensor([int(statement)])
         dist.all_reduce(votes, group=self._agreement_group)
         return int(votes) in (0, self.world)
-
-    def _broadcast(self, value: Any, group: Any) -> Any:
-        if self.world == 1:
-            return value
-        import torch.distributed as dist
-
-        box = [value if self.rank == 0 else None]
-        dist.broadcast_object_list(box, src=0, group=group)
-        return box[0]
 
     def _gather_tensors(self, tensor: "torch.Tensor") -> "list[torch.Tensor]":
         import torch
@@ -193,7 +162,7 @@ class LaneClient:
         mine: Assignment | None = None
         if self._worker.rank == 0:
             mine = self._channel.call(Channel.take, self._generation, {"pid": os.getpid(), **self._worker.place})
-        assignment: Assignment | None = self._worker.hand_round(mine)
+        assignment: Assignment | None = self._worker.broadcast(mine, between_cells=True)
         return assignment
 
     def push(self, event: CellEvent) -> None:
@@ -214,22 +183,6 @@ class LaneClient:
         self._channel.call(Channel.refuse, Failure.of(error, _log_tail()))
 
 
-@dataclass
-class TableCache:
-    """The tables of the pool that a worker used last."""
-
-    exchange: Exchange
-    _key: str | None = None
-    _tables: "dict[str, pa.Table]" = field(default_factory=dict)
-
-    def tables(self, pool_key: str) -> "dict[str, pa.Table]":
-        """Return the tables of a pool, from the object store when it is not the last one."""
-        if pool_key != self._key:
-            self._tables = {}
-            self._key, self._tables = pool_key, self.exchange.take_pool(pool_key).tables()
-        return self._tables
-
-
 def _log_tail() -> str:
     """Return the end of what this process wrote to its standard error, which Ray keeps in a file; Linux only."""
     sys.stderr.flush()
@@ -239,19 +192,30 @@ def _log_tail() -> str:
     return ""
 
 
-def serve(config: LaneConfig) -> None:
-    """Run cells until the lane is closed: the train function of a lane's worker group."""
-    worker = TrainWorker.join(config.threads, config.gpus)
-    client = LaneClient(config.channel, worker)
+def serve(channel: ChannelClient, functions: bytes, threads: int, gpus: float) -> None:
+    """Run cells until the lane is closed: the train function of a lane's worker group.
+
+    Args:
+        channel: of the lane.
+        functions: pickled ``(run_cell, warm_up)``; opened by the workers only, since it may import a lot.
+        threads: CPU threads of one worker.
+        gpus: GPUs of one worker, whole or a fraction.
+    """
+    worker = TrainWorker.join(threads, gpus)
+    client = LaneClient(channel, worker)
     try:
-        run_cell = _open_functions(config.functions)
+        run_cell = _open_functions(functions)
     except Exception as error:
         client.refuse(error)
         return
-    cache = TableCache(config.channel.exchange)
+
+    @lru_cache(maxsize=1)
+    def tables_of(pool_key: str) -> "Mapping[str, pa.Table]":
+        return channel.exchange.call(ExchangeState.take_pool, pool_key).tables()
+
     while (assignment := client.next_cell()) is not None:
         try:
-            _serve_cell(run_cell, assignment, cache, worker, client)
+            _serve_cell(run_cell, assignment, tables_of, worker, client)
         except CellAbandonedError:
             return
         _free_memory(worker.device)
@@ -271,30 +235,27 @@ def _open_functions(functions: bytes) -> RunCell:
 
 
 def _serve_cell(
-    run_cell: RunCell, assignment: Assignment, cache: TableCache, worker: TrainWorker, client: LaneClient
+    run_cell: RunCell,
+    assignment: Assignment,
+    tables_of: "Callable[[str], Mapping[str, pa.Table]]",
+    worker: TrainWorker,
+    client: LaneClient,
 ) -> None:
+    """Run a cell and tell its end; raise where the group has to leave or to restart."""
     task = assignment.task
-    failure = _attempt(run_cell, assignment, cache, worker, client)
-    if not worker.all_agree(failure is None):
-        raise ExecutionError(f"the ranks disagree on whether cell {task.key!r} failed; the group restarts.")
-    client.push(CellFinished(task.key) if failure is None else CellFailed(task.key, failure, assignment.attempt))
-
-
-def _attempt(
-    run_cell: RunCell, assignment: Assignment, cache: TableCache, worker: TrainWorker, client: LaneClient
-) -> Failure | None:
-    """Run the cell; return its failure if the group can go on, raise if it has to restart."""
-    task = assignment.task
+    end: CellEvent = CellFinished(task.key)
     try:
-        run_cell(task, cache.tables(task.pool_key), worker, client.push)
+        run_cell(task, tables_of(task.pool_key), worker, client.push)
     except CellAbandonedError:
         raise
     except Exception as error:
         if not lane_survives(error, worker.world):
             client.note(error)
             raise
-        return Failure.of(error, _log_tail())
-    return None
+        end = CellFailed(task.key, Failure.of(error, _log_tail()), assignment.attempt)
+    if not worker.all_agree(isinstance(end, CellFinished)):
+        raise ExecutionError(f"the ranks disagree on whether cell {task.key!r} failed; the group restarts.")
+    client.push(end)
 
 
 def _free_memory(device: "torch.device") -> None:
