@@ -10,8 +10,7 @@ from al_ray.errors import ExecutionError, without_secrets
 from al_ray.records.study import open_study
 from al_ray.terminal import make_console, print_mlflow
 from al_ray.tracking.address import tracking_address
-from al_ray.tracking.mlflow import sync
-from al_ray.tracking.projection import Projection
+from al_ray.tracking.mlflow import Projection, sync
 
 
 def sync_mlflow(

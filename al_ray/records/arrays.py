@@ -35,12 +35,13 @@ def encode_tables(tables: Tables) -> bytes:
     Raises:
         StorageError: columns of one table differ in length, or a column has another shape or type.
     """
-    padded = {name: _arrow_table(name, columns) for name, columns in tables.items()}
-    schema = pa.schema([_TABLE, *(field for table in padded.values() for field in table.schema if field != _TABLE)])
+    parts = [_arrow_table(name, columns) for name, columns in tables.items()]
+    schema = pa.schema([_TABLE, *(field for part in parts for field in part.schema if field != _TABLE)])
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=["table"], write_page_checksum=True) as out:
-        for table in padded.values():
-            out.write_table(_padded(table, schema), row_group_size=max(1, table.num_rows))
+        for part in parts:
+            padded = pa.concat_tables([schema.empty_table(), part], promote_options="default")
+            out.write_table(padded, row_group_size=max(1, part.num_rows))
     return sink.getvalue()
 
 
@@ -105,14 +106,6 @@ def _arrow_array(name: str, values: npt.NDArray[Any]) -> pa.Array:
         return flat
     ends = np.arange(len(values) + 1, dtype=np.int64) * values.shape[1]
     return pa.LargeListArray.from_arrays(pa.array(ends), flat).cast(pa.list_(flat.type))
-
-
-def _padded(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = [
-        table[field.name] if field.name in table.schema.names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
 
 
 def _groups_of(file: pq.ParquetFile, name: str) -> list[int]:

@@ -86,11 +86,6 @@ class CellStore:
     fingerprint: str
 
     @property
-    def address(self) -> str:
-        """Return the folder's address, for people."""
-        return self.folder.address
-
-    @property
     def key(self) -> str:
         """Return the name of the folder: the cell's name within its study."""
         return cell_key(self.slug, self.fingerprint)
@@ -108,10 +103,16 @@ class CellStore:
             StorageError: the folder holds another spec, or cannot be written.
         """
         self.folder.remove_leftovers()
-        self._begin_spec(spec)
+        if self.folder.exists(SPEC):
+            if changes := changed_fields(identity_of(self.spec()), identity_of(json.loads(canonical_json(spec)))):
+                raise StorageError(f"{self.folder.address} holds the records of another spec: {'; '.join(changes)}.")
+        elif self.n_rounds():
+            raise StorageError(f"{self.folder.where(SPEC)} is missing, but rounds are recorded. Move the folder away.")
+        else:
+            head = {"format": FORMAT, "slug": self.slug, "fingerprint": self.fingerprint, "created_at": now_text()}
+            self._write(SPEC, {**head, "spec": spec}, "the spec")
         entry: dict[str, Any] = {"time": now_text(), **provenance}
-        failure = self._read(FAILED)
-        if failure is not None:
+        if (failure := self._read(FAILED)) is not None:
             entry["after_failure"] = failure
         self._write(PROVENANCE, [*self.provenance(), entry], "the provenance")
         self.folder.remove(FAILED)
@@ -212,7 +213,7 @@ class CellStore:
         """
         entry = self.recorded_round(round_index)
         if entry is None:
-            raise StorageError(f"round {round_index} of cell {self.key} is not recorded in {self.address}.")
+            raise StorageError(f"round {round_index} of cell {self.key} is not recorded in {self.folder.address}.")
         if not entry.tables:
             return {}
         name = round_file(round_index, "parquet")
@@ -276,17 +277,6 @@ class CellStore:
         if FAILED in files:
             return "failed"
         return "running" if SPEC in files else "waiting"
-
-    def _begin_spec(self, spec: Mapping[str, Any]) -> None:
-        if self.folder.exists(SPEC):
-            changes = changed_fields(identity_of(self.spec()), identity_of(json.loads(canonical_json(spec))))
-            if changes:
-                raise StorageError(f"{self.address} holds the records of another spec: {'; '.join(changes)}.")
-            return
-        if self.n_rounds():
-            raise StorageError(f"{self.folder.where(SPEC)} is missing, but rounds are recorded. Move the folder away.")
-        head = {"format": FORMAT, "slug": self.slug, "fingerprint": self.fingerprint, "created_at": now_text()}
-        self._write(SPEC, {**head, "spec": spec}, "the spec")
 
     def _still_there(self, name: str, data: bytes | None) -> bytes:
         if data is None:

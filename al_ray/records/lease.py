@@ -84,7 +84,9 @@ class Lease:
             self._stop.set()
             if self._thread.is_alive():
                 self._thread.join()
-            self._give_back()
+            with contextlib.suppress(StorageError):
+                if self._read(self._name, self._id) is not None:
+                    self.folder.remove(self._name)
 
     def check(self) -> None:
         """Raise if another driver has taken over, as it may after this one was asleep or cut off.
@@ -175,11 +177,6 @@ class Lease:
                 silent_since = None
             if self._taken_by is not None:
                 return
-
-    def _give_back(self) -> None:
-        with contextlib.suppress(StorageError):
-            if self._read(self._name, self._id) is not None:
-                self.folder.remove(self._name)
 
     def _read(self, name: str, id_: str | None = None) -> dict[str, Any] | None:
         """Return a lease, or None where there is none, or none with this id."""

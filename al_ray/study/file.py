@@ -187,7 +187,13 @@ class Study(BaseModel):
         specs = self._laid_out()
         names = name_cells([spec for _, spec in specs])
         slugs = slugs_of([spec for _, spec in specs], names)
-        self._cells = _by_slug(slugs, specs)
+        self._cells, blocks = {}, dict[str, str]()
+        for slug, (block, spec) in zip(slugs, specs, strict=True):
+            if slug in blocks:
+                raise ConfigError(
+                    f"{block}: the cell {slug} is in the grid already ({blocks[slug]}). Drop one of the two."
+                )
+            self._cells[slug], blocks[slug] = spec, block
         self._names = dict(zip(slugs, names, strict=True))
 
     @property
@@ -412,14 +418,3 @@ def _range(key: str, bounds: Any, where: str) -> Sequence[int]:
             "may have. Shorten it."
         )
     return range(*bounds)
-
-
-def _by_slug(slugs: Sequence[str], specs: Sequence[tuple[str, CellSpec]]) -> dict[str, CellSpec]:
-    """Return the cells by name; two equal ones are refused."""
-    cells: dict[str, CellSpec] = {}
-    blocks: dict[str, str] = {}
-    for slug, (block, spec) in zip(slugs, specs, strict=True):
-        if slug in cells:
-            raise ConfigError(f"{block}: the cell {slug} is in the grid already ({blocks[slug]}). Drop one of the two.")
-        cells[slug], blocks[slug] = spec, block
-    return cells

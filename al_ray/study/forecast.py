@@ -139,7 +139,9 @@ def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, floa
     # A stopping rule may allow more rounds than there are examples; those never come.
     possible = max(n_train - spec.initial_size, 0) // spec.query_size + 1
     first, rounds = (n_train, 0) if spec.strategy.labels_everything else (spec.initial_size, min(spec.rounds, possible))
-    recipe, fits, passes = spec.finetune, n_fits(spec), n_passes_of(spec.confidence)
+    recipe, confidence, passes = spec.finetune, spec.confidence, n_passes_of(spec.confidence)
+    # Whole fine-tunes, by the examples in them: all folds together leave each example out once.
+    fits = n_fits_of(confidence) - (confidence.n_folds > 0) + needs_plain_model(spec.evaluation, confidence)
     costs: list[tuple[float, float]] = []
     for index in range(rounds + 1):
         n_labeled = first + index * spec.query_size
@@ -149,13 +151,6 @@ def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, floa
             scored += _scored_of_pool(spec, n_train - n_labeled, passes)
         costs.append((fits * n_labeled * (1 - recipe.validation_fraction) * recipe.epochs, scored))
     return costs
-
-
-def n_fits(spec: CellSpec) -> float:
-    """Return how many whole fine-tunes a round takes, by the examples in them: folds leave some out."""
-    folds = spec.confidence.n_folds
-    beside = needs_plain_model(spec.evaluation, spec.confidence)
-    return n_fits_of(spec.confidence) - (1 if folds else 0) + beside
 
 
 def n_fits_of(confidence: ConfidenceMethod) -> int:

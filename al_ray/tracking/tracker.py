@@ -14,8 +14,7 @@ from typing import Any
 from al_ray.errors import AlRayError, StorageError, without_secrets
 from al_ray.records.round import now
 from al_ray.records.study import StudyStore
-from al_ray.tracking.mlflow import connect, error_words
-from al_ray.tracking.projection import Projection
+from al_ray.tracking.mlflow import Projection, error_words
 
 # What MLflow answers where it can be used, and only the update of one cell is not taken.
 _REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"})
@@ -260,7 +259,7 @@ class Tracker:
     def _connected(self) -> Projection:
         if self._projection is None:
             assert self._uri is not None
-            self._projection = connect(self._store, self._uri)
+            self._projection = Projection(self._store, self._uri)
             for key in self._projection.doubled:
                 self._backlog.add(key)
         return self._projection

@@ -201,7 +201,7 @@ def test_the_arrays_of_every_round_open_in_pandas(study, al_ray, tmp_path: Path)
     (cell,) = StudyStore.open(str(storage), "tiny").cells()
     tables = cell.arrays(1)
     assert tables.keys() == {"pool", "stop_set", "test"}
-    whole = pd.read_parquet(Path(cell.address) / "round-001.parquet")
+    whole = pd.read_parquet(Path(cell.folder.address) / "round-001.parquet")
     for name, columns in tables.items():
         rows = whole[whole["table"] == name]
         for column, values in columns.items():

@@ -83,7 +83,7 @@ def _cell(records: Path, method: str = "margin", seed: int = 1) -> CellStore:
 def _cut_short(records: Path, n_rounds: int = 3, **which: object) -> CellStore:
     """Leave a cell as it was after its first rounds."""
     cell = _cell(records, **which)  # type: ignore[arg-type]
-    folder = Path(cell.address)
+    folder = Path(cell.folder.address)
     (folder / "done.json").unlink()
     for index in range(n_rounds, N_ROUNDS):
         for path in folder.glob(f"round-{index:03d}.*"):
@@ -175,7 +175,7 @@ def test_a_report_goes_where_out_says_and_nowhere_else(records: Path, al_ray: Al
 def test_a_half_finished_study_is_reported_and_says_what_is_missing(records: Path, al_ray: AlRay) -> None:
     cell = _cut_short(records)
     never = _cell(records, "random", 2)
-    shutil.rmtree(never.address)
+    shutil.rmtree(never.folder.address)
     outcome = al_ray("report", records / STUDY, "--tracking", "off")
     assert outcome.code == 0, outcome.text
     assert "The study is not finished: 2 of 4 cells are done, 1 running and 1 waiting" in outcome.text
@@ -207,7 +207,7 @@ def test_a_study_of_failures_has_a_page_that_says_so(records: Path, al_ray: AlRa
 
 def test_a_damaged_record_is_refused_by_name_and_left_out_only_when_asked(records: Path, al_ray: AlRay) -> None:
     cell = _cell(records)
-    damaged = Path(cell.address) / "round-002.json"
+    damaged = Path(cell.folder.address) / "round-002.json"
     damaged.write_text(damaged.read_text()[:100])
     refused = al_ray("report", records / STUDY, "--tracking", "off")
     assert refused.code == 1
@@ -420,7 +420,7 @@ def test_a_running_cell_is_as_idle_as_the_clock_says(records: Path) -> None:
 
 def test_a_done_cell_took_from_its_first_record_to_its_end(records: Path) -> None:
     cell = _cell(records)
-    done = Path(cell.address) / "done.json"
+    done = Path(cell.folder.address) / "done.json"
     content = json.loads(done.read_text())
     content["finished_at"] = (cell.recorded_rounds()[0].recorded_at + timedelta(seconds=42)).isoformat()
     done.write_text(json.dumps(content))
@@ -430,7 +430,7 @@ def test_a_done_cell_took_from_its_first_record_to_its_end(records: Path) -> Non
 
 def test_a_cell_that_waits_then_begins_and_has_no_model_yet(records: Path) -> None:
     cell = _cut_short(records, 1)
-    hidden = Path(cell.address).rename(records / "hidden")
+    hidden = Path(cell.folder.address).rename(records / "hidden")
     watcher = Watcher(_store(records), lambda: cell.recorded_rounds()[0].recorded_at)
 
     def seen() -> CellView:
@@ -438,7 +438,7 @@ def test_a_cell_that_waits_then_begins_and_has_no_model_yet(records: Path) -> No
         return view
 
     assert seen().status == "waiting"
-    hidden.rename(cell.address)
+    hidden.rename(cell.folder.address)
     assert (seen().status, seen().n_rounds, seen().n_labeled, seen().accuracy) == ("running", 1, 0, None)
 
 
@@ -447,11 +447,11 @@ def test_a_cell_that_is_done_is_not_read_again_and_one_that_failed_is(records: P
     failed.fail({"error": "A", "message": "first"})
     watcher = Watcher(_store(records), _never)
     assert {v.reason for v in watcher.look()} == {None, "A: first"}
-    for path in Path(done.address).glob("round-*"):
+    for path in Path(done.folder.address).glob("round-*"):
         path.write_text("damaged after it was seen")
     failed.fail({"error": "B", "message": "second"})
     assert {v.reason for v in watcher.look()} == {None, "B: second"}
-    with pytest.raises(StorageError, match=re.escape(done.address)):
+    with pytest.raises(StorageError, match=re.escape(done.folder.address)):
         Watcher(_store(records), _never).look()
 
 

@@ -523,9 +523,9 @@ def _spoil(storage: Path, how: str) -> None:
     cell = open_cell(storage, seed=43 if how == "drift" else 42)
     run_cell(cell)
     if how == "cell renamed":
-        Path(cell.address).rename(storage / "softmax" / f"x--{'0' * 8}")
+        Path(cell.folder.address).rename(storage / "softmax" / f"x--{'0' * 8}")
     elif how == "no spec":
-        (Path(cell.address) / "spec.json").unlink()
+        (Path(cell.folder.address) / "spec.json").unlink()
 
 
 def _use(storage: Path, study: str) -> None:

@@ -63,14 +63,14 @@ def test_calibration_on_the_queried_is_what_was_believed_of_them(study: SampleSt
 
 def test_missing_arrays_are_named(study: SampleStudy) -> None:
     cell = study.cell(test=TEST)
-    (Path(cell.address) / "round-003.parquet").unlink()
+    (Path(cell.folder.address) / "round-003.parquet").unlink()
     with pytest.raises(StorageError, match=r"round-003.parquet is missing"):
         results_of(study)
 
 
 def test_damaged_arrays_are_named(study: SampleStudy) -> None:
     cell = study.cell(test=TEST)
-    file = Path(cell.address) / "round-003.parquet"
+    file = Path(cell.folder.address) / "round-003.parquet"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(StorageError, match=r"round-003.parquet is damaged"):
         results_of(study)
@@ -79,7 +79,7 @@ def test_damaged_arrays_are_named(study: SampleStudy) -> None:
 def test_damaged_arrays_are_left_out_only_when_asked_and_never_silently(study: SampleStudy) -> None:
     study.cell(test=TEST, seed=43)
     for cell, index in ((study.cell(test=TEST), 3), (study.passive(0.9), 1)):
-        (Path(cell.address) / f"round-00{index}.parquet").unlink()
+        (Path(cell.folder.address) / f"round-00{index}.parquet").unlink()
     records = read_study(study.path, skip_damaged=True)
     results = analyse(records)
     assert row(results.calibration, on="test")["n_cells"] == 1
@@ -92,7 +92,7 @@ def test_damaged_arrays_are_left_out_only_when_asked_and_never_silently(study: S
 
 def test_without_arrays_none_is_read(study: SampleStudy) -> None:
     for cell in (study.cell(test=TEST), study.passive(0.9)):
-        for file in Path(cell.address).glob("*.parquet"):
+        for file in Path(cell.folder.address).glob("*.parquet"):
             file.unlink()
     results = analyse(read_study(study.path), with_arrays=False)
     assert set(results.calibration["on"]) == {"queried"}

@@ -21,7 +21,7 @@ def study(tmp_path: Path) -> SampleStudy:
 
 
 def file_of(cell: CellStore, name: str) -> Path:
-    return Path(cell.address) / name
+    return Path(cell.folder.address) / name
 
 
 def test_every_recorded_cell_is_one_row_with_its_name_taken_apart(study: SampleStudy) -> None:

@@ -107,7 +107,7 @@ def test_an_object_store_opens_again_elsewhere_and_shows_no_key(bucket: Bucket) 
     run_cell(cell)
     store = StudyStore.open(bucket.uri(), "softmax")
     assert store.root == shown(bucket.uri("records/softmax"))
-    for text in (repr(store), repr(cell), store.root, cell.address, cell.folder.where("spec.json")):
+    for text in (repr(store), repr(cell), store.root, cell.folder.address, cell.folder.where("spec.json")):
         assert SECRET not in text
     assert StudyStore.open(store.storage, "softmax").id() == store.id()
     assert open_study(bucket.uri("records/softmax")).storage == bucket.uri()

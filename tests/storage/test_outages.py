@@ -47,7 +47,7 @@ try:
     cell.append(make_record(1), arrays)
 except StorageError as error:
     print("said:", error)
-print("left:", sorted(os.listdir(cell.address)), cell.n_rounds())
+print("left:", sorted(os.listdir(cell.folder.address)), cell.n_rounds())
 patient = StudyStore.open(storage, "softmax", claimed=True, patience_s=400).cell(cell.slug, cell.fingerprint)
 threading.Timer(0.5, os.remove, [ballast]).start()
 patient.append(make_record(1), arrays)

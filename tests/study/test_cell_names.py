@@ -15,7 +15,7 @@ from al_ray.names import identifier
 from al_ray.storage.folder import check_name
 from al_ray.study.names import MAX_SLUG, Method, name_cells, slugs_of
 from al_ray.study.spec import CellSpec, make_spec
-from al_ray.tracking.projection import shown_name
+from al_ray.tracking.mlflow import shown_name
 
 
 def spec(**changes: Any) -> CellSpec:

@@ -26,11 +26,17 @@ from al_ray.records.study import StudyStore
 from al_ray.storage.folder import Folder
 from al_ray.terminal import print_mlflow
 from al_ray.tracking import mlflow as tracking
-from al_ray.tracking import projection as projection_module
 from al_ray.tracking import tracker as tracker_module
 from al_ray.tracking.address import tracking_address
-from al_ray.tracking.mlflow import cells_path, connect, sync
-from al_ray.tracking.projection import Projection, final_points, query_table, round_points, spec_params
+from al_ray.tracking.mlflow import (
+    Projection,
+    cells_path,
+    final_points,
+    query_table,
+    round_points,
+    spec_params,
+    sync,
+)
 from al_ray.tracking.tracker import Backlog, News, Outage, Tracker
 from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 from tests.tracking import mlflow_view
@@ -242,7 +248,7 @@ def test_a_run_that_was_half_logged_is_completed_without_a_second_point(storage:
 
     cell = open_cell(storage)
     run_cell(cell)
-    begun = connect(study(storage), uri(storage))  # died between create_run and the first log
+    begun = Projection(study(storage), uri(storage))  # died between create_run and the first log
     run = begun._create(cell.slug, {"al_ray.cell": cell.key, "mlflow.parentRunId": begun._parent.run_id}, None)
     half = [Metric("accuracy", 0.6, 1, 3), Metric("round_index", 1.0, 1, 3), Metric("accuracy", 0.7, 1, 6)]
     begun._client.log_batch(run.run_id, metrics=half, params=[Param("seed", "42")])
@@ -257,7 +263,7 @@ def test_a_run_that_was_half_logged_is_completed_without_a_second_point(storage:
 
 def test_a_running_cell_costs_one_read_a_round(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = open_cell(storage)
-    projection = connect(study(storage), uri(storage))
+    projection = Projection(study(storage), uri(storage))
     real, read = Folder.read, []
 
     def noting(self: Folder, name: str) -> bytes | None:
@@ -290,8 +296,8 @@ def test_a_study_shown_before_names_changed_gets_the_new_ones_at_the_next_sync(
     cell = open_cell(storage)
     run_cell(cell)
     with monkeypatch.context() as before:
-        before.setattr(projection_module, "final_points", old_points)
-        before.setattr(projection_module, "_VIEW", 1)
+        before.setattr(tracking, "final_points", old_points)
+        before.setattr(tracking, "_VIEW", 1)
         sync(study(storage), uri(storage))
     old = values(shown(storage)[cell.slug])
     assert not [name for name, _, _ in old if name.startswith("aulc/")]
@@ -305,7 +311,7 @@ def test_a_study_shown_before_names_changed_gets_the_new_ones_at_the_next_sync(
 def test_runs_that_two_programs_made_at_once_become_one(storage: Path) -> None:
     cell = open_cell(storage)
     run_cell(cell)
-    one, other = connect(study(storage), uri(storage)), connect(study(storage), uri(storage))
+    one, other = Projection(study(storage), uri(storage)), Projection(study(storage), uri(storage))
     one.project_cell(cell)
     other.project_cell(cell)
     report = sync(study(storage), uri(storage))
@@ -379,7 +385,7 @@ def test_studies_of_one_name_in_two_storages_stay_apart(storage: Path, tmp_path:
 
 def test_a_run_deleted_while_the_study_runs_is_told_once_and_made_again(storage: Path, said: list[str]) -> None:
     cell = open_cell(storage)
-    other = connect(study(storage), uri(storage))
+    other = Projection(study(storage), uri(storage))
     tracker = Tracker(study(storage), uri(storage))
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
@@ -445,9 +451,9 @@ def test_an_outage_neither_raises_nor_delays_and_is_said_once(
 
     def connect_late(store: StudyStore, address: str) -> Projection:
         assert everything_is_told.wait(PATIENCE_S), "telling the tracker waited for MLflow"
-        return connect(store, address)
+        return Projection(store, address)
 
-    monkeypatch.setattr(tracker_module, "connect", connect_late)
+    monkeypatch.setattr(tracker_module, "Projection", connect_late)
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     for _ in range(300):
