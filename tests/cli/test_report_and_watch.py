@@ -344,7 +344,7 @@ def test_watch_needs_a_plan(records: Path, al_ray: AlRay) -> None:
 
 
 def test_watch_names_a_damaged_record(records: Path, al_ray: AlRay) -> None:
-    damaged = Path(_cell(records).address) / "round-003.json"
+    damaged = Path(_cell(records).folder.address) / "round-003.json"
     damaged.write_text("{")
     outcome = al_ray("watch", records / STUDY, "--once")
     assert outcome.code == 1
@@ -366,7 +366,7 @@ def test_watch_shows_what_runs_what_failed_and_what_waits(records: Path, al_ray:
     running = _cut_short(records)
     failed = _cut_short(records, 2, method="random", seed=1)
     failed.fail({"error": "OutOfMemory", "message": "the pool [160 texts] did not fit"})
-    shutil.rmtree(_cell(records, "random", 2).address)
+    shutil.rmtree(_cell(records, "random", 2).folder.address)
     outcome = al_ray("watch", records / STUDY, "--once")
     assert outcome.code == 0, outcome.text
     assert f"study {STUDY}: 4 cells, 1 done, 1 running, 1 failed, 1 waiting; about " in outcome.text
