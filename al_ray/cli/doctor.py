@@ -21,8 +21,8 @@ from al_ray.study.forecast import has_fast_bf16
 from al_ray.terminal import make_console
 from al_ray.tracking.address import tracking_address
 
-Verdict = Literal["ok", "note", "missing"]
-HUB_TIMEOUT_S = 3.0
+Health = Literal["ok", "note", "missing"]
+PROBE_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Finding:
     """One line of the doctor's report."""
 
     what: str
-    verdict: Verdict
+    verdict: Health
     detail: str
 
 
@@ -68,7 +68,7 @@ def _cores() -> Finding:
 
 def _memory() -> Finding:
     gib = psutil.virtual_memory().total / 2**30
-    verdict: Verdict = "ok" if gib >= 6 else "note"
+    verdict: Health = "ok" if gib >= 6 else "note"
     return Finding("memory", verdict, f"{gib:.0f} GiB; Ray and two lanes with a small model take about 3 GiB")
 
 
@@ -104,7 +104,7 @@ def _hub() -> Finding:
     endpoint = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-        socket.create_connection((endpoint.hostname or "", port), timeout=HUB_TIMEOUT_S).close()
+        socket.create_connection((endpoint.hostname or "", port), timeout=PROBE_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         detail = f"cannot be reached ({error}). Use local folders: AL_RAY_DATA for data, a path for models."
         return Finding("Hugging Face Hub", "note", detail)

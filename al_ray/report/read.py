@@ -18,7 +18,7 @@ from al_ray.records.study import StudyStore, open_study
 from al_ray.study.names import JOIN, CellNames, Method, dataset_content, model_content, name_cells
 from al_ray.study.spec import SPEC_VERSION, CellSpec, read_spec
 
-VERSIONS_OF = ("al_ray", "python", "torch", "transformers", "ray", "numpy", "platform")
+SHOWN_VERSIONS = ("al_ray", "python", "torch", "transformers", "ray", "numpy", "platform")
 _N_SHOWN = 10
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -322,7 +322,7 @@ def _names(
 
 
 def _versions(provenance: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    seen = {name: dict.fromkeys(str(each[name]) for each in provenance if name in each) for name in VERSIONS_OF}
+    seen = {name: dict.fromkeys(str(each[name]) for each in provenance if name in each) for name in SHOWN_VERSIONS}
     return {name: ", ".join(versions) for name, versions in seen.items() if versions}
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from al_ray.records.cell import CellStatus
-from al_ray.report.analysis.results import ClippingEffect, MethodScore, Ranking, StudyResults
+from al_ray.report.analysis.results import ClippingEffect, MethodRanking, MethodScore, StudyResults
 from al_ray.report.stats.paired import POWER, Comparison
 from al_ray.report.wording import (
     METRIC_WORDS,
@@ -64,7 +64,7 @@ class Leader:
         alpha: level of the tests.
     """
 
-    ranking: Ranking
+    ranking: MethodRanking
     case: Case
     best: MethodScore
     random: MethodScore | None
@@ -78,7 +78,7 @@ class Leader:
         return tuple(row for row in self.close if row is not self.random)
 
 
-def find_leader(ranking: Ranking, results: StudyResults) -> Leader:
+def find_leader(ranking: MethodRanking, results: StudyResults) -> Leader:
     """Return who leads a ranking that has at least one row."""
     best = ranking.rows[0]
     random = next((row for row in ranking.rows if results.methods[row.method].role == "random"), None)
@@ -95,7 +95,7 @@ def find_leader(ranking: Ranking, results: StudyResults) -> Leader:
     )
 
 
-def _case(ranking: Ranking, random: MethodScore | None, versus: Comparison | None, alpha: float) -> Case:
+def _case(ranking: MethodRanking, random: MethodScore | None, versus: Comparison | None, alpha: float) -> Case:
     if len(ranking.rows) == 1:
         return Case.ALONE
     if random is None:
@@ -245,7 +245,7 @@ def _versus(versus: Comparison, alpha: float) -> str:
     return text
 
 
-def _friedman(ranking: Ranking) -> list[str]:
+def _friedman(ranking: MethodRanking) -> list[str]:
     test = ranking.critical_difference
     if test is None:
         return []
@@ -312,7 +312,7 @@ def _elsewhere(leader: Leader, results: StudyResults) -> list[str]:
     return said
 
 
-def _is_below_random(ranking: Ranking, leader: Leader) -> bool:
+def _is_below_random(ranking: MethodRanking, leader: Leader) -> bool:
     row = next((row for row in ranking.rows if row.method == leader.best.method), None)
     versus = row.versus_random if row else None
     return versus is not None and versus.difference < 0 and versus.is_significant(leader.alpha)

@@ -86,7 +86,7 @@ def tally(comparison: Comparison | None) -> str:
     return DASH if comparison is None else f"{comparison.wins} / {comparison.ties} / {comparison.losses}"
 
 
-def duration(seconds: float | None) -> str:
+def seconds_in_words(seconds: float | None) -> str:
     """Write seconds as ``0.42 s``, ``8.1 s``, ``3 min 20 s`` or ``2 h 5 min``; a dash for None."""
     if seconds is None:
         return DASH

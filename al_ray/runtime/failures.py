@@ -5,7 +5,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Literal
 
-from al_ray.errors import AlRayError, ExecutionError, StorageError, without_secrets
+from al_ray.errors import AlRayError, ExecutionError, StorageError, one_line, without_secrets
 
 FailureKind = Literal["input", "storage", "memory", "device", "lost", "error"]
 Failed = Literal["workers", "lane", "lane start", "exchange", "Ray", "Ray start"]
@@ -85,13 +85,7 @@ class Failure:
 
     def __str__(self) -> str:
         """Return it in one line."""
-        return f"{self.error}: {brief(self.message)}"
-
-
-def brief(error: object, limit: int = 400) -> str:
-    """Return what an exception says in one line: Ray tells pages of advice with some."""
-    text = " ".join(without_secrets(str(error)).split())
-    return text if len(text) <= limit else f"{text[:limit]}..."
+        return f"{self.error}: {one_line(self.message)}"
 
 
 def kind_of(error: BaseException) -> FailureKind:

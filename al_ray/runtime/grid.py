@@ -11,11 +11,12 @@ from typing import Any
 
 from ray import tune
 
+from al_ray.errors import one_line
 from al_ray.runtime.cluster.ray_internals import HEAD_RESOURCE, TUNE_CLOCKS
 from al_ray.runtime.cluster.resources import lanes_that_fit
 from al_ray.runtime.cluster.session import RaySession
 from al_ray.runtime.cluster.sweeping import sweeping
-from al_ray.runtime.failures import ExchangeLostError, Failure, brief
+from al_ray.runtime.failures import ExchangeLostError, Failure
 from al_ray.runtime.lane.exchange import Exchange, ExchangeState
 from al_ray.runtime.lane.trial import LanePlan, LaneTrial
 from al_ray.runtime.monitor import GridMonitor, GridPlan
@@ -136,7 +137,7 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
         restarts = self._plan.policy.restarts("lane")
         _log.info(
             "the lane of cell %s died (%s) and is started again, for time %d of at most %d",
-            *(self._key(trial), brief(_cause(trial)), trial.num_failures, restarts),
+            *(self._key(trial), one_line(_cause(trial)), trial.num_failures, restarts),
         )
 
     def _log_decision(self, event: CellEvent) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from al_ray.errors import ExecutionError
-from al_ray.runtime.failures import brief
+from al_ray.errors import ExecutionError, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,7 +66,7 @@ def _tokenised_blocks(split: str, table: "pa.Table", tokenize: "Callable[[pa.Tab
         # A stack trace in words: that of the tokenizer, then what Ray Data says of it.
         own, _, _ = str(error).partition("The above exception was")
         raise ExecutionError(
-            f"the texts of the table {split!r} cannot be tokenised: {brief(own.strip().rpartition(chr(10))[2])}"
+            f"the texts of the table {split!r} cannot be tokenised: {one_line(own.strip().rpartition(chr(10))[2])}"
         ) from error
     if tokens.count() != table.num_rows:
         raise ExecutionError(

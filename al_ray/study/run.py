@@ -33,7 +33,7 @@ from al_ray.tracking.tracker import Tracker
 _HERE = frozenset({"auto", "local", "localhost", "127.0.0.1", "[::1]"})
 Listener = Callable[[CellEvent], None]
 _log = logging.getLogger(__name__)
-VERSIONS_OF = ("ray", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy", "mlflow")
+RECORDED_VERSIONS = ("ray", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy", "mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +299,7 @@ def _provenance(plan: Plan, cell: PlannedCell, execution: Execution) -> dict[str
 @cache
 def _versions() -> dict[str, str]:
     """Return the versions installed here; each takes half a millisecond to find, so once is enough."""
-    return {name: metadata.version(name) for name in VERSIONS_OF}
+    return {name: metadata.version(name) for name in RECORDED_VERSIONS}
 
 
 def _pool_key(cell: PlannedCell) -> str:

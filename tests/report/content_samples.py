@@ -18,10 +18,10 @@ from al_ray.report.analysis.results import (
     Curve,
     Estimate,
     LabelsSaved,
+    MethodRanking,
     MethodScore,
     Overlap,
     Queries,
-    Ranking,
     ReliabilityBin,
     Setting,
     StudyResults,
@@ -121,10 +121,10 @@ def saving(label: str, method: str = "softmax + margin", **more: Any) -> LabelsS
     return LabelsSaved(label=label, method=method, **{**values, **more})
 
 
-def ranking(*rows: MethodScore, **more: Any) -> Ranking:
+def ranking(*rows: MethodScore, **more: Any) -> MethodRanking:
     """Return the ranking over all settings, without a test."""
     values: dict[str, Any] = {"setting": None, "critical_difference": None, "refusal": "", "note": ""}
-    return Ranking(rows=rows, **{**values, **more})
+    return MethodRanking(rows=rows, **{**values, **more})
 
 
 def friedman(mean_ranks: dict[str, float], **more: Any) -> CriticalDifference:
@@ -304,7 +304,7 @@ def _compare(mine: dict[Any, float], other: dict[Any, float], name: str, against
 
 def _ranking(
     setting: Setting | None, within: Sequence[Setting], named: Sequence[Method], runs: Runs, cells: Sequence[SampleCell]
-) -> Ranking:
+) -> MethodRanking:
     queried = [method for method in named if method.role != "passive"]
     found = {
         method.name: {k: run for one in within for k, run in _of(runs, one.name, method.name).items()}

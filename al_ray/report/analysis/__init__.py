@@ -10,7 +10,7 @@ from al_ray.report.analysis.curves import (
     LAST,
     MAX_UNREACHED,
     MIN_SEEDS,
-    N_RESAMPLES,
+    N_CURVE_RESAMPLES,
     RANDOMS_FINAL,
     SHARES_OF_BEST,
     cell_curves,
@@ -28,7 +28,7 @@ from al_ray.report.analysis.ranking import (
     passive_scores,
     rank_all,
 )
-from al_ray.report.analysis.results import Cost, LabelsSaved, Ranking, Section, Setting, StudyResults
+from al_ray.report.analysis.results import Cost, LabelsSaved, MethodRanking, Section, Setting, StudyResults
 from al_ray.report.read import StudyRecords
 from al_ray.report.stats import bootstrap
 from al_ray.report.stats.wilcoxon import MAX_EXACT
@@ -161,7 +161,7 @@ def _a_label(mine: Cost, random: Cost | None) -> float | None:
     return (mine.total_s - random.total_s) / mine.labels_saved
 
 
-def _unequal_budgets(rankings: Sequence[Ranking]) -> list[str]:
+def _unequal_budgets(rankings: Sequence[MethodRanking]) -> list[str]:
     """Return a sentence for every setting whose finished cells end at different numbers of labels."""
     said = []
     for ranking in rankings[1:]:
@@ -205,7 +205,7 @@ def _why_no_clipping(methods: Mapping[str, Method]) -> str:
     return "No method of this study clips. Add a filter such as uncertainty_clipping to its grid to compare."
 
 
-def _notes(reference: str | None, rankings: Sequence[Ranking]) -> dict[str, str]:
+def _notes(reference: str | None, rankings: Sequence[MethodRanking]) -> dict[str, str]:
     """Return how the numbers were made, one note for every kind of number."""
     test = rankings[0].critical_difference if rankings else None
     random = f" Random queries are the cells of {reference}." if reference else ""
@@ -214,8 +214,8 @@ def _notes(reference: str | None, rankings: Sequence[Ranking]) -> dict[str, str]
         "What is counted": "Finished cells only. Learning curves of a method without any show its running cells, as "
         f"far as all of them are. Cells are paired by data set, model and seed.{random}",
         "Learning curves": "Mean over seeds at the numbers of labels that all of them have. Bands: "
-        f"{bootstrap.LEVEL:.0%} bootstrap interval of the mean over seeds ({N_RESAMPLES:,} resamples, stretched and "
-        f"expanded for few seeds), point by point, from {MIN_SEEDS} seeds on.",
+        f"{bootstrap.LEVEL:.0%} bootstrap interval of the mean over seeds ({N_CURVE_RESAMPLES:,} resamples, stretched "
+        f"and expanded for few seeds), point by point, from {MIN_SEEDS} seeds on.",
         "Area under the learning curve": f"The mean accuracy of all points, and of the last {LAST}, of each cell "
         "(Gonsior et al. 2022, arXiv 2210.03005). Over all settings: the mean over settings of the mean over seeds, "
         "for methods with a finished cell on each of them.",

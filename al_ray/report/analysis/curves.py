@@ -16,7 +16,7 @@ from al_ray.report.read import StudyRecords
 from al_ray.report.stats.bootstrap import LEVEL, Interval, deviation_weights, expanded_tail
 
 LAST = 5
-N_RESAMPLES = 2000
+N_CURVE_RESAMPLES = 2000
 MIN_SEEDS = 5
 """Seeds below which a mean gets no interval: of fewer there are too few resamples for its ends."""
 RANDOMS_FINAL = "random's final accuracy"
@@ -161,19 +161,19 @@ def _mean_curve(group: CurveGroup) -> Curve:
 
 @functools.cache
 def resampling_weights(n: int) -> Floats:
-    """Return bootstrap resamples of ``n`` seeds as weights ``[N_RESAMPLES, n]`` that sum to 1.
+    """Return bootstrap resamples of ``n`` seeds as weights ``[N_CURVE_RESAMPLES, n]`` that sum to 1.
 
     Stretched as in :mod:`al_ray.report.stats.bootstrap`, so some are negative. The same weights serve every method, so
     that methods paired by seed stay paired, and every report of the same records.
     """
-    return np.asarray((1 + deviation_weights(n, N_RESAMPLES, stream(0, "report", "bootstrap", "seeds", n))) / n)
+    return np.asarray((1 + deviation_weights(n, N_CURVE_RESAMPLES, stream(0, "report", "bootstrap", "seeds", n))) / n)
 
 
 def resampled_interval(values: Floats, n: int) -> tuple[Floats, Floats]:
     """Return the ends of the expanded percentile interval of resampled values of ``n`` seeds.
 
     Args:
-        values: ``[N_RESAMPLES, ...]``; NaN are left out.
+        values: ``[N_CURVE_RESAMPLES, ...]``; NaN are left out.
         n: seeds that were resampled.
     """
     tail = _tail(n)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from al_ray.report.analysis.results import METRIC, ClippingEffect, Estimate, LabelsSaved, MethodScore, Ranking
+from al_ray.report.analysis.results import METRIC, ClippingEffect, Estimate, LabelsSaved, MethodRanking, MethodScore
 from al_ray.report.stats.bootstrap import Interval, mean_intervals
 from al_ray.report.stats.paired import Comparison, compare_with_baseline
 from al_ray.report.stats.ranks import rank_methods
@@ -56,7 +56,7 @@ def block_matrix(part: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[st
     return values, [str(setting) for setting, _ in values.index]
 
 
-def rank_all(finished: Finished) -> tuple[Ranking, ...]:
+def rank_all(finished: Finished) -> tuple[MethodRanking, ...]:
     """Return the ranking over all settings, then one a setting; empty where no cell is finished."""
     scores = finished.scores
     settings = scores["setting"].unique().tolist()
@@ -76,7 +76,7 @@ def passive_scores(finished: Finished) -> dict[str, tuple[MethodScore, ...]]:
     }
 
 
-def _overall(finished: Finished, settings: Sequence[str]) -> Ranking:
+def _overall(finished: Finished, settings: Sequence[str]) -> MethodRanking:
     """Rank over the largest block of settings and methods in which every method has a finished cell everywhere."""
     scores = finished.scores
     has = scores.groupby(["setting", "method"], sort=False).size().unstack(fill_value=0) > 0
@@ -107,7 +107,7 @@ def _largest_block(has: pd.DataFrame, reference: str | None) -> tuple[list[str],
 
 def _ranking(
     finished: Finished, part: pd.DataFrame, settings: Sequence[str], setting: str | None, note: str
-) -> Ranking:
+) -> MethodRanking:
     values, strata = block_matrix(part, METRIC)
     # The mean over settings of the mean over seeds, so that a setting with more seeds weighs no more.
     means = part.groupby(["method", "setting"], sort=False)[METRIC].mean().groupby(level=0, sort=False).mean()
@@ -129,7 +129,7 @@ def _ranking(
         )
         for method in order
     ]
-    return Ranking(
+    return MethodRanking(
         setting=setting, rows=tuple(rows), critical_difference=ranked.test, refusal=ranked.refusal, note=note
     )
 

@@ -166,7 +166,7 @@ class MethodScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranking:
+class MethodRanking:
     """The methods of one setting, or over all of them, best first by :data:`METRIC`.
 
     Attributes:
@@ -391,7 +391,7 @@ class StudyResults:
     methods: Mapping[str, Method]
     learning_curves: tuple[Curve, ...]
     savings: tuple[LabelsSaved, ...]
-    rankings: tuple[Ranking, ...]
+    rankings: tuple[MethodRanking, ...]
     passive: Mapping[str, tuple[MethodScore, ...]]
     clipping: tuple[ClippingEffect, ...]
     calibrations: tuple[Calibration, ...]

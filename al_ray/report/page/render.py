@@ -112,7 +112,7 @@ def unbroken(sentence: str) -> str:
 
 _FILTERS = (
     "count",
-    "duration",
+    "seconds_in_words",
     "interval_count",
     "interval_points",
     "number",

@@ -16,9 +16,9 @@ from al_ray.report.analysis.results import (
     ClippingEffect,
     Cost,
     Curve,
+    MethodRanking,
     MethodScore,
     Queries,
-    Ranking,
     Setting,
     StudyResults,
 )
@@ -34,7 +34,7 @@ from al_ray.report.page.charts import (
     reliability_chart,
 )
 from al_ray.report.stats.paired import Comparison
-from al_ray.report.wording import DASH, count, duration, number, p_words, percent, plural, some
+from al_ray.report.wording import DASH, count, number, p_words, percent, plural, seconds_in_words, some
 
 _UNFINISHED: tuple[CellStatus, ...] = ("failed", "running", "waiting")
 
@@ -186,7 +186,7 @@ def ranking_views(results: StudyResults, looks: Mapping[str, Look]) -> list[Rank
     return [_ranking_view(ranking, ranking.setting or only or "All settings", looks) for ranking in kept]
 
 
-def _ranking_view(ranking: Ranking, title: str, looks: Mapping[str, Look]) -> RankingView:
+def _ranking_view(ranking: MethodRanking, title: str, looks: Mapping[str, Look]) -> RankingView:
     rows, test = ranking.rows, ranking.critical_difference
     versus = [row.versus_random for row in rows if row.versus_random]
     levels = {
@@ -208,7 +208,7 @@ def _ranking_view(ranking: Ranking, title: str, looks: Mapping[str, Look]) -> Ra
     )
 
 
-def _ranking_remarks(ranking: Ranking, levels: Mapping[int, str], versus: Sequence[Comparison]) -> list[str]:
+def _ranking_remarks(ranking: MethodRanking, levels: Mapping[int, str], versus: Sequence[Comparison]) -> list[str]:
     said = [ranking.note, f"No critical-difference diagram: {ranking.refusal}" if ranking.refusal else ""]
     unknown = [level.label for at, level in enumerate(ranking.rows[0].levels) if at not in levels]
     if unknown:
@@ -456,5 +456,7 @@ def cost_views(results: StudyResults) -> dict[str, list[tuple[Cost, Markup]]]:
 
 
 def _bar(cost: Cost, phases: Sequence[str], whole: float) -> Markup:
-    parts = {f"{phase}: {duration(cost.seconds.get(phase, 0.0))}": cost.seconds.get(phase, 0.0) for phase in phases}
-    return bar_strip(parts, whole, f"{cost.method}: {duration(cost.total_s)} a cell")
+    parts = {
+        f"{phase}: {seconds_in_words(cost.seconds.get(phase, 0.0))}": cost.seconds.get(phase, 0.0) for phase in phases
+    }
+    return bar_strip(parts, whole, f"{cost.method}: {seconds_in_words(cost.total_s)} a cell")

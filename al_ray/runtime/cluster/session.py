@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from al_ray.errors import ExecutionError
+from al_ray.errors import ExecutionError, one_line
 from al_ray.runtime.cluster import ray_internals
 from al_ray.runtime.cluster.resources import LaneResources, NodeSize, object_store_bytes
-from al_ray.runtime.failures import RayStartError, brief
+from al_ray.runtime.failures import RayStartError
 
 DATA_PLANE_CPUS = 1
 PATIENCE_S = 4.0
@@ -121,7 +121,7 @@ def _start(cpus: int, scratch: Path) -> None:
     except RayStartError:
         raise
     except Exception as error:  # Ray's own words for it have no common type
-        raise RayStartError(f"{type(error).__name__}: {brief(error)}") from error
+        raise RayStartError(f"{type(error).__name__}: {one_line(error)}") from error
     _log.info("a private Ray of %d CPUs started in %.1f s", cpus, time.monotonic() - began)
 
 
@@ -170,7 +170,7 @@ def _find_head(address: str) -> str:
             "'auto' for the one of this machine."
         ) from None
     except OSError as error:
-        gcs, why = address, brief(error)
+        gcs, why = address, one_line(error)
     if why is not None:
         at = f"{address!r}" if gcs == address else f"{address!r} ({gcs})"
         is_variable = os.environ.get("RAY_ADDRESS") == address
@@ -239,12 +239,12 @@ def _why_not_joined(error: Exception) -> str:
         )
     if isinstance(error, RpcError):
         return (
-            f"what answers is not the head of a Ray ({brief(error)}). Give HOST:PORT of the head (port 6379 at its "
+            f"what answers is not the head of a Ray ({one_line(error)}). Give HOST:PORT of the head (port 6379 at its "
             "default); port 10001 is that of Ray Client."
         )
     if "Version mismatch" in str(error):
-        return f"{brief(error)} Use the same versions of Ray and Python here and there."
-    return brief(error)
+        return f"{one_line(error)} Use the same versions of Ray and Python here and there."
+    return one_line(error)
 
 
 def _nodes(reserved_cpus: int) -> tuple[NodeSize, ...]:

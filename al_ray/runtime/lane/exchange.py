@@ -8,7 +8,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from al_ray.runtime.failures import ExchangeLostError, RetryPolicy, brief
+from al_ray.errors import one_line
+from al_ray.runtime.failures import ExchangeLostError, RetryPolicy
 from al_ray.runtime.lane.channel import Channel
 from al_ray.runtime.pool import PoolRefs
 
@@ -103,7 +104,7 @@ class Exchange:
             return answer
         except RayActorError as error:
             raise ExchangeLostError(
-                f"the process between the driver and its lanes died: {brief(error)} Every recorded round is kept; "
+                f"the process between the driver and its lanes died: {one_line(error)} Every recorded round is kept; "
                 "the same command goes on from there."
             ) from error
 

@@ -15,9 +15,10 @@ from typing import Any
 from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
+from al_ray.errors import one_line
 from al_ray.runtime.cluster.ray_internals import TRAIN_ENVIRONMENT, cause_of_death, without_unused_actors
 from al_ray.runtime.cluster.resources import LaneResources, process_group_backend
-from al_ray.runtime.failures import Failure, RetryPolicy, brief, kind_of
+from al_ray.runtime.failures import Failure, RetryPolicy, kind_of
 from al_ray.runtime.lane.channel import Channel
 from al_ray.runtime.lane.exchange import ChannelClient, Exchange
 from al_ray.runtime.lane.worker import serve
@@ -130,7 +131,7 @@ class LossListener(UserCallback):  # type: ignore[misc]
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Tell the channel why each rank is gone."""
         causes = {rank: cause_of_death(error) for rank, error in sorted(worker_exceptions.items())}
-        words = "; ".join(f"rank {rank}: {brief(cause)}" for rank, cause in causes.items())
+        words = "; ".join(f"rank {rank}: {one_line(cause)}" for rank, cause in causes.items())
         out_of_memory = any(kind_of(cause) == "memory" for cause in causes.values())
         failure = Failure("WorkersDied", words, kind="memory" if out_of_memory else "lost")
         self._channel.call(Channel.note_loss, failure)
