@@ -101,19 +101,19 @@ class Registry(Generic[T]):
 
     A plug-in sees arrays and can be tried without a study. Here a strategy chooses two of four unlabelled examples:
 
+    >>> import al_ray
     >>> import numpy as np
     >>> from al_ray.core.ranking import rank
     >>> from al_ray.core.seeding import stream
-    >>> from al_ray.core.types import LabeledSet, PoolView
-    >>> from al_ray.strategy import strategies
+    >>> from al_ray.core.types import LabeledSet
     >>> probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.55, 0.45], [0.2, 0.8]])
-    >>> pool = PoolView(
+    >>> pool = al_ray.PoolView(
     ...     ids=np.array([3, 5, 8, 13]),
     ...     log_probs=np.log(probs)[:, None, :],  # [n_pool, n_draws, n_classes]
     ...     features=np.array([[1, 0], [1, 1], [1, 1], [0, 1]], dtype=np.float32),
     ...     labeled=LabeledSet(ids=np.array([1, 2]), labels=np.array([0, 1])),
     ... )
-    >>> badge = strategies.build("badge")
+    >>> badge = al_ray.strategies.build("badge")
     >>> ranking = rank(pool.ids, badge.score(pool, stream(0, "score")), seed=0)  # high = query first
     >>> ranking.ids.tolist()
     [8, 5, 13, 3]
