@@ -91,7 +91,7 @@ def shown_log(console: Console, *, verbose: bool) -> Iterator[None]:
     logger, handler = logging.getLogger("al_ray"), ConsoleHandler(console, level)
     before = logger.level
     logger.addHandler(handler)
-    logger.setLevel(level)
+    logger.setLevel(min(level, logger.getEffectiveLevel()))  # a program's own handlers may ask for more
     try:
         yield
     finally:

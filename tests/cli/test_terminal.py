@@ -87,6 +87,14 @@ def test_warnings_are_printed_and_decisions_where_they_are_asked_for_and_no_logi
     assert text.splitlines() == [*(["pool letters: 7 texts"] if verbose else []), "no answer from http://host/"]
 
 
+def test_a_program_s_own_log_of_decisions_goes_on_while_warnings_are_printed(caplog: pytest.LogCaptureFixture) -> None:
+    console, log = Console(file=io.StringIO(), width=100), logging.getLogger("al_ray.runtime.grid")
+    with caplog.at_level(logging.INFO, logger="al_ray"), shown_log(console, verbose=False):
+        log.info("pool letters: 7 texts")
+    assert caplog.messages == ["pool letters: 7 texts"]
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
 def test_failures_are_summed_up_by_kind_with_what_to_do() -> None:
     kinds = {"a": "memory", "b": "lost", "c": "memory"}
     first, memory, lost = failure_lines({key: {"kind": kind, "error": "E"} for key, kind in kinds.items()})
