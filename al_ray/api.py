@@ -54,7 +54,7 @@ def run(
         terminal.run_shown(ready, terminal.make_console())
     else:
         ready.run(lambda event: None)
-    return results(ready.plan.store.root)
+    return _analysed(ready.plan.store.folder.location, loaded.description)
 
 
 def results(
@@ -70,11 +70,15 @@ def results(
     Raises:
         StorageError: no study, no cell, or records that cannot be read; the message names the files.
     """
+    found = find_study(os.fspath(study), None if storage is None else os.fspath(storage))
+    return _analysed(found.address, found.description, skip_damaged=skip_damaged)
+
+
+def _analysed(address: str, description: str, *, skip_damaged: bool = False) -> "StudyResults":
     from al_ray.report.analysis import analyse
     from al_ray.report.read import read_study
 
-    found = find_study(os.fspath(study), None if storage is None else os.fspath(storage))
-    return analyse(read_study(found.address, skip_damaged=skip_damaged), description=found.description)
+    return analyse(read_study(address, skip_damaged=skip_damaged), description=description)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from al_ray.api import results, run
 from al_ray.records.study import StudyStore
 from tests.cli.conftest import Outcome, computed
 from tests.proxy import Proxy
@@ -47,6 +48,8 @@ def test_a_study_on_an_object_store_equals_one_on_a_disk_and_every_command_takes
     assert list((tmp_path / "mlartifacts").rglob("report.html"))
     said.append(al_ray("report", bucket.uri("records/tiny"), "--out", tmp_path / "page", "--tracking", "off"))
     assert [outcome.code for outcome in said] == [0] * len(said), said
+    found = [run(path, storage=storage, local=True, progress=False), results(bucket.uri("records/tiny"))]
+    assert [each.cells["status"].tolist() for each in found] == [["done", "done"]] * 2
     written = [*bucket.contents().values(), *(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())]
     for secret in HIDDEN:
         assert not [outcome for outcome in said if secret in outcome.text]
