@@ -312,6 +312,7 @@ class Query:
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.scores)
         assert self.probs is None or len(self.probs) == len(self.ids)
+        assert self.probs is None or self.probs.size >= len(self.ids), "beliefs in no class"
         assert len(set(self.ids.tolist())) == len(self.ids), "an example is queried twice"
 
     def __len__(self) -> int:
@@ -400,6 +401,7 @@ class RoundRecord:
         _check_leaves(floats, float)
         _check_leaves([data["round_index"], data["n_labeled"], *ids, *annotation["labels"]], int)
         _check_leaves(annotation["abstained"], bool)
+        _check_leaves([data["stop_reason"] or ""], str)
         asked = np.array(ids, dtype=np.int64)
         return cls(
             round_index=data["round_index"],

@@ -269,6 +269,8 @@ def test_a_round_file_of_an_older_al_ray_is_read_and_still_written_to_the_byte()
         ('"round_index":1', '"round_index":true'),
         ('"round_index":1', '"round_index":2'),
         ('"stop_reason":null', '"stop_reason":null,"more":1'),
+        ('"stop_reason":null', '"stop_reason":5'),
+        ('[[0.1,0.9],[0.1,0.9]]', '[[],[]]'),
         ('"checkpoint":null', '"checkpoint":"s3://weights"'),
         ('"checkpoint":null,', ''),
     ],
