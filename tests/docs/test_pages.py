@@ -55,6 +55,13 @@ def test_every_path_that_a_page_names_is_there(name: str) -> None:
 
 
 @every_page
+def test_every_module_that_a_page_names_is_there(name: str) -> None:
+    there = {path.name for folder in ("al_ray", "pipelines", "tests", "docs") for path in (ROOT / folder).rglob("*.py")}
+    named = set(re.findall(r"\b\w+\.py\b", text_of(name)))
+    assert named <= there | {path.rpartition("/")[2] for path in MADE_UP}
+
+
+@every_page
 def test_make_knows_every_target_that_a_page_names(name: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     lines = [line for block in fences(text_of(name), "sh") for line in block.splitlines()]
