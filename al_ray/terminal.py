@@ -34,7 +34,7 @@ from al_ray.study.forecast import Forecast, has_fast_bf16, round_costs
 from al_ray.study.names import JOIN
 from al_ray.study.plan import Plan, dataset_key, plan_record
 from al_ray.study.run import ReadyStudy, disk_bytes
-from al_ray.tracking.address import DATABASES, scheme_of, tracking_address
+from al_ray.tracking.mlflow_address import DATABASES, scheme_of, tracking_address
 
 if TYPE_CHECKING:
     from al_ray.report.analysis.results import Estimate, MethodScore, StudyResults

@@ -19,7 +19,7 @@ from al_ray.model.source import resolve_model
 from al_ray.storage.folder import Folder
 from al_ray.study.forecast import has_fast_bf16
 from al_ray.terminal import make_console
-from al_ray.tracking.address import tracking_address
+from al_ray.tracking.mlflow_address import tracking_address
 
 Health = Literal["ok", "note", "missing"]
 PROBE_TIMEOUT_S = 3.0

@@ -10,8 +10,8 @@ from al_ray.cli.run import user_errors
 from al_ray.errors import without_secrets
 from al_ray.storage.address import check_address
 from al_ray.terminal import make_console, print_mlflow
-from al_ray.tracking.address import tracking_address
 from al_ray.tracking.mlflow import log_report
+from al_ray.tracking.mlflow_address import tracking_address
 
 
 def report(

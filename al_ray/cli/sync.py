@@ -9,8 +9,8 @@ from al_ray.cli.run import user_errors
 from al_ray.errors import ExecutionError, without_secrets
 from al_ray.records.study import open_study
 from al_ray.terminal import make_console, print_mlflow
-from al_ray.tracking.address import tracking_address
 from al_ray.tracking.mlflow import Projection, sync
+from al_ray.tracking.mlflow_address import tracking_address
 
 
 def sync_mlflow(

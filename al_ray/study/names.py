@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from al_ray.names import with_hash
+from al_ray.identifiers import with_hash
 from al_ray.records.json import canonical_json, flatten
 from al_ray.study.spec import CellSpec
 

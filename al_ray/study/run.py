@@ -27,7 +27,7 @@ from al_ray.study.cell import run_cell
 from al_ray.study.file import Execution, Study
 from al_ray.study.forecast import Forecast, forecast
 from al_ray.study.plan import Plan, PlannedCell, dataset_key, plan_record, plan_study, require_complete
-from al_ray.tracking.address import tracking_address
+from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Tracker
 
 _HERE = frozenset({"auto", "local", "localhost", "127.0.0.1", "[::1]"})

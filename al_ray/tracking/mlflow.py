@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 
 from al_ray.core.metrics import aulc
 from al_ray.errors import AlRayError, ExecutionError, one_line, without_secrets
-from al_ray.names import identifier, with_hash
+from al_ray.identifiers import identifier, with_hash
 from al_ray.records.cell import CellStore
 from al_ray.records.json import canonical_json, cell_fingerprint
 from al_ray.records.round import RecordedRound, now
 from al_ray.records.study import MLFLOW_FILE, MLFLOW_FOLDER, StudyStore
 from al_ray.storage.address import above, without_query
 from al_ray.storage.folder import Folder
-from al_ray.tracking.address import DATABASES, scheme_of
+from al_ray.tracking.mlflow_address import DATABASES, scheme_of
 
 # Characters: MLflow 3 takes 6000 of a value, older servers 500.
 _MAX_VALUE, _MAX_KEY, _MAX_TAG = 500, 250, 4000

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from al_ray.filtering import filters
-from al_ray.names import identifier
+from al_ray.identifiers import identifier
 from al_ray.storage.folder import check_name
 from al_ray.study.names import MAX_SLUG, Method, name_cells, slugs_of
 from al_ray.study.spec import CellSpec, make_spec

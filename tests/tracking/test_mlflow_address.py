@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from al_ray.errors import ConfigError
-from al_ray.tracking.address import tracking_address
+from al_ray.tracking.mlflow_address import tracking_address
 
 CANNOT_WORK = [
     ("file://{here}/runs", r"MLflow keeps no runs in a folder any more"),
@@ -116,7 +116,7 @@ def test_a_folder_is_taken_where_mlflow_was_told_to_take_it(here: Path, monkeypa
 
 
 def test_databricks_needs_its_package(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("al_ray.tracking.address.distributions", lambda name: [])
+    monkeypatch.setattr("al_ray.tracking.mlflow_address.distributions", lambda name: [])
     assert "it needs a package" in refusal("databricks://profile", here)
-    monkeypatch.setattr("al_ray.tracking.address.distributions", lambda name: [name])
+    monkeypatch.setattr("al_ray.tracking.mlflow_address.distributions", lambda name: [name])
     assert tracking_address("databricks", str(here)) == "databricks"

@@ -27,7 +27,6 @@ from al_ray.storage.folder import Folder
 from al_ray.terminal import print_mlflow
 from al_ray.tracking import mlflow as tracking
 from al_ray.tracking import tracker as tracker_module
-from al_ray.tracking.address import tracking_address
 from al_ray.tracking.mlflow import (
     Projection,
     cells_path,
@@ -37,6 +36,7 @@ from al_ray.tracking.mlflow import (
     spec_params,
     sync,
 )
+from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Backlog, News, Outage, Tracker
 from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
 from tests.tracking import mlflow_view

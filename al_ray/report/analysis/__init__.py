@@ -6,6 +6,14 @@ from dataclasses import replace
 import pandas as pd
 
 from al_ray.report.analysis.calibration import calibrations
+from al_ray.report.analysis.comparing import (
+    ALPHA,
+    Finished,
+    clipping_effects,
+    clips_a_choice,
+    passive_scores,
+    rank_all,
+)
 from al_ray.report.analysis.curves import (
     LAST,
     MAX_UNREACHED,
@@ -20,14 +28,6 @@ from al_ray.report.analysis.curves import (
     score_cells,
 )
 from al_ray.report.analysis.queries import PassiveModels, pool_class_counts, queries_of
-from al_ray.report.analysis.ranking import (
-    ALPHA,
-    Finished,
-    clipping_effects,
-    clips_a_choice,
-    passive_scores,
-    rank_all,
-)
 from al_ray.report.analysis.results import Cost, LabelsSaved, MethodRanking, Section, Setting, StudyResults
 from al_ray.report.read import StudyRecords
 from al_ray.report.stats import bootstrap

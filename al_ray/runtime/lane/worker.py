@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -209,9 +208,13 @@ def serve(channel: ChannelClient, functions: bytes, threads: int, gpus: float) -
         client.refuse(error)
         return
 
-    @lru_cache(maxsize=1)
+    pool: dict[str, Mapping[str, pa.Table]] = {}
+
     def tables_of(pool_key: str) -> "Mapping[str, pa.Table]":
-        return channel.exchange.call(ExchangeState.take_pool, pool_key).tables()
+        if pool_key not in pool:
+            pool.clear()  # before the next one is fetched: a machine may not hold two
+            pool[pool_key] = channel.exchange.call(ExchangeState.take_pool, pool_key).tables()
+        return pool[pool_key]
 
     while (assignment := client.next_cell()) is not None:
         try:
