@@ -373,3 +373,13 @@ def test_a_column_without_a_figure_is_left_out_and_said() -> None:
 def test_numbers_are_not_parted_from_their_units() -> None:
     text = shown(study(n_datasets=1))
     assert "525\u00a0labels that random queries need (57\u00a0%" in text
+
+
+def test_settings_without_a_level_to_reach_have_a_verdict_without_labels_saved() -> None:
+    whole = study()
+    bare = tuple(
+        dataclasses.replace(one, rows=tuple(dataclasses.replace(row, levels=()) for row in one.rows))
+        for one in whole.rankings
+    )
+    table = shown(without(whole, rankings=bare)).partition("By data set and model")[2].partition("</table>")[0]
+    assert table.count('<td class="num">–</td>') >= len(whole.settings)

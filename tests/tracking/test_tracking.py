@@ -528,29 +528,33 @@ def test_a_short_outage_loses_nothing_and_only_the_log_tells_of_it(
     assert len(values(shown(storage)[cell.slug])) == 2 * 6
 
 
-def test_a_log_handler_that_fails_stops_neither_the_thread_nor_the_end_of_the_study(storage: Path) -> None:
+def test_a_log_handler_that_fails_stops_neither_the_thread_nor_the_end_of_the_study(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             heard.append(record.getMessage())
             raise RuntimeError(heard[-1])
 
+    def reach(store: StudyStore, tracking_uri: str) -> Projection:
+        if not heard:
+            raise ConnectionError("nobody is there")
+        return Projection(store, tracking_uri)
+
     heard: list[str] = []
     cell = open_cell(storage)
-    file = storage / "mlflow.db"
-    ready = file.rename(storage / "away.db")
-    file.mkdir()
+    monkeypatch.setattr(tracker_module, "Projection", reach)
     broken, logger = Broken(logging.WARNING), logging.getLogger("al_ray.tracking")
     logger.addHandler(broken)
     try:
         tracker = Tracker(study(storage), uri(storage), waits_s=(), looks_s=LOOKS_S)
         tracker.start()
         tracker.cell_started(cell.key, SPEC)
-        wait_until(lambda: heard)
-        file.rmdir()
-        ready.rename(file)
+        wait_until(lambda: heard, "the first warning")
         assert tracker.close(PATIENCE_S)
     finally:
         logger.removeHandler(broken)
+    assert "nobody is there" in heard[0]
     assert "is back: 1 cell was brought up" in heard[-1]
 
 
