@@ -63,9 +63,8 @@ def plot_curves(
 
 def best_methods(results: "StudyResults", drawn: "Sequence[Curve]") -> list[str]:
     """Return the methods that a figure shows unless told otherwise, best first; random queries are always one."""
-    order = [row.method for row in results.rankings[0].rows] if results.rankings else []
-    order += [curve.method for curve in drawn]
-    names = [name for name in dict.fromkeys(order) if any(curve.method == name for curve in drawn)]
+    has_curve = {curve.method for curve in drawn}
+    names = [name for name in results.methods_by_rank() if name in has_curve]
     random = [name for name in names if results.methods[name].role == "random"][:1]
     others = [name for name in names if name not in random]
     return [name for name in names if name in {*random, *others[: MOST_METHODS - len(random)]}]
@@ -85,7 +84,7 @@ def _figure(
     legend_inches = _LEGEND_LINE_INCHES * (len(chosen) + 2)
     wide, high = columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1] + legend_inches
     figure = _shown_figure((wide, high))
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=False).flat
+    grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, setting in zip(grid, panels, strict=False):
         _draw(axes, setting, [curve for curve in drawn if curve.setting == setting.name], chosen, results)
     for axes in list(grid)[len(panels) :]:

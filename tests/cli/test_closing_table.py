@@ -37,6 +37,8 @@ def test_labels_saved_are_read_where_the_curve_first_meets_random_s_final_accura
     study.cell((0.5, 0.7, 0.8))
     text = printed(study)
     assert "subj, minilm: test accuracy, mean ± standard deviation over seeds" in text
+    (heads,) = [line.split() for line in text.splitlines() if line.strip().startswith("method")]
+    assert heads == ["method", "seeds", "labels", "accuracy", "aulc", "vs", "random"]
     assert row(text, "margin") == ["margin", "1", "6", "0.800", "0.667", "+2 of 6"]
     assert row(text, "random") == ["random", "1", "6", "0.700", "0.600", "+0 of 6"]
     assert text.index("margin  ") < text.index("random  ")

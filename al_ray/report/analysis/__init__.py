@@ -150,12 +150,12 @@ def _costs(
         for setting, method in n_cells.index
     }
     return tuple(
-        replace(cost, seconds_per_label_saved=_a_label(cost, costs.get((cost.setting, reference))))
+        replace(cost, seconds_per_label_saved=_seconds_per_label_saved(cost, costs.get((cost.setting, reference))))
         for cost in costs.values()
     )
 
 
-def _a_label(mine: Cost, random: Cost | None) -> float | None:
+def _seconds_per_label_saved(mine: Cost, random: Cost | None) -> float | None:
     if random is None or mine.labels_saved is None or mine.labels_saved <= 0:
         return None
     return (mine.total_s - random.total_s) / mine.labels_saved

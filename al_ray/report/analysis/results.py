@@ -414,6 +414,11 @@ class StudyResults:
         """Return how many cells have this status."""
         return int((self.cells["status"] == status).sum())
 
+    def methods_by_rank(self) -> list[str]:
+        """Return the names of all methods, those of the overall ranking first, best first."""
+        ranked = [row.method for row in self.rankings[0].rows] if self.rankings else []
+        return list(dict.fromkeys([*ranked, *self.methods]))
+
     def plot_curves(self, *, settings: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> "Figure":
         """Draw mean learning curves, one panel a setting: test accuracy against the number of labels.
 

@@ -149,8 +149,7 @@ class Look:
 
 def assign_looks(results: StudyResults) -> dict[str, Look]:
     """Give every method its look: the first of the overall ranking stand out, random and passive are references."""
-    ranked = [row.method for row in results.rankings[0].rows] if results.rankings else []
-    names = list(dict.fromkeys([*ranked, *results.methods]))
+    names = results.methods_by_rank()
     role_of = {name: results.methods[name].role for name in names}
     queried = [name for name in names if role_of[name] == "query"]
     shown = queried if len(queried) <= N_STYLES else queried[:N_HIGHLIGHTED]
