@@ -64,7 +64,7 @@ class TransformerClassifier:
         self._network = build_network(model, settings.n_classes, worker.device)
         self._check_lengths()
         self._check_attention()
-        freeze_layers(self._network, settings.recipe.frozen_layers)
+        freeze_layers(self._network, settings.recipe.n_frozen)
         self._scorer = self._network
         if settings.precision == "bf16":
             self._scorer = copy.deepcopy(self._network).to(torch.bfloat16).eval().requires_grad_(False)

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from al_ray.core.types import Float32Array, IntArray, LabeledSet
 from al_ray.errors import RoundError
 from al_ray.model.encoder import Network, fork_random
 from al_ray.model.packed import pack
-from al_ray.model.predict import Scores, score_rows
+from al_ray.model.predict import score_rows
 from al_ray.model.recipe import (
     FinetuneRecipe,
     batches_of_epoch,
@@ -113,17 +113,10 @@ def finetune(
     texts = _texts(split, labeled, watched)
     dropout_seed = stream_seed(settings.seed, *names, "dropout", worker.rank)
     with used_words(network, texts) as words, fork_random(worker.device, dropout_seed):
-        fit = _Fit(network, words, settings, names, worker, n_labeled=len(labeled))
-        fit.run()
+        fit = Fit(_NetworkOnTexts(network, words.split, settings, worker), labeled.labels, settings, names, worker)
+        report = fit.run(n_watched=len(texts) - len(labeled))
         words.decay = fit.best.decay
-    return FitReport(
-        n_steps=fit.step,
-        n_epochs_run=fit.n_epochs_run,
-        best_epoch=fit.best.epoch,
-        train_loss=fit.best.train_loss,
-        validation_loss=fit.best.validation_loss,
-        dynamics=np.stack(fit.dynamics, axis=1) if fit.dynamics else None,
-    )
+    return report
 
 
 def _texts(split: TokenizedSplit, labeled: LabeledSet, watched: IntArray | None) -> TokenizedSplit:
@@ -191,43 +184,97 @@ def used_words(network: Network, split: TokenizedSplit) -> Iterator[UsedWords]:
         embeddings.weight = full
 
 
-class _Fit:
-    """The state of one fit; all decisions are the same on every rank."""
+class Trained(Protocol):
+    """What a fit trains, on its examples: the labelled ones by their place in the answers, the watched ones behind.
+
+    Attributes:
+        parameters: what the optimiser changes.
+    """
+
+    parameters: list[Tensor]
+
+    def train(self) -> None:
+        """Let dropout act from now on, until :meth:`logits`."""
+        ...
+
+    def forward(self, rows: IntArray) -> tuple[Tensor, Tensor]:
+        """Return logits ``[n, n_classes]`` and features ``[n, n_features]`` of some examples, with gradients."""
+        ...
+
+    def logits(self, rows: IntArray) -> Float32Array:
+        """Return the logits of some examples without dropout ``[n, n_classes]``, the same on every rank."""
+        ...
+
+
+class _NetworkOnTexts:
+    """A network in training, and the texts of its fit."""
+
+    def __init__(self, network: Network, texts: TokenizedSplit, settings: FitSettings, worker: Worker) -> None:
+        self._network, self._texts, self._settings, self._worker = network, texts, settings, worker
+        self.parameters: list[Tensor] = [value for value in network.parameters() if value.requires_grad]
+        self._wrapped = worker.wrap(network)
+
+    def train(self) -> None:
+        self._network.train()
+
+    def forward(self, rows: IntArray) -> tuple[Tensor, Tensor]:
+        device = self._worker.device
+        batch = pack(self._texts.gather(rows), self._texts.lengths[rows], device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
+            logits, features = self._wrapped(batch)
+        return logits.float(), features.float()
+
+    def logits(self, rows: IntArray) -> Float32Array:
+        self._network.eval()
+        scores = score_rows(
+            self._network,
+            self._texts,
+            rows,
+            batch_size=self._settings.scoring_batch_size,
+            worker=self._worker,
+            autocast=self._settings.precision == "bf16",
+        )
+        return scores.logits[:, 0]
+
+
+class Fit:
+    """One fit in progress; all decisions are the same on every rank.
+
+    Args:
+        trained: what is fitted.
+        labels: classes of the labelled examples ``[n_labeled]``.
+        settings: of the cell.
+        names: of the random streams, behind the cell's seed.
+        worker: this process.
+    """
 
     def __init__(
         self,
-        network: Network,
-        words: UsedWords,
+        trained: Trained,
+        labels: IntArray,
         settings: FitSettings,
         names: tuple[str | int, ...],
         worker: Worker,
-        n_labeled: int,
     ) -> None:
-        self.network, self.settings, self.worker = network, settings, worker
+        self.trained, self.labels, self.settings, self.worker = trained, labels, settings, worker
         self.recipe = settings.recipe
-        self.texts = words.split
         self.loss = settings.new_loss() or cross_entropy
+        self.needs_features: bool = getattr(self.loss, "needs_features", False)
         self.judged_as_gonsior2022: bool = getattr(self.loss, "judged_as_gonsior2022", False)
-        labels = self.texts.labels[:n_labeled]
         self.train, self.validation = self._split(labels, stream(settings.seed, *names, "validation"))
-        self.watched = np.arange(n_labeled, len(self.texts))
         self.dynamics: list[Float32Array] = []
-        weights = class_weights(self.recipe, labels[self.train], settings.n_classes)
-        self.weights = weights[self.texts.labels]
+        self.weights = class_weights(self.recipe, labels[self.train], settings.n_classes)[labels]
         self.order = stream(settings.seed, *names, "order")
         self.n_steps = self.recipe.epochs * math.ceil(len(self.train) / self.recipe.batch_size)
-        self.trained: list[Tensor] = [value for value in network.parameters() if value.requires_grad]
-        self.wrapped: nn.Module = worker.wrap(network)
         self.optimizer = torch.optim.AdamW(
-            self.trained,
+            trained.parameters,
             lr=self.recipe.learning_rate,
             eps=ADAM_EPSILON,
             weight_decay=self.recipe.weight_decay,
             fused=True,
         )
-        self.step, self.n_epochs_run, self.decay = 0, 0, 1.0
+        self.step, self.decay = 0, 1.0
         self.best = _Epoch(validation_loss=math.inf)
-        self.last_fall = 0
 
     def _split(self, labels: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return the rows to train on, ascending, and those held out, in the order in which they are judged."""
@@ -238,26 +285,43 @@ class _Fit:
             held_out = np.flatnonzero(validation_rows(labels, fraction, rng))
         return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
-    def run(self) -> None:
+    def run(self, n_watched: int = 0) -> FitReport:
+        """Do all epochs and leave the parameters of the best one.
+
+        Args:
+            n_watched: examples behind the labelled ones whose logits are recorded after every epoch.
+
+        Raises:
+            RoundError: the loss is not finite any more.
+        """
+        watched = np.arange(len(self.labels), len(self.labels) + n_watched)
+        last_fall = epoch = 0
         for epoch in range(self.recipe.epochs):
             train_loss = self._train_epoch(epoch)
             done = _Epoch(epoch, train_loss, *self._validate(epoch), self.decay)
-            self.n_epochs_run = epoch + 1
-            if len(self.watched):
-                self.dynamics.append(self._score(self.watched).logits[:, 0])
+            if n_watched:
+                self.dynamics.append(self.trained.logits(watched))
             self._check(done)
             new, known = self._compared(done), self._compared(self.best)
             if new[0] < known[0]:
-                self.last_fall = epoch
+                last_fall = epoch
             if new < known:
                 self.best = done
                 if len(self.validation) and epoch + 1 < self.recipe.epochs:
-                    done.weights = [value.detach().clone() for value in self.trained]
-            if self.recipe.patience and epoch - self.last_fall >= self.recipe.patience:
+                    done.weights = [value.detach().clone() for value in self.trained.parameters]
+            if self.recipe.patience and epoch - last_fall >= self.recipe.patience:
                 break
-        if self.best.epoch < self.n_epochs_run - 1:
+        if self.best.epoch < epoch:
             with torch.no_grad():
-                torch._foreach_copy_(self.trained, self.best.weights)
+                torch._foreach_copy_(self.trained.parameters, self.best.weights)
+        return FitReport(
+            n_steps=self.step,
+            n_epochs_run=epoch + 1,
+            best_epoch=self.best.epoch,
+            train_loss=self.best.train_loss,
+            validation_loss=self.best.validation_loss,
+            dynamics=np.stack(self.dynamics, axis=1) if self.dynamics else None,
+        )
 
     def _compared(self, done: _Epoch) -> tuple[float, ...]:
         """Return what epochs are compared by, the lowest best and the earlier of equals: the held-out loss.
@@ -282,7 +346,7 @@ class _Fit:
 
     def _train_epoch(self, epoch: int) -> float:
         """Do every step of an epoch; return the mean loss over all examples and ranks."""
-        self.network.train()
+        self.trained.train()
         batches = batches_of_epoch(len(self.train), self.recipe.batch_size, self.order)
         sums = torch.stack([self._train_step(self.train[batch], epoch) for batch in batches]).sum()
         gathered = self.worker.all_gather(np.array([sums.item()]))
@@ -299,18 +363,15 @@ class _Fit:
         # Gradients are averaged over ranks, so that each rank's share of the global mean counts world-fold.
         (total * (self.worker.world / float(self.weights[rows].sum(dtype=np.float64)))).backward()  # type: ignore[no-untyped-call]
         if self.recipe.gradient_clip:
-            nn.utils.clip_grad_norm_(self.trained, self.recipe.gradient_clip, foreach=True)
+            nn.utils.clip_grad_norm_(self.trained.parameters, self.recipe.gradient_clip, foreach=True)
         self._update()
         return total.detach().double()
 
     def _weighted_loss(self, rows: IntArray, weights: Any, epoch: int) -> Tensor:
         device = self.worker.device
-        batch = pack(self.texts.gather(rows), self.texts.lengths[rows], device)
-        targets = torch.from_numpy(self.texts.labels[rows]).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            logits, features = self.wrapped(batch)
-        needed = (features.float(),) if getattr(self.loss, "needs_features", False) else ()
-        losses: Tensor = self.loss(logits.float(), targets, epoch, *needed)
+        targets = torch.from_numpy(self.labels[rows]).to(device)
+        logits, features = self.trained.forward(rows)
+        losses: Tensor = self.loss(logits, targets, epoch, *((features,) if self.needs_features else ()))
         assert losses.shape == targets.shape, "a loss must give one value per example"
         return (losses * torch.from_numpy(weights).to(device)).sum()
 
@@ -333,24 +394,13 @@ class _Fit:
         else:
             # A loss that changes with the epoch is compared as it ends, or one that grows would favour the start.
             epoch = self.recipe.epochs - 1
-        logits = torch.from_numpy(self._score(self.validation).logits[:, 0])
-        targets = torch.from_numpy(self.texts.labels[self.validation])
+        logits = torch.from_numpy(self.trained.logits(self.validation))
+        targets = torch.from_numpy(self.labels[self.validation])
         with torch.no_grad():
-            missing = (None,) if getattr(self.loss, "needs_features", False) else ()
+            missing = (None,) if self.needs_features else ()
             losses = self.loss(logits, targets, epoch, *missing).double().numpy()
             if hasattr(self.loss, "after_epoch"):
                 self.loss.after_epoch(logits, targets)
         accuracy = float((logits.argmax(dim=1) == targets).double().mean())
         judged: tuple[float, float] = self.worker.broadcast((float(np.average(losses, weights=weights)), accuracy))
         return judged
-
-    def _score(self, rows: IntArray) -> Scores:
-        self.network.eval()
-        return score_rows(
-            self.network,
-            self.texts,
-            rows,
-            batch_size=self.settings.scoring_batch_size,
-            worker=self.worker,
-            autocast=self.settings.precision == "bf16",
-        )

@@ -15,7 +15,7 @@ from al_ray.core.types import RoundRecord
 from al_ray.errors import AlRayError, StorageError
 from al_ray.records.cell import SPEC, CellStore, cell_key, failure_words
 from al_ray.records.study import StudyStore, open_study
-from al_ray.study.names import JOIN, CellNames, Method, dataset_content, model_content, name_cells
+from al_ray.study.names import JOIN, CellNames, Method, dataset_content, learner_content, name_cells
 from al_ray.study.spec import SPEC_VERSION, CellSpec, read_spec
 
 SHOWN_VERSIONS = ("al_ray", "python", "torch", "transformers", "ray", "numpy", "platform")
@@ -298,12 +298,12 @@ def _names(
     recorded = dict(zip(read, name_cells([cell.spec for cell in read.values()]), strict=True))
     in_plan = [(cell.spec, planned[key]) for key, cell in read.items() if key in planned]
     datasets = {dataset_content(spec): entry["dataset"] for spec, entry in in_plan}
-    models = {model_content(spec): entry["model"] for spec, entry in in_plan}
+    models = {learner_content(spec): entry["model"] for spec, entry in in_plan}
     names = {
         key: replace(
             name,
             dataset=datasets.get(dataset_content(read[key].spec), name.dataset),
-            model=models.get(model_content(read[key].spec), name.model),
+            model=models.get(learner_content(read[key].spec), name.model),
         )
         for key, name in recorded.items()
     }

@@ -87,7 +87,7 @@ class CellNames:
 
     Attributes:
         dataset: the data set's name, and in brackets what tells it from others of that name.
-        model: last part of the model's name, likewise.
+        model: last part of the model's name, likewise, and what of it is learned where that differs.
         method: confidence, strategy and filters.
         variant: ``key=value`` of what else differs between cells of one data set, model and method; mostly nothing.
     """
@@ -111,13 +111,11 @@ def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:
     texts = [spec.model_dump_json(exclude={"seed"}) for spec in specs]
     distinct = dict(zip(texts, specs, strict=True))
     datasets = _labels((spec.dataset_name(), dataset_content(spec), spec.dataset) for spec in distinct.values())
-    models = _labels(
-        (_last_part(spec.model.name), model_content(spec), _model_place(spec)) for spec in distinct.values()
-    )
+    models = _labels((_last_part(spec.model.name), learner_content(spec), _learner(spec)) for spec in distinct.values())
     plain = {
         text: CellNames(
             dataset=datasets[dataset_content(spec)],
-            model=models[model_content(spec)],
+            model=models[learner_content(spec)],
             method=Method.of(spec),
         )
         for text, spec in distinct.items()
@@ -180,8 +178,20 @@ def model_content(spec: CellSpec) -> str:
     return canonical_json([model.sha256, model.settings_sha256] if model.sha256 else place)
 
 
-def _model_place(spec: CellSpec) -> dict[str, Any]:
-    return {"path": spec.model.name, "revision": (spec.model.revision or "")[:12]}
+def learner_name(spec: CellSpec) -> str:
+    """Return what of the encoder is learned: ``full``, ``frozen``, or ``frozen_4`` where four layers stay."""
+    recipe = spec.finetune
+    return "frozen" if recipe.is_frozen else f"frozen_{recipe.n_frozen}" if recipe.n_frozen else "full"
+
+
+def learner_content(spec: CellSpec) -> str:
+    """Return what two cells share that learn the same part of the same model."""
+    return canonical_json([model_content(spec), learner_name(spec)])
+
+
+def _learner(spec: CellSpec) -> dict[str, Any]:
+    revision = (spec.model.revision or "")[:12]
+    return {"path": spec.model.name, "revision": revision, "learner": learner_name(spec)}
 
 
 def _labels(things: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, str]:

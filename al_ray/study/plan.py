@@ -299,9 +299,9 @@ def _misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
             f"max_tokens is {spec.max_tokens}, but {name!r} reads {facts.longest_text} tokens at most. "
             f"Set max_tokens to {facts.longest_text} or less."
         )
-    if spec.finetune.frozen_layers > facts.n_layers:
+    if spec.finetune.n_frozen > facts.n_layers:
         found.append(
-            f"frozen_layers is {spec.finetune.frozen_layers}, but {name!r} has {facts.n_layers} layers that can be "
+            f"frozen_layers is {spec.finetune.n_frozen}, but {name!r} has {facts.n_layers} layers that can be "
             f"frozen one by one. Use at most {facts.n_layers}."
         )
     if spec.confidence.sampling.adaptive_attention and not facts.adapts_attention:

@@ -7,9 +7,9 @@ dataclass that its option builds.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, PlainSerializer
 
-from al_ray.confidence import ConfidenceMethod, confidences
+from al_ray.confidence import ConfidenceMethod, confidences, needs_plain_model
 from al_ray.data import datasets, normalise_option
 from al_ray.data.files import PathSource
 from al_ray.errors import ConfigError
@@ -18,7 +18,7 @@ from al_ray.initial import InitialQuery, initial_queries
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.oracle import Oracle, oracles
 from al_ray.records.json import cell_fingerprint
-from al_ray.registry import LARGEST, build_dataclass, describe, options_model, validate
+from al_ray.registry import LARGEST, describe, options_model, validate
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 
@@ -58,7 +58,7 @@ def _recipe(value: Any) -> FinetuneRecipe:
         return value
     if not isinstance(value, Mapping):
         raise ConfigError(f"finetune is {value!r}, it must be a mapping of options such as {{learning_rate: 2e-5}}.")
-    return build_dataclass(FinetuneRecipe, value, "finetune")
+    return FinetuneRecipe.of(value)
 
 
 def _model(value: Any) -> Any:
@@ -123,7 +123,9 @@ class CellSpec(Identity):
     dataset_sha256: str | None = None
     model: ModelOption = ModelSpec(name="minilm")
     max_tokens: Annotated[int, Field(ge=3, le=LARGEST)] = 60
-    finetune: Annotated[FinetuneRecipe, BeforeValidator(_recipe), _FinetuneSchema] = FinetuneRecipe()
+    finetune: Annotated[
+        FinetuneRecipe, BeforeValidator(_recipe), PlainSerializer(FinetuneRecipe.to_json), _FinetuneSchema
+    ] = FinetuneRecipe()
     precision: Literal["float32", "bf16"] = "float32"
     scoring_batch_size: Annotated[int, Field(ge=1, le=LARGEST)] = 64
     confidence: Annotated[ConfidenceMethod, confidences] = confidences.build("softmax")
@@ -163,7 +165,7 @@ class CellSpec(Identity):
                 f"strategy {name!r} needs at least {self.strategy.min_draws} draws per example, "
                 f"but confidence {self.confidence.name!r} gives {draws}. {few or many}."
             )
-        found += self._misfits_of_confidence() + self._misfits_of_filters()
+        found += self._misfits_of_confidence() + self._misfits_of_filters() + self._misfits_of_learner()
         if self.strategy.labels_everything and self.filters:
             found.append(
                 f"strategy {name!r} labels everything, so the filter {self.filters[0].name!r} has nothing to do. "
@@ -194,6 +196,45 @@ class CellSpec(Identity):
                 f"({self.query_size}). Raise n_watched to {self.query_size}, or lower query_size to "
                 f"{strategy.n_watched}."
             )
+        return found
+
+    def _misfits_of_learner(self) -> list[str]:
+        """Say what would need of the encoder what frozen layers, computed once, do not give."""
+        recipe, sampling, name = self.finetune, self.confidence.sampling, self.confidence.name
+        if recipe.frozen_layers == 0:
+            return []
+        found, frozen = [], f"with 'frozen_layers: {recipe.frozen_layers}' the output of the frozen layers"
+        if sampling.adaptive_attention:
+            found.append(
+                f"{frozen} is computed once, as it was pretrained, so confidence {name!r} cannot change their "
+                "attention. Use 'where: logits'."
+            )
+        if not recipe.is_frozen:
+            return found
+        if sampling.dropout == "network":
+            found.append(
+                f"{frozen} is computed once, without dropout, so confidence {name!r} has no network to drop from. "
+                "Use 'where: head'."
+            )
+        if self.workers > 1:
+            found.append(
+                f"workers is {self.workers}, and the frozen learner fits in milliseconds, in one process. Use "
+                "'workers: 1' and more lanes."
+            )
+        return found + (self._misfits_of_lbfgs() if recipe.solver == "lbfgs" else [])
+
+    def _misfits_of_lbfgs(self) -> list[str]:
+        found, confidence = [], self.confidence
+        solver = "'solver: lbfgs' is logistic regression"
+        adamw = "Use 'solver: adamw'."
+        if confidence.new_loss() is not None:
+            found.append(f"{solver}, and confidence {confidence.name!r} has a loss of its own. {adamw}")
+        elif needs_plain_model(self.evaluation, confidence):
+            found.append(f"{solver}, and evaluation {self.evaluation!r} has a loss of its own. {adamw}")
+        if confidence.sampling.n_members > 1:
+            found.append(f"{solver}, whose members of confidence {confidence.name!r} would all be one model. {adamw}")
+        if self.strategy.n_watched:
+            found.append(f"{solver}, without epochs for strategy {self.strategy.name!r} to watch. {adamw}")
         return found
 
     def _misfits_of_filters(self) -> list[str]:
