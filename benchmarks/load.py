@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -28,7 +28,7 @@ from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.model.worker import Worker
 from al_ray.records.study import StudyStore
 from al_ray.runtime.cluster.resources import LaneResources
-from al_ray.runtime.pool import PoolSource
+from al_ray.runtime.pool import CellPool, PoolSource
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, ReportRound, RoundEnded
 from benchmarks.cells import benchmark_cell
 from benchmarks.processes import cpu_seconds, descendants
@@ -107,7 +107,7 @@ class GridClocks:
         return (clock[cells[-1]] - clock[cells[0]]) / max(len(cells) - 1, 1)
 
 
-def stub_cell(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
+def stub_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
     """Report three made-up rounds with as many metrics as real ones; write records where the task names a storage."""
     store = None
     if task.storage:

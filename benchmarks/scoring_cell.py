@@ -1,34 +1,33 @@
 """The cell of the scoring benchmark: al_ray's own classifier on all workers of a lane, timed from inside."""
 
 import time
-from collections.abc import Mapping
 
 import numpy as np
-import pyarrow as pa
 
 from al_ray.core.types import LabeledSet
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.source import resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
+from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 
 N_LABELED = 64
 
 
-def score_pool(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
+def score_pool(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
     """Fine-tune a little, so that the weights are not trivial, then time passes over the whole pool.
 
     Args:
         task: its spec has ``n_passes``, ``batch_size`` and ``folder``, where rank 0 leaves the model and its logits.
-        tables: the tokenised ``pool``.
+        pool: with the tokenised split ``pool``.
         worker: this process.
         report: takes, as metrics, the wall time of each pass, and its CPU time on all workers together, in seconds.
     """
     from al_ray.model.classifier import TransformerClassifier
     from al_ray.model.finetune import FitSettings
 
-    pool = TokenizedSplit.from_table(tables["pool"])
+    texts = TokenizedSplit.from_table(pool.tables["pool"])
     classifier = TransformerClassifier(
         model=resolve_model("minilm", None),
         init="pretrained",
@@ -39,16 +38,16 @@ def score_pool(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, r
             scoring_batch_size=task.spec["batch_size"],
             seed=0,
         ),
-        pool=pool,
-        test=pool,
+        pool=texts,
+        test=texts,
         worker=worker,
     )
-    classifier.finetune(LabeledSet(ids=pool.ids[:N_LABELED], labels=pool.labels[:N_LABELED]), round_index=1)
+    classifier.finetune(LabeledSet(ids=texts.ids[:N_LABELED], labels=texts.labels[:N_LABELED]), round_index=1)
     seconds, cpu = [], []
     for _ in range(task.spec["n_passes"] + 1):
         worker.all_gather(np.zeros(1))  # wait for all
         began, cpu_began = time.perf_counter(), time.process_time()
-        outputs = classifier.predict("pool", pool.ids)
+        outputs = classifier.predict("pool", texts.ids)
         worker.all_gather(np.zeros(1))  # wait for all
         seconds.append(time.perf_counter() - began)
         cpu.append(float(np.concatenate(worker.all_gather(np.array([time.process_time() - cpu_began]))).sum()))

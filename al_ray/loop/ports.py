@@ -67,10 +67,7 @@ class Classifier(Protocol):
         ...
 
     def embed(self, split: Split, ids: IntArray) -> Float32Array:
-        """Return embeddings of the encoder before any fine-tune ``[n, n_embedding]``, unit length, by ascending id.
-
-        It may leave the fine-tuned weights lost, so it comes before :meth:`finetune`.
-        """
+        """Return embeddings of the encoder before any fine-tune ``[n, n_embedding]``, unit length, by ascending id."""
         ...
 
 

@@ -6,3 +6,8 @@ def import_model_code() -> None:
     import transformers.models.auto.modeling_auto  # noqa: F401
 
     from al_ray.model import classifier  # noqa: F401
+
+
+def import_head_code() -> None:
+    """Import the frozen learner alone, which needs no encoder."""
+    from al_ray.model import frozen  # noqa: F401

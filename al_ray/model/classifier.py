@@ -1,7 +1,8 @@
-"""The classifier of a cell: fine-tuned from fresh weights every round, then scored over pool and test."""
+"""The classifier of a cell: fitted from fresh weights every round, then scored over pool and test."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,64 +14,74 @@ from al_ray.core.types import Float32Array, IntArray, LabeledSet, ModelOutputs, 
 from al_ray.errors import ModelError, RoundError
 from al_ray.model.encoder import build_network, freeze_layers, load_weights, longest_text
 from al_ray.model.finetune import FitReport, FitSettings, finetune
-from al_ray.model.predict import Passes, Scores, embed_rows, score_rows
+from al_ray.model.predict import Passes, Scores, score_rows
 from al_ray.model.recipe import folds
 from al_ray.model.source import ResolvedModel
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Alone, Worker
 
-KEPT_EMBEDDINGS = 2
-_EMBEDDINGS: dict[tuple[Any, ...], Float32Array] = {}
+Embeddings = Callable[[], Mapping[Split, Float32Array]]
+"""Gives the embeddings of the pretrained encoder: split -> ``[n, n_features]``, by ascending id."""
 
 
-class TransformerClassifier:
-    """A text classifier for one cell.
+def no_embeddings() -> Mapping[Split, Float32Array]:
+    """Stand for embeddings in a cell of which nothing reads any."""
+    raise AssertionError("this cell was not given embeddings")
 
-    Nothing carries over from round to round but memory: every fit starts from the pretrained weights, and every random
-    draw comes from a stream named by seed and round. The members of an ensemble are dealt to the workers, which
-    fine-tune and score them side by side, each on its own; so a cell's ensemble is the same on any number of workers.
+
+class RoundClassifier(ABC):
+    """Fits the models of a round and asks them: one, the members of an ensemble, or one a fold.
+
+    Nothing carries over from round to round but memory: every fit starts from fresh weights, and every random draw
+    comes from a stream named by seed and round. The members of an ensemble are dealt to the workers, which fit and
+    score them side by side, each on its own; so a cell's ensemble is the same on any number of workers.
 
     Args:
-        model: where the pretrained encoder lies.
-        init: ``random`` draws all weights instead, the control for what pretraining contributes.
-        settings: of every fit; with bf16 the classifier scores with a bf16 copy.
-        pool: the split that labelled examples come from.
-        test: the split that is evaluated.
+        settings: of every fit.
         worker: this process; every rank makes the same calls.
         sampling: how predictions are repeated or changed.
         new_plain_loss: gives the loss of one fit of the plain model, see ``al_ray.confidence.Loss``; None: cross
             entropy.
-
-    Raises:
-        ModelError: the model cannot be read, or cannot read texts this long, or its attention cannot be changed.
-        ConfigError: more frozen layers than the encoder has.
+        ids: of the examples of each split, ascending.
+        embeddings: gives those of the pretrained encoder.
     """
 
     def __init__(
         self,
         *,
-        model: ResolvedModel,
-        init: Literal["pretrained", "random"],
         settings: FitSettings,
-        pool: TokenizedSplit,
-        test: TokenizedSplit,
         worker: Worker,
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        new_plain_loss: Callable[[], Callable[..., Any] | None] = lambda: None,
+        sampling: Sampling,
+        new_plain_loss: Callable[[], Callable[..., Any] | None],
+        ids: Mapping[Split, IntArray],
+        embeddings: Embeddings,
     ) -> None:
-        self._model, self._init, self._worker, self._sampling = model, init, worker, sampling
-        self._splits = {"pool": pool, "test": test}
+        self._worker, self._sampling = worker, sampling
         self._settings, self._plain = settings, replace(settings, new_loss=new_plain_loss)
-        self._network = build_network(model, settings.n_classes, worker.device)
-        self._check_lengths()
-        self._check_attention()
-        freeze_layers(self._network, settings.recipe.n_frozen)
-        self._scorer = self._network
-        if settings.precision == "bf16":
-            self._scorer = copy.deepcopy(self._network).to(torch.bfloat16).eval().requires_grad_(False)
+        self._ids, self._embeddings = ids, embeddings
         self._fitted: int | None = None
         self._n_fitted = 0
         self._members: dict[int, list[torch.Tensor]] = {}
+
+    @abstractmethod
+    def _fit(
+        self,
+        labeled: LabeledSet,
+        settings: FitSettings,
+        round_index: int,
+        worker: Worker,
+        part: tuple[str | int, ...],
+        watched: IntArray | None,
+    ) -> FitReport:
+        """Fit fresh weights, which :meth:`_score` uses from then on; ``part`` names a member or a fold."""
+
+    @abstractmethod
+    def _score(self, split: Split, ids: IntArray, passes: Passes, worker: Worker) -> Scores:
+        """Score examples given by ascending id with the present weights."""
+
+    @abstractmethod
+    def _weights(self) -> list[torch.Tensor]:
+        """Return the weights that :meth:`_score` uses, not copied."""
 
     def finetune(
         self, labeled: LabeledSet, *, round_index: int, plain: bool = False, watched: IntArray | None = None
@@ -89,6 +100,7 @@ class TransformerClassifier:
         self._members = {}
         if plain or self._sampling.n_members == 1:
             report = self._fit(labeled, settings, round_index, self._worker, (), watched)
+            self._n_fitted = 1
         else:
             report = self._fit_members(labeled, settings, round_index, watched)
         self._fitted = round_index
@@ -164,27 +176,116 @@ class TransformerClassifier:
         return ModelOutputs(ids=ids[order], logits=logits[order])
 
     def embed(self, split: Split, ids: IntArray) -> Float32Array:
-        """Return mean embeddings of the encoder as it is before a fit ``[n, n_features]``, unit length, by id.
+        """Return mean embeddings of the encoder as it was pretrained ``[n, n_features]``, unit length, by id."""
+        return self._embeddings()[split][np.searchsorted(self._ids[split], np.sort(ids))]
 
-        They are kept by the process for other cells on the same pool and model.
+    def _fit_members(
+        self, labeled: LabeledSet, settings: FitSettings, round_index: int, watched: IntArray | None
+    ) -> FitReport:
+        """Fit this worker's share of the members, alone; the first member has the streams of a single model."""
+        alone = Alone(self._worker.device)
+        reports: dict[int, FitReport] = {}
+        problem: str | None = None
+        try:
+            for member in self._my_members(range(self._sampling.n_members)):
+                part = ("member", member) if member else ()
+                watch = watched if member == 0 else None
+                reports[member] = self._fit(labeled, settings, round_index, alone, part, watch)
+                self._members[member] = [value.detach().clone() for value in self._weights()]
+        except RoundError as error:
+            problem = str(error)
+        self._agree(problem)
+        self._n_fitted = self._sampling.n_members
+        report: FitReport = self._worker.broadcast(reports.get(0))
+        return report
+
+    def _agree(self, problem: str | None) -> None:
+        """Fail on every worker where one failed, so that none waits for it.
+
+        Raises:
+            RoundError: the fit of a member failed.
         """
-        texts = self._splits[split]
-        seed = stream_seed(self._settings.seed, "embed") if self._init == "random" else 0
-        key = (self._model.sha256, self._init, seed, self._settings.precision, texts.digest)
-        if key not in _EMBEDDINGS:
-            while len(_EMBEDDINGS) >= KEPT_EMBEDDINGS:
-                del _EMBEDDINGS[next(iter(_EMBEDDINGS))]
-            load_weights(self._network, self._model, self._init, seed)
-            self._finish()
-            self._fitted = None
-            _EMBEDDINGS[key] = embed_rows(
-                self._scorer,
-                texts,
-                np.arange(len(texts)),
-                batch_size=self._settings.scoring_batch_size,
-                worker=self._worker,
+        texts = [self._worker.rank, *(problem or "").encode()]
+        gathered = self._worker.all_gather(np.array(texts, dtype=np.int64))
+        for rank_and_text in gathered:
+            if len(rank_and_text) > 1:
+                raise RoundError(bytes(rank_and_text[1:].astype(np.uint8)).decode())
+
+    def _my_members(self, members: Iterable[int]) -> list[int]:
+        return [member for member in members if member % self._worker.world == self._worker.rank]
+
+    def _score_members(self, split: Split, ids: IntArray, passes: Passes, members: Sequence[int]) -> Scores:
+        """Score with each worker's own members, whole pool each, and put the members side by side as draws."""
+        alone, mine = Alone(self._worker.device), self._my_members(members)
+        scores: list[Scores] = []
+        for member in mine:
+            with torch.no_grad():
+                torch._foreach_copy_(self._weights(), self._members[member])
+            first = replace(
+                passes,
+                features=passes.features and member == 0,
+                logits_without_dropout=passes.logits_without_dropout and member == 0,
             )
-        return _EMBEDDINGS[key][texts.rows(np.sort(ids))]
+            own_seed = stream_seed(passes.seed, "member", member)
+            scores.append(self._score(split, ids, replace(first, seed=own_seed), alone))
+        shape = (len(ids), passes.sampling.n_passes, self._settings.n_classes)
+        stacked = np.stack([score.logits for score in scores]) if scores else np.empty((0, *shape), np.float32)
+        numbers = np.concatenate(self._worker.all_gather(np.array(mine, dtype=np.int64)))
+        draws = np.concatenate(self._worker.all_gather(stacked))[np.argsort(numbers)]
+        logits = draws.transpose(1, 0, 2, 3).reshape(len(ids), -1, shape[2])
+        at_first = scores[0] if 0 in mine else None
+        features, without_dropout = self._worker.broadcast(
+            (at_first.features, at_first.logits_without_dropout) if at_first else (None, None)
+        )
+        return Scores(logits=logits, features=features, logits_without_dropout=without_dropout)
+
+
+class TransformerClassifier(RoundClassifier):
+    """A text classifier whose encoder is fine-tuned, the frozen layers aside.
+
+    Args:
+        model: where the pretrained encoder lies.
+        init: ``random`` draws all weights instead, the control for what pretraining contributes.
+        settings: of every fit; with bf16 the classifier scores with a bf16 copy.
+        pool: the split that labelled examples come from.
+        test: the split that is evaluated.
+        worker, sampling, new_plain_loss, embeddings: as of :class:`RoundClassifier`.
+
+    Raises:
+        ModelError: the model cannot be read, or cannot read texts this long, or its attention cannot be changed.
+        ConfigError: more frozen layers than the encoder has.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ResolvedModel,
+        init: Literal["pretrained", "random"],
+        settings: FitSettings,
+        pool: TokenizedSplit,
+        test: TokenizedSplit,
+        worker: Worker,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        new_plain_loss: Callable[[], Callable[..., Any] | None] = lambda: None,
+        embeddings: Embeddings = no_embeddings,
+    ) -> None:
+        super().__init__(
+            settings=settings,
+            worker=worker,
+            sampling=sampling,
+            new_plain_loss=new_plain_loss,
+            ids={"pool": np.sort(pool.ids), "test": np.sort(test.ids)},
+            embeddings=embeddings,
+        )
+        self._model, self._init = model, init
+        self._splits = {"pool": pool, "test": test}
+        self._network = build_network(model, settings.n_classes, worker.device)
+        self._check_lengths()
+        self._check_attention()
+        freeze_layers(self._network, settings.recipe.n_frozen)
+        self._scorer = self._network
+        if settings.precision == "bf16":
+            self._scorer = copy.deepcopy(self._network).to(torch.bfloat16).eval().requires_grad_(False)
 
     def _fit(
         self,
@@ -208,7 +309,6 @@ class TransformerClassifier:
             watched=watched,
         )
         self._finish()
-        self._n_fitted = 1
         return report
 
     def _finish(self) -> None:
@@ -217,41 +317,6 @@ class TransformerClassifier:
         if self._scorer is not self._network:
             with torch.no_grad():
                 torch._foreach_copy_(list(self._scorer.parameters()), list(self._network.parameters()))
-
-    def _fit_members(
-        self, labeled: LabeledSet, settings: FitSettings, round_index: int, watched: IntArray | None
-    ) -> FitReport:
-        """Fit this worker's share of the members, alone; the first member has the streams of a single model."""
-        alone = Alone(self._worker.device)
-        reports: dict[int, FitReport] = {}
-        problem: str | None = None
-        try:
-            for member in self._my_members(range(self._sampling.n_members)):
-                part = ("member", member) if member else ()
-                watch = watched if member == 0 else None
-                reports[member] = self._fit(labeled, settings, round_index, alone, part, watch)
-                self._members[member] = [value.detach().clone() for value in self._scorer.parameters()]
-        except RoundError as error:
-            problem = str(error)
-        self._agree(problem)
-        self._n_fitted = self._sampling.n_members
-        report: FitReport = self._worker.broadcast(reports.get(0))
-        return report
-
-    def _agree(self, problem: str | None) -> None:
-        """Fail on every worker where one failed, so that none waits for it.
-
-        Raises:
-            RoundError: the fit of a member failed.
-        """
-        texts = [self._worker.rank, *(problem or "").encode()]
-        gathered = self._worker.all_gather(np.array(texts, dtype=np.int64))
-        for rank_and_text in gathered:
-            if len(rank_and_text) > 1:
-                raise RoundError(bytes(rank_and_text[1:].astype(np.uint8)).decode())
-
-    def _my_members(self, members: Iterable[int]) -> list[int]:
-        return [member for member in members if member % self._worker.world == self._worker.rank]
 
     def _score(self, split: Split, ids: IntArray, passes: Passes, worker: Worker) -> Scores:
         texts = self._splits[split]
@@ -264,30 +329,8 @@ class TransformerClassifier:
             passes=passes,
         )
 
-    def _score_members(self, split: Split, ids: IntArray, passes: Passes, members: Sequence[int]) -> Scores:
-        """Score with each worker's own members, whole pool each, and put the members side by side as draws."""
-        alone, mine = Alone(self._worker.device), self._my_members(members)
-        scores: list[Scores] = []
-        for member in mine:
-            with torch.no_grad():
-                torch._foreach_copy_(list(self._scorer.parameters()), self._members[member])
-            first = replace(
-                passes,
-                features=passes.features and member == 0,
-                logits_without_dropout=passes.logits_without_dropout and member == 0,
-            )
-            own_seed = stream_seed(passes.seed, "member", member)
-            scores.append(self._score(split, ids, replace(first, seed=own_seed), alone))
-        shape = (len(ids), passes.sampling.n_passes, self._settings.n_classes)
-        stacked = np.stack([score.logits for score in scores]) if scores else np.empty((0, *shape), np.float32)
-        numbers = np.concatenate(self._worker.all_gather(np.array(mine, dtype=np.int64)))
-        draws = np.concatenate(self._worker.all_gather(stacked))[np.argsort(numbers)]
-        logits = draws.transpose(1, 0, 2, 3).reshape(len(ids), -1, shape[2])
-        at_first = scores[0] if 0 in mine else None
-        features, without_dropout = self._worker.broadcast(
-            (at_first.features, at_first.logits_without_dropout) if at_first else (None, None)
-        )
-        return Scores(logits=logits, features=features, logits_without_dropout=without_dropout)
+    def _weights(self) -> list[torch.Tensor]:
+        return list(self._scorer.parameters())
 
     def _check_attention(self) -> None:
         if self._sampling.adaptive_attention and not self._network.packs:

@@ -142,10 +142,7 @@ def _passes(
     if kind == "off":
         outputs["logits"] = outputs["logits_without_dropout"]
     elif kind == "logits":
-        with fork_random(device, stream_seed(passes.seed, "batch", index)):
-            repeated = outputs["logits_without_dropout"].float()[:, None].expand(-1, sampling.n_passes, -1)
-            rate = 0.1 if sampling.rate is None else sampling.rate
-            outputs["logits"] = functional.dropout(repeated, rate).flatten(1)
+        outputs["logits"] = dropped_logits(outputs["logits_without_dropout"], passes, index, device).flatten(1)
     else:
         draws: list[Tensor] = []
         with network.dropping(kind, sampling.rate):
@@ -158,21 +155,11 @@ def _passes(
     return outputs
 
 
-def embed_rows(
-    network: Network,
-    split: TokenizedSplit,
-    rows: IntArray,
-    *,
-    batch_size: int,
-    worker: Worker,
-) -> Float32Array:
-    """Return unit-length mean embeddings of some rows ``[n, n_features]``, computed by all workers."""
-
-    def forward(batch: TokenBatch, index: int) -> Mapping[str, Tensor]:
-        return {"embedding": network.embed(batch)}
-
-    widths = {"embedding": network.n_features}
-    return run_batches(split, rows, forward, widths, batch_size=batch_size, worker=worker)["embedding"]
+def dropped_logits(logits: Tensor, passes: Passes, batch_index: int, device: torch.device) -> Tensor:
+    """Return logits ``[n, n_classes]`` with single ones dropped, anew in every pass ``[n, n_passes, n_classes]``."""
+    rate = 0.1 if passes.sampling.rate is None else passes.sampling.rate
+    with fork_random(device, stream_seed(passes.seed, "batch", batch_index)):
+        return functional.dropout(logits.float()[:, None].expand(-1, passes.sampling.n_passes, -1), rate)
 
 
 def run_batches(

@@ -112,6 +112,32 @@ def resolve_model(name: str, revision: str | None) -> ResolvedModel:
     return _resolved(name, commit, folder)
 
 
+def pinned_model(name: str, revision: str | None, sha256: str | None, settings_sha256: str | None) -> ResolvedModel:
+    """Find a model on this machine and make sure that it is the one that a study was planned with.
+
+    Args:
+        name: as of :func:`resolve_model`.
+        revision: likewise.
+        sha256: of the weights; None: any.
+        settings_sha256: of configuration and tokenizer; None: any.
+
+    Raises:
+        ModelError: as :func:`resolve_model`, or the files are others.
+    """
+    model = resolve_model(name, revision)
+    if settings_sha256 not in (None, model.settings_sha256):
+        raise ModelError(
+            f"model {name!r} has another configuration or tokenizer on this machine than where the study was planned. "
+            "Put the same files on every node."
+        )
+    if sha256 not in (None, model.sha256):
+        raise ModelError(
+            f"model {name!r} has weights with SHA-256 {model.sha256[:12]} on this machine, the study was planned with "
+            f"{str(sha256)[:12]}. Put the same files on every node."
+        )
+    return model
+
+
 def _resolved(name: str, revision: str | None, folder: Path) -> ResolvedModel:
     """Make sure that a folder holds all that is needed and nothing that runs, and return it with its hashes."""
     check_model_files(name, folder)

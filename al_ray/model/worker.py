@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from al_ray.errors import ExecutionError
 
@@ -91,18 +92,22 @@ class SingleProcess(Alone):
 
 
 def set_threads(n: int) -> None:
-    """Set torch's threads on purpose: ``n`` within an operation, one between operations.
+    """Set torch's threads on purpose: ``n`` within an operation, one between operations; best before torch is imported.
 
     Sums depend in the last bit on the number of threads, so it is a part of a run's provenance.
     """
+    assert n >= 1
+    os.environ["OMP_NUM_THREADS"] = str(n)
+    # Texts without padding give ever new shapes: oneDNN's default of 1,024 kept kernels costs a process 0.2 GiB.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     import torch
 
-    assert n >= 1
     torch.set_num_threads(n)
     if torch.get_num_interop_threads() != 1:
         # torch allows this only before its first parallel work; later it stays as it is and changes no result.
         with contextlib.suppress(RuntimeError):
             torch.set_num_interop_threads(1)
+    threadpool_limits(limits=n)  # of numpy and scipy, which may have been loaded with all cores
 
 
 def place_of(device: "torch.device") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from al_ray.errors import ExecutionError
 from al_ray.model.worker import SingleProcess, set_threads
@@ -20,11 +20,8 @@ from al_ray.runtime.cluster.scratch import keep_logs, scratch_folder
 from al_ray.runtime.cluster.session import RaySession, address_of, is_here, ray_session, what_died
 from al_ray.runtime.failures import ExchangeLostError, Failure, RayLostError, RayStartError, RetryPolicy
 from al_ray.runtime.monitor import GridMonitor, GridPlan
-from al_ray.runtime.pool import PoolSource
+from al_ray.runtime.pool import CellPool, PoolSource, local_pool
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RunCell
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Much longer than both take on a slow machine: what is not there is told within seconds by other means.
 STARTING_TIMEOUT_S, JOINING_TIMEOUT_S = 900.0, 120.0
@@ -99,14 +96,14 @@ def run_local(
     worker = SingleProcess(device="cuda" if use_gpu else "cpu")
 
     @functools.cache
-    def tables_of(pool_key: str) -> "dict[str, pa.Table]":
-        return {name: pools[pool_key].tokenize(table) for name, table in pools[pool_key].tables.items()}
+    def pool_of(key: str) -> CellPool:
+        return local_pool(pools[key], worker.device)
 
     for cell in cells:
-        tables = tables_of(cell.pool_key)
+        pool = pool_of(cell.pool_key)
         on_event(CellStarted(cell.key))
         try:
-            run_cell(cell, tables, worker, on_event)
+            run_cell(cell, pool, worker, on_event)
         except Exception as error:
             on_event(CellFailed(cell.key, Failure.of(error), attempts=1))
         else:

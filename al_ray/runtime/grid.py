@@ -14,13 +14,13 @@ from ray import tune
 from al_ray.errors import one_line
 from al_ray.runtime.cluster.ray_internals import HEAD_RESOURCE, TUNE_CLOCKS
 from al_ray.runtime.cluster.resources import lanes_that_fit
-from al_ray.runtime.cluster.session import RaySession
+from al_ray.runtime.cluster.session import DATA_PLANE_CPUS, RaySession
 from al_ray.runtime.cluster.sweeping import sweeping
 from al_ray.runtime.failures import ExchangeLostError, Failure
 from al_ray.runtime.lane.exchange import Exchange, ExchangeState
 from al_ray.runtime.lane.trial import LanePlan, LaneTrial
 from al_ray.runtime.monitor import GridMonitor, GridPlan
-from al_ray.runtime.pool import PoolRefs, PoolSource, prepare_pool
+from al_ray.runtime.pool import EncodedRefs, EncodingActors, PoolRefs, PoolSource, prepare_encoding, prepare_pool
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellStarted, CellTask, by_workers
 
 HEAD_SHARE = 0.001
@@ -50,14 +50,22 @@ class Grid:
         with (
             sweeping(),
             contextlib.closing(Exchange.open()) as exchange,
-            preparing(exchange, pools, self.monitor) as all_pools,
+            preparing(exchange, pools, self._actors(), self.monitor) as all_pools,
         ):
-            if not self.session.private:  # lanes could take the CPUs that tokenising needs
+            # Lanes could take the CPUs that tokenising needs, and the GPUs that encoding does.
+            if not self.session.private or plan.resources.gpus_per_worker > 0:
                 all_pools.join()
                 self.monitor.check()
             for workers, tasks in classes.items():
                 lanes = LanePlan(tuple(tasks), workers, plan.resources, plan.policy, plan.functions, exchange)
                 self._run_class(lanes, n_lanes[workers])
+
+    def _actors(self) -> EncodingActors:
+        """Return the processes that encode pools: on a private Ray beside the lanes that start, so of few CPUs."""
+        resources = self.plan.resources
+        n = max(sum(node.slots(resources) for node in self.session.nodes), 1)
+        cpus = DATA_PLANE_CPUS / (n + 1) if self.session.private else resources.cpus_per_worker
+        return EncodingActors(n=n, cpus=cpus, gpus=resources.gpus_per_worker, threads=resources.cpus_per_worker)
 
     def _n_lanes(self, workers: int, n_cells: int) -> int:
         resources = self.plan.resources
@@ -165,23 +173,34 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def preparing(exchange: Exchange, pools: Mapping[str, PoolSource], monitor: GridMonitor) -> Iterator[threading.Thread]:
+def preparing(
+    exchange: Exchange, pools: Mapping[str, PoolSource], actors: EncodingActors, monitor: GridMonitor
+) -> Iterator[threading.Thread]:
     """Prepare pools in a thread, beside the start of the lanes, and keep them in the object store as long as inside."""
-    kept, left = list[PoolRefs](), threading.Event()
+    kept, left = list[PoolRefs | EncodedRefs](), threading.Event()
+
+    def hand_on(key: str, refs: PoolRefs | EncodedRefs, n_texts: int, what: str, began: float) -> None:
+        kept.append(refs)
+        exchange.call(ExchangeState.put_pool, key, refs)
+        _log.info("pool %s: %d texts %s in %.1f s", key, n_texts, what, time.monotonic() - began)
 
     def prepare() -> None:
         try:
             for key, source in pools.items():
                 if left.is_set():
                     return
+                n_texts = sum(table.num_rows for table in source.tables.values())
                 began = time.monotonic()
-                refs = prepare_pool(source)
+                pool = prepare_pool(source)
                 if left.is_set():
                     return
-                kept.append(refs)
-                exchange.call(ExchangeState.put_pool, key, refs)
-                n_texts = sum(table.num_rows for table in source.tables.values())
-                _log.info("pool %s: %d texts tokenised in %.1f s", key, n_texts, time.monotonic() - began)
+                hand_on(key, pool, n_texts, "tokenised", began)
+                for encoding, make_encoder in source.encoders.items():
+                    began = time.monotonic()
+                    encoded = prepare_encoding(pool, make_encoder, actors)
+                    if left.is_set():
+                        return
+                    hand_on(f"{key}/{encoding}", encoded, n_texts, "encoded", began)
         except BaseException as error:
             if not left.is_set():  # the monitor may serve another start of the grid by now
                 monitor.stop(error)

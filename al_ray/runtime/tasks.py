@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from al_ray.runtime.failures import Failure
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from al_ray.model.worker import Worker
+    from al_ray.runtime.pool import CellPool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +94,10 @@ class CellFailed:
 CellEvent = CellStarted | RoundEnded | CellFinished | CellFailed
 LAST_EVENTS = (CellFinished, CellFailed)
 ReportRound = Callable[[RoundEnded], None]
-# Runs one cell on every rank of a worker group: its task, the tokenised tables of its pool, the rank's worker, and what
+# Runs one cell on every rank of a worker group: its task, its pool, the rank's worker, and what
 # takes its rounds (on rank 0). A module-level function, pickled by reference. It resumes by itself: after a lost worker
 # it is called again with the same task.
-RunCell = Callable[[CellTask, "Mapping[str, pa.Table]", "Worker", ReportRound], None]
+RunCell = Callable[[CellTask, "CellPool", "Worker", ReportRound], None]
 
 
 def by_workers(cells: Sequence[CellTask]) -> dict[int, list[CellTask]]:

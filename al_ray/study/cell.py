@@ -3,42 +3,43 @@
 :func:`run_cell` is what a lane calls, and what ``--local`` calls: the only difference is the worker that it is handed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from al_ray.confidence import plain_loss
 from al_ray.core.metrics import aulc
-from al_ray.core.types import LabeledSet, RoundRecord
-from al_ray.errors import AlRayError, ModelError, StorageError
+from al_ray.core.seeding import stream_seed
+from al_ray.core.types import Float32Array, LabeledSet, RoundRecord, Split
+from al_ray.errors import AlRayError, StorageError
 from al_ray.loop import learner
-from al_ray.loop.ports import Arrays, Loop
-from al_ray.model.source import ResolvedModel, resolve_model
+from al_ray.loop.ports import Arrays, Classifier, Loop
+from al_ray.model import import_head_code, import_model_code
+from al_ray.model.encoding import Encoding
+from al_ray.model.source import ResolvedModel, pinned_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
 from al_ray.records.cell import CellStore
 from al_ray.records.study import StudyStore
+from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 from al_ray.study.spec import CellSpec, read_spec
 
 
-def run_cell(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
+def run_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
     """Run one cell to its end, from wherever its records stop.
 
     Args:
         task: the cell, and where its records are.
-        tables: the tokenised ``pool`` and ``test`` splits (columns id, label, tokens).
+        pool: tokens (columns id, label, tokens, maybe group) and encodings of the splits ``pool`` and ``test``.
         worker: this process among those of the cell.
         report: told of each round once it is recorded; called on rank 0 alone.
 
     Raises:
         AlRayError: on every worker alike; what is recorded stays.
     """
-    from al_ray.model.classifier import TransformerClassifier
-    from al_ray.model.finetune import FitSettings
-
     spec = read_spec(task.spec)
     study = StudyStore.open(task.storage, task.study, claimed=True, patience_s=task.storage_patience_s)
     store = study.cell(task.slug, task.fingerprint)
@@ -48,26 +49,86 @@ def run_cell(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, rep
         lambda record: report(RoundEnded(task.key, record.round_index, record.n_labeled, dict(record.metrics))),
     )
     records.on_rank_zero(lambda: store.begin(task.spec, {**task.provenance, **worker.place}))
-    pool, test = (TokenizedSplit.from_table(tables[name]) for name in ("pool", "test"))
-    classifier = TransformerClassifier(
-        model=_pinned_model(spec),
-        init=spec.model.init,
-        settings=FitSettings(
-            recipe=spec.finetune,
-            precision=spec.precision,
-            n_classes=task.n_classes,
-            scoring_batch_size=spec.scoring_batch_size,
-            seed=spec.seed,
-            new_loss=spec.confidence.new_loss,
-        ),
-        pool=pool,
-        test=test,
-        worker=worker,
-        sampling=spec.confidence.sampling,
-        new_plain_loss=partial(plain_loss, spec.evaluation),
-    )
-    rounds = learner.run(make_loop(spec, task.n_classes, tables), classifier, records)
+    loop = make_loop(spec, task.n_classes, pool.tables)
+    rounds = learner.run(loop, make_classifier(spec, loop, pool, worker), records)
     records.on_rank_zero(lambda: store.finish(summarize(rounds)))
+
+
+def warm_up(specs: Iterable[CellSpec]) -> Callable[[], None]:
+    """Return what a lane imports while it starts, and not in its first cell: of the model no more than is needed."""
+    return import_head_code if all(spec.finetune.is_frozen for spec in specs) else import_model_code
+
+
+def make_classifier(spec: CellSpec, loop: Loop, pool: CellPool, worker: Worker) -> Classifier:
+    """Return the model that a spec describes, on the tokens or the encodings of its pool."""
+    from al_ray.model.finetune import FitSettings
+
+    encodings = encodings_of(spec)
+
+    def encoded(role: EncodingRole) -> Mapping[Split, Float32Array]:
+        arrays = pool.encoded(encodings[role].key)
+        return {"pool": arrays["pool"], "test": arrays["test"]}
+
+    settings = FitSettings(
+        recipe=spec.finetune,
+        precision=spec.precision,
+        n_classes=loop.n_classes,
+        scoring_batch_size=spec.scoring_batch_size,
+        seed=spec.seed,
+        new_loss=spec.confidence.new_loss,
+    )
+    shared: dict[str, Any] = {
+        "settings": settings,
+        "worker": worker,
+        "sampling": spec.confidence.sampling,
+        "new_plain_loss": partial(plain_loss, spec.evaluation),
+        "embeddings": partial(encoded, "embeddings"),
+    }
+    if spec.finetune.is_frozen:
+        from al_ray.model.frozen import FrozenClassifier
+
+        ids: dict[Split, Any] = {"pool": loop.truth.ids, "test": loop.test.ids}
+        return FrozenClassifier(features=encoded("features"), ids=ids, **shared)
+
+    from al_ray.model.classifier import TransformerClassifier
+
+    model = spec.model
+    return TransformerClassifier(
+        model=pinned_model(model.name, model.revision, model.sha256, model.settings_sha256),
+        init=model.init,
+        pool=TokenizedSplit.from_table(pool.tables["pool"]),
+        test=TokenizedSplit.from_table(pool.tables["test"]),
+        **shared,
+    )
+
+
+EncodingRole = Literal["features", "embeddings"]
+
+
+def encodings_of(spec: CellSpec) -> dict[EncodingRole, Encoding]:
+    """Return what of its pool a cell reads that is computed once for all cells, by what it is used for."""
+    model = spec.model
+    make = partial(
+        Encoding,
+        model=ResolvedModel(
+            name=model.name,
+            revision=model.revision,
+            path="",
+            sha256=str(model.sha256),
+            settings_sha256=str(model.settings_sha256),
+        ),
+        init=model.init,
+        seed=stream_seed(spec.seed, "embed") if model.init == "random" else 0,
+        precision=spec.precision,
+        batch_size=spec.scoring_batch_size,
+    )
+    found: dict[EncodingRole, Encoding] = {}
+    if spec.finetune.is_frozen:
+        found["features"] = make(output=spec.finetune.features)
+    of_filters = any(each.needs_embeddings for each in spec.filters)
+    if spec.initial.needs_embeddings or spec.strategy.needs_embeddings or of_filters:
+        found["embeddings"] = make(output="mean")
+    return found
 
 
 def make_loop(spec: CellSpec, n_classes: int, tables: Mapping[str, pa.Table]) -> Loop:
@@ -164,19 +225,3 @@ class SharedRecords:
         if problem is not None:
             raise StorageError(problem)
         return result
-
-
-def _pinned_model(spec: CellSpec) -> ResolvedModel:
-    """Find the model on this machine and make sure that it is the one of the study."""
-    model = resolve_model(spec.model.name, spec.model.revision)
-    if spec.model.settings_sha256 not in (None, model.settings_sha256):
-        raise ModelError(
-            f"model {spec.model.name!r} has another configuration or tokenizer on this machine than where the study "
-            "was planned. Put the same files on every node."
-        )
-    if spec.model.sha256 not in (None, model.sha256):
-        raise ModelError(
-            f"model {spec.model.name!r} has weights with SHA-256 {model.sha256[:12]} on this machine, the study was "
-            f"planned with {str(spec.model.sha256)[:12]}. Put the same files on every node."
-        )
-    return model

@@ -282,7 +282,12 @@ def _named_nowhere(spec: CellSpec) -> dict[str, Any]:
 
 
 def _differing(group: Mapping[str, Mapping[str, Any]], seeds: Mapping[str, set[int]]) -> set[str]:
-    found = _keys_that_differ(group.values())
+    found = {key for key in _keys_that_differ(group.values()) if _tells_apart(key, group.values())}
     of_seed = [(seed, values["rounds"]) for text, values in group.items() for seed in seeds[text]]
     rounds_vary = len(set(of_seed)) > len({seed for seed, _ in of_seed})
     return found if rounds_vary else found - {"rounds"}
+
+
+def _tells_apart(key: str, values: Collection[Mapping[str, Any]]) -> bool:
+    """Say whether a key that differs has to be named: what a recipe lacks follows from what else it says."""
+    return not key.startswith("finetune.") or len({repr(each[key]) for each in values if key in each}) > 1

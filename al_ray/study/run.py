@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import metadata
@@ -15,7 +15,6 @@ import pyarrow as pa
 from al_ray import __version__
 from al_ray.core.types import TextSplit
 from al_ray.errors import ConfigError, StorageError
-from al_ray.model import import_model_code
 from al_ray.model.tokens import tokenize_table
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
@@ -23,7 +22,7 @@ from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.driver import run_grid, run_local
 from al_ray.runtime.pool import PoolSource
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
-from al_ray.study.cell import run_cell
+from al_ray.study.cell import encodings_of, run_cell, warm_up
 from al_ray.study.file import Execution, Study
 from al_ray.study.forecast import Forecast, forecast
 from al_ray.study.plan import Plan, PlannedCell, dataset_key, plan_record, plan_study, require_complete
@@ -159,7 +158,7 @@ def _run(plan: Plan, execution: Execution, lease: Lease, *, local: bool, listene
         events = _Events(plan, tracker, lease, listener)
         tasks = [_task(plan, cell, execution) for cell in waiting]
         # One table a pool, however many cells share it.
-        pools = {key: _pool_source(plan, cell) for key, cell in {_pool_key(cell): cell for cell in waiting}.items()}
+        pools = _pools(plan, waiting)
         if local:
             run_local(
                 cells=tasks,
@@ -176,7 +175,7 @@ def _run(plan: Plan, execution: Execution, lease: Lease, *, local: bool, listene
                 run_cell=run_cell,
                 resources=_resources(execution),
                 on_event=events,
-                warm_up=import_model_code,
+                warm_up=warm_up(cell.spec for cell in waiting),
             )
     finally:
         tracker.close()
@@ -308,12 +307,22 @@ def _pool_key(cell: PlannedCell) -> str:
     return f"{str(spec.dataset_sha256)[:16]}-{str(spec.model.settings_sha256)[:16]}-{spec.max_tokens}"
 
 
-def _pool_source(plan: Plan, cell: PlannedCell) -> PoolSource:
-    dataset = plan.datasets[dataset_key(cell.spec.dataset)]
-    model = plan.models[cell.spec.model.name, cell.spec.model.revision]
+def _pools(plan: Plan, cells: Iterable[PlannedCell]) -> dict[str, PoolSource]:
+    """Return the pools that cells read, in the order of their use, with all that any of the cells reads of each."""
+    readers: dict[str, list[PlannedCell]] = {}
+    for cell in cells:
+        readers.setdefault(_pool_key(cell), []).append(cell)
+    return {key: _pool_source(plan, of_pool) for key, of_pool in readers.items()}
+
+
+def _pool_source(plan: Plan, cells: Sequence[PlannedCell]) -> PoolSource:
+    spec = cells[0].spec
+    dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
+    encodings = {encoding.key: encoding for cell in cells for encoding in encodings_of(cell.spec).values()}
     return PoolSource(
         tables={"pool": _text_table(dataset.train), "test": _text_table(dataset.test)},
-        tokenize=partial(tokenize_table, model=model, max_tokens=cell.spec.max_tokens),
+        tokenize=partial(tokenize_table, model=model, max_tokens=spec.max_tokens),
+        encoders={key: encoding.encoder for key, encoding in encodings.items()},
     )
 
 

@@ -210,6 +210,11 @@ class CellSpec(Identity):
                 "attention. Use 'where: logits'."
             )
         if not recipe.is_frozen:
+            if self.model.init == "random":
+                found.append(
+                    f"{frozen} is computed once, but 'init: random' draws all layers anew in every fit. Use "
+                    "'init: pretrained', or 'frozen_layers: 0'."
+                )
             return found
         if sampling.dropout == "network":
             found.append(

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import psutil
 import pyarrow as pa
 
 from al_ray.model.worker import Worker
+from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import CellEvent, CellStarted, CellTask, ReportRound, RoundEnded
 from al_ray.study.cell import run_cell
 from al_ray.study.file import load_study, set_options
@@ -77,7 +78,7 @@ def dies_once(table: pa.Table, tokenize: Callable[[pa.Table], pa.Table], been_he
     return tokenize(table)
 
 
-def stop_at_gates(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
+def stop_at_gates(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
     """Run a cell that stands still after each of its rounds until a file lets it go on."""
     gates = Path(task.storage).parent / "gates"
 
@@ -85,10 +86,10 @@ def stop_at_gates(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker
         report(event)
         wait_until((gates / str(event.round_index)).exists, "the gate opens")
 
-    run_cell(task, tables, worker, report_and_wait)
+    run_cell(task, pool, worker, report_and_wait)
 
 
-def kill_the_raylet(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
+def kill_the_raylet(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
     """Kill the raylet before the cell's first round, and wait for what comes of it."""
     [raylet] = [parent for parent in psutil.Process().parents() if parent.name() == "raylet"]
     raylet.kill()

@@ -54,3 +54,68 @@ def test_recipe_and_source_do_not_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_frozen_learner_has_defaults_of_its_own_and_what_is_said_beside_them_counts() -> None:
+    recipe = FinetuneRecipe.of({"frozen_layers": "all", "epochs": 7})
+    assert recipe.is_frozen
+    assert (recipe.epochs, recipe.learning_rate, recipe.validation_fraction) == (7, 0.05, 0.0)
+    assert FinetuneRecipe.of({}) == FinetuneRecipe()
+    assert FinetuneRecipe.of({"frozen_layers": 2}).learning_rate == FinetuneRecipe().learning_rate
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"learning_rate": 1e-4, "epochs": 3},
+        {"frozen_layers": 4},
+        {"frozen_layers": "all"},
+        {"frozen_layers": "all", "features": "first_token", "epochs": 9},
+        {"frozen_layers": "all", "solver": "lbfgs", "l2": 2.0, "class_weights": "balanced"},
+    ],
+    ids=str,
+)
+def test_a_recipe_comes_back_from_its_json_form(options: dict[str, Any]) -> None:
+    recipe = FinetuneRecipe.of(options)
+    stored = recipe.to_json()
+    assert FinetuneRecipe.of(stored) == recipe
+    assert FinetuneRecipe.of(stored).to_json() == stored
+    assert stored.items() >= options.items()
+
+
+def test_the_json_form_of_full_fine_tuning_is_that_of_the_first_edition() -> None:
+    assert set(FinetuneRecipe().to_json()) == {
+        "learning_rate", "epochs", "batch_size", "weight_decay", "schedule", "warmup_fraction", "gradient_clip",
+        "validation_fraction", "patience", "class_weights", "frozen_layers",
+    }  # fmt: skip
+    assert FinetuneRecipe(frozen_layers=2).to_json()["frozen_dropout"] is False  # there it was another computation
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"solver": "lbfgs"},
+            r"option 'solver' is 'lbfgs', which only the frozen learner has.*add 'frozen_layers: all'",
+        ),
+        ({"frozen_layers": 3, "features": "mean"}, r"option 'features' is 'mean', which only the frozen learner has"),
+        (
+            {"frozen_layers": "all", "l2": 1.0},
+            r"option 'l2' is 1.0, which has no meaning with 'solver: adamw'.*use 'sol",
+        ),
+        (
+            {"frozen_layers": "all", "solver": "lbfgs", "epochs": 3},
+            r"option 'epochs' is 3, which has no meaning with 'solver: lbfgs'. Drop it, or use 'solver: adamw'",
+        ),
+        ({"frozen_layers": "most"}, r"option 'frozen_layers' of finetune is 'most'.*int \| 'all'"),
+        (
+            {"frozen_layers": "all", "features": "max"},
+            r"option 'features' of finetune is 'max'. It must be 'mean' or 'f",
+        ),
+    ],
+    ids=str,
+)
+def test_an_option_without_a_meaning_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FinetuneRecipe.of(options)

@@ -245,33 +245,6 @@ def test_the_watched_logits_of_the_last_epoch_are_the_model_s_and_watching_chang
     np.testing.assert_allclose(ended, unwatched, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
-def test_embeddings_are_the_mean_of_the_pretrained_encoder_s_output(
-    family: str, pool: TokenizedSplit, request: pytest.FixtureRequest
-) -> None:
-    from transformers import AutoModel
-
-    folder = request.getfixturevalue(family)
-    found = tiny.classifier_of(folder, pool=pool).embed("pool", pool.ids)
-    encoder = AutoModel.from_pretrained(folder).eval()
-    for row in range(0, len(pool), 7):
-        tokens = torch.from_numpy(pool.gather(np.array([row])).astype(np.int64))[None]
-        with torch.no_grad():
-            mean = encoder(input_ids=tokens).last_hidden_state[0].mean(dim=0)
-        at = int(np.searchsorted(np.sort(pool.ids), pool.ids[row]))
-        np.testing.assert_allclose(found[at], torch.nn.functional.normalize(mean, dim=0).numpy(), atol=1e-5)
-
-
-def test_embeddings_of_random_weights_hang_on_the_seed_and_pretrained_ones_do_not(
-    bert: Path, pool: TokenizedSplit
-) -> None:
-    def embedded(init: str, seed: int) -> Any:
-        return tiny.classifier_of(bert, pool=pool, init=init, seed=seed).embed("pool", pool.ids)
-
-    np.testing.assert_array_equal(embedded("pretrained", 1), embedded("pretrained", 2))
-    assert np.abs(embedded("random", 1) - embedded("random", 2)).max() > 1e-2
-
-
 def test_the_inverse_temperature_is_the_published_polynomial_and_never_flattens() -> None:
     rows = torch.softmax(torch.randn(200, 40, generator=torch.Generator().manual_seed(0)) * 3, dim=-1).double()
     entropy = -(rows * torch.log(rows + 1e-9)).sum(-1).numpy()

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from al_ray.errors import ModelError, RoundError
 from al_ray.model.worker import Worker
+from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 
 
@@ -36,11 +37,31 @@ def lose_a_row(table: pa.Table) -> pa.Table:
     return table.slice(1)
 
 
-def act(task: CellTask, tables: Mapping[str, pa.Table], worker: Worker, report: ReportRound) -> None:
+def act(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
     """Run the action named by the spec for as many rounds as it says; what it found takes the place of metrics."""
     for round_index in range(task.spec.get("rounds", 1)):
-        found = ACTIONS[task.spec["act"]](task.spec, tables, worker)
+        found = ACTIONS[task.spec["act"]](task.spec, pool.tables, worker)
         report(RoundEnded(task.key, round_index, 0, {"pid": os.getpid(), **found}))
+
+
+def encode(device: Any) -> Callable[[pa.Table], Any]:
+    """Three numbers for each token: its row's id, its row's label, and one."""
+
+    def encoded(block: pa.Table) -> Any:
+        lengths = block["tokens"].combine_chunks().value_lengths().to_numpy()
+        ids, labels = (np.repeat(block[name].to_numpy(), lengths) for name in ("id", "label"))
+        return np.stack([ids, labels, np.ones(len(ids))], axis=1).astype(np.float32)
+
+    return encoded
+
+
+def encode_texts(device: Any) -> Callable[[pa.Table], Any]:
+    """Two numbers for each text: its id, and how many texts stand in its block."""
+    return lambda block: np.stack([block["id"].to_numpy(), np.full(len(block), len(block))], axis=1).astype(np.float32)
+
+
+def lack_the_model(device: Any) -> Callable[[pa.Table], Any]:
+    raise ModelError("model 'x' has other weights on this machine")
 
 
 def look(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:

@@ -3,15 +3,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from al_ray.errors import ConfigError, DataError, ExecutionError
+from al_ray.model.encoding import encode_table
 from al_ray.runtime.cluster.ray_internals import actors_of_this_job
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.driver import run_grid
-from al_ray.runtime.pool import PoolSource, prepare_pool
+from al_ray.runtime.pool import EncodedRefs, EncodingActors, PoolRefs, PoolSource, prepare_encoding, prepare_pool
 from al_ray.runtime.score import score_parquet
 from al_ray.runtime.tasks import CellEvent, CellTask
 from tests.processes import LANE_TITLES, ray_processes
@@ -240,6 +243,31 @@ def test_a_tokenizer_that_fails_is_told_in_its_own_words() -> None:
         ExecutionError, match=r"'pool' cannot be tokenised: .*ModelError: the tokenizer gave text 7 no tok"
     ):
         prepare_pool(source)
+
+
+def token_table(n_rows: int) -> pa.Table:
+    texts = fakes.tokenize(fakes.texts(n_rows)).rename_columns({"input_ids": "tokens"})
+    return texts.drop_columns("text")
+
+
+def prepared(tables: dict[str, pa.Table], encoder: Any) -> EncodedRefs:
+    refs = PoolRefs({split: [ray.put(table)] for split, table in tables.items()})
+    return prepare_encoding(refs, encoder, EncodingActors(n=2, cpus=0.4, gpus=0, threads=1))
+
+
+def test_a_pool_is_encoded_in_blocks_by_several_processes_as_one_process_does() -> None:
+    tables = {"pool": token_table(2500), "test": token_table(5)}
+    for encoder in (fakes.encode, fakes.encode_texts):
+        found = prepared(tables, encoder).load()
+        for split, table in tables.items():
+            np.testing.assert_array_equal(found[split], encode_table(table, encoder(None)))
+            assert not found[split].flags.writeable
+    assert found["pool"][:, 1].tolist() == [1024] * 2048 + [452] * 452
+
+
+def test_a_model_that_a_machine_lacks_is_told_in_its_own_words() -> None:
+    with pytest.raises(ExecutionError, match=r"the texts cannot be encoded: .*model 'x' has other weights on this"):
+        prepared({"pool": token_table(9)}, fakes.lack_the_model)
 
 
 def test_scoring_a_parquet_folder_keeps_every_row(tmp_path: Path) -> None:

@@ -83,6 +83,20 @@ def test_models_of_one_name_are_told_apart_likewise() -> None:
     assert {names.variant for names in name_cells([spec(model=model) for model in models])} == {()}
 
 
+def test_learners_of_one_model_are_told_apart_by_what_they_learn() -> None:
+    recipes: list[dict[str, Any]] = [{}, {"frozen_layers": 4}, {"frozen_layers": "all"}]
+    names = name_cells([spec(finetune=recipe) for recipe in recipes])
+    assert [name.model for name in names] == [f"minilm (learner={what})" for what in ("full", "frozen_4", "frozen")]
+    assert {name.method_and_variant for name in names} == {"softmax + margin"}
+    assert [name.model for name in name_cells([spec(finetune=recipes[2])])] == ["minilm"]
+
+
+def test_what_follows_from_the_solver_is_not_named_beside_it() -> None:
+    recipes = [{"frozen_layers": "all", "solver": solver} for solver in ("adamw", "lbfgs")]
+    names = name_cells([spec(finetune=recipe) for recipe in recipes])
+    assert [name.variant for name in names] == [("solver=adamw",), ("solver=lbfgs",)]
+
+
 def test_options_that_differ_are_told_apart_whichever_the_seeds() -> None:
     fast, slow = spec(finetune={"learning_rate": 1e-3}, seed=1), spec(finetune={"learning_rate": 1e-5}, seed=2)
     assert [names.variant for names in name_cells([fast, slow])] == [

@@ -256,3 +256,26 @@ def test_set_changes_execution_only() -> None:
         set_options(Execution(), ["lanes=many"])
     with pytest.raises(ConfigError, match="has no '='"):
         set_options(Execution(), ["lanes"])
+
+
+FROZEN = {"frozen_layers": "all"}
+LBFGS = {**FROZEN, "solver": "lbfgs"}
+WITHOUT_MEANING: list[tuple[dict[str, Any], str]] = [
+    ({"finetune": FROZEN, "confidence": "mc_dropout"}, "no network to drop from. Use 'where: head'."),
+    ({"finetune": FROZEN, "confidence": {"name": "adaptive_temperature", "where": "both"}}, "Use 'where: logits'."),
+    ({"finetune": {"frozen_layers": 2}, "confidence": {"name": "adaptive_temperature", "where": "attention"}},
+     "Use 'where: logits'."),
+    ({"finetune": {"frozen_layers": 2}, "model": {"name": "minilm", "init": "random"}}, "Use 'init: pretrained'"),
+    ({"finetune": FROZEN, "workers": 2}, "Use 'workers: 1' and more lanes."),
+    ({"finetune": LBFGS, "confidence": "evidential"}, "has a loss of its own. Use 'solver: adamw'."),
+    ({"finetune": LBFGS, "evaluation": "gonsior2022/plain"}, "has a loss of its own. Use 'solver: adamw'."),
+    ({"finetune": LBFGS, "confidence": "ensemble"}, "would all be one model. Use 'solver: adamw'."),
+    ({"finetune": LBFGS, "strategy": "label_dispersion"}, "to watch. Use 'solver: adamw'."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "advice"), WITHOUT_MEANING, ids=str)
+def test_what_has_no_meaning_on_frozen_layers_is_refused_with_the_reason(values: dict[str, Any], advice: str) -> None:
+    usual = {"dataset": "tickets", "strategy": "margin", "seed": 1}
+    [problem] = make_spec({**usual, **values}, "here").conflicts()
+    assert advice in problem

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from al_ray.errors import one_line
 from al_ray.runtime.failures import ExchangeLostError, RetryPolicy
 from al_ray.runtime.lane.channel import Channel
-from al_ray.runtime.pool import PoolRefs
+from al_ray.runtime.pool import EncodedRefs, PoolRefs
 
 CALLS_AT_ONCE = 10_000
 P = ParamSpec("P")
@@ -23,7 +23,7 @@ class ExchangeState:
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
-        self._pools: dict[str, PoolRefs] = {}
+        self._pools: dict[str, Any] = {}
         self._pool_came = asyncio.Condition()
 
     async def ping(self) -> None:
@@ -45,14 +45,14 @@ class ExchangeState:
         """Call a method of a lane's channel."""
         return await method(self._channels[lane], *args, **options)
 
-    async def put_pool(self, key: str, refs: PoolRefs) -> None:
-        """Make a prepared pool available."""
+    async def put_pool(self, key: str, refs: PoolRefs | EncodedRefs) -> None:
+        """Make a prepared pool available, or an encoding of one (``pool key/encoding key``)."""
         async with self._pool_came:
             self._pools[key] = refs
             self._pool_came.notify_all()
 
-    async def take_pool(self, key: str) -> PoolRefs:
-        """Wait until a pool is prepared and return its references."""
+    async def take_pool(self, key: str) -> Any:
+        """Wait until a pool or an encoding is prepared, and return its references."""
         async with self._pool_came:
             await self._pool_came.wait_for(lambda: key in self._pools)
             return self._pools[key]

@@ -6,6 +6,7 @@ rank 0 reports. What a failed cell means for the group is settled here, at the b
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import sys
@@ -20,11 +21,11 @@ from al_ray.errors import ExecutionError
 from al_ray.model.worker import place_of, set_threads
 from al_ray.runtime.failures import Failure, lane_survives
 from al_ray.runtime.lane.channel import Assignment, Channel
-from al_ray.runtime.lane.exchange import ChannelClient, ExchangeState
+from al_ray.runtime.lane.exchange import ChannelClient, Exchange, ExchangeState
+from al_ray.runtime.pool import Arrays, CellPool
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, RunCell
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import torch
 
 IDLE_TIMEOUT = timedelta(days=365)
@@ -63,14 +64,11 @@ class TrainWorker:
             threads: CPU threads for torch and for OpenMP libraries loaded later.
             gpus: GPUs of this worker; a fraction also bounds the GPU memory it may take.
         """
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        # Texts without padding give ever new shapes: oneDNN's default of 1,024 kept kernels costs a lane 0.2 GiB.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+        set_threads(threads)
         import torch
         from ray import train
         from ray.train.torch import get_device
 
-        set_threads(threads)
         device = get_device()
         if 0 < gpus < 1:
             torch.cuda.set_per_process_memory_fraction(gpus, device)
@@ -208,20 +206,31 @@ def serve(channel: ChannelClient, functions: bytes, threads: int, gpus: float) -
         client.refuse(error)
         return
 
-    pool: dict[str, Mapping[str, pa.Table]] = {}
+    pools: dict[str, CellPool] = {}
 
-    def tables_of(pool_key: str) -> "Mapping[str, pa.Table]":
-        if pool_key not in pool:
-            pool.clear()  # before the next one is fetched: a machine may not hold two
-            pool[pool_key] = channel.exchange.call(ExchangeState.take_pool, pool_key).tables()
-        return pool[pool_key]
+    def pool_of(key: str) -> CellPool:
+        if key not in pools:
+            pools.clear()  # before the next one is fetched: a machine may not hold two
+            pools[key] = _fetch_pool(channel.exchange, key)
+        return pools[key]
 
     while (assignment := client.next_cell()) is not None:
         try:
-            _serve_cell(run_cell, assignment, tables_of, worker, client)
+            _serve_cell(run_cell, assignment, pool_of, worker, client)
         except CellAbandonedError:
             return
         _free_memory(worker.device)
+
+
+def _fetch_pool(exchange: Exchange, key: str) -> CellPool:
+    """Wait for the tokens of a pool, and for its encodings when they are asked for."""
+
+    @functools.cache
+    def encoded(encoding: str) -> Arrays:
+        arrays: Arrays = exchange.call(ExchangeState.take_pool, f"{key}/{encoding}").load()
+        return arrays
+
+    return CellPool(tables=exchange.call(ExchangeState.take_pool, key).tables(), encoded=encoded)
 
 
 def _open_functions(functions: bytes) -> RunCell:
@@ -240,7 +249,7 @@ def _open_functions(functions: bytes) -> RunCell:
 def _serve_cell(
     run_cell: RunCell,
     assignment: Assignment,
-    tables_of: "Callable[[str], Mapping[str, pa.Table]]",
+    pool_of: Callable[[str], CellPool],
     worker: TrainWorker,
     client: LaneClient,
 ) -> None:
@@ -248,7 +257,7 @@ def _serve_cell(
     task = assignment.task
     end: CellEvent = CellFinished(task.key)
     try:
-        run_cell(task, tables_of(task.pool_key), worker, client.push)
+        run_cell(task, pool_of(task.pool_key), worker, client.push)
     except CellAbandonedError:
         raise
     except Exception as error:
