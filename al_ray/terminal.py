@@ -146,11 +146,19 @@ def _class_name(name: str, n: int = 30) -> str:
 
 def forecast_lines(cost: Forecast, disk_bytes: int, lanes: int | None) -> str:
     """Say what the rest of a study costs, on one lane where it is not known how many there will be."""
-    seconds = "unknown until data and models can be read" if cost.seconds is None else f"about {duration(cost.seconds)}"
-    return (
-        f"forecast: {cost.n_finetuned:,} examples to fine-tune on, {cost.n_scored:,} texts to score, "
-        f"{disk_bytes / 2**20:.1f} MiB of disk; {seconds} on {_lanes(lanes)} ({cost.source})."
+    work = ", ".join(
+        f"{n:,} {what}"
+        for n, what in (
+            (cost.n_heads, "heads to fit"),
+            (cost.n_finetuned, "examples to fine-tune on"),
+            (cost.n_scored, "texts to score"),
+        )
+        if n
     )
+    needed = f"forecast: {work or 'nothing to compute'}, {disk_bytes / 2**20:.1f} MiB of disk"
+    if cost.seconds is None:
+        return f"{needed}; how long it takes cannot be measured here."
+    return f"{needed}; about {duration(cost.seconds)} on {_lanes(lanes)}, as measured on this machine."
 
 
 def _lanes(lanes: int | None) -> str:
@@ -475,17 +483,16 @@ def run_shown(ready: ReadyStudy, console: Console, *, verbose: bool = False) -> 
 
 
 def _announce(console: Console, ready: ReadyStudy) -> None:
-    plan, cost, lanes = ready.plan, ready.cost, ready.lanes
+    plan, lanes = ready.plan, ready.lanes
     waiting = plan.waiting()
     if not waiting:
         console.print(f"study {plan.study.name}: all {len(plan.cells)} cells are finished; nothing to do.")
         return
     begun = sum(cell.n_recorded > 0 for cell in waiting)
     again = f", {begun} of them go on after their last recorded round" if begun else ""
-    seconds = f", about {duration(cost.seconds)}" if cost.seconds and lanes else ""
     at_a_time = f"{lanes} at a time" if lanes else "as many at a time as fit on the cluster"
     console.print(
-        f"study {plan.study.name}: {len(waiting)} of {len(plan.cells)} cells to run{again}; {at_a_time}{seconds}.",
+        f"study {plan.study.name}: {len(waiting)} of {len(plan.cells)} cells to run{again}; {at_a_time}.",
         soft_wrap=True,
     )
     _warn_near_equal(console, plan)
@@ -522,6 +529,17 @@ def _print_results(console: Console, plan: Plan) -> None:
         results = analyse(records, with_arrays=False)
         for table in (*result_tables(results), *slice_tables(results)):
             console.print(table)
+        print_verdict(console, results)
+
+
+def print_verdict(console: Console, results: "StudyResults") -> None:
+    """Print which method to use, and how far the numbers carry that."""
+    from al_ray.report.verdict import make_verdict
+
+    found = make_verdict(results)
+    sentences = (found.headline, *found.saves, *found.sure, *found.change, *found.clipping, *found.missing)
+    for sentence in sentences:
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_addresses(console: Console, store: StudyStore, address: str | None) -> None:

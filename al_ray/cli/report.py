@@ -9,7 +9,7 @@ from al_ray.api import find_study
 from al_ray.cli.run import user_errors
 from al_ray.errors import without_secrets
 from al_ray.storage.address import check_address
-from al_ray.terminal import make_console, print_mlflow
+from al_ray.terminal import make_console, print_mlflow, print_verdict
 from al_ray.tracking.mlflow import log_report
 from al_ray.tracking.mlflow_address import tracking_address
 
@@ -29,7 +29,6 @@ def report(
     from al_ray.report.analysis import analyse
     from al_ray.report.build import FOLDER, write_report
     from al_ray.report.read import read_study
-    from al_ray.report.verdict import make_verdict
     from al_ray.storage.folder import Folder
 
     console = make_console()
@@ -42,12 +41,7 @@ def report(
         results = analyse(records, description=found.description)
         folder = records.store.folder.child(FOLDER) if out is None else Folder.open(out)
         written = write_report(results, folder, made_at=datetime.now(UTC))
-        found_out = make_verdict(results)
-        for sentence in (
-            found_out.headline, *found_out.saves, *found_out.sure, *found_out.change, *found_out.clipping,
-            *found_out.missing,
-        ):  # fmt: skip
-            console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+        print_verdict(console, results)
         console.print(f"page: {without_secrets(written[0])}", soft_wrap=True, highlight=False)
         console.print(f"tables: {len(written) - 1} files beside it", soft_wrap=True, highlight=False)
         if address is not None:

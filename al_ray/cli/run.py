@@ -38,7 +38,7 @@ def run(
     with user_errors(console):
         loaded = load_study(study)
         typed = [*(set_ or []), *([] if storage is None else [f"storage={storage}"])]
-        ready = prepare(loaded, set_options(loaded.execution, typed), local=local, cell=cell)
+        ready = prepare(loaded, set_options(loaded.execution, typed), local=local, cell=cell, measure=plan)
         if plan:
             print_plan(console, ready)
             raise typer.Exit(1 if ready.plan.missing else 0)

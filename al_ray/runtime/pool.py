@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from al_ray.core.types import TextSplit
 from al_ray.errors import ExecutionError, one_line
 from al_ray.model.encoding import Encoder, blocks_of, encode_table
 
@@ -46,6 +47,16 @@ class CellPool:
 
     tables: "Mapping[str, pa.Table]"
     encoded: Callable[[str], Arrays]
+
+
+def text_table(split: TextSplit) -> "pa.Table":
+    """Return a split as a table of ``id``, ``label``, ``text`` and, where it has slices, ``group``; ids ascending."""
+    import pyarrow as pa
+
+    table = pa.table({"id": split.ids, "label": split.labels, "text": pa.array(split.texts, pa.string())})
+    if split.groups is not None:
+        table = table.append_column("group", pa.array(split.groups, pa.string()))
+    return table.sort_by("id")
 
 
 def local_pool(source: PoolSource, device: "torch.device") -> CellPool:

@@ -1,14 +1,9 @@
 """What a study will cost, before anything starts: forward passes, fine-tuned examples, time and disk."""
 
-import json
-import struct
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from threadpoolctl import threadpool_limits
+from typing import TYPE_CHECKING
 
 from al_ray.confidence import ConfidenceMethod, needs_plain_model
 from al_ray.core.types import TextDataset
@@ -16,18 +11,17 @@ from al_ray.model.source import ResolvedModel
 from al_ray.study.plan import Plan, PlannedCell, dataset_key
 from al_ray.study.spec import CellSpec
 
-# Share of a plain float32 matrix product's speed that the whole step reaches, and how much faster bf16 is where the
-# processor has bf16 instructions and where it has to emulate them. Measured with MiniLM-L6 on TREC-6, one thread.
-SCORING_EFFICIENCY = 0.65
-FINETUNE_EFFICIENCY = 0.45
-BF16_SPEEDUP = 2.6
-BF16_EMULATED = 0.3
+if TYPE_CHECKING:
+    from al_ray.study.file import Execution
+    from al_ray.study.measure import Pace
+
+# A gradient step on an example, in forward passes; a round of the frozen learner, in texts through one.
+STEP_PASSES, FROZEN_ROUND_TEXTS = 4.3, 20.0
 START_UP_S = 25.0
 # What a disk takes for the files of a round and of a cell beyond their content, in blocks of 4 KiB, and what MLflow's
 # SQLite file and artifacts take: measured on the studies that come along.
 ROUND_SLACK_BYTES, CELL_SLACK_BYTES = 4096, 5 * 4096
 TRACKING_BYTES, TRACKING_BYTES_A_CELL, TRACKING_BYTES_A_ROUND = 800_000, 20_000, 5_000
-TOKENS_PER_WORD = 1.35
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,85 +29,97 @@ class Forecast:
     """The cost of the cells that are not finished.
 
     Attributes:
-        n_finetuned: examples seen by gradient steps, epochs counted.
-        n_scored: texts through a forward pass alone, pool and test split.
-        seconds: wall time on ``lanes`` lanes, start-up included; None where a data set or model is missing.
+        n_finetuned: examples seen by gradient steps of an encoder, epochs counted.
+        n_scored: texts through a forward pass of one alone, pool and test split.
+        n_heads: rounds of the frozen learner.
+        seconds: wall time, start-up included; None where it was not measured, see :func:`measured_seconds`.
         disk_bytes: records to be written, in blocks of a disk.
         tracking_bytes: what MLflow will take for them, where it is a file in the storage folder.
-        source: where the speed came from, in words.
     """
 
     n_finetuned: int
     n_scored: int
-    seconds: float | None
+    n_heads: int
     disk_bytes: int
     tracking_bytes: int
-    source: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
     n_rounds: int
+    n_heads: int
     n_finetuned: int
     n_scored: int
     disk_bytes: int
 
 
-def forecast(plan: Plan, lanes: int, workers_speed: float | None = None) -> Forecast:
-    """Estimate the rest of a study.
-
-    Args:
-        plan: the checked study.
-        lanes: cells that run side by side.
-        workers_speed: float32 operations a second of one worker; measured here when None.
-    """
-    speed = workers_speed if workers_speed is not None else matrix_speed()
-    works, seconds, complete = [], 0.0, True
-    words = {key: _mean_words(dataset) for key, dataset in plan.datasets.items()}
-    parameters = {key: encoder_parameters(model) for key, model in plan.models.items()}
-    for cell in plan.waiting():
-        key = dataset_key(cell.spec.dataset)
-        dataset = plan.datasets.get(key)
-        weights = parameters.get((cell.spec.model.name, cell.spec.model.revision))
-        if dataset is None or weights is None:
-            complete = False
-            continue
-        work = _work(cell, dataset)
-        works.append(work)
-        tokens = min(words[key] * TOKENS_PER_WORD + 2, cell.spec.max_tokens)
-        seconds += _seconds(work, cell, tokens, weights, speed)
+def forecast(plan: Plan) -> Forecast:
+    """Count what the rest of a study computes and writes, as far as its data sets and models are here."""
+    works = [
+        _work(cell, plan.datasets[dataset_key(cell.spec.dataset)])
+        for cell in plan.waiting()
+        if dataset_key(cell.spec.dataset) in plan.datasets
+    ]
     return Forecast(
         n_finetuned=sum(work.n_finetuned for work in works),
         n_scored=sum(work.n_scored for work in works),
-        seconds=START_UP_S + seconds / lanes if complete and works else (0.0 if complete else None),
+        n_heads=sum(work.n_heads for work in works),
         disk_bytes=sum(work.disk_bytes for work in works),
         tracking_bytes=_tracking_bytes(works),
-        source=f"{speed / 1e9:.0f} GFLOP/s a worker, measured with a float32 matrix product",
     )
 
 
-def matrix_speed() -> float:
-    """Return float32 operations a second of one core: the best of 0.2 s and 30 products of a transformer's shape."""
-    rng = np.random.default_rng(0)
-    left, right = (rng.normal(size=shape).astype(np.float32) for shape in ((512, 384), (384, 1536)))
-    best = float("inf")
-    deadline, n_products = time.perf_counter() + 0.2, 0
-    with threadpool_limits(limits=1):
-        # On a busy machine a moment may hold no undisturbed product, so the number of them counts too.
-        while time.perf_counter() < deadline or n_products < 30:
-            n_products += 1
-            start = time.perf_counter()
-            left @ right
-            best = min(best, time.perf_counter() - start)
-    return float(2 * left.shape[0] * left.shape[1] * right.shape[1] / best)
+def measured_seconds(plan: Plan, execution: "Execution", lanes: int, *, is_local: bool) -> float | None:
+    """Measure for some seconds what the rest of a study will take here, start-up included.
+
+    Every kind of cell takes its own path on a few texts of its data, one after the other.
+
+    Args:
+        plan: the checked study.
+        execution: threads and GPUs of a worker.
+        lanes: cells that run side by side; they are taken for as fast as one alone.
+        is_local: whether it runs without Ray.
+
+    Returns:
+        seconds; None where data or models are missing, or cells run on GPUs and this machine has none.
+    """
+    from al_ray.study.measure import Pace
+
+    waiting, seconds = plan.waiting(), 0.0
+    if not waiting:
+        return 0.0
+    if plan.missing or (execution.gpus_per_worker > 0 and not _has_gpu()):
+        return None
+    pace = Pace(execution.cpus_per_worker, execution.gpus_per_worker > 0)
+    by_pool: dict[tuple[str, int], list[CellSpec]] = {}
+    for cell in waiting:
+        spec = cell.spec
+        dataset = plan.datasets[dataset_key(spec.dataset)]
+        seconds += _cell_seconds(cell, dataset, plan.models[spec.model.name, spec.model.revision], pace)
+        by_pool.setdefault((dataset_key(spec.dataset), spec.max_tokens), []).append(spec)
+    for (key, _), specs in by_pool.items():
+        model = plan.models[specs[0].model.name, specs[0].model.revision]
+        seconds += pace.encoding_s(specs, plan.datasets[key], model)
+    return (0.0 if is_local else START_UP_S) + seconds / lanes
 
 
-def encoder_parameters(model: ResolvedModel) -> int:
-    """Return how many weights multiply every token: all but the embeddings, from the safetensors header."""
-    with open(Path(model.path) / "model.safetensors", "rb") as file:
-        header: Mapping[str, dict[str, list[int]]] = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    shapes = [value["shape"] for name, value in header.items() if name != "__metadata__" and "embeddings" not in name]
-    return int(sum(np.prod(shape) for shape in shapes))
+def _cell_seconds(cell: PlannedCell, dataset: TextDataset, model: ResolvedModel, pace: "Pace") -> float:
+    spec, n_test = cell.spec, len(dataset.test)
+    rounds = _rounds(spec, len(dataset.train), n_test)[max(cell.n_recorded - 1, 0) :]
+    if spec.finetune.is_frozen:
+        first = len(dataset.train) if spec.strategy.labels_everything else spec.initial_size
+        sizes = (first + (max(cell.n_recorded - 1, 0) + at) * spec.query_size for at in range(len(rounds)))
+        return sum(pace.round_s(spec, dataset, model, n) for n in sizes)
+    speed, fits = pace.speed(spec, dataset, model), n_fits_of(spec.confidence)
+    of_rounds = (speed.fit_s * fits + speed.step_s * fitted + speed.score_s * scored for fitted, scored in rounds)
+    return sum(of_rounds) / spec.workers
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def has_fast_bf16() -> bool | None:
@@ -126,12 +132,11 @@ def has_fast_bf16() -> bool | None:
 
 
 def round_costs(spec: CellSpec, n_train: int, n_test: int) -> list[float]:
-    """Return what each fine-tuned round costs, in texts through a forward pass of scoring ``[n_rounds]``.
-
-    A gradient step costs three forward passes, at the lower efficiency of fine-tuning.
-    """
-    step = 3 * SCORING_EFFICIENCY / FINETUNE_EFFICIENCY
-    return [step * finetuned + scored for finetuned, scored in _rounds(spec, n_train, n_test)]
+    """Return about what each fitted round costs, in texts through a forward pass of scoring ``[n_rounds]``."""
+    rounds = _rounds(spec, n_train, n_test)
+    if spec.finetune.is_frozen:
+        return [FROZEN_ROUND_TEXTS] * len(rounds)
+    return [STEP_PASSES * finetuned + scored for finetuned, scored in rounds]
 
 
 def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, float]]:
@@ -175,10 +180,12 @@ def _work(cell: PlannedCell, dataset: TextDataset) -> _Work:
     n_test = len(dataset.test)
     rounds = _rounds(cell.spec, len(dataset.train), n_test)[max(cell.n_recorded - 1, 0) :]
     content = n_test * (4 * dataset.n_classes + 4) + cell.spec.query_size * 120 + 2000
+    is_frozen = cell.spec.finetune.is_frozen
     return _Work(
         n_rounds=len(rounds),
-        n_finetuned=round(sum(finetuned for finetuned, _ in rounds)),
-        n_scored=round(sum(scored for _, scored in rounds)),
+        n_heads=len(rounds) if is_frozen else 0,
+        n_finetuned=0 if is_frozen else round(sum(finetuned for finetuned, _ in rounds)),
+        n_scored=0 if is_frozen else round(sum(scored for _, scored in rounds)),
         disk_bytes=len(rounds) * (content + ROUND_SLACK_BYTES) + CELL_SLACK_BYTES,
     )
 
@@ -186,17 +193,3 @@ def _work(cell: PlannedCell, dataset: TextDataset) -> _Work:
 def _tracking_bytes(works: Sequence[_Work]) -> int:
     n_rounds = sum(work.n_rounds for work in works)
     return TRACKING_BYTES + TRACKING_BYTES_A_CELL * len(works) + TRACKING_BYTES_A_ROUND * n_rounds if works else 0
-
-
-def _seconds(work: _Work, cell: PlannedCell, tokens: float, weights: int, speed: float) -> float:
-    fast = 1.0
-    if cell.spec.precision == "bf16":
-        fast = BF16_EMULATED if has_fast_bf16() is False else BF16_SPEEDUP
-    scoring = 2 * weights * tokens * work.n_scored / SCORING_EFFICIENCY
-    finetuning = 6 * weights * tokens * work.n_finetuned / FINETUNE_EFFICIENCY
-    return (scoring + finetuning) / (speed * fast * cell.spec.workers)
-
-
-def _mean_words(dataset: TextDataset, n: int = 500) -> float:
-    step = max(len(dataset.train) // n, 1)
-    return float(np.mean([len(text.split()) for text in dataset.train.texts[::step]]))

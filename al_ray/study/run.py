@@ -10,21 +10,18 @@ from functools import cache, partial
 from importlib import metadata
 from typing import Any
 
-import pyarrow as pa
-
 from al_ray import __version__
-from al_ray.core.types import TextSplit
 from al_ray.errors import ConfigError, StorageError
 from al_ray.model.tokens import tokenize_table
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.driver import run_grid, run_local
-from al_ray.runtime.pool import PoolSource
+from al_ray.runtime.pool import PoolSource, text_table
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
 from al_ray.study.cell import encodings_of, run_cell, warm_up
 from al_ray.study.file import Execution, Study
-from al_ray.study.forecast import Forecast, forecast
+from al_ray.study.forecast import Forecast, forecast, measured_seconds
 from al_ray.study.plan import Plan, PlannedCell, dataset_key, plan_record, plan_study, require_complete
 from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Tracker
@@ -59,7 +56,9 @@ class ReadyStudy:
             run_study(self.plan, self.execution, local=self.is_local, listener=listener)
 
 
-def prepare(study: Study, execution: Execution, *, local: bool = False, cell: str | None = None) -> ReadyStudy:
+def prepare(
+    study: Study, execution: Execution, *, local: bool = False, cell: str | None = None, measure: bool = False
+) -> ReadyStudy:
     """Plan a study and forecast its cost; nothing is started, and what this machine lacks is only noted in the plan.
 
     Args:
@@ -67,6 +66,7 @@ def prepare(study: Study, execution: Execution, *, local: bool = False, cell: st
         execution: where and how.
         local: in this process, without Ray.
         cell: this one cell alone, by its name in the plan.
+        measure: also measure for some seconds how long it will take, see :mod:`al_ray.study.measure`.
 
     Raises:
         AlRayError: bad input.
@@ -76,7 +76,10 @@ def prepare(study: Study, execution: Execution, *, local: bool = False, cell: st
         check_shared(execution)
     plan = plan_study(study, execution.storage, only=cell)
     lanes = 1 if local else _lanes(execution, plan)
-    return ReadyStudy(plan=plan, execution=execution, is_local=local, lanes=lanes, cost=forecast(plan, lanes or 1))
+    cost = forecast(plan)
+    if measure:
+        cost = replace(cost, seconds=measured_seconds(plan, execution, lanes or 1, is_local=local))
+    return ReadyStudy(plan=plan, execution=execution, is_local=local, lanes=lanes, cost=cost)
 
 
 def require_ready(ready: ReadyStudy, *, trusts_address: bool) -> None:
@@ -320,14 +323,7 @@ def _pool_source(plan: Plan, cells: Sequence[PlannedCell]) -> PoolSource:
     dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
     encodings = {encoding.key: encoding for cell in cells for encoding in encodings_of(cell.spec).values()}
     return PoolSource(
-        tables={"pool": _text_table(dataset.train), "test": _text_table(dataset.test)},
+        tables={"pool": text_table(dataset.train), "test": text_table(dataset.test)},
         tokenize=partial(tokenize_table, model=model, max_tokens=spec.max_tokens),
         encoders={key: encoding.encoder for key, encoding in encodings.items()},
     )
-
-
-def _text_table(split: TextSplit) -> pa.Table:
-    table = pa.table({"id": split.ids, "label": split.labels, "text": pa.array(split.texts, pa.string())})
-    if split.groups is not None:
-        table = table.append_column("group", pa.array(split.groups, pa.string()))
-    return table.sort_by("id")

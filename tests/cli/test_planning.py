@@ -84,7 +84,7 @@ def plan_all(study: WriteStudy, tmp_path: Path, n_cells: int, **axes: Any) -> No
         {"strategy": ["margin", "entropy"], "seed": {"range": [0, n_cells // 2]}, **axes}, name=f"of_{n_cells}"
     )
     plan = plan_study(load_study(path), str(tmp_path / "none"))
-    forecast(plan, lanes=2, workers_speed=1e9)
+    forecast(plan)
     plan_record(plan)
 
 

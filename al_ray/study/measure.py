@@ -1,0 +1,213 @@
+"""Short measurement of a study's speed on this machine: its cells' own path, on a few of its texts."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from al_ray.confidence import confidences
+from al_ray.core.types import Float32Array, IntArray, LabeledSet, Query, RoundRecord, TextDataset
+from al_ray.loop import learner
+from al_ray.loop.ports import Arrays, Loop
+from al_ray.model.recipe import FinetuneRecipe
+from al_ray.model.source import ResolvedModel
+from al_ray.model.tokens import tokenize_table
+from al_ray.model.worker import SingleProcess, set_threads
+from al_ray.records.json import canonical_json
+from al_ray.runtime.pool import CellPool, PoolSource, local_pool, text_table
+from al_ray.strategy import strategies
+from al_ray.study.cell import encodings_of, make_classifier, make_loop
+from al_ray.study.spec import CellSpec
+
+N_TEXTS = 96
+"""Texts that are encoded, or scored, to see how long it takes."""
+N_METHODS = 24
+"""Kinds of frozen cells that are measured; all others are taken for their mean."""
+EPOCHS = 2
+_PLAIN = {
+    "strategy": strategies.build("margin"),
+    "confidence": confidences.build("softmax"),
+    "filters": (),
+    "stopping": (),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds that one worker takes for the parts of a cell whose encoder is fine-tuned.
+
+    Attributes:
+        fit_s: for a fit, whatever its size.
+        step_s: for an example in an epoch of it.
+        score_s: for a text in one forward pass.
+    """
+
+    fit_s: float
+    step_s: float
+    score_s: float
+
+
+class Pace:
+    """Measures what the cells of a study take, each kind of them once, when it is asked.
+
+    Args:
+        threads: torch threads of a worker.
+        on_gpu: whether workers compute on a GPU.
+
+    Raises:
+        ExecutionError: on a GPU, and this machine has none.
+    """
+
+    def __init__(self, threads: int, on_gpu: bool) -> None:
+        set_threads(threads)
+        self._worker = SingleProcess(device="cuda" if on_gpu else "cpu")
+        # Of one thread the processor's time, which neighbours do not stretch.
+        self._clock = time.process_time if threads == 1 and not on_gpu else time.perf_counter
+        self._speeds: dict[str, Speed] = {}
+        self._rounds: dict[str, list[tuple[int, float]]] = {}
+        self._encoded: dict[str, tuple[float, int]] = {}
+
+    def speed(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel) -> Speed:
+        """Fine-tune and score a few texts as a cell would."""
+        # What sets the pace of a pass; how often there is one is counted elsewhere.
+        plain = spec.model_copy(update=_PLAIN)
+        parts = ("dataset", "model", "max_tokens", "finetune", "precision", "scoring_batch_size")
+        key = canonical_json({name: value for name, value in plain.to_json().items() if name in parts})
+        if key not in self._speeds:
+            self._speeds[key] = self._measure(plain, dataset, model)
+        return self._speeds[key]
+
+    def round_s(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel, n_labeled: int) -> float:
+        """Return the seconds of a round of the frozen learner at so many labels."""
+        key = canonical_json({**spec.to_json(), "seed": 0})
+        if key not in self._rounds and len(self._rounds) >= N_METHODS:
+            return float(np.mean([_between(points, n_labeled) for points in self._rounds.values()]))
+        if key not in self._rounds:
+            self._rounds[key] = self._measure_rounds(spec, dataset, model)
+        return _between(self._rounds[key], n_labeled)
+
+    def encoding_s(self, specs: Sequence[CellSpec], dataset: TextDataset, model: ResolvedModel) -> float:
+        """Return the seconds that one worker takes to encode a pool, test split included, for some cells."""
+        found = {encoding.key: spec for spec in specs for encoding in encodings_of(spec).values()}
+        n_texts = len(dataset.train) + len(dataset.test)
+        return n_texts * sum(self._encode(key, spec, dataset, model)[0] for key, spec in found.items())
+
+    def _encode(self, key: str, spec: CellSpec, dataset: TextDataset, model: ResolvedModel) -> tuple[float, int]:
+        """Return the seconds a text of one encoding, and its width."""
+        name = f"{dataset.content_sha256}-{spec.max_tokens}-{key}"
+        if name not in self._encoded:
+            table = tokenize_table(_sample(dataset, N_TEXTS), model, spec.max_tokens)
+            encoding = next(each for each in encodings_of(spec).values() if each.key == key)
+            encode = encoding.encoder(self._worker.device)
+            encode(table)
+            width = 0
+
+            def again() -> None:
+                nonlocal width
+                width = encode(table).shape[1]
+
+            self._encoded[name] = (self._seconds(again) / len(table), width)
+        return self._encoded[name]
+
+    def _measure(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel) -> Speed:
+        texts = _sample(dataset, N_TEXTS)
+        source = PoolSource(
+            tables={"pool": texts, "test": texts},
+            tokenize=partial(tokenize_table, model=model, max_tokens=spec.max_tokens),
+            encoders={encoding.key: encoding.encoder for encoding in encodings_of(spec).values()},
+        )
+        pool, n = local_pool(source, self._worker.device), min(spec.finetune.batch_size, len(texts))
+        loop = make_loop(spec, dataset.n_classes, pool.tables)
+        labeled = LabeledSet(ids=loop.truth.ids[:n], labels=loop.truth.labels[:n])
+
+        def fit_s(epochs: int) -> float:
+            recipe = replace(spec.finetune, epochs=epochs, validation_fraction=0.0, patience=0)
+            classifier = make_classifier(_with(spec, recipe), loop, pool, self._worker)
+            return self._seconds(lambda: classifier.finetune(labeled, round_index=1))
+
+        fit_s(1)  # loads and warms up
+        short, long = fit_s(1), fit_s(1 + EPOCHS)
+        step_s = max(long - short, 0.0) / (EPOCHS * n)
+        classifier = make_classifier(_with(spec, replace(spec.finetune, epochs=1)), loop, pool, self._worker)
+        classifier.finetune(labeled, round_index=1)
+        classifier.predict("pool", loop.truth.ids)
+        score_s = self._seconds(lambda: classifier.predict("pool", loop.truth.ids)) / len(texts)
+        return Speed(fit_s=max(short - n * step_s, 0.0), step_s=step_s, score_s=score_s)
+
+    def _measure_rounds(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel) -> list[tuple[int, float]]:
+        """Run whole rounds on made-up features: at the first number of labels and at the last."""
+        tables = {"pool": text_table(dataset.train), "test": text_table(dataset.test)}
+        width = self._encode(encodings_of(spec)["features"].key, spec, dataset, model)[1]
+        pool = CellPool(
+            tables=tables, encoded=functools.cache(partial(_made_features, tables, dataset.n_classes, width))
+        )
+        loop = replace(make_loop(spec, dataset.n_classes, tables), rounds=1, stopping=())
+        n_train = len(loop.truth)
+        last = min(spec.initial_size + spec.rounds * spec.query_size, n_train - spec.query_size)
+        sizes = [n_train] if spec.strategy.labels_everything else sorted({spec.initial_size, max(last, 1)})
+        classifier = make_classifier(spec, loop, pool, self._worker)
+        self._run_round(loop, classifier, sizes[0])  # imports and warms up
+        return [(n, self._run_round(loop, classifier, n)) for n in sizes]
+
+    def _run_round(self, loop: Loop, classifier: Any, n_labeled: int) -> float:
+        records = _MadeRecords(loop, n_labeled, self._clock)
+        began = self._clock()
+        learner.run(loop, classifier, records)
+        return records.first_at - began
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        began = self._clock()
+        work()
+        return self._clock() - began
+
+
+class _MadeRecords:
+    """Records of a cell that has so many labels, drawn at random, and of which nothing is kept but a time."""
+
+    def __init__(self, loop: Loop, n_labeled: int, clock: Callable[[], float]) -> None:
+        ids: IntArray = np.random.default_rng(0).permutation(loop.truth.ids)[:n_labeled]
+        query = Query(ids=ids, scores=np.zeros(n_labeled))
+        annotation = loop.oracle.label(ids, loop.truth)
+        self._first = RoundRecord(round_index=0, n_labeled=0, query=query, annotation=annotation)
+        self.first_at, self._clock = 0.0, clock
+
+    def rounds(self) -> list[RoundRecord]:
+        return [self._first]
+
+    def arrays(self, round_index: int) -> Arrays:
+        return {}
+
+    def append(self, record: RoundRecord, arrays: Arrays) -> None:
+        self.first_at = self.first_at or self._clock()
+
+
+def _made_features(tables: Mapping[str, pa.Table], n_classes: int, width: int, key: str) -> dict[str, Float32Array]:
+    """Draw features around a centre for each class, about as hard to tell apart as real ones."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(n_classes, width)).astype(np.float32)
+    made = {}
+    for split, table in tables.items():
+        rows = 0.35 * centres[table["label"].to_numpy()] + rng.normal(size=(len(table), width)).astype(np.float32)
+        made[split] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return made
+
+
+def _sample(dataset: TextDataset, n: int) -> pa.Table:
+    """Return texts of all parts of the training split, by id."""
+    table = text_table(dataset.train)
+    return table.take(np.unique(np.linspace(0, len(table) - 1, min(n, len(table))).astype(np.int64)))
+
+
+def _with(spec: CellSpec, recipe: FinetuneRecipe) -> CellSpec:
+    return spec.model_copy(update={"finetune": recipe})
+
+
+def _between(points: Sequence[tuple[int, float]], n_labeled: int) -> float:
+    """Return the seconds at so many labels, on the line between what was measured."""
+    sizes, seconds = (np.array(column) for column in zip(*points, strict=True))
+    return float(np.interp(n_labeled, sizes, seconds))

@@ -1,0 +1,110 @@
+"""The forecast of a study's time: measured on the path of its cells."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from al_ray.runtime.pool import text_table
+from al_ray.study import measure
+from al_ray.study.file import Execution, Study
+from al_ray.study.forecast import START_UP_S, measured_seconds
+from al_ray.study.plan import Plan, plan_study
+from tests.model import tiny
+
+RECIPE = {"epochs": 2, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.save_bert(tmp_path_factory.mktemp("models") / "bert"))
+
+
+@pytest.fixture
+def planned(bert: str, tmp_path: Path) -> Any:
+    def plan(**values: Any) -> Plan:
+        block = {
+            "dataset": {"name": "tickets", "n_train": 120, "n_test": 40},
+            "model": bert,
+            "max_tokens": 30,
+            "strategy": "margin",
+            "initial_size": 20,
+            "query_size": 10,
+            "rounds": 3,
+            "seed": [1, 2],
+            "finetune": RECIPE,
+        }
+        return plan_study(Study(study="timed", grid=[{**block, **values}]), str(tmp_path / "none"))
+
+    return plan
+
+
+def seconds_of(plan: Plan, lanes: int = 1, **execution: Any) -> float | None:
+    return measured_seconds(plan, Execution(**execution), lanes, is_local=True)
+
+
+@pytest.mark.parametrize("finetune", [RECIPE, {"frozen_layers": "all"}, {"frozen_layers": "all", "solver": "lbfgs"}])
+def test_every_learner_is_measured_on_its_own_path(planned: Any, finetune: dict[str, Any]) -> None:
+    seconds = seconds_of(planned(finetune=finetune, strategy=["margin", "typiclust", "passive"]))
+    assert seconds is not None
+    assert 0 < seconds < 600
+
+
+def test_cells_of_one_kind_are_measured_once(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    for name in ("_measure", "_measure_rounds", "_encode"):
+        whole = getattr(measure.Pace, name)
+
+        def counted(self: Any, *args: Any, name: str = name, whole: Any = whole) -> Any:
+            measured.append(name)
+            return whole(self, *args)
+
+        monkeypatch.setattr(measure.Pace, name, counted)
+    seconds_of(planned(seed={"range": [0, 30]}))
+    assert measured == ["_measure"]
+    seconds_of(planned(seed={"range": [0, 30]}, finetune={"frozen_layers": "all"}, strategy=["margin", "entropy"]))
+    assert measured.count("_measure_rounds") == 2
+
+
+def test_time_is_what_was_measured_times_what_is_counted(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = measure.Speed(fit_s=100.0, step_s=1.0, score_s=0.01)
+    monkeypatch.setattr(measure.Pace, "speed", lambda *args: speed)
+    # A tenth is held out, and scored after every epoch: 20, 30, 40 and 50 labels, two epochs each.
+    steps, held_out = 0.9 * 140 * 2, 0.1 * 140 * 2
+    scored = 4 * 40 + (100 + 90 + 80) + held_out
+    of_cell = 4 * 100 + steps + 0.01 * scored
+    assert seconds_of(planned()) == pytest.approx(2 * of_cell)
+    assert seconds_of(planned(), lanes=2) == pytest.approx(of_cell)
+    on_ray = measured_seconds(planned(), Execution(), 1, is_local=False)
+    assert on_ray == pytest.approx(2 * of_cell + START_UP_S)
+
+
+def test_rounds_between_two_sizes_take_what_lies_between(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure.Pace, "_measure_rounds", lambda *args: [(20, 1.0), (50, 4.0)])
+    monkeypatch.setattr(measure.Pace, "_encode", lambda *args: (0.5, 32))
+    plan = planned(finetune={"frozen_layers": "all"}, seed=1)
+    assert seconds_of(plan) == pytest.approx(1 + 2 + 3 + 4 + 160 * 0.5)
+
+
+def test_more_kinds_than_are_measured_count_as_their_mean(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "N_METHODS", 2)
+    seconds = iter((1.0, 3.0))
+    monkeypatch.setattr(measure.Pace, "_measure_rounds", lambda *args: [(20, found := next(seconds)), (50, found)])
+    monkeypatch.setattr(measure.Pace, "_encode", lambda *args: (0.0, 32))
+    plan = planned(finetune={"frozen_layers": "all"}, strategy=["margin", "entropy", "least_confidence"], seed=1)
+    assert seconds_of(plan) == pytest.approx(4 * (1 + 3 + 2))
+
+
+def test_what_cannot_be_measured_here_is_not_guessed(planned: Any) -> None:
+    assert seconds_of(planned(), gpus_per_worker=1.0) is None
+    plan = planned()
+    assert seconds_of(replace(plan, missing=("the model is not here",))) is None
+    done = tuple(replace(cell, status="done") for cell in plan.cells)
+    assert seconds_of(replace(plan, cells=done)) == 0
+
+
+def test_a_table_of_texts_is_sorted_by_id(planned: Any) -> None:
+    [dataset] = planned().datasets.values()
+    ids = text_table(dataset.train)["id"].to_pylist()
+    assert ids == sorted(ids)
