@@ -18,6 +18,7 @@ from al_ray.model.finetune import FitSettings
 from al_ray.model.recipe import FinetuneRecipe, batches_of_epoch
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import SingleProcess, set_threads
+from al_ray.study.forecast import has_fast_bf16
 from benchmarks.inputs import minilm, tokenized, trec6
 from benchmarks.report import Report, run_benchmark
 
@@ -111,7 +112,7 @@ def measure(report: Report) -> None:
     test = tokenized(dataset.test)
     chosen = np.sort(stream(SEED, "benchmark").permutation(len(pool))[:N_LABELED])
     labeled = LabeledSet(ids=pool.ids[chosen], labels=pool.labels[chosen])
-    for precision in ("float32", "bf16"):
+    for precision in ("float32", *(["bf16"] if has_fast_bf16() else [])):
         ours = TransformerClassifier(
             model=minilm(),
             init="pretrained",

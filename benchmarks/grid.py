@@ -18,7 +18,7 @@ STUDY = {
     "defaults": {
         "dataset": "trec6",
         "model": "minilm",
-        "precision": "bf16",
+        "precision": "float32",
         "rounds": 2,
         "finetune": {"learning_rate": 1e-4, "epochs": 5, "validation_fraction": 0.0},
     },

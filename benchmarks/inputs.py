@@ -4,13 +4,13 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-import pyarrow as pa
 
 from al_ray.core.types import TextDataset, TextSplit
 from al_ray.data import resolve_dataset
 from al_ray.errors import AlRayError
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import TokenizedSplit, tokenize_table
+from al_ray.runtime.pool import text_table
 from benchmarks.report import SkipBenchmark
 
 MAX_TOKENS = 60
@@ -43,12 +43,6 @@ def minilm() -> ResolvedModel:
         return resolve_model("minilm", None)
     except AlRayError as error:
         raise SkipBenchmark(f"the model minilm is not here: {error}") from None
-
-
-def text_table(split: TextSplit) -> pa.Table:
-    """Return the columns id, label and text of a split, sorted by id."""
-    table = pa.table({"id": split.ids, "label": split.labels, "text": pa.array(split.texts, pa.string())})
-    return table.sort_by("id")
 
 
 def tokenized(split: TextSplit) -> TokenizedSplit:

@@ -1,6 +1,6 @@
 """What al_ray itself costs: around a round's compute, between two cells of a lane, and before the first cell.
 
-The study is real (the embedded tickets, MiniLM, bf16) and short, so that the lanes change cells often.
+The study is real (the embedded tickets, MiniLM, float32) and short, so that the lanes change cells often.
 """
 
 import os
@@ -20,7 +20,7 @@ STUDY = {
     "defaults": {
         "dataset": "tickets",
         "model": "minilm",
-        "precision": "bf16",
+        "precision": "float32",
         "rounds": 3,
         "finetune": {"learning_rate": 1e-4, "epochs": 2, "validation_fraction": 0.0},
     },

@@ -19,7 +19,7 @@ def score_pool(task: CellTask, pool: CellPool, worker: Worker, report: ReportRou
     """Fine-tune a little, so that the weights are not trivial, then time passes over the whole pool.
 
     Args:
-        task: its spec has ``n_passes``, ``batch_size`` and ``folder``, where rank 0 leaves the model and its logits.
+        task: its spec has ``n_passes``, ``batch_size``, ``precision`` and ``folder``, where rank 0 leaves the model and its logits.
         pool: with the tokenised split ``pool``.
         worker: this process.
         report: takes, as metrics, the wall time of each pass, and its CPU time on all workers together, in seconds.
@@ -33,7 +33,7 @@ def score_pool(task: CellTask, pool: CellPool, worker: Worker, report: ReportRou
         init="pretrained",
         settings=FitSettings(
             recipe=FinetuneRecipe(learning_rate=1e-4, epochs=6, validation_fraction=0.0),
-            precision="bf16",
+            precision=task.spec["precision"],
             n_classes=task.n_classes,
             scoring_batch_size=task.spec["batch_size"],
             seed=0,

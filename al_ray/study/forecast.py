@@ -1,5 +1,6 @@
 """What a study will cost, before anything starts: forward passes, fine-tuned examples, time and disk."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,10 @@ def _has_gpu() -> bool:
 
 
 def has_fast_bf16() -> bool | None:
-    """Say whether this processor has bf16 instructions; None where it does not tell."""
+    """Say whether this processor has bf16 instructions that torch may use; None where it does not tell."""
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    if allowed and not any(kind in allowed.upper() for kind in ("BF16", "AMX", "DEFAULT", "AVX10")):
+        return False
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
