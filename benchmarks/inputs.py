@@ -4,7 +4,6 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-
 from al_ray.core.types import TextDataset, TextSplit
 from al_ray.data import resolve_dataset
 from al_ray.errors import AlRayError

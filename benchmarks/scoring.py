@@ -167,7 +167,8 @@ def _speeds(report: Report, turns: Turns) -> None:
         "B: best loop by hand",
         best,
         "texts/s",
-        note=f"median of {len(turns.best.wall)}; sorted by length, {PRECISION}, {fastest}, {n_cores()} processes of 1 thread",
+        note=f"median of {len(turns.best.wall)}; sorted by length, {PRECISION}, {fastest}, "
+        f"{n_cores()} processes of 1 thread",
     )
     for name, theirs, target in (("A", turns.plain, TARGETS[PRECISION]), ("B", turns.best, 0.9)):
         ratio = _ratio(turns.ours.wall, theirs.wall)

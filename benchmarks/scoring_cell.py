@@ -19,7 +19,8 @@ def score_pool(task: CellTask, pool: CellPool, worker: Worker, report: ReportRou
     """Fine-tune a little, so that the weights are not trivial, then time passes over the whole pool.
 
     Args:
-        task: its spec has ``n_passes``, ``batch_size``, ``precision`` and ``folder``, where rank 0 leaves the model and its logits.
+        task: its spec has ``n_passes``, ``batch_size``, ``precision`` and ``folder``, where rank 0 leaves the model
+            and its logits.
         pool: with the tokenised split ``pool``.
         worker: this process.
         report: takes, as metrics, the wall time of each pass, and its CPU time on all workers together, in seconds.
