@@ -11,46 +11,73 @@ import torch
 from torch import Tensor, nn
 
 from al_ray.errors import ConfigError, ModelError
-from al_ray.model.packed import TokenBatch, can_pack, packed_features, packed_head, packed_mean, padded_forward
+from al_ray.model.packed import Pooling, TokenBatch, can_pack, packed_features, padded_features
 from al_ray.model.source import ResolvedModel
 
 # The library switches initialisation off for the whole process; two threads at it would leave weights undrawn.
 _INITIALISING = threading.Lock()
 POSITION_TABLES = ("position_embeddings", "embed_positions")
-USE_AN_ENCODER = "Use an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet or DeBERTa."
+# What 'classifier_pooling' of a configuration stands for; most have none and read the first token.
+POOLINGS: Mapping[str | None, Pooling] = {
+    None: "first_token",
+    "cls": "first_token",
+    "bos": "first_token",
+    "mean": "mean",
+}
+USE_AN_ENCODER = "Use an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, DeBERTa or ModernBERT."
 
 
 class Network(nn.Module):
-    """A transformer encoder with a classification head over its first token.
+    """A transformer encoder with a classification head over one vector a text.
 
     Args:
         model: the sequence classifier as transformers builds it.
+
+    Attributes:
+        pooling: what the head reads of the encoder's output, and so what features are: the first token, or, where the
+            configuration says so (ModernBERT, EuroBERT), the mean over a text's tokens.
+        packs: whether the encoder is one that runs without padding.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.packs = can_pack(model.config)
+        self.pooling = head_pooling(model.config)
         self.adaptive_attention = False
         self.pad_id = int(model.config.pad_token_id)
         self.head_dropouts = _share_head_dropouts(model)
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Return logits ``[n_texts, n_classes]`` and first-token features ``[n_texts, n_features]``."""
-        if self.packs:
-            features = packed_features(self.model, batch, adaptive=self.adaptive_attention)
-            return packed_head(self.model, features), features
-        logits, features, _ = padded_forward(self.model, batch, self.pad_id)
-        return logits, features
+        """Return logits ``[n_texts, n_classes]`` and the features that they come from ``[n_texts, n_features]``."""
+        features = self.encode(batch, self.pooling)
+        return self.head(features), features
 
-    def head(self, batch: TokenBatch, features: Tensor) -> Tensor:
-        """Return the logits of texts whose features are known; encoders that cannot be packed run once more."""
-        return packed_head(self.model, features) if self.packs else self(batch)[0]
+    def encode(self, batch: TokenBatch, pooling: Pooling) -> Tensor:
+        """Return the encoder's output for each text ``[n_texts, n_features]``: at the first token, or the mean."""
+        if self.packs:
+            return packed_features(self.model, batch, pooling=pooling, adaptive=self.adaptive_attention)
+        return padded_features(self.model.base_model, batch, self.pad_id, pooling=pooling)
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return the logits ``[n_texts, n_classes]`` of texts whose features are known; the encoder does not run.
+
+        The head is the classifier's own code, which is shown texts of one token whose output is known: their first
+        token is their mean.
+        """
+        hidden = features[:, None]
+        classifier = copy.copy(self.model)  # the same modules, but for the one whose answer is known
+        classifier._modules = {
+            **self.model._modules,
+            self.model.base_model_prefix: _known(self.model.base_model, hidden),
+        }
+        ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=features.device)
+        logits: Tensor = classifier(input_ids=ids).logits
+        return logits
 
     def embed(self, batch: TokenBatch) -> Tensor:
         """Return the mean of the encoder's output over each text's tokens, at unit length ``[n_texts, n_features]``."""
-        mean = packed_mean(self.model, batch) if self.packs else padded_forward(self.model, batch, self.pad_id)[2]
-        return nn.functional.normalize(mean.float(), dim=1)
+        return nn.functional.normalize(self.encode(batch, "mean").float(), dim=1)
 
     @property
     def n_features(self) -> int:
@@ -87,6 +114,26 @@ class Network(nn.Module):
         """The vectors of the vocabulary ``[n_words, n_features]``."""
         embeddings: nn.Embedding = self.model.get_input_embeddings()
         return embeddings
+
+
+def _known(encoder: Any, hidden: Tensor) -> Callable[..., Any]:
+    """Return what answers like an encoder, with an output that is known ``[n_texts, n_tokens, n_features]``."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    def answer(*args: Any, **options: Any) -> Any:
+        pooler, activation = getattr(encoder, "pooler", None), getattr(encoder, "pooler_activation", None)
+        pooled = None
+        if pooler is not None:
+            # ALBERT's pooler is a bare product over the first token; the others pick the token themselves.
+            pooled = pooler(hidden) if activation is None else activation(pooler(hidden[:, 0]))
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+    return answer
+
+
+def head_pooling(config: Any) -> Pooling:
+    """Return what of the encoder's output a classification head of this configuration reads."""
+    return POOLINGS[getattr(config, "classifier_pooling", None)]
 
 
 class HeadDropout(nn.Dropout):
@@ -163,6 +210,13 @@ def _check_family(model: ResolvedModel, config: Any) -> None:
         reason = f"{family} is a decoder, made to write on from a text; its class is read off the last token."
     if reason is not None:
         raise ModelError(f"model {model.name!r} cannot be used: {reason} {USE_AN_ENCODER}")
+    pooling = getattr(config, "classifier_pooling", None)
+    if pooling not in POOLINGS:
+        raise ModelError(
+            f"model {model.name!r} cannot be used as it is: classifier_pooling in its config.json is {pooling!r}, so a "
+            "text's class is read off neither its first token nor the mean of its tokens. Set it to 'mean' in a copy "
+            "of the folder."
+        )
     if getattr(config, "pad_token_id", None) is None:
         raise ModelError(
             f"model {model.name!r} names no padding token, so texts of different lengths cannot share a batch. Write "

@@ -306,8 +306,8 @@ def _misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
         )
     if spec.confidence.sampling.adaptive_attention and not facts.adapts_attention:
         found.append(
-            f"confidence {spec.confidence.name!r} changes the attention, which is written for BERT and RoBERTa and not "
-            f"for {name!r}. Use 'where: logits'."
+            f"confidence {spec.confidence.name!r} changes the attention, which is written for encoders built like BERT "
+            f"(RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT) and not for {name!r}. Use 'where: logits'."
         )
     if spec.model.init == "pretrained" and facts.weights_lack is not None:
         found.append(

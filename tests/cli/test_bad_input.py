@@ -125,9 +125,9 @@ MISFITS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any] | None]] = {
         {"finetune": {"frozen_layers": 0, "epochs": 1}},
     ),
     "an attention that cannot be changed": (
-        "distilbert",
+        "mpnet",
         {"confidence": {"name": "adaptive_temperature", "where": "both"}},
-        "confidence 'adaptive_temperature' changes the attention, which is written for BERT and RoBERTa and not for",
+        "confidence 'adaptive_temperature' changes the attention, which is written for encoders built like BERT",
         {"confidence": {"name": "adaptive_temperature", "where": "logits"}},
     ),
 }
