@@ -35,17 +35,22 @@ class ModelFacts:
         longest_text: tokens of a text that it can read, special ones included; None where its positions have no end.
         n_layers: layers that can be frozen one by one; 0 where they share their weights.
         adapts_attention: whether adaptive temperature can act in its attention.
+        network_dropout: largest share that any part drops as the model was trained, the head's included; None where
+            nothing can drop.
+        head_dropout: the same of the head alone.
         weights_lack: an encoder's weight for which the file has no tensor of its shape; None where nothing is missing.
     """
 
     longest_text: int | None
     n_layers: int
     adapts_attention: bool
+    network_dropout: float | None
+    head_dropout: float | None
     weights_lack: str | None = None
 
 
 # What MiniLM answers, so that a study of the default model is planned without torch; a test asks it again.
-MINILM_FACTS = ModelFacts(longest_text=512, n_layers=6, adapts_attention=True)
+MINILM_FACTS = ModelFacts(longest_text=512, n_layers=6, adapts_attention=True, network_dropout=0.1, head_dropout=0.1)
 
 
 def examine_model(model: ResolvedModel) -> ModelFacts:
@@ -76,6 +81,8 @@ def ask_network(model: ResolvedModel) -> ModelFacts:
             longest_text=longest_text(network),
             n_layers=len(encoder_layers(network)),
             adapts_attention=network.packs,
+            network_dropout=max((getattr(*place) for place in network.dropout_places()), default=None),
+            head_dropout=max((part.p for part in network.head_dropouts), default=None),
             weights_lack=_what_weights_lack(model, network),
         )
         _check_reading(model, network)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from al_ray.errors import ConfigError, ModelError
-from al_ray.model.packed import Pooling, TokenBatch, can_pack, packed_features, padded_features
+from al_ray.model.packed import WRITTEN_OUT, Pooling, TokenBatch, can_pack, packed_features, padded_features
 from al_ray.model.source import ResolvedModel
 
 # The library switches initialisation off for the whole process; two threads at it would leave weights undrawn.
@@ -65,7 +65,7 @@ class Network(nn.Module):
         The head is the classifier's own code, which is shown texts of one token whose output is known: their first
         token is their mean.
         """
-        hidden = features[:, None]
+        hidden = features.to(self.word_embeddings.weight.dtype)[:, None]
         classifier = copy.copy(self.model)  # the same modules, but for the one whose answer is known
         classifier._modules = {
             **self.model._modules,
@@ -92,22 +92,27 @@ class Network(nn.Module):
             where: in all layers with independent masks, or in the head alone with one mask for all texts.
             rate: share that is dropped; None = as trained.
         """
-        dropouts = [part for part in self.modules() if isinstance(part, nn.Dropout)]
-        trained_with = [dropout.p for dropout in dropouts]
+        places = self.dropout_places()
+        trained_with = [getattr(*place) for place in places]
         for part in (self,) if where == "network" else self.head_dropouts:
             part.train()
-        for dropout in dropouts:
-            dropout.p = dropout.p if rate is None else rate
+        for place in places if rate is not None else ():
+            setattr(*place, rate)
         for dropout in self.head_dropouts:
             dropout.shared = where == "head"
         try:
             yield
         finally:
             self.eval()
-            for dropout, p in zip(dropouts, trained_with, strict=True):
-                dropout.p = p
+            for place, trained in zip(places, trained_with, strict=True):
+                setattr(*place, trained)
             for dropout in self.head_dropouts:
                 dropout.shared = False
+
+    def dropout_places(self) -> list[tuple[nn.Module, str]]:
+        """Return the modules that drop, each with the name of its attribute that says which share."""
+        found = [(part, "p" if isinstance(part, nn.Dropout) else "attention_dropout") for part in self.modules()]
+        return [(part, name) for part, name in found if isinstance(getattr(part, name, None), float | int)]
 
     @property
     def word_embeddings(self) -> nn.Embedding:
@@ -173,8 +178,8 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.initialization import no_init_weights
 
-    # Written-out attention is the faster one on a CPU; on a GPU the library's choice is.
-    attention = {"attn_implementation": "eager"} if device.type in ("cpu", "meta") else {}
+    # Elsewhere the library chooses: a fused kernel where the architecture has one.
+    attention = {"attn_implementation": "eager"} if device.type in WRITTEN_OUT else {}
     place = device if device.type == "meta" else torch.device("cpu")
     with _INITIALISING, _readable(model), quiet(), no_init_weights(), place:
         # Left open, the library asks on the terminal whether it may run code of the model's own.
@@ -239,7 +244,10 @@ def _n_places(table: Any) -> int:
 
 
 def freeze_layers(network: Network, n_layers: int) -> None:
-    """Keep the embeddings and the lowest layers of the encoder as they are; 0 freezes nothing.
+    """Keep the lowest layers of the encoder as they are, and all else that their output depends on; 0 freezes nothing.
+
+    Beside the embeddings those may be a projection behind them (ELECTRA), or positions relative to each other that all
+    layers share (MPNet, DeBERTa).
 
     Raises:
         ConfigError: the encoder has fewer layers.
@@ -252,9 +260,33 @@ def freeze_layers(network: Network, n_layers: int) -> None:
             f"option 'frozen_layers' is {n_layers}, but the encoder has {len(layers)} layers that can be frozen one by "
             f"one. Use at most {len(layers)}."
         )
-    embeddings = getattr(network.model.base_model, "embeddings", network.word_embeddings)
-    for part in (embeddings, *layers[:n_layers]):
-        part.requires_grad_(False)
+    for value in _weights_below(network, layers, n_layers):
+        value.requires_grad_(False)
+
+
+def _weights_below(network: Network, layers: nn.ModuleList, n_layers: int) -> list[Tensor]:
+    """Return the weights on which the output of the lowest layers depends, as torch's own graph of it tells."""
+    encoder, outputs = network.model.base_model, []
+    word = network.word_embeddings.weight.new_full((1, 2), 2, dtype=torch.int64)
+
+    def keep_input(layer: Any, given: tuple[Any, ...], options: dict[str, Any]) -> None:
+        outputs.append(given[0] if given else options["hidden_states"])
+
+    def keep_output(layer: Any, given: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    if n_layers < len(layers):
+        hook = layers[n_layers].register_forward_pre_hook(keep_input, with_kwargs=True)
+    else:
+        hook = layers[-1].register_forward_hook(keep_output)
+    was_training = network.training
+    with hook, torch.enable_grad():
+        network.eval()  # so that no dropout is drawn
+        encoder(input_ids=word)
+        network.train(was_training)
+    weights = [value for value in encoder.parameters() if value.requires_grad]
+    slopes = torch.autograd.grad(outputs[0].sum(), weights, allow_unused=True)
+    return [value for value, slope in zip(weights, slopes, strict=True) if slope is not None]
 
 
 def encoder_layers(network: Network) -> nn.ModuleList:

@@ -17,20 +17,34 @@ from tests.model import tiny
 from tests.model.conftest import Save
 from tests.trust.conftest import edit_json
 
-# Of 42 places RoBERTa, XLM-RoBERTa and MPNet leave those up to the padding id 1 empty; DeBERTa's have no end.
+
+def facts(
+    longest_text: int | None, n_layers: int, *, adapts: bool, dropout: tuple[Any, Any] = (0.1, 0.1)
+) -> ModelFacts:
+    network, head = dropout
+    return ModelFacts(
+        longest_text=longest_text,
+        n_layers=n_layers,
+        adapts_attention=adapts,
+        network_dropout=network,
+        head_dropout=head,
+    )
+
+
+# Of 42 places RoBERTa, its kin and MPNet leave those up to the padding id 1 empty; those of the last four have no end.
 ACCEPTED = {
-    "bert": ModelFacts(longest_text=42, n_layers=3, adapts_attention=True),
-    "roberta": ModelFacts(longest_text=40, n_layers=3, adapts_attention=True),
-    "xlm-roberta": ModelFacts(longest_text=40, n_layers=3, adapts_attention=True),
-    "camembert": ModelFacts(longest_text=40, n_layers=3, adapts_attention=True),
-    "distilbert": ModelFacts(longest_text=42, n_layers=2, adapts_attention=True),
-    "electra": ModelFacts(longest_text=42, n_layers=3, adapts_attention=True),
-    "albert": ModelFacts(longest_text=42, n_layers=0, adapts_attention=False),
-    "mpnet": ModelFacts(longest_text=40, n_layers=3, adapts_attention=False),
-    "deberta": ModelFacts(longest_text=None, n_layers=3, adapts_attention=False),
-    "deberta-v2": ModelFacts(longest_text=None, n_layers=3, adapts_attention=False),
-    "modernbert": ModelFacts(longest_text=None, n_layers=3, adapts_attention=False),
-    "eurobert": ModelFacts(longest_text=None, n_layers=3, adapts_attention=False),
+    "bert": facts(42, 3, adapts=True),
+    "roberta": facts(40, 3, adapts=True),
+    "xlm-roberta": facts(40, 3, adapts=True),
+    "camembert": facts(40, 3, adapts=True),
+    "distilbert": facts(42, 2, adapts=True, dropout=(0.2, 0.2)),
+    "electra": facts(42, 3, adapts=True),
+    "albert": facts(42, 0, adapts=False),
+    "mpnet": facts(40, 3, adapts=False),
+    "deberta": facts(None, 3, adapts=False),
+    "deberta-v2": facts(None, 3, adapts=False),
+    "modernbert": facts(None, 3, adapts=False, dropout=(0.0, 0.0)),
+    "eurobert": facts(None, 3, adapts=False, dropout=(0.0, None)),
 }
 
 

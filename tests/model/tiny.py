@@ -94,6 +94,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
     "vit": SIZES,
 }  # fmt: skip
+# What gives some dropout to those that are published without.
+DROPOUT: dict[str, dict[str, Any]] = {
+    "modernbert": {"attention_dropout": 0.1, "mlp_dropout": 0.1, "classifier_dropout": 0.1},
+    "eurobert": {"attention_dropout": 0.1},
+}
 # Those that every method has to run on.
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert", "mpnet", "deberta",
             "deberta-v2", "modernbert", "eurobert")  # fmt: skip
