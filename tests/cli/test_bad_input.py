@@ -124,6 +124,18 @@ MISFITS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any] | None]] = {
         "has 0 layers that can be frozen one by one. Use at most 0.",
         {"finetune": {"frozen_layers": 0, "epochs": 1}},
     ),
+    "passes that would all be equal": (
+        "modernbert",
+        {"confidence": {"name": "mc_dropout", "where": "network"}},
+        "was trained without dropout there, so all passes would be equal. Give a 'rate', such as 0.1.",
+        {"confidence": {"name": "mc_dropout", "where": "network", "rate": 0.1}},
+    ),
+    "a head that drops nothing": (
+        "eurobert",
+        {"confidence": {"name": "mc_dropout", "where": "head", "rate": 0.1}},
+        "drops in the head, but",
+        {"confidence": {"name": "mc_dropout", "where": "logits"}},
+    ),
     "an attention that cannot be changed": (
         "mpnet",
         {"confidence": {"name": "adaptive_temperature", "where": "both"}},
