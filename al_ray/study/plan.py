@@ -325,9 +325,10 @@ def _misfits_of_dropout(spec: CellSpec, facts: ModelFacts) -> list[str]:
         return []
     rate = facts.network_dropout if sampling.dropout == "network" else facts.head_dropout
     if rate is None:
+        other = "'where: network' with a 'rate'" if facts.network_dropout is not None else "confidence 'ensemble'"
         return [
             f"confidence {spec.confidence.name!r} drops in the {sampling.dropout}, but {name!r} has no dropout "
-            "there. Use 'where: logits', or an ensemble."
+            f"there. Use {other}."
         ]
     if rate == 0 and sampling.rate is None:
         return [

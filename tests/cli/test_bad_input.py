@@ -133,8 +133,8 @@ MISFITS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any] | None]] = {
     "a head that drops nothing": (
         "eurobert",
         {"confidence": {"name": "mc_dropout", "where": "head", "rate": 0.1}},
-        "drops in the head, but",
-        {"confidence": {"name": "mc_dropout", "where": "logits"}},
+        "has no dropout there. Use 'where: network' with a 'rate'.",
+        {"confidence": {"name": "mc_dropout", "where": "network", "rate": 0.1}},
     ),
     "an attention that cannot be changed": (
         "mpnet",
