@@ -146,8 +146,8 @@ def list_methods(
         console.print(family_table(family))
     console.print(
         "A model is minilm, a Hub id with a revision, or a folder, of an encoder: BERT, RoBERTa, XLM-RoBERTa, "
-        "DistilBERT, ELECTRA, ALBERT, MPNet, DeBERTa. Decoders and encoder-decoders (GPT-2, Llama, XLNet, BART, T5) "
-        "are refused.",
+        "DistilBERT, ELECTRA, ALBERT, MPNet, DeBERTa, ModernBERT. Decoders and encoder-decoders (GPT-2, Llama, XLNet, "
+        "BART, T5) are refused.",
         highlight=False,
     )
     console.print(

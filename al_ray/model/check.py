@@ -35,17 +35,22 @@ class ModelFacts:
         longest_text: tokens of a text that it can read, special ones included; None where its positions have no end.
         n_layers: layers that can be frozen one by one; 0 where they share their weights.
         adapts_attention: whether adaptive temperature can act in its attention.
+        network_dropout: largest share that any part drops as the model was trained, the head's included; None where
+            nothing can drop.
+        head_dropout: the same of the head alone.
         weights_lack: an encoder's weight for which the file has no tensor of its shape; None where nothing is missing.
     """
 
     longest_text: int | None
     n_layers: int
     adapts_attention: bool
+    network_dropout: float | None
+    head_dropout: float | None
     weights_lack: str | None = None
 
 
 # What MiniLM answers, so that a study of the default model is planned without torch; a test asks it again.
-MINILM_FACTS = ModelFacts(longest_text=512, n_layers=6, adapts_attention=True)
+MINILM_FACTS = ModelFacts(longest_text=512, n_layers=6, adapts_attention=True, network_dropout=0.1, head_dropout=0.1)
 
 
 def examine_model(model: ResolvedModel) -> ModelFacts:
@@ -76,6 +81,8 @@ def ask_network(model: ResolvedModel) -> ModelFacts:
             longest_text=longest_text(network),
             n_layers=len(encoder_layers(network)),
             adapts_attention=network.packs,
+            network_dropout=max((getattr(*place) for place in network.dropout_places()), default=None),
+            head_dropout=max((part.p for part in network.head_dropouts), default=None),
             weights_lack=_what_weights_lack(model, network),
         )
         _check_reading(model, network)
@@ -126,17 +133,26 @@ def _check_reading(model: ResolvedModel, network: "Network") -> None:
     """Let the lowest layers read a text alone, beside a longer one, and with another last word.
 
     Raises:
-        ModelError: a text's scores depend on the texts beside it, or its first token on nothing but itself.
+        ModelError: there is no output for each token, a text's scores depend on the texts beside it, its class is read
+            off something else than features, or its first token depends on nothing but itself.
     """
     from al_ray.model.encoder import quiet
 
     with quiet():
         words = _cut_down(network)
         text, longer, other = words[:3], words[1:8], words[[0, 1, 8]]
-        alone, beside, changed = _read(network, text), _read(network, text, longer), _read(network, other)
-    if any(_differ(one, two) for one, two in zip(alone, beside, strict=True)):
-        raise _unusable(model, network, "scores a text differently when a longer one is beside it in a batch.")
-    if not _differ(alone[1], changed[1]):
+        if not _answers_each_token(network, text):
+            raise _unusable(
+                model, network, "gives no output for each token, so texts have neither a first token nor a mean."
+            )
+        if _differ(_scores(network, text), _scores(network, text, longer)):
+            raise _unusable(model, network, "scores a text differently when a longer one is beside it in a batch.")
+        (logits, first), (_, changed) = _read(network, text), _read(network, other)
+    if _differ(_scores(network, text), logits):
+        raise _unusable(
+            model, network, "reads the class of a text off neither its first token nor the mean of its tokens."
+        )
+    if not _differ(first, changed):
         raise _unusable(model, network, "is a decoder: its first token does not see those behind it.")
 
 
@@ -155,16 +171,38 @@ def _cut_down(network: "Network") -> IntArray:
     return np.resize(np.setdiff1d(np.arange(len(embeddings.weight)), [network.pad_id])[-9:], 9)
 
 
-def _read(network: "Network", *texts: IntArray) -> tuple["Tensor", "Tensor"]:
-    """Return logits and features of the first of some texts."""
+def _scores(network: "Network", *texts: IntArray) -> "Tensor":
+    """Let transformers read some texts together, and return the logits of the first of them."""
+    import torch
+
+    lengths = np.array([len(text) for text in texts])
+    is_real = np.arange(lengths.max()) < lengths[:, None]
+    padded = np.full(is_real.shape, network.pad_id)
+    padded[is_real] = np.concatenate(texts)
+    mask = torch.from_numpy(is_real.astype(np.int64))
+    with torch.no_grad():
+        logits: Tensor = network.model(input_ids=torch.from_numpy(padded), attention_mask=mask).logits
+    return logits[0]
+
+
+def _read(network: "Network", text: IntArray) -> tuple["Tensor", "Tensor"]:
+    """Read a text as a study does, and return its logits and its first token."""
     import torch
 
     from al_ray.model.packed import pack
 
-    lengths = np.array([len(text) for text in texts])
+    batch = pack(text.astype(np.int32), np.array([len(text)]), torch.device("cpu"))
     with torch.no_grad():
-        logits, features = network(pack(np.concatenate(texts).astype(np.int32), lengths, torch.device("cpu")))
-    return logits[0], features[0]
+        return network(batch)[0][0], network.encode(batch, "first_token")[0]
+
+
+def _answers_each_token(network: "Network", text: IntArray) -> bool:
+    import torch
+
+    with torch.no_grad():
+        output = network.model.base_model(input_ids=torch.from_numpy(text)[None])
+    hidden = getattr(output, "last_hidden_state", None)
+    return hidden is not None and hidden.shape == (1, len(text), network.n_features)
 
 
 def _differ(one: "Tensor", two: "Tensor") -> bool:

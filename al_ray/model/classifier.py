@@ -336,7 +336,7 @@ class TransformerClassifier(RoundClassifier):
         if self._sampling.adaptive_attention and not self._network.packs:
             raise ModelError(
                 f"the attention of model {self._model.name!r} cannot be changed at prediction: that is written for "
-                "BERT and RoBERTa. Use 'where: logits'."
+                "encoders built like BERT (RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT). Use 'where: logits'."
             )
 
     def _check_lengths(self) -> None:

@@ -11,46 +11,73 @@ import torch
 from torch import Tensor, nn
 
 from al_ray.errors import ConfigError, ModelError
-from al_ray.model.packed import TokenBatch, can_pack, packed_features, packed_head, packed_mean, padded_forward
+from al_ray.model.packed import WRITTEN_OUT, Pooling, TokenBatch, can_pack, packed_features, padded_features
 from al_ray.model.source import ResolvedModel
 
 # The library switches initialisation off for the whole process; two threads at it would leave weights undrawn.
 _INITIALISING = threading.Lock()
 POSITION_TABLES = ("position_embeddings", "embed_positions")
-USE_AN_ENCODER = "Use an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet or DeBERTa."
+# What 'classifier_pooling' of a configuration stands for; most have none and read the first token.
+POOLINGS: Mapping[str | None, Pooling] = {
+    None: "first_token",
+    "cls": "first_token",
+    "bos": "first_token",
+    "mean": "mean",
+}
+USE_AN_ENCODER = "Use an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, DeBERTa or ModernBERT."
 
 
 class Network(nn.Module):
-    """A transformer encoder with a classification head over its first token.
+    """A transformer encoder with a classification head over one vector a text.
 
     Args:
         model: the sequence classifier as transformers builds it.
+
+    Attributes:
+        pooling: what the head reads of the encoder's output, and so what features are: the first token, or, where the
+            configuration says so (ModernBERT, EuroBERT), the mean over a text's tokens.
+        packs: whether the encoder is one that runs without padding.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.packs = can_pack(model.config)
+        self.pooling = head_pooling(model.config)
         self.adaptive_attention = False
         self.pad_id = int(model.config.pad_token_id)
         self.head_dropouts = _share_head_dropouts(model)
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Return logits ``[n_texts, n_classes]`` and first-token features ``[n_texts, n_features]``."""
-        if self.packs:
-            features = packed_features(self.model, batch, adaptive=self.adaptive_attention)
-            return packed_head(self.model, features), features
-        logits, features, _ = padded_forward(self.model, batch, self.pad_id)
-        return logits, features
+        """Return logits ``[n_texts, n_classes]`` and the features that they come from ``[n_texts, n_features]``."""
+        features = self.encode(batch, self.pooling)
+        return self.head(features), features
 
-    def head(self, batch: TokenBatch, features: Tensor) -> Tensor:
-        """Return the logits of texts whose features are known; encoders that cannot be packed run once more."""
-        return packed_head(self.model, features) if self.packs else self(batch)[0]
+    def encode(self, batch: TokenBatch, pooling: Pooling) -> Tensor:
+        """Return the encoder's output for each text ``[n_texts, n_features]``: at the first token, or the mean."""
+        if self.packs:
+            return packed_features(self.model, batch, pooling=pooling, adaptive=self.adaptive_attention)
+        return padded_features(self.model.base_model, batch, self.pad_id, pooling=pooling)
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return the logits ``[n_texts, n_classes]`` of texts whose features are known; the encoder does not run.
+
+        The head is the classifier's own code, which is shown texts of one token whose output is known: their first
+        token is their mean.
+        """
+        hidden = features.to(self.word_embeddings.weight.dtype)[:, None]
+        classifier = copy.copy(self.model)  # the same modules, but for the one whose answer is known
+        classifier._modules = {
+            **self.model._modules,
+            self.model.base_model_prefix: _known(self.model.base_model, hidden),
+        }
+        ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=features.device)
+        logits: Tensor = classifier(input_ids=ids).logits
+        return logits
 
     def embed(self, batch: TokenBatch) -> Tensor:
         """Return the mean of the encoder's output over each text's tokens, at unit length ``[n_texts, n_features]``."""
-        mean = packed_mean(self.model, batch) if self.packs else padded_forward(self.model, batch, self.pad_id)[2]
-        return nn.functional.normalize(mean.float(), dim=1)
+        return nn.functional.normalize(self.encode(batch, "mean").float(), dim=1)
 
     @property
     def n_features(self) -> int:
@@ -65,28 +92,53 @@ class Network(nn.Module):
             where: in all layers with independent masks, or in the head alone with one mask for all texts.
             rate: share that is dropped; None = as trained.
         """
-        dropouts = [part for part in self.modules() if isinstance(part, nn.Dropout)]
-        trained_with = [dropout.p for dropout in dropouts]
+        places = self.dropout_places()
+        trained_with = [getattr(*place) for place in places]
         for part in (self,) if where == "network" else self.head_dropouts:
             part.train()
-        for dropout in dropouts:
-            dropout.p = dropout.p if rate is None else rate
+        for place in places if rate is not None else ():
+            setattr(*place, rate)
         for dropout in self.head_dropouts:
             dropout.shared = where == "head"
         try:
             yield
         finally:
             self.eval()
-            for dropout, p in zip(dropouts, trained_with, strict=True):
-                dropout.p = p
+            for place, trained in zip(places, trained_with, strict=True):
+                setattr(*place, trained)
             for dropout in self.head_dropouts:
                 dropout.shared = False
+
+    def dropout_places(self) -> list[tuple[nn.Module, str]]:
+        """Return the modules that drop, each with the name of its attribute that says which share."""
+        found = [(part, "p" if isinstance(part, nn.Dropout) else "attention_dropout") for part in self.modules()]
+        return [(part, name) for part, name in found if isinstance(getattr(part, name, None), float | int)]
 
     @property
     def word_embeddings(self) -> nn.Embedding:
         """The vectors of the vocabulary ``[n_words, n_features]``."""
         embeddings: nn.Embedding = self.model.get_input_embeddings()
         return embeddings
+
+
+def _known(encoder: Any, hidden: Tensor) -> Callable[..., Any]:
+    """Return what answers like an encoder, with an output that is known ``[n_texts, n_tokens, n_features]``."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    def answer(*args: Any, **options: Any) -> Any:
+        pooler, activation = getattr(encoder, "pooler", None), getattr(encoder, "pooler_activation", None)
+        pooled = None
+        if pooler is not None:
+            # ALBERT's pooler is a bare product over the first token; the others pick the token themselves.
+            pooled = pooler(hidden) if activation is None else activation(pooler(hidden[:, 0]))
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+    return answer
+
+
+def head_pooling(config: Any) -> Pooling:
+    """Return what of the encoder's output a classification head of this configuration reads."""
+    return POOLINGS[getattr(config, "classifier_pooling", None)]
 
 
 class HeadDropout(nn.Dropout):
@@ -126,8 +178,8 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.initialization import no_init_weights
 
-    # Written-out attention is the faster one on a CPU; on a GPU the library's choice is.
-    attention = {"attn_implementation": "eager"} if device.type in ("cpu", "meta") else {}
+    # Elsewhere the library chooses: a fused kernel where the architecture has one.
+    attention = {"attn_implementation": "eager"} if device.type in WRITTEN_OUT else {}
     place = device if device.type == "meta" else torch.device("cpu")
     with _INITIALISING, _readable(model), quiet(), no_init_weights(), place:
         # Left open, the library asks on the terminal whether it may run code of the model's own.
@@ -163,6 +215,13 @@ def _check_family(model: ResolvedModel, config: Any) -> None:
         reason = f"{family} is a decoder, made to write on from a text; its class is read off the last token."
     if reason is not None:
         raise ModelError(f"model {model.name!r} cannot be used: {reason} {USE_AN_ENCODER}")
+    pooling = getattr(config, "classifier_pooling", None)
+    if pooling not in POOLINGS:
+        raise ModelError(
+            f"model {model.name!r} cannot be used as it is: classifier_pooling in its config.json is {pooling!r}, so a "
+            "text's class is read off neither its first token nor the mean of its tokens. Set it to 'mean' in a copy "
+            "of the folder."
+        )
     if getattr(config, "pad_token_id", None) is None:
         raise ModelError(
             f"model {model.name!r} names no padding token, so texts of different lengths cannot share a batch. Write "
@@ -185,7 +244,10 @@ def _n_places(table: Any) -> int:
 
 
 def freeze_layers(network: Network, n_layers: int) -> None:
-    """Keep the embeddings and the lowest layers of the encoder as they are; 0 freezes nothing.
+    """Keep the lowest layers of the encoder as they are, and all else that their output depends on; 0 freezes nothing.
+
+    Beside the embeddings those may be a projection behind them (ELECTRA), or positions relative to each other that all
+    layers share (MPNet, DeBERTa).
 
     Raises:
         ConfigError: the encoder has fewer layers.
@@ -198,9 +260,33 @@ def freeze_layers(network: Network, n_layers: int) -> None:
             f"option 'frozen_layers' is {n_layers}, but the encoder has {len(layers)} layers that can be frozen one by "
             f"one. Use at most {len(layers)}."
         )
-    embeddings = getattr(network.model.base_model, "embeddings", network.word_embeddings)
-    for part in (embeddings, *layers[:n_layers]):
-        part.requires_grad_(False)
+    for value in _weights_below(network, layers, n_layers):
+        value.requires_grad_(False)
+
+
+def _weights_below(network: Network, layers: nn.ModuleList, n_layers: int) -> list[Tensor]:
+    """Return the weights on which the output of the lowest layers depends, as torch's own graph of it tells."""
+    encoder, outputs = network.model.base_model, []
+    word = network.word_embeddings.weight.new_full((1, 2), 2, dtype=torch.int64)
+
+    def keep_input(layer: Any, given: tuple[Any, ...], options: dict[str, Any]) -> None:
+        outputs.append(given[0] if given else options["hidden_states"])
+
+    def keep_output(layer: Any, given: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    if n_layers < len(layers):
+        hook = layers[n_layers].register_forward_pre_hook(keep_input, with_kwargs=True)
+    else:
+        hook = layers[-1].register_forward_hook(keep_output)
+    was_training = network.training
+    with hook, torch.enable_grad():
+        network.eval()  # so that no dropout is drawn
+        encoder(input_ids=word)
+        network.train(was_training)
+    weights = [value for value in encoder.parameters() if value.requires_grad]
+    slopes = torch.autograd.grad(outputs[0].sum(), weights, allow_unused=True)
+    return [value for value, slope in zip(weights, slopes, strict=True) if slope is not None]
 
 
 def encoder_layers(network: Network) -> nn.ModuleList:

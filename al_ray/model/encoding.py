@@ -90,7 +90,7 @@ def _encode(
     from al_ray.model.worker import Alone
 
     def forward(batch: TokenBatch, index: int) -> "Mapping[str, Tensor]":
-        return {"features": network.embed(batch) if output == "mean" else network(batch)[1]}
+        return {"features": network.embed(batch) if output == "mean" else network.encode(batch, "first_token")}
 
     widths = {"features": network.n_features}
     rows = np.arange(len(texts))

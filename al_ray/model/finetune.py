@@ -169,12 +169,17 @@ def used_words(network: Network, split: TokenizedSplit) -> Iterator[UsedWords]:
     if not full.requires_grad:
         yield UsedWords(split)
         return
-    # All numbers up to the padding id stay, because models recognise padding by its number.
-    n_kept = max(network.pad_id, embeddings.padding_idx or 0) + 1
-    words = np.union1d(split.tokens, np.arange(n_kept))
+    marks = network.pad_id, embeddings.padding_idx
+    padding = [number for number in marks if number is not None]
+    if _knows_padding_by_number(network):
+        padding = list(range(max(padding) + 1))
+    words = np.union1d(split.tokens, padding)
     rows = torch.from_numpy(words.astype(np.int64)).to(full.device)
     used = UsedWords(replace(split, tokens=np.searchsorted(words, split.tokens).astype(np.int32)))
     embeddings.weight = nn.Parameter(full.detach()[rows])
+    network.pad_id = int(np.searchsorted(words, network.pad_id))
+    if embeddings.padding_idx is not None:
+        embeddings.padding_idx = int(np.searchsorted(words, embeddings.padding_idx))
     try:
         yield used
     finally:
@@ -182,6 +187,12 @@ def used_words(network: Network, split: TokenizedSplit) -> Iterator[UsedWords]:
             full.mul_(used.decay)
             full[rows] = embeddings.weight
         embeddings.weight = full
+        network.pad_id, embeddings.padding_idx = marks
+
+
+def _knows_padding_by_number(network: Network) -> bool:
+    """Say whether an encoder compares tokens with the padding id, as those do that count positions past it."""
+    return any(hasattr(part, "padding_idx") and not isinstance(part, nn.Embedding) for part in network.model.modules())
 
 
 class Trained(Protocol):

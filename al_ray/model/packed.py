@@ -1,13 +1,17 @@
-"""Texts of different lengths in one pass without padding, for encoders built like BERT.
+"""Texts of different lengths in one pass: without padding for encoders built like BERT, with little for the others.
 
 A batch is one row of tokens, all texts one after the other, so that every matrix product runs over real tokens only.
 Only attention needs texts apart: there the tokens are laid out in slots ``[n_texts, width]`` and brought back. The last
 layer computes the first token alone, which is all that a classification head reads. Both leave the result what it is
 with padding and a mask; measured on a CPU they double the speed of fine-tuning.
+
+Other encoders run as transformers wrote them, padded; a batch of texts of very different lengths in a few groups of
+neighbouring lengths, which is the same batch with less padding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +22,17 @@ from torch.nn import functional
 from al_ray.confidence.adaptive_temperature import COEFFICIENTS, SHARP_ENTROPY
 from al_ray.core.types import IntArray
 
-PACKED_TYPES = ("bert", "roberta")
+PACKED_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 MASKED = -1e9
+# Where attention is written out, because that is faster than the fused kernel for texts of up to 128 tokens and more.
+WRITTEN_OUT = ("cpu", "meta")
+# Cost of attention relative to a token's own matrix products, for a token of a text of this many tokens.
+ATTENTION_TOKENS = 1500
+# What one more pass of a CPU through the encoder costs, in tokens: weights are read from memory once more. Measured for
+# six layers of 768; between 20 and 40 no difference was seen.
+PASS_TOKENS = 30
+
+Pooling = Literal["first_token", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +43,7 @@ class TokenBatch:
         tokens: token ids ``[n_tokens]``.
         positions: place of each token in its text ``[n_tokens]``, from 0.
         first: where each text starts ``[n_texts]``.
+        lengths: tokens of each text ``[n_texts]``, in the memory of the host.
         width: tokens of the longest text.
         slot_tokens: which token fills each slot ``[n_texts * width]``; an empty slot shows its text's first token.
         token_slots: the slot of each token ``[n_tokens]``.
@@ -39,6 +53,7 @@ class TokenBatch:
     tokens: Tensor
     positions: Tensor
     first: Tensor
+    lengths: IntArray
     width: int
     slot_tokens: Tensor
     token_slots: Tensor
@@ -67,6 +82,7 @@ def pack(tokens: npt.NDArray[np.int32], lengths: IntArray, device: torch.device)
         tokens=send(tokens.astype(np.int64)),
         positions=send(place.ravel()[slots]),
         first=send(first),
+        lengths=lengths,
         width=width,
         slot_tokens=send((first[:, None] + np.where(filled, place, 0)).ravel()),
         token_slots=send(slots),
@@ -108,53 +124,50 @@ def can_pack(config: Any) -> bool:
     return config.model_type in PACKED_TYPES and absolute and plain
 
 
-def packed_features(model: Any, batch: TokenBatch, *, adaptive: bool = False) -> Tensor:
-    """Run a BERT or RoBERTa encoder over packed texts.
+def packed_features(model: Any, batch: TokenBatch, *, pooling: Pooling, adaptive: bool = False) -> Tensor:
+    """Run an encoder that :func:`can_pack` knows over packed texts.
 
     Args:
         model: the classifier that holds the encoder.
         batch: the texts.
+        pooling: what of the encoder's output is returned: at the first token, or the mean over a text's tokens.
         adaptive: sharpen attention by adaptive temperature.
 
     Returns:
-        the encoder's output at the first token ``[n_texts, n_features]``.
+        one vector a text ``[n_texts, n_features]``.
     """
-    hidden = _embed(model.base_model.embeddings, batch)
-    *lower, top = model.base_model.encoder.layer
+    hidden = _embed(model.base_model, batch)
+    *lower, top = packed_layers(model.base_model)
     for layer in lower:
         hidden = _layer(layer, hidden, batch, first_only=False, adaptive=adaptive)
-    return _layer(top, hidden, batch, first_only=True, adaptive=adaptive)
+    hidden = _layer(top, hidden, batch, first_only=pooling == "first_token", adaptive=adaptive)
+    return hidden if pooling == "first_token" else _mean_of_texts(hidden, batch)
 
 
-def packed_head(model: Any, features: Tensor) -> Tensor:
-    """Return the logits ``[n_texts, n_classes]`` of first-token features, dropout as the modules are set."""
-    first = features[:, None]
-    if model.config.model_type == "roberta":
-        logits: Tensor = model.classifier(first)
-    else:
-        logits = model.classifier(model.dropout(model.base_model.pooler(first)))
-    return logits
+def packed_layers(encoder: Any) -> nn.ModuleList:
+    """Return the layers of an encoder that can be packed, from the lowest up."""
+    layers: nn.ModuleList = (encoder.transformer if hasattr(encoder, "transformer") else encoder.encoder).layer
+    return layers
 
 
-def packed_mean(model: Any, batch: TokenBatch) -> Tensor:
-    """Return the mean of the encoder's output over the tokens of each text ``[n_texts, n_features]``."""
-    hidden = _embed(model.base_model.embeddings, batch)
-    for layer in model.base_model.encoder.layer:
-        hidden = _layer(layer, hidden, batch, first_only=False, adaptive=False)
-    lengths = torch.diff(batch.first, append=batch.first.new_tensor([len(batch.tokens)]))
-    texts = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
+def _mean_of_texts(hidden: Tensor, batch: TokenBatch) -> Tensor:
+    lengths = torch.from_numpy(batch.lengths).to(hidden.device)
+    texts = torch.repeat_interleave(lengths, output_size=len(hidden))
     sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device).index_add_(0, texts, hidden.float())
     return sums / lengths[:, None]
 
 
-def _embed(embeddings: Any, batch: TokenBatch) -> Tensor:
-    positions = batch.positions
+def _embed(encoder: Any, batch: TokenBatch) -> Tensor:
+    embeddings, positions = encoder.embeddings, batch.positions
     if hasattr(embeddings, "padding_idx"):
         positions = _positions_past_padding(batch, embeddings.padding_idx)
     words: Tensor = embeddings.word_embeddings(batch.tokens)
-    words = words + embeddings.token_type_embeddings.weight[0]
+    if hasattr(embeddings, "token_type_embeddings"):
+        words = words + embeddings.token_type_embeddings.weight[0]
     words = words + embeddings.position_embeddings(positions)
     hidden: Tensor = embeddings.dropout(embeddings.LayerNorm(words))
+    if hasattr(encoder, "embeddings_project"):
+        hidden = encoder.embeddings_project(hidden)
     return hidden
 
 
@@ -168,23 +181,54 @@ def _positions_past_padding(batch: TokenBatch, pad_id: int) -> Tensor:
     return counted.view(-1).index_select(0, batch.token_slots) * is_real + pad_id
 
 
+class _Attention(NamedTuple):
+    """Where a layer keeps what its attention consists of, and what it does with the context that comes out."""
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    n_heads: int
+    dropout: nn.Dropout
+    finish: Callable[[Tensor, Tensor], Tensor]
+
+
+def _attention_of(layer: Any) -> _Attention:
+    attention = layer.attention
+    if hasattr(attention, "q_lin"):
+
+        def finish_distilbert(context: Tensor, hidden: Tensor) -> Tensor:
+            hidden = layer.sa_layer_norm(attention.out_lin(context) + hidden)
+            result: Tensor = layer.output_layer_norm(layer.ffn(hidden) + hidden)
+            return result
+
+        return _Attention(
+            attention.q_lin, attention.k_lin, attention.v_lin, attention.n_heads, attention.dropout, finish_distilbert
+        )
+
+    def finish_bert(context: Tensor, hidden: Tensor) -> Tensor:
+        hidden = attention.output(context, hidden)
+        result: Tensor = layer.output(layer.intermediate(hidden), hidden)
+        return result
+
+    inner = attention.self
+    return _Attention(inner.query, inner.key, inner.value, inner.num_attention_heads, inner.dropout, finish_bert)
+
+
 def _layer(layer: Any, hidden: Tensor, batch: TokenBatch, *, first_only: bool, adaptive: bool) -> Tensor:
     # One cast for the three projections, where autocast would make three.
     values = hidden.to(compute_dtype(hidden))
     asking = values
     if first_only:
         hidden, asking = hidden.index_select(0, batch.first), values.index_select(0, batch.first)
-    attention = layer.attention
-    context = _attend(attention.self, asking, values, batch, first_only=first_only, adaptive=adaptive)
-    hidden = attention.output(context, hidden)
-    result: Tensor = layer.output(layer.intermediate(hidden), hidden)
-    return result
+    attention = _attention_of(layer)
+    context = _attend(attention, asking, values, batch, first_only=first_only, adaptive=adaptive)
+    return attention.finish(context, hidden)
 
 
 def _attend(
-    attention: Any, asking: Tensor, values: Tensor, batch: TokenBatch, *, first_only: bool, adaptive: bool
+    attention: _Attention, asking: Tensor, values: Tensor, batch: TokenBatch, *, first_only: bool, adaptive: bool
 ) -> Tensor:
-    n_texts, n_heads = len(batch.first), attention.num_attention_heads
+    n_texts, n_heads = len(batch.first), attention.n_heads
 
     def heads(projected: Tensor, width: int) -> Tensor:
         if batch.filled is not None and width > 1:
@@ -194,11 +238,11 @@ def _attend(
     query = heads(attention.query(asking), 1 if first_only else batch.width)
     key, value = (heads(project(values), batch.width) for project in (attention.key, attention.value))
     mask = None if batch.filled is None else _additive(batch.filled, query.dtype)
-    dropout = attention.dropout.p if attention.training else 0.0
+    dropout = attention.dropout.p if attention.dropout.training else 0.0
     if adaptive:
         attended = _attention_adaptive(query, key, value, mask, dropout)
     else:
-        attended = (_attention_cpu if query.device.type == "cpu" else _attention)(query, key, value, mask, dropout)
+        attended = (_written_out if query.device.type in WRITTEN_OUT else _fused)(query, key, value, mask, dropout)
     context = attended.transpose(1, 2).reshape(n_texts * query.shape[2], -1)
     if first_only or batch.filled is None:
         return context
@@ -210,13 +254,12 @@ def _additive(filled: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(filled.shape, dtype=dtype, device=filled.device).masked_fill_(~filled, MASKED)[:, None, None, :]
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     mask = None if mask is None else mask.expand(-1, -1, query.shape[2], -1)
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
-def _attention_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attention written out: on a CPU faster than the fused kernel for texts of up to 128 tokens and more."""
+def _written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
     if mask is not None:
         scores = scores + mask
@@ -251,19 +294,66 @@ def compute_dtype(values: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
-def padded_forward(model: nn.Module, batch: TokenBatch, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Run any other sequence classifier over the same batch, padded and masked.
+def padded_features(encoder: nn.Module, batch: TokenBatch, pad_id: int, *, pooling: Pooling) -> Tensor:
+    """Run any other encoder over the same batch, padded and masked.
+
+    Args:
+        encoder: as transformers builds it.
+        batch: the texts.
+        pad_id: number of the padding token.
+        pooling: as of :func:`packed_features`.
 
     Returns:
-        logits ``[n_texts, n_classes]``, the encoder's output at the first token ``[n_texts, n_features]``, and its mean
-        over the tokens of each text ``[n_texts, n_features]``.
+        one vector a text ``[n_texts, n_features]``.
     """
-    shape = (len(batch.first), batch.width)
-    token_ids = torch.full(shape, pad_id, dtype=torch.int64, device=batch.tokens.device)
-    token_ids.view(-1)[batch.token_slots] = batch.tokens
-    mask = None if batch.filled is None else batch.filled.to(torch.int64)
-    outputs = model(input_ids=token_ids, attention_mask=mask, output_hidden_states=True)
-    hidden = outputs.hidden_states[-1]
-    filled = torch.ones(shape, dtype=hidden.dtype, device=hidden.device) if mask is None else mask.to(hidden.dtype)
-    mean = (hidden * filled[:, :, None]).sum(dim=1) / filled.sum(dim=1, keepdim=True)
-    return outputs.logits, hidden[:, 0], mean
+    shape, device = (len(batch.lengths), batch.width), batch.tokens.device
+    tokens = torch.full(shape, pad_id, dtype=torch.int64, device=device)
+    tokens.view(-1)[batch.token_slots] = batch.tokens
+    # A GPU computes padding faster than it starts another pass.
+    groups = length_groups(batch.lengths) if device.type == "cpu" else [np.arange(len(batch.lengths))]
+    if len(groups) == 1:
+        return _padded_group(encoder, tokens, batch.filled, pooling)
+    parts: list[Tensor] = []
+    for group in groups:
+        rows, width = torch.from_numpy(group), int(batch.lengths[group].max())
+        assert batch.filled is not None, "texts of one length are one group"
+        filled = batch.filled[rows, :width]
+        parts.append(_padded_group(encoder, tokens[rows, :width], None if filled.all() else filled, pooling))
+    return torch.cat(parts).index_select(0, torch.from_numpy(np.argsort(np.concatenate(groups))))
+
+
+def _padded_group(encoder: nn.Module, tokens: Tensor, filled: Tensor | None, pooling: Pooling) -> Tensor:
+    mask = None if filled is None else filled.to(torch.int64)
+    hidden: Tensor = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+    if pooling == "first_token":
+        return hidden[:, 0]
+    if filled is None:
+        return hidden.float().mean(dim=1)
+    counted = filled.float()
+    return (hidden.float() * counted[:, :, None]).sum(dim=1) / counted.sum(dim=1, keepdim=True)
+
+
+def length_groups(lengths: IntArray) -> list[IntArray]:
+    """Cut a batch into groups of neighbouring lengths, each padded to its own longest, so that all cost least.
+
+    Args:
+        lengths: tokens of each text ``[n_texts]``.
+
+    Returns:
+        positions in ``lengths``, one array a group, shortest texts first; depends on nothing but the lengths.
+    """
+    order = np.argsort(lengths, kind="stable")
+    widths = lengths[order].astype(np.float64)
+    each = widths * (1 + widths / ATTENTION_TOKENS)
+    # least[n] is what the n shortest cost at best; the last group of them starts at start[n].
+    least, start = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)
+    for n in range(1, len(order) + 1):
+        costs = least[:n] + PASS_TOKENS + each[n - 1] * (n - np.arange(n))
+        start[n] = costs.argmin()
+        least[n] = costs[start[n]]
+    groups: list[IntArray] = []
+    end = len(order)
+    while end:
+        groups.append(order[start[end] : end])
+        end = int(start[end])
+    return groups[::-1]

@@ -12,13 +12,9 @@ from torch.nn import functional
 from al_ray.core.seeding import stream_seed
 from al_ray.core.types import Float32Array, IntArray, Sampling
 from al_ray.model.encoder import Network, fork_random
-from al_ray.model.packed import TokenBatch, pack
+from al_ray.model.packed import ATTENTION_TOKENS, TokenBatch, pack
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
-
-# Cost of attention relative to a token's own matrix products, for a token of a text of this many tokens.
-ATTENTION_TOKENS = 1500
-
 
 Forward = Callable[[TokenBatch, int], Mapping[str, Tensor]]
 
@@ -150,7 +146,7 @@ def _passes(
                 # A thinned head is named by the pass alone, so that all texts share it.
                 names = ("pass", number) if kind == "head" else ("pass", number, "batch", index)
                 with fork_random(device, stream_seed(passes.seed, *names)):
-                    draws.append(network(batch)[0] if kind == "network" else network.head(batch, outputs["features"]))
+                    draws.append(network(batch)[0] if kind == "network" else network.head(outputs["features"]))
         outputs["logits"] = torch.cat(draws, dim=1)
     return outputs
 

@@ -306,15 +306,36 @@ def _misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
         )
     if spec.confidence.sampling.adaptive_attention and not facts.adapts_attention:
         found.append(
-            f"confidence {spec.confidence.name!r} changes the attention, which is written for BERT and RoBERTa and not "
-            f"for {name!r}. Use 'where: logits'."
+            f"confidence {spec.confidence.name!r} changes the attention, which is written for encoders built like BERT "
+            f"(RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT) and not for {name!r}. Use 'where: logits'."
         )
+    found += _misfits_of_dropout(spec, facts)
     if spec.model.init == "pretrained" and facts.weights_lack is not None:
         found.append(
             f"the weights of {name!r} lack {facts.weights_lack} of the encoder that its config.json describes. Save "
             "both again from one model, or use 'init: random', which reads no weights."
         )
     return found
+
+
+def _misfits_of_dropout(spec: CellSpec, facts: ModelFacts) -> list[str]:
+    """Refuse dropout passes that would all be equal."""
+    sampling, name = spec.confidence.sampling, spec.model.name
+    if sampling.dropout not in ("network", "head") or spec.finetune.is_frozen:
+        return []
+    rate = facts.network_dropout if sampling.dropout == "network" else facts.head_dropout
+    if rate is None:
+        other = "'where: network' with a 'rate'" if facts.network_dropout is not None else "confidence 'ensemble'"
+        return [
+            f"confidence {spec.confidence.name!r} drops in the {sampling.dropout}, but {name!r} has no dropout "
+            f"there. Use {other}."
+        ]
+    if rate == 0 and sampling.rate is None:
+        return [
+            f"confidence {spec.confidence.name!r} drops in the {sampling.dropout} as the model was trained, but "
+            f"{name!r} was trained without dropout there, so all passes would be equal. Give a 'rate', such as 0.1."
+        ]
+    return []
 
 
 def require_complete(plan: Plan) -> None:

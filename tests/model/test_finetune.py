@@ -254,5 +254,5 @@ def test_nothing_labelled_is_refused(bert: Path, pool: TokenizedSplit) -> None:
 def test_other_families_learn_in_bf16(family: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(family)
     split = tiny.split_of(tiny.toy_table(60, seed=4), resolve_model(str(folder), None))
-    settings = settings_of(precision="bf16", epochs=15, batch_size=16, learning_rate=3e-3)
+    settings = settings_of(precision="bf16", epochs=25, batch_size=16, learning_rate=3e-3)
     assert fit(fresh(folder), split, settings, n=60).train_loss < 0.4

@@ -15,11 +15,12 @@ from al_ray.errors import ModelError, RoundError
 from al_ray.model.classifier import TransformerClassifier
 from al_ray.model.encoder import build_network, fork_random, load_weights
 from al_ray.model.finetune import cross_entropy
-from al_ray.model.packed import _layer, inverse_temperature, pack, packed_features, packed_head
+from al_ray.model.packed import _layer, inverse_temperature, pack
 from al_ray.model.recipe import FinetuneRecipe, folds
 from al_ray.model.source import resolve_model
 from al_ray.model.tokens import TokenizedSplit
 from tests.model import tiny
+from tests.model.conftest import Save
 from tests.model.group import ThreadGroup
 
 QUICK = FinetuneRecipe(epochs=3, batch_size=8, learning_rate=1e-3, validation_fraction=0.0)
@@ -286,13 +287,14 @@ def built(folder: Path) -> tuple[Any, Any]:
 
 
 def test_adaptive_attention_does_not_see_the_padding_of_longer_texts(bert: Path, pool: TokenizedSplit) -> None:
-    _, model = built(bert)
+    network, _ = built(bert)
+    network.adaptive_attention = True
     rows = np.argsort(pool.lengths)[[0, -1]]
     device = torch.device("cpu")
     both = pack(pool.gather(rows), pool.lengths[rows], device)
     alone = pack(pool.gather(rows[:1]), pool.lengths[rows[:1]], device)
     with torch.no_grad():
-        one, two = (packed_head(model, packed_features(model, batch, adaptive=True)) for batch in (alone, both))
+        one, two = (network(batch)[0] for batch in (alone, both))
     torch.testing.assert_close(one[0], two[0], atol=1e-5, rtol=1e-5)
 
 
@@ -304,8 +306,6 @@ def test_adaptive_attention_changes_predictions_and_plain_ones_stay(bert: Path, 
     assert np.abs(changed - plain).max() > 1e-4
 
 
-def test_adaptive_attention_of_an_encoder_that_cannot_be_changed_is_refused(
-    distilbert: Path, pool: TokenizedSplit
-) -> None:
+def test_adaptive_attention_of_an_encoder_that_cannot_be_changed_is_refused(save: Save, pool: TokenizedSplit) -> None:
     with pytest.raises(ModelError, match=r"cannot be changed at prediction.*Use 'where: logits'"):
-        fitted(distilbert, pool, sampling=Sampling(adaptive_attention=True))
+        fitted(save("albert"), pool, sampling=Sampling(adaptive_attention=True))

@@ -55,7 +55,7 @@ def save_roberta(folder: Path, *, dropout: float = 0.1, seed: int = 0) -> Path:
 
 
 def save_distilbert(folder: Path, *, seed: int = 0) -> Path:
-    """Write a random DistilBERT encoder, which goes the padded way."""
+    """Write a random DistilBERT encoder, whose layers are called otherwise than BERT's."""
     from transformers import DistilBertConfig, DistilBertModel
 
     config = DistilBertConfig(
@@ -70,13 +70,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bert": SIZES,
     "roberta": SIZES,
     "xlm-roberta": SIZES,
+    "camembert": SIZES,
     "electra": {**SIZES, "embedding_size": 16},
     "albert": {**SIZES, "embedding_size": 16},
     "mpnet": SIZES,
     "deberta-v2": {**SIZES, "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]},
+    "deberta": {**SIZES, "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]},
+    # Attention sees two places to either side in one layer of three, and the head reads the mean, as published.
+    "modernbert": {**SIZES, "local_attention": 4, "global_attn_every_n_layers": 2, "classifier_pooling": "mean",
+                   "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+    "eurobert": {**SIZES, "classifier_pooling": "mean", "bos_token_id": 2, "eos_token_id": 3, "mask_token_id": 4},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
     "convbert": {**SIZES, "embedding_size": 32},
     "fnet": SIZES,
+    "funnel": {"d_model": 32, "block_sizes": [1, 1], "n_head": 4, "d_head": 8, "d_inner": 48,
+               "architectures": ["FunnelModel"]},
     "mobilebert": {**SIZES, "embedding_size": 16, "true_hidden_size": 16, "intra_bottleneck_size": 16},
     "llama": {**SIZES, "num_key_value_heads": 4},
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
@@ -86,7 +94,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
     "vit": SIZES,
 }  # fmt: skip
-LIKE_ROBERTA = ("roberta", "xlm-roberta", "mpnet", "bart")
+# What gives some dropout to those that are published without.
+DROPOUT: dict[str, dict[str, Any]] = {
+    "modernbert": {"attention_dropout": 0.1, "mlp_dropout": 0.1, "classifier_dropout": 0.1},
+    "eurobert": {"attention_dropout": 0.1},
+}
+# Those that every method has to run on.
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert", "mpnet", "deberta",
+            "deberta-v2", "modernbert", "eurobert")  # fmt: skip
+LIKE_ROBERTA = ("roberta", "xlm-roberta", "camembert", "mpnet", "bart")
 
 
 def save_family(folder: Path, family: str, *, seed: int = 0, **changes: Any) -> Path:
@@ -94,7 +110,7 @@ def save_family(folder: Path, family: str, *, seed: int = 0, **changes: Any) -> 
     from transformers import AutoConfig, AutoModel
 
     sizes = {"vocab_size": 5 + len(WORDS), "pad_token_id": int(family in LIKE_ROBERTA), **FAMILIES[family], **changes}
-    if "n_positions" not in sizes and family not in ("xlnet", "t5", "vit"):
+    if "n_positions" not in sizes and family not in ("xlnet", "t5", "vit", "funnel"):
         sizes = {"max_position_embeddings": 42, **sizes}
     _save(AutoModel.from_config, AutoConfig.for_model(family, initializer_range=0.2, **sizes), folder, seed)
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
