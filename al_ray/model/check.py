@@ -6,7 +6,7 @@ a configuration need be known by its name.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,8 @@ class ModelFacts:
         network_dropout: largest share that any part drops as the model was trained, the head's included; None where
             nothing can drop.
         head_dropout: the same of the head alone.
+        family: what transformers calls its architecture.
+        linear_layers: last parts of the names of its linear layers, the pooler's aside, by alphabet.
         weights_lack: an encoder's weight for which the file has no tensor of its shape; None where nothing is missing.
     """
 
@@ -46,11 +48,21 @@ class ModelFacts:
     adapts_attention: bool
     network_dropout: float | None
     head_dropout: float | None
+    family: str
+    linear_layers: tuple[str, ...]
     weights_lack: str | None = None
 
 
 # What MiniLM answers, so that a study of the default model is planned without torch; a test asks it again.
-MINILM_FACTS = ModelFacts(longest_text=512, n_layers=6, adapts_attention=True, network_dropout=0.1, head_dropout=0.1)
+MINILM_FACTS = ModelFacts(
+    longest_text=512,
+    n_layers=6,
+    adapts_attention=True,
+    network_dropout=0.1,
+    head_dropout=0.1,
+    family="bert",
+    linear_layers=("dense", "key", "query", "value"),
+)
 
 
 def examine_model(model: ResolvedModel) -> ModelFacts:
@@ -72,20 +84,26 @@ def ask_network(model: ResolvedModel) -> ModelFacts:
     """
     import torch
 
-    from al_ray.model.encoder import build_network, encoder_layers, longest_text
+    from al_ray.model.encoder import build_network, longest_text
+    from al_ray.model.layers import encoder_layers
+    from al_ray.model.lora import kinds_of_linear_layers
 
     network = build_network(model, 3, torch.device("meta"))
     try:
         _check_vocabulary(model, network)
         facts = ModelFacts(
             longest_text=longest_text(network),
-            n_layers=len(encoder_layers(network)),
+            n_layers=len(encoder_layers(network.model.base_model)),
             adapts_attention=network.packs,
             network_dropout=max((getattr(*place) for place in network.dropout_places()), default=None),
             head_dropout=max((part.p for part in network.head_dropouts), default=None),
+            family=network.model.config.model_type,
+            linear_layers=kinds_of_linear_layers(network.model.base_model),
             weights_lack=_what_weights_lack(model, network),
         )
         _check_reading(model, network)
+        if facts.n_layers and not _runs_without_lowest_layer(network):
+            facts = replace(facts, n_layers=0)
     except ModelError:
         raise
     except Exception as error:  # an architecture may raise anything when it is asked as an encoder of texts
@@ -160,9 +178,10 @@ def _cut_down(network: "Network") -> IntArray:
     """Leave a network its lowest layers and a few words, with random weights, and return the numbers of nine words."""
     from torch import nn
 
-    from al_ray.model.encoder import draw_weights, encoder_layers
+    from al_ray.model.encoder import draw_weights
+    from al_ray.model.layers import encoder_layers
 
-    del encoder_layers(network)[N_LAYERS_TRIED:]
+    del encoder_layers(network.model.base_model)[N_LAYERS_TRIED:]
     embeddings = network.word_embeddings
     n_kept = max(network.pad_id, embeddings.padding_idx or 0) + 10
     embeddings.weight = nn.Parameter(embeddings.weight[:n_kept])
@@ -203,6 +222,24 @@ def _answers_each_token(network: "Network", text: IntArray) -> bool:
         output = network.model.base_model(input_ids=torch.from_numpy(text)[None])
     hidden = getattr(output, "last_hidden_state", None)
     return hidden is not None and hidden.shape == (1, len(text), network.n_features)
+
+
+def _runs_without_lowest_layer(network: "Network") -> bool:
+    """Let a cut-down network read texts with its lowest layer and without it, knowing what that puts out."""
+    import torch
+
+    from al_ray.model.packed import pack
+
+    network.model.config.num_hidden_layers = min(network.model.config.num_hidden_layers, N_LAYERS_TRIED)
+    n_words = len(network.word_embeddings.weight)
+    texts = np.arange(n_words - 9, n_words, dtype=np.int32)
+    batch = pack(texts, np.array([3, 6]), torch.device("cpu"))
+    with torch.no_grad():
+        whole, states = network(batch)[0], network.states(batch, 1)
+    network.freeze(1)
+    with torch.no_grad():
+        without = network(replace(batch, hidden=states))[0]
+    return not _differ(whole, without)
 
 
 def _differ(one: "Tensor", two: "Tensor") -> bool:

@@ -12,12 +12,14 @@ import torch
 from al_ray.core.seeding import stream, stream_seed
 from al_ray.core.types import Float32Array, IntArray, LabeledSet, ModelOutputs, Sampling, Split
 from al_ray.errors import ModelError, RoundError
-from al_ray.model.encoder import build_network, freeze_layers, load_weights, longest_text
+from al_ray.model.encoder import Network, build_network, load_weights, longest_text
 from al_ray.model.finetune import FitReport, FitSettings, finetune
-from al_ray.model.predict import Passes, Scores, score_rows
+from al_ray.model.layers import check_frozen_layers, encoder_layers
+from al_ray.model.lora import add_adapters
+from al_ray.model.predict import Passes, Scores, hidden_states, score_rows
 from al_ray.model.recipe import folds
 from al_ray.model.source import ResolvedModel
-from al_ray.model.tokens import TokenizedSplit
+from al_ray.model.tokens import HiddenStates, TokenizedSplit
 from al_ray.model.worker import Alone, Worker
 
 Embeddings = Callable[[], Mapping[Split, Float32Array]]
@@ -249,11 +251,13 @@ class TransformerClassifier(RoundClassifier):
         settings: of every fit; with bf16 the classifier scores with a bf16 copy.
         pool: the split that labelled examples come from.
         test: the split that is evaluated.
+        hidden: what the frozen layers put out at the tokens of each split, see
+            :func:`al_ray.model.predict.hidden_states`; None: where layers are frozen, it is computed here.
         worker, sampling, new_plain_loss, embeddings: as of :class:`RoundClassifier`.
 
     Raises:
         ModelError: the model cannot be read, or cannot read texts this long, or its attention cannot be changed.
-        ConfigError: more frozen layers than the encoder has.
+        ConfigError: more frozen layers than the encoder has, or adapters for which it has no place.
     """
 
     def __init__(
@@ -265,6 +269,7 @@ class TransformerClassifier(RoundClassifier):
         pool: TokenizedSplit,
         test: TokenizedSplit,
         worker: Worker,
+        hidden: Mapping[Split, HiddenStates] | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         new_plain_loss: Callable[[], Callable[..., Any] | None] = lambda: None,
         embeddings: Embeddings = no_embeddings,
@@ -278,14 +283,36 @@ class TransformerClassifier(RoundClassifier):
             embeddings=embeddings,
         )
         self._model, self._init = model, init
-        self._splits = {"pool": pool, "test": test}
+        self._splits: dict[Split, TokenizedSplit] = {"pool": pool, "test": test}
         self._network = build_network(model, settings.n_classes, worker.device)
         self._check_lengths()
         self._check_attention()
-        freeze_layers(self._network, settings.recipe.n_frozen)
-        self._scorer = self._network
-        if settings.precision == "bf16":
-            self._scorer = copy.deepcopy(self._network).to(torch.bfloat16).eval().requires_grad_(False)
+        self._freeze(settings.recipe.n_frozen, hidden)
+        if settings.recipe.lora is not None:
+            add_adapters(self._network, settings.recipe.lora)
+        self._scorer = self._as_scored()
+
+    def _freeze(self, n_frozen: int, hidden: Mapping[Split, HiddenStates] | None) -> None:
+        """Take the frozen layers out of the network, and lay what they put out beside the tokens."""
+        check_frozen_layers(n_frozen, len(encoder_layers(self._network.model.base_model)))
+        if n_frozen == 0:
+            return
+        if hidden is None:
+            seed = stream_seed(self._settings.seed, "embed") if self._init == "random" else 0
+            load_weights(self._network, self._model, self._init, seed)
+            whole = self._as_scored()
+            sizes = {"n_layers": n_frozen, "batch_size": self._settings.scoring_batch_size}
+            device = self._worker.device
+            hidden = {name: hidden_states(whole, split, device=device, **sizes) for name, split in self._splits.items()}
+        self._splits = {name: replace(split, hidden=hidden[name]) for name, split in self._splits.items()}
+        self._network.freeze(n_frozen)
+
+    def _as_scored(self) -> Network:
+        """Return the network as it predicts: itself, or a copy in bf16."""
+        network = self._network.eval()
+        if self._settings.precision == "bf16":
+            network = copy.deepcopy(network).to(torch.bfloat16).eval().requires_grad_(False)
+        return network
 
     def _fit(
         self,
@@ -336,7 +363,7 @@ class TransformerClassifier(RoundClassifier):
         if self._sampling.adaptive_attention and not self._network.packs:
             raise ModelError(
                 f"the attention of model {self._model.name!r} cannot be changed at prediction: that is written for "
-                "encoders built like BERT (RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT). Use 'where: logits'."
+                "BERT and RoBERTa. Use 'where: logits'."
             )
 
     def _check_lengths(self) -> None:

@@ -4,14 +4,27 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from al_ray.errors import ConfigError, ModelError
-from al_ray.model.packed import WRITTEN_OUT, Pooling, TokenBatch, can_pack, packed_features, padded_features
+from al_ray.core.seeding import stream_seed
+from al_ray.errors import ModelError
+from al_ray.model.layers import GoneLayer, drop_layers
+from al_ray.model.lora import draw_adapters, is_adapter, name_without_adapters
+from al_ray.model.packed import (
+    WRITTEN_OUT,
+    Pooling,
+    TokenBatch,
+    can_pack,
+    packed_features,
+    packed_states,
+    padded_features,
+    padded_states,
+)
 from al_ray.model.source import ResolvedModel
 
 # The library switches initialisation off for the whole process; two threads at it would leave weights undrawn.
@@ -37,6 +50,7 @@ class Network(nn.Module):
         pooling: what the head reads of the encoder's output, and so what features are: the first token, or, where the
             configuration says so (ModernBERT, EuroBERT), the mean over a text's tokens.
         packs: whether the encoder is one that runs without padding.
+        n_frozen: lowest layers that are gone, whose output batches bring.
     """
 
     def __init__(self, model: Any) -> None:
@@ -45,6 +59,8 @@ class Network(nn.Module):
         self.packs = can_pack(model.config)
         self.pooling = head_pooling(model.config)
         self.adaptive_attention = False
+        self.n_frozen = 0
+        self._frozen: GoneLayer | None = None
         self.pad_id = int(model.config.pad_token_id)
         self.head_dropouts = _share_head_dropouts(model)
 
@@ -55,9 +71,29 @@ class Network(nn.Module):
 
     def encode(self, batch: TokenBatch, pooling: Pooling) -> Tensor:
         """Return the encoder's output for each text ``[n_texts, n_features]``: at the first token, or the mean."""
+        if self.n_frozen:
+            batch = self._without_words(batch)
         if self.packs:
-            return packed_features(self.model, batch, pooling=pooling, adaptive=self.adaptive_attention)
-        return padded_features(self.model.base_model, batch, self.pad_id, pooling=pooling)
+            adaptive = self.adaptive_attention
+            return packed_features(self.model, batch, pooling=pooling, adaptive=adaptive, n_frozen=self.n_frozen)
+        return padded_features(self.model.base_model, batch, self.pad_id, pooling=pooling, frozen=self._frozen)
+
+    def states(self, batch: TokenBatch, n_layers: int) -> Tensor:
+        """Return what the lowest layers, at least one, put out at each token ``[n_tokens, n_features]``."""
+        if self.packs:
+            return packed_states(self.model, batch, n_layers)
+        return padded_states(self.model.base_model, batch, self.pad_id, n_layers)
+
+    def freeze(self, n_layers: int) -> None:
+        """Take the lowest layers out for good, at least one: from now on batches bring what they put out."""
+        self._frozen = drop_layers(self.model.base_model, self.word_embeddings, n_layers, self.pad_id)
+        self.n_frozen = n_layers
+
+    def _without_words(self, batch: TokenBatch) -> TokenBatch:
+        """Let all words be one, and hidden states have the type of the weights."""
+        assert batch.hidden is not None, "the batch does not bring the output of the frozen layers"
+        tokens = batch.tokens.clamp(max=self.word_embeddings.num_embeddings - 1)
+        return replace(batch, tokens=tokens, hidden=batch.hidden.to(self.dtype))
 
     def head(self, features: Tensor) -> Tensor:
         """Return the logits ``[n_texts, n_classes]`` of texts whose features are known; the encoder does not run.
@@ -65,7 +101,7 @@ class Network(nn.Module):
         The head is the classifier's own code, which is shown texts of one token whose output is known: their first
         token is their mean.
         """
-        hidden = features.to(self.word_embeddings.weight.dtype)[:, None]
+        hidden = features[:, None].to(self.dtype)  # a mean comes in float32 whatever the weights are in
         classifier = copy.copy(self.model)  # the same modules, but for the one whose answer is known
         classifier._modules = {
             **self.model._modules,
@@ -78,6 +114,11 @@ class Network(nn.Module):
     def embed(self, batch: TokenBatch) -> Tensor:
         """Return the mean of the encoder's output over each text's tokens, at unit length ``[n_texts, n_features]``."""
         return nn.functional.normalize(self.encode(batch, "mean").float(), dim=1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
 
     @property
     def n_features(self) -> int:
@@ -243,61 +284,6 @@ def _n_places(table: Any) -> int:
     return len(table.weight) - (0 if padding is None else padding + 1)
 
 
-def freeze_layers(network: Network, n_layers: int) -> None:
-    """Keep the lowest layers of the encoder as they are, and all else that their output depends on; 0 freezes nothing.
-
-    Beside the embeddings those may be a projection behind them (ELECTRA), or positions relative to each other that all
-    layers share (MPNet, DeBERTa).
-
-    Raises:
-        ConfigError: the encoder has fewer layers.
-    """
-    if n_layers == 0:
-        return
-    layers = encoder_layers(network)
-    if n_layers > len(layers):
-        raise ConfigError(
-            f"option 'frozen_layers' is {n_layers}, but the encoder has {len(layers)} layers that can be frozen one by "
-            f"one. Use at most {len(layers)}."
-        )
-    for value in _weights_below(network, layers, n_layers):
-        value.requires_grad_(False)
-
-
-def _weights_below(network: Network, layers: nn.ModuleList, n_layers: int) -> list[Tensor]:
-    """Return the weights on which the output of the lowest layers depends, as torch's own graph of it tells."""
-    encoder, outputs = network.model.base_model, []
-    word = network.word_embeddings.weight.new_full((1, 2), 2, dtype=torch.int64)
-
-    def keep_input(layer: Any, given: tuple[Any, ...], options: dict[str, Any]) -> None:
-        outputs.append(given[0] if given else options["hidden_states"])
-
-    def keep_output(layer: Any, given: Any, output: Any) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-
-    if n_layers < len(layers):
-        hook = layers[n_layers].register_forward_pre_hook(keep_input, with_kwargs=True)
-    else:
-        hook = layers[-1].register_forward_hook(keep_output)
-    was_training = network.training
-    with hook, torch.enable_grad():
-        network.eval()  # so that no dropout is drawn
-        encoder(input_ids=word)
-        network.train(was_training)
-    weights = [value for value in encoder.parameters() if value.requires_grad]
-    slopes = torch.autograd.grad(outputs[0].sum(), weights, allow_unused=True)
-    return [value for value, slope in zip(weights, slopes, strict=True) if slope is not None]
-
-
-def encoder_layers(network: Network) -> nn.ModuleList:
-    """Return the encoder's layers from the lowest up; empty where they are no single stack, or share their weights."""
-    n_layers = getattr(network.model.config, "num_hidden_layers", None)
-    lists = [part for part in network.model.base_model.modules() if isinstance(part, nn.ModuleList)]
-    inner = {id(part) for each in lists for part in each.modules() if part is not each}
-    stacks = [each for each in lists if len(each) == n_layers and id(each) not in inner]
-    return stacks[0] if len(stacks) == 1 else nn.ModuleList()
-
-
 def load_weights(network: Network, model: ResolvedModel, init: Literal["pretrained", "random"], seed: int) -> None:
     """Give every weight its value at the start of a fine-tune.
 
@@ -309,11 +295,13 @@ def load_weights(network: Network, model: ResolvedModel, init: Literal["pretrain
     """
     body = read_encoder(model.path, model.sha256) if init == "pretrained" else {}
     prefix = f"{network.model.base_model_prefix}."
-    kept = {name: value for name, value in network.model.named_parameters() if name.removeprefix(prefix) in body}
+    stored = {name: name_without_adapters(name.removeprefix(prefix)) for name, _ in network.model.named_parameters()}
+    kept = {name: value for name, value in network.model.named_parameters() if stored[name] in body}
     with torch.no_grad():
         for name, value in kept.items():
-            value.copy_(body[name.removeprefix(prefix)])
+            value.copy_(body[stored[name]])
     _draw_missing(network.model, kept, seed)
+    draw_adapters(network.model, stream_seed(seed, "lora"))
 
 
 def draw_weights(network: Network, seed: int) -> None:
@@ -333,7 +321,7 @@ def _draw_missing(model: Any, kept: Mapping[str, Tensor], seed: int) -> None:
     with _INITIALISING, fork_random(torch.device("cpu"), seed), torch.no_grad():
         for path, part in model.named_modules():
             names = [f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)]
-            if any(name not in kept for name in names):
+            if any(name not in kept and not is_adapter(name) for name in names):
                 # Drawn on the CPU, so that every device starts from the same values.
                 draft = copy.deepcopy(part).cpu()
                 model._init_weights(draft)

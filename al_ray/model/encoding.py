@@ -38,7 +38,8 @@ class Encoding:
         seed: that they are drawn with; 0 where they are pretrained.
         precision: of the matrix products.
         batch_size: texts a forward pass.
-        output: ``mean`` of the last layer over a text's tokens, at unit length; the last layer at the ``first_token``.
+        output: ``mean`` of the last layer over a text's tokens, at unit length; the last layer at the ``first_token``;
+            or a number of layers, whose output is kept at every token, in bf16 as bits (uint16).
     """
 
     model: ResolvedModel
@@ -46,7 +47,7 @@ class Encoding:
     seed: int = 0
     precision: Literal["float32", "bf16"]
     batch_size: int
-    output: Literal["mean", "first_token"]
+    output: Literal["mean", "first_token"] | int
 
     @property
     def key(self) -> str:
@@ -83,11 +84,14 @@ class Encoding:
 
 
 def _encode(
-    network: "Network", texts: TokenizedSplit, output: str, batch_size: int, device: "torch.device"
-) -> npt.NDArray[np.float32]:
+    network: "Network", texts: TokenizedSplit, output: str | int, batch_size: int, device: "torch.device"
+) -> npt.NDArray[Any]:
     from al_ray.model.packed import TokenBatch
-    from al_ray.model.predict import run_batches
+    from al_ray.model.predict import hidden_states, run_batches
     from al_ray.model.worker import Alone
+
+    if isinstance(output, int):
+        return hidden_states(network, texts, n_layers=output, batch_size=batch_size, device=device)
 
     def forward(batch: TokenBatch, index: int) -> "Mapping[str, Tensor]":
         return {"features": network.embed(batch) if output == "mean" else network.encode(batch, "first_token")}

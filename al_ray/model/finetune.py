@@ -16,7 +16,7 @@ from al_ray.core.seeding import stream, stream_seed
 from al_ray.core.types import Float32Array, IntArray, LabeledSet
 from al_ray.errors import RoundError
 from al_ray.model.encoder import Network, fork_random
-from al_ray.model.packed import pack
+from al_ray.model.packed import pack_rows
 from al_ray.model.predict import score_rows
 from al_ray.model.recipe import (
     FinetuneRecipe,
@@ -110,20 +110,16 @@ def finetune(
     if len(labeled) == 0:
         raise RoundError(f"round {round_index} has no labelled example to fine-tune on. Raise initial_size.")
     names = ("round", round_index, *part)
-    texts = _texts(split, labeled, watched)
     dropout_seed = stream_seed(settings.seed, *names, "dropout", worker.rank)
-    with used_words(network, texts) as words, fork_random(worker.device, dropout_seed):
-        fit = Fit(_NetworkOnTexts(network, words.split, settings, worker), labeled.labels, settings, names, worker)
-        report = fit.run(n_watched=len(texts) - len(labeled))
-        words.decay = fit.best.decay
-    return report
-
-
-def _texts(split: TokenizedSplit, labeled: LabeledSet, watched: IntArray | None) -> TokenizedSplit:
-    """Return the labelled texts, and behind them the watched ones, which are never trained on."""
+    # The watched examples stand behind the labelled ones and are never trained on.
     others = np.empty(0, np.int64) if watched is None else watched
     rows = split.rows(np.concatenate([labeled.ids, others]))
-    return split.take(rows, np.concatenate([labeled.labels, np.zeros(len(others), np.int64)]))
+    with used_words(network, split, rows) as words, fork_random(worker.device, dropout_seed):
+        trained = _NetworkOnTexts(network, words.split, words.rows, settings, worker)
+        fit = Fit(trained, labeled.labels, settings, names, worker)
+        report = fit.run(n_watched=len(others))
+        words.decay = fit.best.decay
+    return report
 
 
 @dataclass
@@ -138,19 +134,21 @@ class _Epoch:
 
 @dataclass
 class UsedWords:
-    """The labelled texts in the small vocabulary.
+    """The texts of a fit in the small vocabulary.
 
     Attributes:
-        split: the texts, their tokens renumbered.
+        split: holds them, their tokens renumbered.
+        rows: where they are in it.
         decay: what weight decay has made of an unused word vector by the end of the fit, as a factor.
     """
 
     split: TokenizedSplit
+    rows: IntArray
     decay: float = 1.0
 
 
 @contextlib.contextmanager
-def used_words(network: Network, split: TokenizedSplit) -> Iterator[UsedWords]:
+def used_words(network: Network, split: TokenizedSplit, rows: IntArray) -> Iterator[UsedWords]:
     """Let the network hold the word vectors of some texts only, and put all of them back afterwards.
 
     AdamW changes a word vector that gets no gradient in one way only: weight decay shrinks it. So the vectors of unused
@@ -158,25 +156,28 @@ def used_words(network: Network, split: TokenizedSplit) -> Iterator[UsedWords]:
     factor once at the end. Exact but for the rounding of that one product. It halves the optimiser's work for MiniLM on
     a few hundred texts.
 
-    Frozen embeddings stay as they are, and so do tokens then.
+    Frozen embeddings stay as they are, and so do the texts then: their hidden states may be larger than memory.
 
     Args:
         network: changed in place while the block runs.
-        split: the texts.
+        split: holds the texts.
+        rows: which texts of it.
     """
     embeddings = network.word_embeddings
     full = embeddings.weight
     if not full.requires_grad:
-        yield UsedWords(split)
+        yield UsedWords(split, rows)
         return
+    texts = split.take(rows, split.labels[rows])
     marks = network.pad_id, embeddings.padding_idx
     padding = [number for number in marks if number is not None]
     if _knows_padding_by_number(network):
         padding = list(range(max(padding) + 1))
-    words = np.union1d(split.tokens, padding)
-    rows = torch.from_numpy(words.astype(np.int64)).to(full.device)
-    used = UsedWords(replace(split, tokens=np.searchsorted(words, split.tokens).astype(np.int32)))
-    embeddings.weight = nn.Parameter(full.detach()[rows])
+    words = np.union1d(texts.tokens, padding)
+    kept = torch.from_numpy(words.astype(np.int64)).to(full.device)
+    renumbered = replace(texts, tokens=np.searchsorted(words, texts.tokens).astype(np.int32))
+    used = UsedWords(renumbered, np.arange(len(rows)))
+    embeddings.weight = nn.Parameter(full.detach()[kept])
     network.pad_id = int(np.searchsorted(words, network.pad_id))
     if embeddings.padding_idx is not None:
         embeddings.padding_idx = int(np.searchsorted(words, embeddings.padding_idx))
@@ -185,7 +186,7 @@ def used_words(network: Network, split: TokenizedSplit) -> Iterator[UsedWords]:
     finally:
         with torch.no_grad():
             full.mul_(used.decay)
-            full[rows] = embeddings.weight
+            full[kept] = embeddings.weight
         embeddings.weight = full
         network.pad_id, embeddings.padding_idx = marks
 
@@ -220,8 +221,10 @@ class Trained(Protocol):
 class _NetworkOnTexts:
     """A network in training, and the texts of its fit."""
 
-    def __init__(self, network: Network, texts: TokenizedSplit, settings: FitSettings, worker: Worker) -> None:
-        self._network, self._texts, self._settings, self._worker = network, texts, settings, worker
+    def __init__(
+        self, network: Network, split: TokenizedSplit, rows: IntArray, settings: FitSettings, worker: Worker
+    ) -> None:
+        self._network, self._split, self._rows, self._settings, self._worker = network, split, rows, settings, worker
         self.parameters: list[Tensor] = [value for value in network.parameters() if value.requires_grad]
         self._wrapped = worker.wrap(network)
 
@@ -230,7 +233,7 @@ class _NetworkOnTexts:
 
     def forward(self, rows: IntArray) -> tuple[Tensor, Tensor]:
         device = self._worker.device
-        batch = pack(self._texts.gather(rows), self._texts.lengths[rows], device)
+        batch = pack_rows(self._split, self._rows[rows], device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
             logits, features = self._wrapped(batch)
         return logits.float(), features.float()
@@ -239,8 +242,8 @@ class _NetworkOnTexts:
         self._network.eval()
         scores = score_rows(
             self._network,
-            self._texts,
-            rows,
+            self._split,
+            self._rows[rows],
             batch_size=self._settings.scoring_batch_size,
             worker=self._worker,
             autocast=self._settings.precision == "bf16",

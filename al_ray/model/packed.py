@@ -9,6 +9,7 @@ Other encoders run as transformers wrote them, padded; a batch of texts of very 
 neighbouring lengths, which is the same batch with less padding.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,8 @@ from torch.nn import functional
 
 from al_ray.confidence.adaptive_temperature import COEFFICIENTS, SHARP_ENTROPY
 from al_ray.core.types import IntArray
+from al_ray.model.layers import GoneLayer, hidden_of, layer_output
+from al_ray.model.tokens import HiddenStates, TokenizedSplit
 
 PACKED_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 MASKED = -1e9
@@ -48,6 +51,7 @@ class TokenBatch:
         slot_tokens: which token fills each slot ``[n_texts * width]``; an empty slot shows its text's first token.
         token_slots: the slot of each token ``[n_tokens]``.
         filled: ``[n_texts, width]``, false where a slot is empty; None where all texts are equally long.
+        hidden: output of the frozen layers at each token ``[n_tokens, n_features]``, or None where no layer is frozen.
     """
 
     tokens: Tensor
@@ -58,15 +62,24 @@ class TokenBatch:
     slot_tokens: Tensor
     token_slots: Tensor
     filled: Tensor | None
+    hidden: Tensor | None = None
 
 
-def pack(tokens: npt.NDArray[np.int32], lengths: IntArray, device: torch.device) -> TokenBatch:
+def pack_rows(split: TokenizedSplit, rows: IntArray, device: torch.device) -> TokenBatch:
+    """Make a batch of some texts of a split, with their hidden states where the split has any."""
+    return pack(split.gather(rows), split.lengths[rows], device, split.gather_hidden(rows))
+
+
+def pack(
+    tokens: npt.NDArray[np.int32], lengths: IntArray, device: torch.device, hidden: HiddenStates | None = None
+) -> TokenBatch:
     """Make a batch of texts given one after the other.
 
     Args:
         tokens: ``[sum of lengths]``.
         lengths: tokens of each text ``[n_texts]``, at least 1.
         device: where the batch goes.
+        hidden: output of the frozen layers ``[sum of lengths, n_features]``, or None.
     """
     width = int(lengths.max())
     first = np.cumsum(lengths) - lengths
@@ -87,7 +100,13 @@ def pack(tokens: npt.NDArray[np.int32], lengths: IntArray, device: torch.device)
         slot_tokens=send((first[:, None] + np.where(filled, place, 0)).ravel()),
         token_slots=send(slots),
         filled=None if filled.all() else send(filled),
+        hidden=None if hidden is None else _floats(send, hidden),
     )
+
+
+def _floats(send: Callable[[npt.NDArray[Any]], Tensor], hidden: HiddenStates) -> Tensor:
+    # numpy has no bf16, so that its bits come as whole numbers.
+    return send(hidden.view(np.int16)).view(torch.bfloat16) if hidden.dtype == np.uint16 else send(hidden)
 
 
 class _ToSlots(torch.autograd.Function):
@@ -124,7 +143,9 @@ def can_pack(config: Any) -> bool:
     return config.model_type in PACKED_TYPES and absolute and plain
 
 
-def packed_features(model: Any, batch: TokenBatch, *, pooling: Pooling, adaptive: bool = False) -> Tensor:
+def packed_features(
+    model: Any, batch: TokenBatch, *, pooling: Pooling, adaptive: bool = False, n_frozen: int = 0
+) -> Tensor:
     """Run an encoder that :func:`can_pack` knows over packed texts.
 
     Args:
@@ -132,16 +153,33 @@ def packed_features(model: Any, batch: TokenBatch, *, pooling: Pooling, adaptive
         batch: the texts.
         pooling: what of the encoder's output is returned: at the first token, or the mean over a text's tokens.
         adaptive: sharpen attention by adaptive temperature.
+        n_frozen: lowest layers whose output the batch brings; 0 = it brings tokens alone.
 
     Returns:
         one vector a text ``[n_texts, n_features]``.
     """
+    first_only = pooling == "first_token"
+    hidden = _embed(model.base_model, batch) if n_frozen == 0 else _known(batch)
+    layers = packed_layers(model.base_model)[n_frozen:]
+    for number, layer in enumerate(layers, start=1):
+        at_top = number == len(layers)
+        hidden = _layer(layer, hidden, batch, first_only=first_only and at_top, adaptive=adaptive)
+    if first_only:
+        return hidden if len(layers) else hidden.index_select(0, batch.first)
+    return _mean_of_texts(hidden, batch)
+
+
+def packed_states(model: Any, batch: TokenBatch, n_layers: int) -> Tensor:
+    """Return what the lowest layers of an encoder put out at each token ``[n_tokens, n_features]``."""
     hidden = _embed(model.base_model, batch)
-    *lower, top = packed_layers(model.base_model)
-    for layer in lower:
-        hidden = _layer(layer, hidden, batch, first_only=False, adaptive=adaptive)
-    hidden = _layer(top, hidden, batch, first_only=pooling == "first_token", adaptive=adaptive)
-    return hidden if pooling == "first_token" else _mean_of_texts(hidden, batch)
+    for layer in packed_layers(model.base_model)[:n_layers]:
+        hidden = _layer(layer, hidden, batch, first_only=False, adaptive=False)
+    return hidden
+
+
+def _known(batch: TokenBatch) -> Tensor:
+    assert batch.hidden is not None, "the network has no lowest layers, and the batch does not bring their output"
+    return batch.hidden
 
 
 def packed_layers(encoder: Any) -> nn.ModuleList:
@@ -294,7 +332,9 @@ def compute_dtype(values: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
-def padded_features(encoder: nn.Module, batch: TokenBatch, pad_id: int, *, pooling: Pooling) -> Tensor:
+def padded_features(
+    encoder: nn.Module, batch: TokenBatch, pad_id: int, *, pooling: Pooling, frozen: GoneLayer | None = None
+) -> Tensor:
     """Run any other encoder over the same batch, padded and masked.
 
     Args:
@@ -302,24 +342,44 @@ def padded_features(encoder: nn.Module, batch: TokenBatch, pad_id: int, *, pooli
         batch: the texts.
         pad_id: number of the padding token.
         pooling: as of :func:`packed_features`.
+        frozen: stands in for the layers whose output the batch brings; None = it brings tokens alone.
 
     Returns:
         one vector a text ``[n_texts, n_features]``.
     """
-    shape, device = (len(batch.lengths), batch.width), batch.tokens.device
-    tokens = torch.full(shape, pad_id, dtype=torch.int64, device=device)
-    tokens.view(-1)[batch.token_slots] = batch.tokens
+    tokens = _padded(batch, batch.tokens, pad_id)
+    states = tokens if frozen is None else _padded(batch, _known(batch), 0)
+
+    def run(rows: Any, width: int, filled: Tensor | None) -> Tensor:
+        known = contextlib.nullcontext() if frozen is None else frozen.knowing(states[rows, :width])
+        with known:
+            return _padded_group(encoder, tokens[rows, :width], filled, pooling)
+
     # A GPU computes padding faster than it starts another pass.
-    groups = length_groups(batch.lengths) if device.type == "cpu" else [np.arange(len(batch.lengths))]
-    if len(groups) == 1:
-        return _padded_group(encoder, tokens, batch.filled, pooling)
+    groups = length_groups(batch.lengths) if tokens.device.type == "cpu" else []
+    if len(groups) <= 1:
+        return run(slice(None), batch.width, batch.filled)
     parts: list[Tensor] = []
     for group in groups:
         rows, width = torch.from_numpy(group), int(batch.lengths[group].max())
         assert batch.filled is not None, "texts of one length are one group"
         filled = batch.filled[rows, :width]
-        parts.append(_padded_group(encoder, tokens[rows, :width], None if filled.all() else filled, pooling))
+        parts.append(run(rows, width, None if filled.all() else filled))
     return torch.cat(parts).index_select(0, torch.from_numpy(np.argsort(np.concatenate(groups))))
+
+
+def padded_states(encoder: nn.Module, batch: TokenBatch, pad_id: int, n_layers: int) -> Tensor:
+    """Return what the lowest layers of an encoder put out at each token ``[n_tokens, n_features]``, as padded."""
+    mask = None if batch.filled is None else batch.filled.to(torch.int64)
+    output = layer_output(encoder, n_layers, input_ids=_padded(batch, batch.tokens, pad_id), attention_mask=mask)
+    return hidden_of(output).flatten(0, 1).index_select(0, batch.token_slots)
+
+
+def _padded(batch: TokenBatch, values: Tensor, filling: int) -> Tensor:
+    """Lay what there is of each token out in slots ``[n_texts, width, ...]``."""
+    slots = values.new_full((len(batch.lengths) * batch.width, *values.shape[1:]), filling)
+    slots[batch.token_slots] = values
+    return slots.view(len(batch.lengths), batch.width, *values.shape[1:])
 
 
 def _padded_group(encoder: nn.Module, tokens: Tensor, filled: Tensor | None, pooling: Pooling) -> Tensor:

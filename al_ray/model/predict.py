@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch.nn import functional
 from al_ray.core.seeding import stream_seed
 from al_ray.core.types import Float32Array, IntArray, Sampling
 from al_ray.model.encoder import Network, fork_random
-from al_ray.model.packed import ATTENTION_TOKENS, TokenBatch, pack
-from al_ray.model.tokens import TokenizedSplit
+from al_ray.model.packed import ATTENTION_TOKENS, TokenBatch, pack_rows
+from al_ray.model.tokens import HiddenStates, TokenizedSplit
 from al_ray.model.worker import Worker
 
 Forward = Callable[[TokenBatch, int], Mapping[str, Tensor]]
@@ -158,6 +159,32 @@ def dropped_logits(logits: Tensor, passes: Passes, batch_index: int, device: tor
         return functional.dropout(logits.float()[:, None].expand(-1, passes.sampling.n_passes, -1), rate)
 
 
+def hidden_states(
+    network: Network, split: TokenizedSplit, *, n_layers: int, batch_size: int, device: torch.device
+) -> HiddenStates:
+    """Return what the lowest layers of an encoder put out at every token of a split, in the order of its tokens.
+
+    Args:
+        network: in evaluation mode, whole; in bf16 or float32.
+        split: the texts.
+        n_layers: how many layers, at least 1.
+        batch_size: texts in a batch.
+        device: where the network is.
+
+    Returns:
+        ``[n_tokens, n_features]`` float32, or uint16 with the bits of bf16 where the network is in bf16.
+    """
+    dtype = np.float32 if network.dtype == torch.float32 else np.uint16
+    found: Any = np.empty((len(split.tokens), network.n_features), dtype=dtype)
+    with torch.inference_mode():
+        for rows in plan_batches(split.lengths, batch_size):
+            states = network.states(pack_rows(split, rows, device), n_layers).cpu()
+            bits = states if dtype == np.float32 else states.view(torch.int16)
+            found[split.places(rows)] = bits.numpy().view(dtype)
+    hidden: HiddenStates = found
+    return hidden
+
+
 def run_batches(
     split: TokenizedSplit,
     rows: IntArray,
@@ -187,7 +214,7 @@ def run_batches(
     with torch.inference_mode():
         for index in mine:
             picked = rows[batches[index]]
-            outputs = forward(pack(split.gather(picked), split.lengths[picked], worker.device), index)
+            outputs = forward(pack_rows(split, picked, worker.device), index)
             for name in widths:
                 parts[name].append(outputs[name].float())
     positions = np.concatenate([np.empty(0, np.int64), *(batches[index] for index in mine)])

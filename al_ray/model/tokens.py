@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENS_TYPE = pa.list_(pa.int32())
+# Float32, or the bits of bf16, which numpy lacks.
+HiddenStates = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +31,20 @@ class TokenizedSplit:
         labels: class indices ``[n]``.
         tokens: token ids of all texts ``[n_tokens]`` int32, special tokens included.
         offsets: ``[n + 1]``; text ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``.
+        hidden: output of the frozen layers at each token ``[n_tokens, n_features]``, or None; only read.
     """
 
     ids: IntArray
     labels: IntArray
     tokens: npt.NDArray[np.int32]
     offsets: IntArray
+    hidden: HiddenStates | None = None
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.labels) == len(self.offsets) - 1
         assert self.offsets[0] == 0
         assert self.offsets[-1] == len(self.tokens)
+        assert self.hidden is None or len(self.hidden) == len(self.tokens), "hidden states of other texts"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,12 +70,21 @@ class TokenizedSplit:
 
     def gather(self, rows: IntArray) -> npt.NDArray[np.int32]:
         """Return the tokens of some texts, one after the other ``[sum of their lengths]``."""
+        return self.tokens[self.places(rows)]
+
+    def gather_hidden(self, rows: IntArray) -> HiddenStates | None:
+        """Return the hidden states of some texts ``[sum of their lengths, n_features]``, a copy, or None."""
+        return None if self.hidden is None else self.hidden[self.places(rows)]
+
+    def places(self, rows: IntArray) -> IntArray:
+        """Return where the tokens of some texts are among all, one text after the other ``[sum of their lengths]``."""
         lengths = self.lengths[rows]
         starts = np.cumsum(lengths) - lengths
-        return self.tokens[np.repeat(self.offsets[rows] - starts, lengths) + np.arange(lengths.sum())]
+        places: IntArray = np.repeat(self.offsets[rows] - starts, lengths) + np.arange(lengths.sum())
+        return places
 
     def take(self, rows: IntArray, labels: IntArray) -> "TokenizedSplit":
-        """Return only some texts, in the order given, with other labels."""
+        """Return only some texts, in the order given, with other labels; their hidden states stay behind."""
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
         return TokenizedSplit(ids=self.ids[rows], labels=labels, tokens=self.gather(rows), offsets=offsets)
 

@@ -98,11 +98,12 @@ def make_classifier(spec: CellSpec, loop: Loop, pool: CellPool, worker: Worker) 
         init=model.init,
         pool=TokenizedSplit.from_table(pool.tables["pool"]),
         test=TokenizedSplit.from_table(pool.tables["test"]),
+        hidden=encoded("hidden") if spec.finetune.n_frozen else None,
         **shared,
     )
 
 
-EncodingRole = Literal["features", "embeddings"]
+EncodingRole = Literal["features", "embeddings", "hidden"]
 
 
 def encodings_of(spec: CellSpec) -> dict[EncodingRole, Encoding]:
@@ -125,6 +126,8 @@ def encodings_of(spec: CellSpec) -> dict[EncodingRole, Encoding]:
     found: dict[EncodingRole, Encoding] = {}
     if spec.finetune.is_frozen:
         found["features"] = make(output=spec.finetune.features)
+    if spec.finetune.n_frozen:
+        found["hidden"] = make(output=spec.finetune.n_frozen)
     of_filters = any(each.needs_embeddings for each in spec.filters)
     if spec.initial.needs_embeddings or spec.strategy.needs_embeddings or of_filters:
         found["embeddings"] = make(output="mean")

@@ -179,9 +179,13 @@ def model_content(spec: CellSpec) -> str:
 
 
 def learner_name(spec: CellSpec) -> str:
-    """Return what of the encoder is learned: ``full``, ``frozen``, or ``frozen_4`` where four layers stay."""
+    """Return what is learned: ``full``, ``frozen``, ``lora_8`` by its rank, ``frozen_4`` or ``frozen_4_lora_8``."""
     recipe = spec.finetune
-    return "frozen" if recipe.is_frozen else f"frozen_{recipe.n_frozen}" if recipe.n_frozen else "full"
+    if recipe.is_frozen:
+        return "frozen"
+    parts = [f"frozen_{recipe.n_frozen}"] if recipe.n_frozen else []
+    parts += [f"lora_{recipe.lora.rank}"] if recipe.lora else []
+    return "_".join(parts) or "full"
 
 
 def learner_content(spec: CellSpec) -> str:

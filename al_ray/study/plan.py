@@ -13,6 +13,7 @@ from al_ray.core.types import TextDataset
 from al_ray.data import resolve_dataset
 from al_ray.errors import AlRayError, ConfigError, DataError, ModelError, unknown_name
 from al_ray.model.check import ModelFacts, examine_model
+from al_ray.model.lora import check_room_for_adapters, lora_targets
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.records.cell import CellStatus, CellStore, cell_key
 from al_ray.records.json import FORMAT, canonical_json
@@ -304,6 +305,13 @@ def _misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
             f"frozen_layers is {spec.finetune.n_frozen}, but {name!r} has {facts.n_layers} layers that can be "
             f"frozen one by one. Use at most {facts.n_layers}."
         )
+    if spec.finetune.lora is not None:
+        try:
+            lora_targets(spec.finetune.lora, facts.family, facts.linear_layers)
+            if spec.finetune.n_frozen:
+                check_room_for_adapters(spec.finetune.n_frozen, facts.n_layers - spec.finetune.n_frozen)
+        except ConfigError as error:
+            found.append(str(error))
     if spec.confidence.sampling.adaptive_attention and not facts.adapts_attention:
         found.append(
             f"confidence {spec.confidence.name!r} changes the attention, which is written for encoders built like BERT "

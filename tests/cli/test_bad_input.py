@@ -142,6 +142,18 @@ MISFITS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any] | None]] = {
         "confidence 'adaptive_temperature' changes the attention, which is written for encoders built like BERT",
         {"confidence": {"name": "adaptive_temperature", "where": "logits"}},
     ),
+    "adapters beside layers that are not there": (
+        "distilbert",
+        {"finetune": {"lora": {"targets": ["query"]}}},
+        "has the target 'query', and no linear layer ends so. The linear layers of this encoder are: k_lin",
+        {"finetune": {"lora": {"targets": ["q_lin"]}, "epochs": 1}},
+    ),
+    "adapters where every layer is frozen": (
+        "distilbert",
+        {"finetune": {"lora": {}, "frozen_layers": 2}},
+        "finetune.lora finds no layer to adapt above 'frozen_layers: 2'. Freeze fewer layers",
+        {"finetune": {"lora": {}, "frozen_layers": 1, "epochs": 1}},
+    ),
 }
 
 

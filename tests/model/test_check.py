@@ -17,9 +17,21 @@ from tests.model import tiny
 from tests.model.conftest import Save
 from tests.trust.conftest import edit_json
 
+OF_BERT = ("dense", "key", "query", "value")
+LINEAR_LAYERS = {
+    "distilbert": ("k_lin", "lin1", "lin2", "out_lin", "q_lin", "v_lin"),
+    "electra": ("dense", "embeddings_project", "key", "query", "value"),
+    "albert": ("dense", "embedding_hidden_mapping_in", "ffn", "ffn_output", "key", "query", "value"),
+    "mpnet": ("dense", "k", "o", "q", "v"),
+    "deberta": ("dense", "in_proj", "pos_proj", "pos_q_proj"),
+    "deberta-v2": ("dense", "key_proj", "pos_key_proj", "pos_query_proj", "query_proj", "value_proj"),
+    "modernbert": ("Wi", "Wo", "Wqkv"),
+    "eurobert": ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"),
+}
+
 
 def facts(
-    longest_text: int | None, n_layers: int, *, adapts: bool, dropout: tuple[Any, Any] = (0.1, 0.1)
+    family: str, longest_text: int | None, n_layers: int, *, adapts: bool, dropout: tuple[Any, Any] = (0.1, 0.1)
 ) -> ModelFacts:
     network, head = dropout
     return ModelFacts(
@@ -28,23 +40,25 @@ def facts(
         adapts_attention=adapts,
         network_dropout=network,
         head_dropout=head,
+        family=family,
+        linear_layers=LINEAR_LAYERS.get(family, OF_BERT),
     )
 
 
 # Of 42 places RoBERTa, its kin and MPNet leave those up to the padding id 1 empty; those of the last four have no end.
 ACCEPTED = {
-    "bert": facts(42, 3, adapts=True),
-    "roberta": facts(40, 3, adapts=True),
-    "xlm-roberta": facts(40, 3, adapts=True),
-    "camembert": facts(40, 3, adapts=True),
-    "distilbert": facts(42, 2, adapts=True, dropout=(0.2, 0.2)),
-    "electra": facts(42, 3, adapts=True),
-    "albert": facts(42, 0, adapts=False),
-    "mpnet": facts(40, 3, adapts=False),
-    "deberta": facts(None, 3, adapts=False),
-    "deberta-v2": facts(None, 3, adapts=False),
-    "modernbert": facts(None, 3, adapts=False, dropout=(0.0, 0.0)),
-    "eurobert": facts(None, 3, adapts=False, dropout=(0.0, None)),
+    "bert": facts("bert", 42, 3, adapts=True),
+    "roberta": facts("roberta", 40, 3, adapts=True),
+    "xlm-roberta": facts("xlm-roberta", 40, 3, adapts=True),
+    "camembert": facts("camembert", 40, 3, adapts=True),
+    "distilbert": facts("distilbert", 42, 2, adapts=True, dropout=(0.2, 0.2)),
+    "electra": facts("electra", 42, 3, adapts=True),
+    "albert": facts("albert", 42, 0, adapts=False),
+    "mpnet": facts("mpnet", 40, 3, adapts=False),
+    "deberta": facts("deberta", None, 3, adapts=False),
+    "deberta-v2": facts("deberta-v2", None, 3, adapts=False),
+    "modernbert": facts("modernbert", None, 3, adapts=False, dropout=(0.0, 0.0)),
+    "eurobert": facts("eurobert", None, 3, adapts=False, dropout=(0.0, None)),
 }
 
 

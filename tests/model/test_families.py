@@ -10,7 +10,7 @@ from al_ray.confidence import confidences
 from al_ray.core.types import Sampling
 from al_ray.loop import learner
 from al_ray.model.classifier import TransformerClassifier
-from al_ray.model.encoder import Network, build_network, encoder_layers, freeze_layers, load_weights
+from al_ray.model.encoder import Network, build_network, load_weights
 from al_ray.model.finetune import used_words
 from al_ray.model.packed import pack
 from al_ray.model.recipe import FinetuneRecipe
@@ -138,38 +138,12 @@ def test_the_small_vocabulary_holds_no_more_than_needed_and_is_put_back(
     network = network_of(encoder)
     few = texts.take(np.arange(3), texts.labels[:3])
     before, full, pad = logits_of(network, few), network.word_embeddings.weight, network.pad_id
-    with used_words(network, few) as words:
+    with used_words(network, few, np.arange(3)) as words:
         assert len(network.word_embeddings.weight) <= len(np.unique(few.tokens)) + 2
         torch.testing.assert_close(logits_of(network, words.split), before, rtol=0, atol=1e-6)
     assert network.word_embeddings.weight is full
     assert network.pad_id == network.word_embeddings.padding_idx == pad
     torch.testing.assert_close(logits_of(network, few), before, rtol=0, atol=0)
-
-
-def test_what_lies_below_is_frozen_and_nothing_above(encoder: ResolvedModel, family: str) -> None:
-    """Whatever is trained above layer k, what goes into it stays; where any layer were trained, it would not."""
-    if family == "albert":
-        pytest.skip("its layers are one")
-    ids = torch.tensor([[5, 9, 12, 7, 20]])
-
-    def hidden(network: Network) -> Any:
-        with torch.no_grad():
-            return network.model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
-
-    n_layers = len(encoder_layers(network_of(encoder)))
-    for n_frozen in range(1, n_layers):
-        network = network_of(encoder).train()
-        freeze_layers(network, n_frozen)
-        assert network.training
-        network.eval()
-        before = hidden(network)
-        with torch.no_grad():
-            for value in network.parameters():
-                if value.requires_grad:
-                    value.mul_(1.5)
-        after = hidden(network)
-        torch.testing.assert_close(after[n_frozen], before[n_frozen], rtol=0, atol=0)
-        assert (after[n_frozen + 1] - before[n_frozen + 1]).abs().max() > 1e-3
 
 
 def test_the_attention_for_gpus_gives_what_the_one_for_cpus_gives(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from al_ray.core.types import LabeledSet
-from al_ray.errors import ConfigError, RoundError
-from al_ray.model.encoder import Network, build_network, freeze_layers, load_weights
+from al_ray.errors import RoundError
+from al_ray.model.encoder import Network, build_network, load_weights
 from al_ray.model.finetune import FitReport, FitSettings, cross_entropy, finetune, used_words
 from al_ray.model.packed import pack
 from al_ray.model.recipe import FinetuneRecipe
@@ -23,10 +23,9 @@ from tests.model.group import ThreadGroup
 CPU = torch.device("cpu")
 
 
-def fresh(folder: Path, *, frozen: int = 0) -> Network:
+def fresh(folder: Path) -> Network:
     model = resolve_model(str(folder), None)
     network = build_network(model, 3, CPU)
-    freeze_layers(network, frozen)
     load_weights(network, model, "pretrained", seed=5)
     return network
 
@@ -186,7 +185,7 @@ def test_the_small_vocabulary_gives_the_same_outputs_and_is_put_back(roberta: Pa
             return network(pack(texts.gather(rows), texts.lengths[rows], CPU))[0]
 
     full, before = network.word_embeddings.weight, logits(split)
-    with used_words(network, split) as words:
+    with used_words(network, split, np.arange(len(split))) as words:
         assert len(network.word_embeddings.weight) < len(full)
         torch.testing.assert_close(logits(words.split), before, rtol=0, atol=0)
     assert network.word_embeddings.weight is full
@@ -196,19 +195,8 @@ def test_the_small_vocabulary_gives_the_same_outputs_and_is_put_back(roberta: Pa
 def test_no_word_takes_the_number_of_the_padding_where_the_embeddings_do_not_mark_it(distilbert: Path) -> None:
     network, split = fresh(distilbert), tiny.split_of(tiny.toy_table(9, seed=2), resolve_model(str(distilbert), None))
     network.word_embeddings.padding_idx = None
-    with used_words(network, split) as words:
+    with used_words(network, split, np.arange(len(split))) as words:
         assert (words.split.tokens != network.pad_id).all()
-
-
-def test_more_frozen_layers_than_the_encoder_has_are_refused(bert: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'frozen_layers' is 4, but the encoder has 3 layers .*Use at most 3"):
-        fresh(bert, frozen=4)
-
-
-def test_layers_of_another_architecture_are_frozen_too(distilbert: Path) -> None:
-    frozen = [name for name, value in fresh(distilbert, frozen=1).named_parameters() if not value.requires_grad]
-    assert all("embeddings" in name or ".layer.0." in name for name in frozen)
-    assert any(".layer.0." in name for name in frozen)
 
 
 def test_the_training_loss_is_the_weighted_mean_before_the_step(calm_bert: Path, pool: TokenizedSplit) -> None:

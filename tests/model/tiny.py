@@ -102,6 +102,9 @@ DROPOUT: dict[str, dict[str, Any]] = {
 # Those that every method has to run on.
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert", "mpnet", "deberta",
             "deberta-v2", "modernbert", "eurobert")  # fmt: skip
+# What turns dropout off in those families that a test needs calm.
+CALM: dict[str, dict[str, Any]] = {family: {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+                                   for family in ("bert", "mpnet", "electra")}  # fmt: skip
 LIKE_ROBERTA = ("roberta", "xlm-roberta", "camembert", "mpnet", "bart")
 
 

@@ -47,6 +47,14 @@ def test_data_sets_of_one_name_are_told_apart_by_as_little_of_their_paths_as_it_
     assert datasets_of(*paths) == names
 
 
+def test_adapters_are_told_apart_by_their_rank_and_the_layers_below_them() -> None:
+    options = ({}, {"frozen_layers": 4}, {"lora": {}}, {"lora": {"rank": 4}, "frozen_layers": 4})
+    assert [names.model for names in name_cells([spec(finetune=each) for each in options])] == [
+        "minilm (learner=full)", "minilm (learner=frozen_4)", "minilm (learner=lora_8)",
+        "minilm (learner=frozen_4_lora_4)",
+    ]  # fmt: skip
+
+
 def test_a_name_that_another_one_was_given_to_be_told_apart_is_told_apart_too() -> None:
     models = [spec(model={"name": name, "revision": "r"}) for name in ("q/a/bert", "q/b/bert", "q/bert (a)")]
     names = [each.model for each in name_cells(models)]

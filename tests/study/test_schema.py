@@ -57,6 +57,15 @@ def test_the_schema_is_one() -> None:
     Draft202012Validator.check_schema(json.loads(json.dumps(SCHEMA, allow_nan=False)))
 
 
+def test_an_editor_completes_the_options_of_lora() -> None:
+    finetune = SCHEMA["properties"]["defaults"]["properties"]["finetune"]
+    option = next(schema["properties"]["lora"] for schema in schemas_within(finetune) if "properties" in schema)
+    lora = next(schema for schema in schemas_within(option) if "properties" in schema)
+    assert lora["properties"].keys() == {"rank", "alpha", "dropout", "targets"}
+    assert lora["additionalProperties"] is False
+    assert "low-rank" in option["description"]
+
+
 def test_an_editor_completes_fraction_under_uncertainty_clipping() -> None:
     assert completed("filters", "uncertainty_clipping") == {
         "fraction": {
