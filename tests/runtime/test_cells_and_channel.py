@@ -82,10 +82,10 @@ def test_a_cell_goes_through_the_channel_and_its_events_come_back_in_order() -> 
     async def script(channel: Channel) -> list[CellEvent]:
         generation = await channel.enter()
         waiting = asyncio.create_task(channel.take(generation, {"pid": 7}))
-        await channel.assign(task())
+        await channel.assign([task()])
         assert await waiting == Assignment(task(), 1)
-        assert await channel.push(generation, ROUND)
-        assert await channel.push(generation, FINISHED)
+        assert await channel.push(generation, [ROUND])
+        assert await channel.push(generation, [FINISHED])
         return list((await channel.wait_for_update(1)).events)
 
     assert play(script) == [CellStarted("a", 1, {"pid": 7}), ROUND, FINISHED]
@@ -93,7 +93,7 @@ def test_a_cell_goes_through_the_channel_and_its_events_come_back_in_order() -> 
 
 def test_the_last_attempt_fails_the_cell_with_what_the_worker_said() -> None:
     async def script(channel: Channel) -> list[CellEvent]:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.take(await channel.enter(), {})
         await channel.note(Failure("RuntimeError", "CUDA error", "trace"))
         await channel.take(await channel.enter(), {})
@@ -115,12 +115,12 @@ def test_the_last_attempt_fails_the_cell_with_what_the_worker_said() -> None:
 
 def test_a_recorded_round_starts_the_count_of_attempts_anew() -> None:
     async def script(channel: Channel) -> list[CellEvent]:
-        await channel.assign(task())
+        await channel.assign([task()])
         for round_index in range(3):
             await channel.take(await channel.enter(), {})
             generation = await channel.enter()
             await channel.take(generation, {})
-            await channel.push(generation, RoundEnded("a", round_index, 0, {}))
+            await channel.push(generation, [RoundEnded("a", round_index, 0, {})])
         return list((await channel.wait_for_update(1)).events)
 
     events = play(script, retries=1)
@@ -131,7 +131,7 @@ def test_a_recorded_round_starts_the_count_of_attempts_anew() -> None:
 
 def test_what_ray_says_of_a_loss_is_told_unless_the_worker_gave_a_reason_itself() -> None:
     async def script(channel: Channel, said: Failure | None) -> CellEvent:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.take(await channel.enter(), {})
         if said is not None:
             await channel.note(said)
@@ -180,7 +180,7 @@ def test_an_older_generation_of_workers_takes_no_cell_from_the_new_one() -> None
         old = asyncio.create_task(channel.take(await channel.enter(), {}))
         await asyncio.sleep(0)
         new = asyncio.create_task(channel.take(await channel.enter(), {}))
-        await channel.assign(task())
+        await channel.assign([task()])
         return await old, await new
 
     old, new = play(script)
@@ -190,7 +190,7 @@ def test_an_older_generation_of_workers_takes_no_cell_from_the_new_one() -> None
 
 def test_a_group_lost_within_the_retries_keeps_the_cell_in_hand() -> None:
     async def script(channel: Channel) -> tuple[Any, Any]:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.take(await channel.enter(), {})
         await channel.group_ended(DIED)
         return await channel.wait_for_update(1), await channel.take(await channel.enter(), {})
@@ -203,7 +203,7 @@ def test_a_group_lost_within_the_retries_keeps_the_cell_in_hand() -> None:
 
 def test_a_lane_whose_first_group_ends_before_it_takes_a_cell_cannot_start() -> None:
     async def script(channel: Channel) -> Any:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.group_ended(DIED)
         return await channel.wait_for_update(1)
 
@@ -212,7 +212,7 @@ def test_a_lane_whose_first_group_ends_before_it_takes_a_cell_cannot_start() -> 
 
 def test_a_later_group_that_ends_before_it_takes_the_cell_has_lost_an_attempt() -> None:
     async def script(channel: Channel) -> Any:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.take(await channel.enter(), {})
         await channel.group_ended(DIED)
         await channel.group_ended(DIED)
@@ -227,11 +227,11 @@ def test_a_later_group_that_ends_before_it_takes_the_cell_has_lost_an_attempt() 
 
 def test_an_orphan_ends_no_cell_of_the_group_that_took_its_place() -> None:
     async def script(channel: Channel) -> Any:
-        await channel.assign(task())
+        await channel.assign([task()])
         orphan = await channel.enter()
         await channel.take(orphan, {})
         await channel.take(await channel.enter(), {})
-        return await channel.push(orphan, FINISHED), await channel.wait_for_update(1)
+        return await channel.push(orphan, [FINISHED]), await channel.wait_for_update(1)
 
     heard, news = play(script)
     assert not heard
@@ -240,11 +240,11 @@ def test_an_orphan_ends_no_cell_of_the_group_that_took_its_place() -> None:
 
 def test_a_closed_channel_sends_workers_away_and_takes_no_reports() -> None:
     async def script(channel: Channel) -> tuple[Any, Any]:
-        await channel.assign(task())
+        await channel.assign([task()])
         generation = await channel.enter()
         await channel.take(generation, {})
         await channel.close()
-        return await channel.push(generation, ROUND), await channel.take(await channel.enter(), {})
+        return await channel.push(generation, [ROUND]), await channel.take(await channel.enter(), {})
 
     assert play(script) == (False, None)
 
