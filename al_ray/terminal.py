@@ -527,13 +527,11 @@ def _print_results(console: Console, plan: Plan) -> None:
     from al_ray.report.analysis import analyse
     from al_ray.report.read import read_study
 
-    finished = [
-        cell
-        for cell in plan.cells
-        if cell.fingerprint and plan.store.cell(cell.slug, cell.fingerprint).status() == "done"
-    ]
-    if finished:
-        grid = plan_record(replace(plan, cells=tuple(finished)))
+    planned = {cell.key: plan.store.cell(cell.slug, cell.fingerprint) for cell in plan.cells if cell.fingerprint}
+    statuses = plan.store.folder.each(lambda key: planned[key].status(), list(planned))
+    done = {key for key, status in zip(planned, statuses, strict=True) if status == "done"}
+    if finished := tuple(cell for cell in plan.cells if cell.key in done):
+        grid = plan_record(replace(plan, cells=finished))
         records = read_study(plan.store.folder.location, grid=grid)
         results = analyse(records, with_arrays=False)
         for table in (*result_tables(results), *slice_tables(results)):
