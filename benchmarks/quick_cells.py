@@ -142,7 +142,7 @@ def computed_within(cells: Sequence[CellTimes], begin: float, end: float) -> flo
     )
 
 
-def made_cell(task: CellTask, tables: Any, worker: Worker, report: ReportRound) -> None:
+def made_cell(task: CellTask, pool: Any, worker: Worker, report: ReportRound) -> None:
     """Use up CPU time and record rounds of the real size."""
     from al_ray.records.study import StudyStore
     from al_ray.study.cell import SharedRecords, summarize

@@ -22,10 +22,12 @@ class RoundWriter:
 
     Args:
         store: of the cell.
+        is_quick: whether any round may be written behind; else each is waited for.
     """
 
-    def __init__(self, store: CellStore) -> None:
+    def __init__(self, store: CellStore, *, is_quick: bool = True) -> None:
         self._store = store
+        self._is_quick = is_quick
         self._waiting: deque[tuple[RoundRecord, Tables]] = deque()
         self._recorded: list[RoundRecord] = []
         self._error: BaseException | None = None
@@ -48,7 +50,7 @@ class RoundWriter:
         Raises:
             StorageError: this round, or one before it, could not be recorded.
         """
-        is_quick = time.monotonic() - self._appended_at_s < QUICK_ROUND_S
+        is_quick = self._is_quick and time.monotonic() - self._appended_at_s < QUICK_ROUND_S
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < N_AHEAD or self._error is not None)
             self._waiting.append((record, arrays))

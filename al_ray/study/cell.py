@@ -50,6 +50,7 @@ def run_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound
         store,
         worker,
         lambda record: report(RoundEnded(task.key, record.round_index, record.n_labeled, dict(record.metrics))),
+        is_quick=task.is_quick,
     )
     records.on_rank_zero(lambda: store.begin(task.spec, {**task.provenance, **worker.place}))
     loop = make_loop(spec, task.n_classes, pool.tables)
@@ -188,13 +189,16 @@ def summarize(rounds: list[RoundRecord]) -> dict[str, Any]:
 class SharedRecords:
     """The records of a cell as all of its workers see them: rank 0 reads and writes, the others are told.
 
-    A write that fails on rank 0 fails on every rank, so that none is left waiting in a collective. Quick rounds are
-    written while the next ones are computed (:class:`~al_ray.records.writer.RoundWriter`), and told once they are
-    written; when the block is left, none is under way.
+    A write that fails on rank 0 fails on every rank, so that none is left waiting in a collective. Rounds of a
+    quick cell are written while the next ones are computed (:class:`~al_ray.records.writer.RoundWriter`), and told once
+    they are written; when the block is left, none is under way.
     """
 
-    def __init__(self, store: CellStore, worker: Worker, report: Callable[[RoundRecord], None]) -> None:
+    def __init__(
+        self, store: CellStore, worker: Worker, report: Callable[[RoundRecord], None], *, is_quick: bool = False
+    ) -> None:
         self._store = store
+        self._is_quick = is_quick
         self._worker = worker
         self._report = report
         self._writer: RoundWriter | None = None
@@ -202,7 +206,7 @@ class SharedRecords:
 
     def __enter__(self) -> Self:
         if self._worker.rank == 0:
-            self._writer = RoundWriter(self._store)
+            self._writer = RoundWriter(self._store, is_quick=self._is_quick)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

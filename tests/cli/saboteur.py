@@ -10,7 +10,6 @@ import psutil
 import pyarrow as pa
 
 from al_ray.model.worker import Worker
-from al_ray.records import writer
 from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import CellEvent, CellStarted, CellTask, ReportRound, RoundEnded
 from al_ray.study.cell import run_cell
@@ -80,8 +79,7 @@ def dies_once(table: pa.Table, tokenize: Callable[[pa.Table], pa.Table], been_he
 
 
 def stop_at_gates(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
-    """Run a cell that stands still after each of its rounds until a file lets it go on; none is written behind."""
-    writer.QUICK_ROUND_S = 0.0
+    """Run a cell that stands still after each of its rounds until a file lets it go on."""
     gates = Path(task.storage).parent / "gates"
 
     def report_and_wait(event: RoundEnded) -> None:

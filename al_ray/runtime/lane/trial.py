@@ -26,7 +26,7 @@ from al_ray.runtime.lane.worker import serve
 from al_ray.runtime.tasks import CellTask
 
 HEARTBEAT_S = 2.0
-# A result costs Tune and the driver several milliseconds of CPU, so that those of quick rounds go together.
+# A result costs Tune and the driver several milliseconds of CPU, so that those of quick cells go together.
 GATHER_S = 0.5
 CLOSING_TIMEOUT_S = 4.0
 
@@ -66,16 +66,16 @@ class LaneTrial(tune.Trainable):  # type: ignore[misc]
         self._group = WorkerGroup(plan, self._channel, self.logdir)
         chunk = plan.chunks[config["chunk"]]
         left = frozenset(plan.exchange.call(ExchangeState.left_of, [cell.key for cell in chunk]))
-        self._channel.call(Channel.assign, [cell for cell in chunk if cell.key in left])
+        self._hand_out([cell for cell in chunk if cell.key in left])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Hand the next cells to the warm worker group."""
-        self._channel.call(Channel.assign, self._plan.chunks[new_config["chunk"]])
+        self._hand_out(self._plan.chunks[new_config["chunk"]])
         return True
 
     def step(self) -> dict[str, Any]:
         """Return the next events; an empty list now and then, so that Tune can stop a lane in a long round."""
-        update = self._channel.call(Channel.wait_for_update, HEARTBEAT_S, GATHER_S)
+        update = self._channel.call(Channel.wait_for_update, HEARTBEAT_S, self._gather_s)
         if update.group_lost:
             self._group.close()
             self._group = WorkerGroup(self._plan, self._channel, self.logdir)
@@ -85,6 +85,10 @@ class LaneTrial(tune.Trainable):  # type: ignore[misc]
         """Let the worker group leave and wait for it a little."""
         self._channel.call(Channel.close)
         self._group.close()
+
+    def _hand_out(self, cells: Sequence[CellTask]) -> None:
+        self._gather_s = GATHER_S if all(cell.is_quick for cell in cells) else 0.0
+        self._channel.call(Channel.assign, cells)
 
 
 class WorkerGroup:

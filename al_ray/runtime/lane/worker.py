@@ -151,15 +151,15 @@ class TrainWorker:
 class LaneClient:
     """One rank's side of its lane's channel, of which rank 0 alone gives events.
 
-    Rounds that follow each other within :data:`TELL_EVERY_S` are told together, but for the first of an attempt, which
-    shows that the cell gets on. What is not told yet is recorded all the same.
+    Rounds of a quick cell within :data:`TELL_EVERY_S` are told together, but for the first of an attempt, which shows
+    that the cell gets on. What is not told yet is recorded all the same.
     """
 
     def __init__(self, channel: ChannelClient, worker: TrainWorker) -> None:
         self._channel, self._worker = channel, worker
         self._generation = channel.call(Channel.enter) if worker.rank == 0 else 0
         self._untold: list[CellEvent] = []
-        self._told_at = 0.0
+        self._tell_every_s = self._told_at = 0.0
 
     def next_cell(self) -> Assignment | None:
         """Wait for a cell, the same on every rank; None when the lane is closed."""
@@ -167,6 +167,7 @@ class LaneClient:
         if self._worker.rank == 0:
             mine = self._channel.call(Channel.take, self._generation, {"pid": os.getpid(), **self._worker.place})
             self._told_at = -math.inf
+            self._tell_every_s = TELL_EVERY_S if mine is not None and mine.task.is_quick else 0.0
         assignment: Assignment | None = self._worker.broadcast(mine, between_cells=True)
         return assignment
 
@@ -179,7 +180,7 @@ class LaneClient:
         if self._worker.rank != 0:
             return
         self._untold.append(event)
-        if isinstance(event, LAST_EVENTS) or time.monotonic() - self._told_at >= TELL_EVERY_S:
+        if isinstance(event, LAST_EVENTS) or time.monotonic() - self._told_at >= self._tell_every_s:
             self._tell()
 
     def note(self, error: Exception) -> None:
