@@ -150,7 +150,10 @@ def made_cell(task: CellTask, pool: Any, worker: Worker, report: ReportRound) ->
     store = StudyStore.open(task.storage, task.study, claimed=True).cell(task.slug, task.fingerprint)
     store.begin(task.spec, {**task.provenance, **worker.place})
     records = SharedRecords(
-        store, worker, lambda r: report(RoundEnded(task.key, r.round_index, r.n_labeled, r.metrics))
+        store,
+        worker,
+        lambda record: report(RoundEnded(task.key, record.round_index, record.n_labeled, record.metrics)),
+        is_quick=task.is_quick,
     )
     rounds = records.rounds()
     with records:
