@@ -1,6 +1,7 @@
 """What is printed of a study: its plan, the live table while it runs, the closing tables, where everything is."""
 
 import contextlib
+import itertools
 import logging
 import math
 import os
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from al_ray.report.analysis.results import Estimate, MethodScore, StudyResults
 
 LINE_EVERY_S = 10.0
+N_RUNNING_SHOWN, N_FAILURES_SHOWN = 20, 20
 WIDTH_OF_A_LOG = 110
 _ACTIVE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -361,6 +363,7 @@ class Progress:
 
     def __call__(self, event: CellEvent) -> None:
         """Take in one event of a cell."""
+        cell = self._running.get(event.key)
         match event:
             case CellStarted():
                 self._first_work = self._first_work or time.monotonic()
@@ -370,7 +373,7 @@ class Progress:
             case _:
                 self._end(event)
         if not self._console.is_terminal:
-            self._print_line(event)
+            self._print_line(event, cell if event.key in self._ended else None)
 
     def _round(self, event: RoundEnded) -> None:
         cell = self._running[event.key]
@@ -388,7 +391,14 @@ class Progress:
         self._ended.add(event.key)
         if isinstance(event, CellFailed):
             self.failures[event.key] = event.reason()
+            self._print_failure(event)
+
+    def _print_failure(self, event: CellFailed) -> None:
+        n = len(self.failures)
+        if n <= N_FAILURES_SHOWN:
             self._console.print(Text(f"failed: {event.key}: {failure_words(event.reason())}", style="red"))
+        elif n == N_FAILURES_SHOWN + 1:
+            self._console.print(Text(f"more than {N_FAILURES_SHOWN} cells failed: others are counted", style="red"))
 
     def _seconds_left(self) -> float:
         if self._first_work is None or not self._cost_done:
@@ -400,8 +410,8 @@ class Progress:
         failed = len(self.failures)
         left = self._seconds_left()
         return (
-            f"{len(self._ended) - failed + self._n_before} of {len(self._costs) + self._n_before} cells done"
-            + (f", {failed} failed" if failed else "")
+            f"{len(self._ended) - failed + self._n_before:,} of {len(self._costs) + self._n_before:,} cells done"
+            + (f", {failed:,} failed" if failed else "")
             + f", {duration(time.monotonic() - self._started)} gone"
             + (", lanes are starting" if self._first_work is None else "")
             + (f", about {duration(left)} left" if not math.isnan(left) else "")
@@ -412,7 +422,7 @@ class Progress:
         table.add_column("cell", overflow="fold")
         for name in ("round", "labels", "accuracy", "time left"):
             table.add_column(name, justify="right")
-        for key, cell in self._running.items():
+        for key, cell in itertools.islice(self._running.items(), N_RUNNING_SHOWN):
             left = cell.seconds_left()
             table.add_row(
                 key.rsplit("--", 1)[0],
@@ -421,18 +431,24 @@ class Progress:
                 "" if math.isnan(cell.accuracy) else f"{cell.accuracy:.3f}",
                 "" if math.isnan(left) else duration(left),
             )
+        if len(self._running) > N_RUNNING_SHOWN:
+            table.add_row(f"... and {len(self._running) - N_RUNNING_SHOWN} more", "", "", "", "")
         return Group(table, Text(self._totals()))
 
-    def _print_line(self, event: CellEvent) -> None:
-        now = time.monotonic()
-        if isinstance(event, RoundEnded) and now - self._last_line < LINE_EVERY_S:
+    def _print_line(self, event: CellEvent, ended: _Running | None) -> None:
+        """Print what became of a cell: the end of one that took its time, else one line in a while."""
+        if not isinstance(event, RoundEnded | CellFinished):
             return
-        if isinstance(event, RoundEnded | CellFinished):
-            self._last_line = now
-            slug = event.key.rsplit("--", 1)[0]
-            cell = self._running.get(event.key)
-            what = f"{slug} done" if cell is None else cell.words(slug)
-            self._console.print(f"{what}; {self._totals()}", soft_wrap=True)
+        now = time.monotonic()
+        took_long = ended is not None and now - ended.since >= LINE_EVERY_S
+        is_last = len(self._ended) == len(self._costs)
+        if now - self._last_line < LINE_EVERY_S and not took_long and not is_last:
+            return
+        self._last_line = now
+        slug = event.key.rsplit("--", 1)[0]
+        cell = self._running.get(event.key)
+        what = f"{slug} done" if cell is None else cell.words(slug)
+        self._console.print(f"{what}; {self._totals()}", soft_wrap=True)
 
 
 def print_plan(console: Console, ready: ReadyStudy) -> None:
@@ -518,13 +534,11 @@ def _print_results(console: Console, plan: Plan) -> None:
     from al_ray.report.analysis import analyse
     from al_ray.report.read import read_study
 
-    finished = [
-        cell
-        for cell in plan.cells
-        if cell.fingerprint and plan.store.cell(cell.slug, cell.fingerprint).status() == "done"
-    ]
-    if finished:
-        grid = plan_record(replace(plan, cells=tuple(finished)))
+    planned = {cell.key: plan.store.cell(cell.slug, cell.fingerprint) for cell in plan.cells if cell.fingerprint}
+    statuses = plan.store.folder.each(lambda key: planned[key].status(), list(planned))
+    done = {key for key, status in zip(planned, statuses, strict=True) if status == "done"}
+    if finished := tuple(cell for cell in plan.cells if cell.key in done):
+        grid = plan_record(replace(plan, cells=finished))
         records = read_study(plan.store.folder.location, grid=grid)
         results = analyse(records, with_arrays=False)
         for table in (*result_tables(results), *slice_tables(results)):

@@ -13,7 +13,17 @@ from rich.table import Table
 
 from benchmarks.report import MISSED, RESULTS
 
-SHORT = ("orchestration", "scoring", "finetuning", "frozen", "grid", "batch_strategies", "report_size", "load")
+SHORT = (
+    "orchestration",
+    "scoring",
+    "finetuning",
+    "frozen",
+    "grid",
+    "quick_cells",
+    "batch_strategies",
+    "report_size",
+    "load",
+)
 
 
 def main() -> int:

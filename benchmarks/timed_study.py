@@ -1,5 +1,6 @@
 """A small real study, run as ``al-ray run`` runs one, with the time of every event."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -91,9 +92,9 @@ class TimedStudy:
 
 @contextmanager
 def timed_study(
-    values: Mapping[str, Any], lanes: int, on_event: Callable[[TimedEvent], None] | None = None
+    values: Mapping[str, Any], lanes: int | None, on_event: Callable[[TimedEvent], None] | None = None
 ) -> Iterator[TimedStudy]:
-    """Run a study given as a mapping and keep its records while the block runs.
+    """Run a study given as a mapping, on lanes or, with None, in this process, and keep its records inside the block.
 
     Raises:
         AlRayError: a cell failed, or the study cannot run.
@@ -102,7 +103,7 @@ def timed_study(
     try:
         study = load_study(values)
         timed = TimedStudy(plan_study(study, storage))
-        execution = set_options(study.execution, [f"storage={storage}", f"lanes={lanes}", "tracking='off'"])
+        execution = set_options(study.execution, [f"storage={storage}", f"lanes={lanes or 'null'}", "tracking=off"])
 
         def listen(event: CellEvent) -> None:
             timed.events.append(TimedEvent(time.time(), event))
@@ -111,16 +112,16 @@ def timed_study(
             if on_event is not None:
                 on_event(timed.events[-1])
 
-        run_study(timed.plan, execution, local=False, listener=listen)
+        run_study(timed.plan, execution, local=lanes is None, listener=listen)
         yield timed
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
 
 def lane_of(event: CellEvent) -> tuple[str, int]:
-    """Return host and pid of the worker that started a cell."""
+    """Return host and pid of the worker that started a cell; without Ray this process."""
     assert isinstance(event, CellStarted)
-    return event.where["host"], event.where["pid"]
+    return event.where.get("host", ""), event.where.get("pid", os.getpid())
 
 
 def compute_seconds(entry: RecordedRound) -> float:

@@ -103,19 +103,22 @@ class CellStore:
             StorageError: the folder holds another spec, or cannot be written.
         """
         self.folder.remove_leftovers()
-        if self.folder.exists(SPEC):
+        files = self.folder.names()[0]
+        if SPEC in files:
             if changes := changed_fields(identity_of(self.spec()), identity_of(json.loads(canonical_json(spec)))):
                 raise StorageError(f"{self.folder.address} holds the records of another spec: {'; '.join(changes)}.")
-        elif self.n_rounds():
+        elif count_rounds(files, self.folder.where):
             raise StorageError(f"{self.folder.where(SPEC)} is missing, but rounds are recorded. Move the folder away.")
         else:
             head = {"format": FORMAT, "slug": self.slug, "fingerprint": self.fingerprint, "created_at": now_text()}
             self._write(SPEC, {**head, "spec": spec}, "the spec")
         entry: dict[str, Any] = {"time": now_text(), **provenance}
-        if (failure := self._read(FAILED)) is not None:
+        if FAILED in files and (failure := self._read(FAILED)) is not None:
             entry["after_failure"] = failure
-        self._write(PROVENANCE, [*self.provenance(), entry], "the provenance")
-        self.folder.remove(FAILED)
+        before = self.provenance() if PROVENANCE in files else []
+        self._write(PROVENANCE, [*before, entry], "the provenance")
+        if FAILED in files:
+            self.folder.remove(FAILED)
 
     def spec(self) -> dict[str, Any]:
         """Return the spec that the records belong to.
@@ -165,12 +168,20 @@ class CellStore:
             return recorded.recorded_at
         if index and not self.folder.exists(round_file(index - 1)):
             raise StorageError(f"{what} cannot be recorded: round {index - 1} is not. Record the rounds in order.")
-        entry = RecordedRound(record=record, recorded_at=now(), tables=n_rows(arrays or {}))
-        text = encode_round(entry)
-        if arrays:
-            self.folder.write(round_file(index, "parquet"), encode_tables(arrays), what)
-        self.folder.write(round_file(index), text, what)
-        return entry.recorded_at
+        return self._write_rounds([(record, arrays or {})], what)
+
+    def append_all(self, rounds: Sequence[tuple[RoundRecord, Tables]]) -> None:
+        """Record rounds that follow each other, as :meth:`append` does one, with one look at the storage for all.
+
+        Raises:
+            StorageError: as :meth:`append`; the first of them may be recorded.
+        """
+        first = rounds[0][0].round_index
+        if self.n_rounds() == first:
+            self._write_rounds(rounds, f"round {first} of cell {self.key}")
+        else:
+            for record, arrays in rounds:
+                self.append(record, arrays)
 
     def n_rounds(self) -> int:
         """Return how many rounds are recorded, without reading them."""
@@ -235,10 +246,12 @@ class CellStore:
         Raises:
             StorageError: it cannot be written.
         """
-        if read_json(self.folder, DONE, _DONE_KEYS) is None:
+        files = self.folder.names()[0]
+        if DONE not in files or read_json(self.folder, DONE, _DONE_KEYS) is None:
             content = {"format": FORMAT, "finished_at": now_text(), "summary": summary}
             self._write(DONE, content, "the summary")
-        self.folder.remove(FAILED)
+        if FAILED in files:
+            self.folder.remove(FAILED)
 
     def fail(self, reason: Mapping[str, Any]) -> None:
         """Mark the cell as failed; the next :meth:`begin` takes it up after its last recorded round.
@@ -277,6 +290,23 @@ class CellStore:
         if FAILED in files:
             return "failed"
         return "running" if SPEC in files else "waiting"
+
+    def _write_rounds(self, rounds: Sequence[tuple[RoundRecord, Tables]], what: str) -> datetime:
+        """Write the arrays of rounds, then the rounds in their order: one without its JSON did not happen."""
+        recorded_at = now()
+        texts = {
+            round_file(record.round_index): encode_round(
+                RecordedRound(record=record, recorded_at=recorded_at, tables=n_rows(arrays))
+            )
+            for record, arrays in rounds
+        }
+        files = {
+            round_file(record.round_index, "parquet"): encode_tables(arrays) for record, arrays in rounds if arrays
+        }
+        if files:
+            self.folder.write_all(files, what, in_order=False)
+        self.folder.write_all(texts, what)
+        return recorded_at
 
     def _still_there(self, name: str, data: bytes | None) -> bytes:
         if data is None:

@@ -63,15 +63,14 @@ def encode_round(entry: RecordedRound) -> bytes:
     Raises:
         StorageError: a value is NaN or infinite.
     """
-    data = entry.record.to_json()
-    content = {
-        "format": FORMAT,
+    record = canonical_json(entry.record.to_json()).encode("ascii")
+    rest = {
         "recorded_at": entry.recorded_at.isoformat(timespec="milliseconds"),
         "tables": dict(entry.tables),
-        "sha256": fingerprint(data),
-        "record": data,
+        "sha256": hashlib.sha256(record).hexdigest(),
     }
-    return canonical_json(content).encode("ascii")
+    # The record is most of the file: its text is made once, and stands in the file as in its checksum.
+    return b"%s%s,%s" % (_BEFORE_RECORD, record, canonical_json(rest).encode("ascii")[1:])
 
 
 def decode_round(where: str, index: int, text: bytes) -> RecordedRound:

@@ -1,6 +1,7 @@
 """Grid: Ray Tune hands cells to as many lanes as fit, and their events come back to the driver in order."""
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -21,7 +22,7 @@ from al_ray.runtime.lane.exchange import Exchange, ExchangeState
 from al_ray.runtime.lane.trial import LanePlan, LaneTrial
 from al_ray.runtime.monitor import GridMonitor, GridPlan
 from al_ray.runtime.pool import EncodedRefs, EncodingActors, PoolRefs, PoolSource, prepare_encoding, prepare_pool
-from al_ray.runtime.tasks import CellEvent, CellFailed, CellStarted, CellTask, by_workers
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellStarted, CellTask, by_workers, chunks
 
 HEAD_SHARE = 0.001
 LEAVING_TIMEOUT_S = 10.0
@@ -57,8 +58,7 @@ class Grid:
                 all_pools.join()
                 self.monitor.check()
             for workers, tasks in classes.items():
-                lanes = LanePlan(tuple(tasks), workers, plan.resources, plan.policy, plan.functions, exchange)
-                self._run_class(lanes, n_lanes[workers])
+                self._run_class(exchange, workers, tasks, n_lanes[workers])
 
     def _actors(self) -> EncodingActors:
         """Return the processes that encode pools: on a private Ray beside the lanes that start, so of few CPUs."""
@@ -79,12 +79,31 @@ class Grid:
         )
         return n_lanes
 
-    def _run_class(self, plan: LanePlan, n_lanes: int) -> None:
-        """Run the cells of one size of worker group."""
+    def _run_class(self, exchange: Exchange, workers: int, cells: Sequence[CellTask], n_lanes: int) -> None:
+        """Run the cells of one size of worker group; those that a lane gave back once more, when all others are done.
+
+        Raises:
+            KeyboardInterrupt: Tune ended before its time.
+        """
+        grid, left = self.plan, list(cells)
+        for number in itertools.count():
+            of_trials = [tuple(chunk) for chunk in chunks(left, n_lanes)]
+            plan = LanePlan(of_trials, workers, grid.resources, grid.policy, grid.functions, exchange)
+            given_back = self._run_trials(plan, n_lanes, self.folder / f"workers_{workers}_{number}")
+            self.monitor.check()
+            left = self.monitor.left_of(left)
+            if not left:
+                return
+            if not given_back.issuperset(cell.key for cell in left):
+                raise KeyboardInterrupt
+            _log.info("%d cells that lanes gave back are run again", len(left))
+
+    def _run_trials(self, plan: LanePlan, n_lanes: int, folder: Path) -> set[str]:
+        """Run the chunks of a plan, a trial each; return the keys of the cells that a trial gave back."""
         hooks = TuneHooks(plan, self.monitor)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(LaneTrial, plan=plan), {HEAD_RESOURCE: HEAD_SHARE}),
-            param_space={"cell": tune.grid_search(list(range(len(plan.cells))))},
+            param_space={"chunk": tune.grid_search(list(range(len(plan.chunks))))},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
                 max_concurrent_trials=n_lanes,
@@ -93,7 +112,7 @@ class Grid:
             ),
             run_config=tune.RunConfig(
                 name="grid",
-                storage_path=str(self.folder / f"workers_{plan.workers}"),
+                storage_path=str(folder),
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=plan.policy.restarts("lane")),
@@ -102,9 +121,7 @@ class Grid:
             ),
         )
         tuner.fit()
-        self.monitor.check()
-        if self.monitor.left_of(plan.cells):
-            raise KeyboardInterrupt
+        return hooks.given_back
 
 
 class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
@@ -112,6 +129,7 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
     def __init__(self, plan: LanePlan, monitor: GridMonitor) -> None:
         self._plan, self._monitor = plan, monitor
+        self.given_back: set[str] = set()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stop a single trial: a cell ends by itself."""
@@ -128,27 +146,30 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
         for name in TUNE_CLOCKS:
             result.pop(name, None)
         for event in result.pop("events", ()):
-            self._log_decision(event)
-            self._monitor.tell(event)
+            self._tell(event)
+        if result.get("done"):
+            self._give_back(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report the cell of a trial that Tune gave up: its lane died more often than retries allow."""
+        """Report the cell in hand of a trial that Tune gave up: its lane died more often than retries allow."""
         self._check_exchange()
         failure = Failure("LaneDied", f"the lane died more often than it may: {_cause(trial)}", kind="lost")
-        event = CellFailed(self._key(trial), failure, attempts=0)
-        self._log_decision(event)
-        self._monitor.tell(event)
+        for cell in self._left_of(trial)[:1]:
+            self._tell(CellFailed(cell.key, failure, attempts=0))
+        self._give_back(trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """See whether the lane died because the exchange did: no other lane could live then."""
-        self._check_exchange()
+        """See whether the lane died because the exchange did, and no lane could live; let the next one go on there."""
+        left = self._left_of(trial)
+        keys = {cell.key for cell in self._plan.chunks[trial.config["chunk"]]} - {cell.key for cell in left}
+        self._check_exchange(sorted(keys))
         restarts = self._plan.policy.restarts("lane")
         _log.info(
             "the lane of cell %s died (%s) and is started again, for time %d of at most %d",
-            *(self._key(trial), one_line(_cause(trial)), trial.num_failures, restarts),
+            *(left[0].key if left else "(none)", one_line(_cause(trial)), trial.num_failures, restarts),
         )
 
-    def _log_decision(self, event: CellEvent) -> None:
+    def _tell(self, event: CellEvent) -> None:
         if isinstance(event, CellStarted) and event.attempt > 1:
             _log.info(
                 "cell %s is tried again: attempt %d, after %d of at most %d failures since its last recorded round; "
@@ -161,13 +182,19 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
                 "cell %s is given up after %d attempts (%s): %s",
                 *(event.key, event.attempts, event.failure.kind, event.failure),
             )
+        self._monitor.tell(event)
 
-    def _key(self, trial: Any) -> str:
-        return self._plan.cells[trial.config["cell"]].key
+    def _left_of(self, trial: Any) -> list[CellTask]:
+        """Return the cells of a trial that have not ended; a lane has the first of them in hand."""
+        return self._monitor.left_of(self._plan.chunks[trial.config["chunk"]])
 
-    def _check_exchange(self) -> None:
+    def _give_back(self, trial: Any) -> None:
+        self.given_back.update(cell.key for cell in self._left_of(trial))
+
+    def _check_exchange(self, ended: Sequence[str] = ()) -> None:
+        """Stop the grid where the exchange is dead; else let it know cells that have ended."""
         try:
-            self._plan.exchange.call(ExchangeState.ping)
+            self._plan.exchange.call(ExchangeState.tell_ended, ended)
         except ExchangeLostError as error:
             self._monitor.stop(error)
 
@@ -215,7 +242,7 @@ def preparing(
 
 
 def _trial_name(trial: Any) -> str:
-    return f"cell-{trial.config['cell']:06d}"
+    return f"cells-{trial.config['chunk']:06d}"
 
 
 def _cause(trial: Any) -> str:

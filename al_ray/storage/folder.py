@@ -6,7 +6,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -154,7 +154,27 @@ class Folder:
         Raises:
             StorageError: the disk is full, or the place cannot be written.
         """
-        self._retry(lambda: self._files.write(name, data), partial(self._unwritten, name, len(data), what))
+        self.write_all({name: data}, what)
+
+    def write_all(self, files: Mapping[str, bytes], what: str, *, in_order: bool = True) -> None:
+        """Write several files, each atomically: on a disk its folder is flushed once, for all of them.
+
+        Args:
+            files: name -> bytes.
+            what: as for :meth:`write`.
+            in_order: where one of them is there, those before it are; else an object store takes them side by side.
+
+        Raises:
+            StorageError: as for :meth:`write`; some of them may be written.
+        """
+        local, n_bytes = self._files, sum(map(len, files.values()))
+        if isinstance(local, LocalFiles):
+            self._retry(lambda: local.write(files), partial(self._unwritten, next(iter(files), ""), n_bytes, what))
+        elif in_order:
+            for name, data in files.items():
+                self._upload(name, data, what)
+        else:
+            self.each(lambda name: self._upload(name, files[name], what), list(files))
 
     def create(self, name: str, data: bytes, what: str) -> bool:
         """Write a whole file unless one of that name is there: then it stays as it is.
@@ -202,6 +222,10 @@ class Folder:
         """Return the bytes free on the disk, or None where that has no meaning (object stores)."""
         files = self._files
         return files.free_bytes() if isinstance(files, LocalFiles) else None
+
+    def _upload(self, name: str, data: bytes, what: str) -> None:
+        remote = RemoteFiles(self.filesystem, self.path)
+        self._retry(lambda: remote.write(name, data), partial(self._unwritten, name, len(data), what))
 
     @property
     def _files(self) -> LocalFiles | RemoteFiles:

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,15 +57,16 @@ class LocalFiles:
                 (folders if entry.is_dir() else files).append(entry.name)
         return files, folders
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file atomically; one that is there is replaced."""
-        with self._temporary(name, data) as temporary:
-            try:
-                os.replace(temporary, self._at(name))
-            except FileNotFoundError:
-                # NFS sends a rename again when the reply was lost; the second one finds nothing left to move.
-                if self.read(name) != data:
-                    raise
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write files atomically, each of them, in this order; one that is there is replaced."""
+        for name, data in files.items():
+            with self._temporary(name, data) as temporary:
+                try:
+                    os.replace(temporary, self._at(name))
+                except FileNotFoundError:
+                    # NFS sends a rename again when the reply was lost; the second one finds nothing left to move.
+                    if self.read(name) != data:
+                        raise
         _sync_folder(self.path)
 
     def create(self, name: str, data: bytes) -> bool:

@@ -3,9 +3,11 @@
 :func:`run_cell` is what a lane calls, and what ``--local`` calls: the only difference is the worker that it is handed.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 
@@ -23,6 +25,7 @@ from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
 from al_ray.records.cell import CellStore
 from al_ray.records.study import StudyStore
+from al_ray.records.writer import RoundWriter
 from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 from al_ray.study.spec import CellSpec, read_spec
@@ -47,11 +50,13 @@ def run_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound
         store,
         worker,
         lambda record: report(RoundEnded(task.key, record.round_index, record.n_labeled, dict(record.metrics))),
+        is_quick=task.is_quick,
     )
     records.on_rank_zero(lambda: store.begin(task.spec, {**task.provenance, **worker.place}))
     loop = make_loop(spec, task.n_classes, pool.tables)
-    rounds = learner.run(loop, make_classifier(spec, loop, pool, worker), records)
-    records.on_rank_zero(lambda: store.finish(summarize(rounds)))
+    with records:
+        rounds = learner.run(loop, make_classifier(spec, loop, pool, worker), records)
+        records.finish(summarize(rounds))
 
 
 def warm_up(specs: Iterable[CellSpec]) -> Callable[[], None]:
@@ -187,13 +192,32 @@ def summarize(rounds: list[RoundRecord]) -> dict[str, Any]:
 class SharedRecords:
     """The records of a cell as all of its workers see them: rank 0 reads and writes, the others are told.
 
-    A write that fails on rank 0 fails on every rank, so that none is left waiting in a collective.
+    A write that fails on rank 0 fails on every rank, so that none is left waiting in a collective. Rounds of a
+    quick cell are written while the next ones are computed (:class:`~al_ray.records.writer.RoundWriter`), and told once
+    they are written; when the block is left, none is under way.
     """
 
-    def __init__(self, store: CellStore, worker: Worker, report: Callable[[RoundRecord], None]) -> None:
+    def __init__(
+        self, store: CellStore, worker: Worker, report: Callable[[RoundRecord], None], *, is_quick: bool = False
+    ) -> None:
         self._store = store
+        self._is_quick = is_quick
         self._worker = worker
         self._report = report
+        self._writer: RoundWriter | None = None
+        self._last: tuple[int, Arrays] | None = None
+
+    def __enter__(self) -> Self:
+        if self._worker.rank == 0:
+            self._writer = RoundWriter(self._store, is_quick=self._is_quick)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Let what is under way be written; of a cell that failed, tell it as well, before its end is told."""
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(Exception):  # the reason why the block is left counts
+                self._tell(self._writer.flush())
 
     def rounds(self) -> list[RoundRecord]:
         """Return the recorded rounds, the same on every rank."""
@@ -201,14 +225,34 @@ class SharedRecords:
         return [RoundRecord.from_json(data) for data in stored]
 
     def arrays(self, round_index: int) -> Arrays:
-        """Return the arrays of a recorded round, the same on every rank."""
+        """Return the arrays of a round, the same on every rank."""
+        if self._last is not None and self._last[0] == round_index:
+            return self._last[1]
         found: Arrays = self.on_rank_zero(lambda: self._store.arrays(round_index))
         return found
 
     def append(self, record: RoundRecord, arrays: Arrays) -> None:
-        """Write a round on rank 0, then report it."""
-        self.on_rank_zero(lambda: self._store.append(record, arrays))
-        if self._worker.rank == 0:
+        """Let rank 0 write a round, and report those that are written."""
+        self._write(lambda writer: writer.append(record, arrays))
+        self._last = record.round_index, arrays
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the cell as done, once all its rounds are written and reported."""
+        self._write(RoundWriter.flush)
+        self.on_rank_zero(lambda: self._store.finish(summary))
+
+    def _write(self, write: Callable[[RoundWriter], list[RoundRecord]]) -> None:
+        written: list[RoundRecord] = []
+
+        def write_here() -> None:
+            assert self._writer is not None, "rounds are recorded inside the block"
+            written.extend(write(self._writer))
+
+        self.on_rank_zero(write_here)
+        self._tell(written)
+
+    def _tell(self, written: Iterable[RoundRecord]) -> None:
+        for record in written:
             self._report(record)
 
     def on_rank_zero(self, action: Callable[[], Any]) -> Any:

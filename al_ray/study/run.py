@@ -280,6 +280,7 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
         provenance=_provenance(plan, cell, execution),
         pool_key=_pool_key(cell),
         workers=cell.spec.workers,
+        is_quick=cell.spec.finetune.is_frozen,
     )
 
 

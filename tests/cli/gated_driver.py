@@ -6,6 +6,7 @@ round after it. With ``--torn`` as the last word, cells stand between the arrays
 
 import sys
 import threading
+from collections.abc import Mapping
 
 import typer
 
@@ -20,14 +21,15 @@ TORN = "--torn"
 
 def stop_before_a_record(index: int) -> None:
     """Let this process stand for ever where it would write a record."""
-    write = Folder.write
+    write_all = Folder.write_all
 
-    def write_or_stop(self: Folder, name: str, data: bytes, what: str) -> None:
-        if name == round_file(index):
-            threading.Event().wait()
-        write(self, name, data, what)
+    def write_or_stop(self: Folder, files: Mapping[str, bytes], what: str, *, in_order: bool = True) -> None:
+        for name, data in files.items():
+            if name == round_file(index):
+                threading.Event().wait()
+            write_all(self, {name: data}, what, in_order=in_order)
 
-    Folder.write = write_or_stop  # type: ignore[method-assign]
+    Folder.write_all = write_or_stop  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -15,8 +15,19 @@ from rich.table import Table
 from al_ray.core.types import TextDataset, TextSplit
 from al_ray.records.cell import ADVICE
 from al_ray.runtime.failures import Failure, FailureKind
-from al_ray.runtime.tasks import CellFailed, CellStarted, RoundEnded
-from al_ray.terminal import Progress, WideTable, bytes_left, dataset_lines, duration, failure_lines, shown_log
+from al_ray.runtime.tasks import CellFailed, CellFinished, CellStarted, RoundEnded
+from al_ray.terminal import (
+    LINE_EVERY_S,
+    N_FAILURES_SHOWN,
+    N_RUNNING_SHOWN,
+    Progress,
+    WideTable,
+    bytes_left,
+    dataset_lines,
+    duration,
+    failure_lines,
+    shown_log,
+)
 
 
 def round_of(key: str, index: int, n_labeled: int, accuracy: float | None) -> RoundEnded:
@@ -66,6 +77,43 @@ def test_a_table_of_many_columns_loses_none_on_a_narrow_terminal(width: int) -> 
     assert {f"{number}.{part}" for number in range(14) for part in ("25", "75")} <= set(text.split())
 
 
+def test_a_screen_holds_the_live_table_of_five_thousand_cells_however_many_run() -> None:
+    keys = [f"trec6-temperature_scaling-least_confidence-uncertainty_clipping-s{n}--{n:08x}" for n in range(5000)]
+    console = Console(file=io.StringIO(), width=80)
+    progress = Progress(console, {key: [1.0] * 20 for key in keys}, n_before=0)
+    for key in keys[:4000]:
+        progress(CellStarted(key))
+    for key in keys[:1234]:
+        progress(CellFinished(key))
+    console.file.seek(0)
+    console.file.truncate()  # type: ignore[attr-defined]
+    console.print(progress._render())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) < 3 * N_RUNNING_SHOWN
+    assert f"... and {4000 - 1234 - N_RUNNING_SHOWN} more" in text
+    assert "1,234 of 5,000 cells done" in text
+
+
+def test_a_log_has_a_line_for_each_slow_cell_and_one_in_a_while_for_quick_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    console = Console(file=io.StringIO(), width=200)
+    keys = [f"quick{n}--{n}" for n in range(100)]
+    progress = Progress(console, {key: [1.0] for key in ["slow--0", *keys]}, n_before=0)
+    progress(CellStarted("slow--0"))
+    clock[0] += LINE_EVERY_S / 2
+    for key in keys:  # one a second
+        progress(CellStarted(key))
+        clock[0] += 1.0
+        progress(CellFinished(key))
+    progress(CellFinished("slow--0"))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 100 / LINE_EVERY_S + 1
+    assert lines[0].startswith("quick0 done; 1 of 101 cells done")
+    assert lines[-1].startswith("slow done; 101 of 101 cells done")
+
+
 def test_failures_are_shown_at_once_and_counted() -> None:
     console = Console(file=io.StringIO(), width=100)
     progress = Progress(console, {"a--1": [1.0], "b--2": [1.0]}, n_before=0)
@@ -74,6 +122,18 @@ def test_failures_are_shown_at_once_and_counted() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "failed: a--1: input: RoundError: pool exhausted" in text
     assert list(progress.failures) == ["a--1"]
+
+
+def test_of_a_great_many_failures_the_first_are_shown() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    keys = [f"a{n}--{n}" for n in range(1000)]
+    progress = Progress(console, {key: [1.0] for key in keys}, n_before=0)
+    for key in keys:
+        progress(CellFailed(key, Failure("RoundError", "pool exhausted", kind="input"), attempts=1))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == N_FAILURES_SHOWN + 1
+    assert lines[-1] == f"more than {N_FAILURES_SHOWN} cells failed: others are counted"
+    assert list(progress.failures) == keys
 
 
 @pytest.mark.parametrize("verbose", [False, True])

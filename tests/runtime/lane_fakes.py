@@ -15,6 +15,7 @@ from al_ray.errors import ModelError, RoundError
 from al_ray.model.worker import Worker
 from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
+from tests.waiting import wait_until
 
 
 def texts(n_rows: int) -> pa.Table:
@@ -126,6 +127,14 @@ def die(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) ->
     return {}
 
 
+def sign_in(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
+    """Leave a file named by this process, and stand still until there are as many files as the spec says."""
+    folder = Path(spec["folder"])
+    (folder / str(os.getpid())).touch()
+    wait_until(lambda: len(list(folder.iterdir())) >= spec["n_files"], "all have signed in")
+    return {}
+
+
 def complain(spec: dict[str, Any], tables: Mapping[str, pa.Table], worker: Worker) -> dict[str, Any]:
     print("the coffee machine is empty", file=sys.stderr)
     raise ZeroDivisionError("seven by zero")
@@ -168,6 +177,7 @@ ACTIONS: dict[str, Callable[[dict[str, Any], Mapping[str, pa.Table], Worker], di
     "die": die,
     "complain": complain,
     "run_out_of_memory": run_out_of_memory,
+    "sign_in": sign_in,
     "gather": gather,
 }
 

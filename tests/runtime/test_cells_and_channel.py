@@ -1,6 +1,8 @@
 import asyncio
 import errno
+import math
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from al_ray.runtime.tasks import (
     CellTask,
     RoundEnded,
     by_workers,
+    chunks,
 )
 from tests.runtime.made import kind_of_event, made_cell
 
@@ -28,8 +31,8 @@ class OutOfMemoryError(RuntimeError):
     """Named as torch names it."""
 
 
-def task(key: str = "a", pool_key: str = "p", workers: int = 1) -> CellTask:
-    return made_cell(key, pool_key, workers)
+def task(key: str = "a", pool_key: str = "p", workers: int = 1, *, is_quick: bool = False) -> CellTask:
+    return replace(made_cell(key, pool_key, workers), is_quick=is_quick)
 
 
 def kinds(events: Iterable[CellEvent]) -> list[str]:
@@ -78,14 +81,115 @@ def test_small_groups_come_first_and_order_is_kept_within_a_class() -> None:
     ]
 
 
+@pytest.mark.parametrize(("n_cells", "n_lanes"), [(1, 1), (3, 8), (40, 2), (1000, 2), (5000, 16)])
+def test_quick_cells_are_handed_out_many_at_a_time_and_towards_the_end_one_by_one(n_cells: int, n_lanes: int) -> None:
+    cells = [task(f"c{n}", is_quick=True) for n in range(n_cells)]
+    sizes = [len(chunk) for chunk in chunks(cells, n_lanes)]
+    assert [cell for chunk in chunks(cells, n_lanes) for cell in chunk] == cells
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == max(n_cells // (2 * n_lanes), 1)  # half of a lane's share
+    assert sizes[-min(n_lanes, n_cells) :] == [1] * min(n_lanes, n_cells)
+    assert len(sizes) <= 2 * n_lanes * (2 + max(math.log(n_cells / n_lanes), 0))
+
+
+def test_cells_that_take_their_time_are_handed_out_one_by_one_between_quick_ones() -> None:
+    cells = [task(f"c{n}", is_quick=n not in (0, 5)) for n in range(9)]
+    sizes = [len(chunk) for chunk in chunks(cells, 1)]
+    assert sizes == [1, 3, 1, 1, 1, 1, 1]  # slow, of 7 quick ones 3, of 4 two at most but one comes before the slow one
+    assert [cell for chunk in chunks(cells, 1) for cell in chunk] == cells
+
+
+async def run_next(channel: Channel, generation: int, *events: CellEvent) -> Assignment | None:
+    assignment = await channel.take(generation, {})
+    await channel.push(generation, events)
+    return assignment
+
+
+def test_a_lane_goes_through_its_cells_without_its_trial() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign([task("a"), task("b"), task("c")])
+        generation = await channel.enter()
+        await run_next(channel, generation, RoundEnded("a", 0, 0, {}), CellFinished("a"))
+        await run_next(channel, generation, CellFailed("b", DIED, attempts=1))
+        under_way = await channel.wait_for_update(1)
+        await run_next(channel, generation, CellFinished("c"))
+        return under_way, await channel.wait_for_update(1)
+
+    under_way, last = play(script)
+    assert [(kind_of_event(event), event.key) for event in under_way.events] == [
+        ("started", "a"), ("round", "a"), ("finished", "a"), ("started", "b"), ("failed", "b"),
+    ]  # fmt: skip
+    assert not under_way.is_idle
+    assert [(kind_of_event(event), event.key) for event in last.events] == [("started", "c"), ("finished", "c")]
+    assert last.is_idle
+
+
+def test_a_lost_group_costs_the_cell_in_hand_an_attempt_and_the_next_ones_none() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign([task("a"), task("b")])
+        await channel.take(await channel.enter(), {})
+        await channel.group_ended(DIED)
+        await channel.take(await channel.enter(), {})
+        await channel.group_ended(DIED)
+        after = await channel.take(await channel.enter(), {})
+        return after, await channel.wait_for_update(1)
+
+    after, update = play(script)
+    assert [(kind_of_event(event), event.key) for event in update.events] == [
+        ("started", "a"), ("started", "a"), ("failed", "a"), ("started", "b"),
+    ]  # fmt: skip
+    assert update.events[2].attempts == 2
+    assert after == Assignment(task("b"), 1)
+    assert update.events[3] == CellStarted("b", 1)
+
+
+def test_a_lane_that_cannot_start_fails_one_cell_and_gives_the_others_back() -> None:
+    async def script(channel: Channel, end: Callable[[Channel], Awaitable[None]]) -> Any:
+        await channel.assign([task("a"), task("b")])
+        await end(channel)
+        return await channel.wait_for_update(1)
+
+    for end in (lambda channel: channel.group_ended(DIED), lambda channel: channel.refuse(DIED)):
+        update = play(lambda channel, end=end: script(channel, end), retries=8)  # type: ignore[misc]
+        assert [(kind_of_event(event), event.key) for event in update.events] == [("failed", "a")]
+        assert update.is_idle
+
+
+def test_a_closed_lane_begins_none_of_its_other_cells() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign([task("a"), task("b")])
+        generation = await channel.enter()
+        await channel.take(generation, {})
+        await channel.close()
+        return await channel.push(generation, [FINISHED]), await channel.take(generation, {})
+
+    assert play(script) == (False, None)
+
+
+def test_news_are_gathered_but_not_beyond_the_end_of_the_last_cell() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign([task()])
+        generation = await channel.enter()
+        await channel.take(generation, {})
+        news = asyncio.create_task(channel.wait_for_update(3600, gather_s=3600))
+        for index in range(3):
+            await asyncio.sleep(0)
+            assert not news.done()
+            await channel.push(generation, [RoundEnded("a", index, 0, {})])
+        await channel.push(generation, [FINISHED])
+        return await news
+
+    assert kinds(play(script).events) == ["started", "round", "round", "round", "finished"]
+
+
 def test_a_cell_goes_through_the_channel_and_its_events_come_back_in_order() -> None:
     async def script(channel: Channel) -> list[CellEvent]:
         generation = await channel.enter()
         waiting = asyncio.create_task(channel.take(generation, {"pid": 7}))
-        await channel.assign(task())
+        await channel.assign([task()])
         assert await waiting == Assignment(task(), 1)
-        assert await channel.push(generation, ROUND)
-        assert await channel.push(generation, FINISHED)
+        assert await channel.push(generation, [ROUND])
+        assert await channel.push(generation, [FINISHED])
         return list((await channel.wait_for_update(1)).events)
 
     assert play(script) == [CellStarted("a", 1, {"pid": 7}), ROUND, FINISHED]
@@ -93,7 +197,7 @@ def test_a_cell_goes_through_the_channel_and_its_events_come_back_in_order() -> 
 
 def test_the_last_attempt_fails_the_cell_with_what_the_worker_said() -> None:
     async def script(channel: Channel) -> list[CellEvent]:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.take(await channel.enter(), {})
         await channel.note(Failure("RuntimeError", "CUDA error", "trace"))
         await channel.take(await channel.enter(), {})
@@ -115,12 +219,12 @@ def test_the_last_attempt_fails_the_cell_with_what_the_worker_said() -> None:
 
 def test_a_recorded_round_starts_the_count_of_attempts_anew() -> None:
     async def script(channel: Channel) -> list[CellEvent]:
-        await channel.assign(task())
+        await channel.assign([task()])
         for round_index in range(3):
             await channel.take(await channel.enter(), {})
             generation = await channel.enter()
             await channel.take(generation, {})
-            await channel.push(generation, RoundEnded("a", round_index, 0, {}))
+            await channel.push(generation, [RoundEnded("a", round_index, 0, {})])
         return list((await channel.wait_for_update(1)).events)
 
     events = play(script, retries=1)
@@ -131,7 +235,7 @@ def test_a_recorded_round_starts_the_count_of_attempts_anew() -> None:
 
 def test_what_ray_says_of_a_loss_is_told_unless_the_worker_gave_a_reason_itself() -> None:
     async def script(channel: Channel, said: Failure | None) -> CellEvent:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.take(await channel.enter(), {})
         if said is not None:
             await channel.note(said)
@@ -180,7 +284,7 @@ def test_an_older_generation_of_workers_takes_no_cell_from_the_new_one() -> None
         old = asyncio.create_task(channel.take(await channel.enter(), {}))
         await asyncio.sleep(0)
         new = asyncio.create_task(channel.take(await channel.enter(), {}))
-        await channel.assign(task())
+        await channel.assign([task()])
         return await old, await new
 
     old, new = play(script)
@@ -190,7 +294,7 @@ def test_an_older_generation_of_workers_takes_no_cell_from_the_new_one() -> None
 
 def test_a_group_lost_within_the_retries_keeps_the_cell_in_hand() -> None:
     async def script(channel: Channel) -> tuple[Any, Any]:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.take(await channel.enter(), {})
         await channel.group_ended(DIED)
         return await channel.wait_for_update(1), await channel.take(await channel.enter(), {})
@@ -203,7 +307,7 @@ def test_a_group_lost_within_the_retries_keeps_the_cell_in_hand() -> None:
 
 def test_a_lane_whose_first_group_ends_before_it_takes_a_cell_cannot_start() -> None:
     async def script(channel: Channel) -> Any:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.group_ended(DIED)
         return await channel.wait_for_update(1)
 
@@ -212,7 +316,7 @@ def test_a_lane_whose_first_group_ends_before_it_takes_a_cell_cannot_start() -> 
 
 def test_a_later_group_that_ends_before_it_takes_the_cell_has_lost_an_attempt() -> None:
     async def script(channel: Channel) -> Any:
-        await channel.assign(task())
+        await channel.assign([task()])
         await channel.take(await channel.enter(), {})
         await channel.group_ended(DIED)
         await channel.group_ended(DIED)
@@ -227,11 +331,11 @@ def test_a_later_group_that_ends_before_it_takes_the_cell_has_lost_an_attempt() 
 
 def test_an_orphan_ends_no_cell_of_the_group_that_took_its_place() -> None:
     async def script(channel: Channel) -> Any:
-        await channel.assign(task())
+        await channel.assign([task()])
         orphan = await channel.enter()
         await channel.take(orphan, {})
         await channel.take(await channel.enter(), {})
-        return await channel.push(orphan, FINISHED), await channel.wait_for_update(1)
+        return await channel.push(orphan, [FINISHED]), await channel.wait_for_update(1)
 
     heard, news = play(script)
     assert not heard
@@ -240,11 +344,11 @@ def test_an_orphan_ends_no_cell_of_the_group_that_took_its_place() -> None:
 
 def test_a_closed_channel_sends_workers_away_and_takes_no_reports() -> None:
     async def script(channel: Channel) -> tuple[Any, Any]:
-        await channel.assign(task())
+        await channel.assign([task()])
         generation = await channel.enter()
         await channel.take(generation, {})
         await channel.close()
-        return await channel.push(generation, ROUND), await channel.take(await channel.enter(), {})
+        return await channel.push(generation, [ROUND]), await channel.take(await channel.enter(), {})
 
     assert play(script) == (False, None)
 

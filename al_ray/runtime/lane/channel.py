@@ -1,10 +1,12 @@
-"""Channel of a lane, between its trial and its worker group: cells go in, events come out.
+"""Channel of a lane, between its trial and its worker group: cells go in, one after the other, and events come out.
 
 Plain asyncio, so that its rules are tested without a cluster; :mod:`al_ray.runtime.lane.exchange` makes it reachable.
 """
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +35,18 @@ class _CellInHand:
 
 @dataclass(frozen=True)
 class LaneUpdate:
-    """What a trial learns of its lane: events in order, and whether the worker group is gone."""
+    """What a trial learns of its lane: events in order, whether the worker group is gone, and whether it has no cell.
 
-    events: tuple[CellEvent, ...] = ()
-    group_lost: bool = False
+    A lane without a cell may have given back cells that it was assigned: its workers cannot start.
+    """
+
+    events: tuple[CellEvent, ...]
+    group_lost: bool
+    is_idle: bool
 
 
 class Channel:
-    """Holds the cell in hand of one lane and counts its attempts.
+    """Holds the cells of one lane, the first of them in hand, and counts the attempts at that one.
 
     A recorded round starts the count anew: on machines that come and go a long cell may lose its workers many times,
     and only one that no longer gets on is given up.
@@ -53,6 +59,7 @@ class Channel:
         self._policy = policy
         self._changed = asyncio.Condition()
         self._cell: _CellInHand | None = None
+        self._next: deque[CellTask] = deque()
         self._events: list[CellEvent] = []
         self._trouble: Failure | None = None
         self._generation = 0
@@ -60,22 +67,28 @@ class Channel:
         self._group_lost = False
         self._group_served = self._any_served = False
 
-    async def assign(self, task: CellTask) -> None:
-        """Put the next cell in hand (trial)."""
+    async def assign(self, tasks: Sequence[CellTask]) -> None:
+        """Give the lane its next cells, in the order to run them (trial)."""
         async with self._changed:
-            assert self._cell is None, f"cell {task.key} assigned before {self._cell} ended"
-            self._cell, self._trouble = _CellInHand(task), None
+            assert self._cell is None, f"cells assigned before {self._cell} ended"
+            self._next.extend(tasks)
+            self._take_in_hand()
             self._changed.notify_all()
 
-    async def wait_for_update(self, timeout_s: float) -> LaneUpdate:
-        """Wait for events or the loss of the group, at most ``timeout_s`` (trial)."""
+    async def wait_for_update(self, timeout_s: float, gather_s: float = 0.0) -> LaneUpdate:
+        """Wait for events or the loss of the group (trial).
+
+        Args:
+            timeout_s: wait no longer.
+            gather_s: once there is an event, wait so long for more, but not after the last event of the last cell.
+        """
         async with self._changed:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._changed.wait_for(lambda: self._events or self._group_lost)
-            except TimeoutError:
-                return LaneUpdate()
-            update = LaneUpdate(tuple(self._events), self._group_lost)
+                async with asyncio.timeout(gather_s):
+                    await self._changed.wait_for(lambda: self._group_lost or self._cell is None)
+            update = LaneUpdate(tuple(self._events), self._group_lost, is_idle=self._cell is None)
             self._events, self._group_lost = [], False
             return update
 
@@ -95,6 +108,8 @@ class Channel:
                 self._cell.failures_since_progress += not self._group_served
                 what: Failed = "workers" if self._any_served else "lane start"
                 if not self._policy.tries_again(what, self._cell.failures_since_progress):
+                    if what == "lane start":
+                        self._next.clear()
                     self._give_up(self._trouble or failure)
             self._group_lost, self._group_served = True, False
             self._changed.notify_all()
@@ -124,21 +139,22 @@ class Channel:
                     return self._hand_out(self._cell, where)
                 self._give_up(self._trouble or WORKERS_DIED)
 
-    async def push(self, generation: int, event: CellEvent) -> bool:
-        """Take an event of the cell in hand; False where the cell should stop (worker).
+    async def push(self, generation: int, events: Sequence[CellEvent]) -> bool:
+        """Take events of the cell in hand; False where the cell should stop (worker).
 
         That is when the lane is closed, or another group has taken this one's place: an orphan must not end its cell.
 
         Args:
             generation: what :meth:`enter` returned.
-            event: of the cell in hand.
+            events: of the cell in hand, in order.
         """
         async with self._changed:
             if self._cell is None or self._closed or generation != self._generation:
                 return False
-            if isinstance(event, RoundEnded):
-                self._cell.failures_since_progress, self._trouble = 0, None
-            self._tell(event)
+            for event in events:
+                if isinstance(event, RoundEnded):
+                    self._cell.failures_since_progress, self._trouble = 0, None
+                self._tell(event)
             return True
 
     async def note(self, failure: Failure) -> None:
@@ -154,6 +170,7 @@ class Channel:
         """Report that a worker cannot start at all, which no retry mends (worker)."""
         async with self._changed:
             if self._cell is not None:
+                self._next.clear()
                 self._give_up(failure)
 
     def _hand_out(self, cell: _CellInHand, where: Mapping[str, Any]) -> Assignment:
@@ -170,5 +187,9 @@ class Channel:
     def _tell(self, event: CellEvent) -> None:
         self._events.append(event)
         if isinstance(event, LAST_EVENTS):
-            self._cell = None
+            self._take_in_hand()
         self._changed.notify_all()
+
+    def _take_in_hand(self) -> None:
+        self._cell = _CellInHand(self._next.popleft()) if self._next else None
+        self._trouble = None

@@ -4,7 +4,7 @@ One process for all lanes, on the driver's node. Where it dies and the driver li
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -24,10 +24,8 @@ class ExchangeState:
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
         self._pools: dict[str, Any] = {}
+        self._ended: set[str] = set()
         self._pool_came = asyncio.Condition()
-
-    async def ping(self) -> None:
-        """Answer, as long as this actor lives."""
 
     async def open_channel(self, lane: str, policy: RetryPolicy) -> None:
         """Open the channel of a new lane."""
@@ -44,6 +42,14 @@ class ExchangeState:
     ) -> T:
         """Call a method of a lane's channel."""
         return await method(self._channels[lane], *args, **options)
+
+    async def tell_ended(self, keys: Sequence[str]) -> None:
+        """Note that cells have ended, as the driver knows: what a dead lane was told may not have come there."""
+        self._ended.update(keys)
+
+    async def left_of(self, keys: Sequence[str]) -> list[str]:
+        """Return the cells of which it was not told that they have ended."""
+        return [key for key in keys if key not in self._ended]
 
     async def put_pool(self, key: str, refs: PoolRefs | EncodedRefs) -> None:
         """Make a prepared pool available, or an encoding of one (``pool key/encoding key``)."""
@@ -95,7 +101,7 @@ class Exchange:
         *args: P.args,
         **options: P.kwargs,
     ) -> T:
-        """Call a method of the actor, such as ``call(ExchangeState.ping)``."""
+        """Call a method of the actor, such as ``call(ExchangeState.left_of, keys)``."""
         import ray
         from ray.exceptions import RayActorError
 
@@ -119,5 +125,5 @@ class ChannelClient:
     def call(
         self, method: Callable[Concatenate[Channel, P], Coroutine[Any, Any, T]], *args: P.args, **options: P.kwargs
     ) -> T:
-        """Call a method of :class:`~al_ray.runtime.lane.channel.Channel`, such as ``call(Channel.assign, task)``."""
+        """Call a method of :class:`~al_ray.runtime.lane.channel.Channel`, such as ``call(Channel.assign, tasks)``."""
         return self.exchange.call(ExchangeState.on_channel, self.lane, method, *args, **options)

@@ -1,6 +1,7 @@
 """Trial side of a lane: a Tune actor that owns one warm worker group and feeds it cell after cell.
 
-Tune reuses the actor (``reuse_actors``): the first trial starts the worker group, every later one only hands it a cell.
+Tune reuses the actor (``reuse_actors``): the first trial starts the worker group, every later one only hands it its
+cells: one that takes minutes, or many of a second.
 """
 
 import functools
@@ -20,11 +21,13 @@ from al_ray.runtime.cluster.ray_internals import TRAIN_ENVIRONMENT, cause_of_dea
 from al_ray.runtime.cluster.resources import LaneResources, process_group_backend
 from al_ray.runtime.failures import Failure, RetryPolicy, kind_of
 from al_ray.runtime.lane.channel import Channel
-from al_ray.runtime.lane.exchange import ChannelClient, Exchange
+from al_ray.runtime.lane.exchange import ChannelClient, Exchange, ExchangeState
 from al_ray.runtime.lane.worker import serve
-from al_ray.runtime.tasks import LAST_EVENTS, CellTask
+from al_ray.runtime.tasks import CellTask
 
 HEARTBEAT_S = 2.0
+# A result costs Tune and the driver several milliseconds of CPU, so that those of quick cells go together.
+GATHER_S = 0.5
 CLOSING_TIMEOUT_S = 4.0
 
 
@@ -33,7 +36,7 @@ class LanePlan:
     """What every lane of one resource class is given.
 
     Attributes:
-        cells: the cells; a trial's configuration names one by its index.
+        chunks: the cells of each trial; its configuration names them by their index.
         workers: size of the worker group.
         resources: CPUs and GPUs.
         policy: what is tried again.
@@ -41,7 +44,7 @@ class LanePlan:
         exchange: the grid's exchange.
     """
 
-    cells: Sequence[CellTask]
+    chunks: Sequence[Sequence[CellTask]]
     workers: int
     resources: LaneResources
     policy: RetryPolicy
@@ -50,36 +53,42 @@ class LanePlan:
 
 
 class LaneTrial(tune.Trainable):  # type: ignore[misc]
-    """One lane. A step returns the events since the last one; the last event of a cell ends the trial."""
+    """One lane. A step returns the events since the last one; the last event of its last cell ends the trial."""
 
     def setup(self, config: dict[str, Any], plan: LanePlan | None = None) -> None:
-        """Open the channel, start the worker group and hand it its first cell."""
+        """Open the channel, start the worker group and hand it its first cells.
+
+        A lane that takes the place of a dead one leaves out the cells of which the driver saw the end.
+        """
         assert plan is not None
         self._plan = plan
         self._channel = plan.exchange.open_channel(uuid.uuid4().hex, plan.policy)
         self._group = WorkerGroup(plan, self._channel, self.logdir)
-        self._hand_out(config)
+        chunk = plan.chunks[config["chunk"]]
+        left = frozenset(plan.exchange.call(ExchangeState.left_of, [cell.key for cell in chunk]))
+        self._hand_out([cell for cell in chunk if cell.key in left])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Hand the next cell to the warm worker group."""
-        self._hand_out(new_config)
+        """Hand the next cells to the warm worker group."""
+        self._hand_out(self._plan.chunks[new_config["chunk"]])
         return True
 
     def step(self) -> dict[str, Any]:
         """Return the next events; an empty list now and then, so that Tune can stop a lane in a long round."""
-        update = self._channel.call(Channel.wait_for_update, HEARTBEAT_S)
+        update = self._channel.call(Channel.wait_for_update, HEARTBEAT_S, self._gather_s)
         if update.group_lost:
             self._group.close()
             self._group = WorkerGroup(self._plan, self._channel, self.logdir)
-        return {"events": update.events, "done": any(isinstance(event, LAST_EVENTS) for event in update.events)}
+        return {"events": update.events, "done": update.is_idle}
 
     def cleanup(self) -> None:
         """Let the worker group leave and wait for it a little."""
         self._channel.call(Channel.close)
         self._group.close()
 
-    def _hand_out(self, config: dict[str, Any]) -> None:
-        self._channel.call(Channel.assign, self._plan.cells[config["cell"]])
+    def _hand_out(self, cells: Sequence[CellTask]) -> None:
+        self._gather_s = GATHER_S if all(cell.is_quick for cell in cells) else 0.0
+        self._channel.call(Channel.assign, cells)
 
 
 class WorkerGroup:

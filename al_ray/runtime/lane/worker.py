@@ -8,8 +8,10 @@ import contextlib
 import ctypes
 import functools
 import gc
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from al_ray.runtime.failures import Failure, lane_survives
 from al_ray.runtime.lane.channel import Assignment, Channel
 from al_ray.runtime.lane.exchange import ChannelClient, Exchange, ExchangeState
 from al_ray.runtime.pool import Arrays, CellPool
-from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, RunCell
+from al_ray.runtime.tasks import LAST_EVENTS, CellEvent, CellFailed, CellFinished, RunCell
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 IDLE_TIMEOUT = timedelta(days=365)
 AGREEMENT_TIMEOUT = timedelta(minutes=5)
 LOG_BYTES = 4000
+TELL_EVERY_S = 0.5
+FREE_EVERY_S = 5.0
 
 
 class CellAbandonedError(Exception):
@@ -147,18 +151,23 @@ class TrainWorker:
 class LaneClient:
     """One rank's side of its lane's channel, of which rank 0 alone gives events.
 
-    Every call waits for the answer, so that nothing is lost with the process.
+    Rounds of a quick cell within :data:`TELL_EVERY_S` are told together, but for the first of an attempt, which shows
+    that the cell gets on. What is not told yet is recorded all the same.
     """
 
     def __init__(self, channel: ChannelClient, worker: TrainWorker) -> None:
         self._channel, self._worker = channel, worker
         self._generation = channel.call(Channel.enter) if worker.rank == 0 else 0
+        self._untold: list[CellEvent] = []
+        self._tell_every_s = self._told_at = 0.0
 
     def next_cell(self) -> Assignment | None:
         """Wait for a cell, the same on every rank; None when the lane is closed."""
         mine: Assignment | None = None
         if self._worker.rank == 0:
             mine = self._channel.call(Channel.take, self._generation, {"pid": os.getpid(), **self._worker.place})
+            self._told_at = -math.inf
+            self._tell_every_s = TELL_EVERY_S if mine is not None and mine.task.is_quick else 0.0
         assignment: Assignment | None = self._worker.broadcast(mine, between_cells=True)
         return assignment
 
@@ -168,16 +177,30 @@ class LaneClient:
         Raises:
             CellAbandonedError: the cell should stop.
         """
-        if self._worker.rank == 0 and not self._channel.call(Channel.push, self._generation, event):
-            raise CellAbandonedError("the lane was closed")
+        if self._worker.rank != 0:
+            return
+        self._untold.append(event)
+        if isinstance(event, LAST_EVENTS) or time.monotonic() - self._told_at >= self._tell_every_s:
+            self._tell()
 
     def note(self, error: Exception) -> None:
-        """Tell why this process is about to leave."""
+        """Tell why this process is about to leave.
+
+        Raises:
+            CellAbandonedError: the lane is closed.
+        """
+        self._tell()
         self._channel.call(Channel.note, Failure.of(error, _log_tail()))
 
     def refuse(self, error: Exception) -> None:
         """Tell why this process cannot start."""
         self._channel.call(Channel.refuse, Failure.of(error, _log_tail()))
+
+    def _tell(self) -> None:
+        events, self._untold = self._untold, []
+        if events and not self._channel.call(Channel.push, self._generation, events):
+            raise CellAbandonedError("the lane was closed")
+        self._told_at = time.monotonic()
 
 
 def _log_tail() -> str:
@@ -214,12 +237,15 @@ def serve(channel: ChannelClient, functions: bytes, threads: int, gpus: float) -
             pools[key] = _fetch_pool(channel.exchange, key)
         return pools[key]
 
+    freed_at = -math.inf
     while (assignment := client.next_cell()) is not None:
         try:
             _serve_cell(run_cell, assignment, pool_of, worker, client)
         except CellAbandonedError:
             return
-        _free_memory(worker.device)
+        if time.monotonic() - freed_at >= FREE_EVERY_S:  # it takes longer than what is around a quick cell
+            _free_memory(worker.device)
+            freed_at = time.monotonic()
 
 
 def _fetch_pool(exchange: Exchange, key: str) -> CellPool:
