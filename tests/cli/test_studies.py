@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from al_ray.study.file import load_study
+from al_ray.study.file import Execution, load_study
 
 REPOSITORY = Path(__file__).parents[2]
 STUDIES = sorted((REPOSITORY / "pipelines" / "studies").glob("*.yaml"))
@@ -25,6 +25,12 @@ def test_a_study_can_be_laid_out_and_says_what_it_is_for(path: Path) -> None:
     assert study.name.replace("-", "_") == path.stem
     assert len(study.description) > 80
     assert any(spec.strategy.name == "random" for spec in study.cells.values()), "nothing to compare with"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_no_study_needs_bf16_instructions_of_a_processor(path: Path) -> None:
+    study = load_study(path)
+    assert {spec.precision for spec in study.laid_out_for(Execution()).cells.values()} == {"float32"}
 
 
 @pytest.mark.parametrize("name", ["softmax_paper", "softmax_paper_as_run"])
