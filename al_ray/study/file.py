@@ -232,7 +232,7 @@ class Study(BaseModel):
                 raise ConfigError(_no_precision(at, given, execution))
         if not by_device or execution.device == self.execution.device:
             return self
-        return Study(**self.model_dump(exclude={"execution"}), execution=execution)
+        return Study(**{name: getattr(self, name) for name in Study.model_fields} | {"execution": execution})
 
     def _precisions_by_device(self) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Yield every precision that is given by device, with the words for its grid block."""
