@@ -36,10 +36,10 @@ from al_ray.model.source import resolve_model
 from al_ray.model.tokens import load_tokenizer, tokenize
 from al_ray.study.draft import Sizes, draft_study, fitting_sizes, usual_test_fraction
 from al_ray.study.file import load_study, read_yaml
-from al_ray.study.forecast import TOKENS_PER_WORD
 from al_ray.terminal import dataset_lines, make_console
 
 _SHARE = "a share of the rows"
+_TOKENS_PER_WORD = 1.35  # of English, where there is no tokenizer to count with
 _LONGEST = 100_000  # tokens: no text is cut while they are counted
 _SURE_OF = 100  # test examples with which an accuracy is known to about ten points
 _FEW = 5  # training examples of a class that is hardly learned
@@ -301,7 +301,7 @@ def _token_counter(console: Console) -> Callable[[Sequence[str]], Iterable[int]]
         model = resolve_model("minilm", None)
     except ModelError as error:
         console.print(f"cannot be used here: {error}", style="yellow", soft_wrap=True, highlight=False)
-        return lambda texts: [round(TOKENS_PER_WORD * len(text.split())) + 2 for text in texts]
+        return lambda texts: [round(_TOKENS_PER_WORD * len(text.split())) + 2 for text in texts]
     tokenizer = load_tokenizer(model, _LONGEST)
     return lambda texts: tokenize(texts, tokenizer).value_lengths().to_pylist()
 
