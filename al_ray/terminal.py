@@ -462,7 +462,7 @@ def print_plan(console: Console, ready: ReadyStudy) -> None:
     _warn_near_equal(console, plan)
     for sentence in plan.missing:
         console.print(f"cannot be used here: {sentence}", style="yellow", markup=False, soft_wrap=True)
-    _warn_bf16(console, plan)
+    _warn_bf16(console, ready)
     console.print(forecast_lines(cost, disk_bytes(cost, ready.execution), ready.lanes), soft_wrap=True)
     console.print("nothing was started.")
 
@@ -512,7 +512,7 @@ def _announce(console: Console, ready: ReadyStudy) -> None:
         soft_wrap=True,
     )
     _warn_near_equal(console, plan)
-    _warn_bf16(console, plan)
+    _warn_bf16(console, ready)
 
 
 def _warn_near_equal(console: Console, plan: Plan) -> None:
@@ -521,11 +521,12 @@ def _warn_near_equal(console: Console, plan: Plan) -> None:
             console.print(f"data set {name}: {note}", style="yellow", soft_wrap=True, highlight=False)
 
 
-def _warn_bf16(console: Console, plan: Plan) -> None:
-    if has_fast_bf16() is False and any(cell.spec.precision == "bf16" for cell in plan.cells):
+def _warn_bf16(console: Console, ready: ReadyStudy) -> None:
+    on_cores = ready.execution.device == "cpu" and has_fast_bf16() is False
+    if on_cores and any(cell.spec.precision == "bf16" for cell in ready.plan.cells):
         console.print(
             "this processor has no bf16 instructions, so precision bf16 is emulated and several times slower than "
-            "float32. Without a GPU, write 'precision: float32' in the study file."
+            "float32. Write 'precision: {cpu: float32, cuda: bf16}' in the study file."
         )
 
 

@@ -14,7 +14,7 @@ STUDY: dict[str, Any] = {
     "defaults": {
         "dataset": {"name": "tickets", "n_train": 900, "n_test": 400},
         "model": "minilm",
-        "precision": "bf16",
+        "precision": "float32",
         "rounds": 6,
         "finetune": {
             "learning_rate": 1e-4,

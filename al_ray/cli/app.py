@@ -7,6 +7,7 @@ import typer
 
 from al_ray.cli.doctor import doctor
 from al_ray.cli.methods import list_methods
+from al_ray.cli.new import new
 from al_ray.cli.report import report
 from al_ray.cli.run import run
 from al_ray.cli.sync import sync_mlflow
@@ -18,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("new")(new)
 app.command("run")(run)
 app.command("watch")(watch)
 app.command("report")(report)

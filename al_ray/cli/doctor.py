@@ -95,7 +95,7 @@ def _bf16() -> Finding:
         return Finding("bf16", "ok", "this processor has bf16 instructions: 'precision: bf16' is 2 to 3 times faster")
     if fast is None:
         return Finding("bf16", "note", "this system does not tell; measure before you set 'precision: bf16'")
-    return Finding("bf16", "note", "no bf16 instructions: set 'precision: float32' in studies that run on cores")
+    return Finding("bf16", "note", "no bf16 instructions: set 'precision: {cpu: float32, cuda: bf16}' in studies")
 
 
 def _hub() -> Finding:

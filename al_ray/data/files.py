@@ -65,7 +65,7 @@ class PathSource:
             raise ConfigError("both test and test_fraction are given. Keep one of them.")
         if self.classes is not None and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
             raise ConfigError(f"classes is {list(self.classes)}, it must name at least two classes, each once.")
-        columns = list(Columns(text=self.text, label=self.label, id=self.id, group=self.group).wanted().values())
+        columns = list(self._columns().wanted().values())
         if len(set(columns)) < len(columns):
             raise ConfigError(f"text, label, id and group name the columns {columns}; each needs a column of its own.")
 
@@ -88,8 +88,15 @@ class PathSource:
         Raises:
             DataError: the rows are missing, unreadable, or break a rule of the family.
         """
-        columns = Columns(text=self.text, label=self.label, id=self.id, group=self.group)
-        train, test = self._read(columns)
+        return self.dataset_of(*self.read())
+
+    def dataset_of(self, train: Rows, test: Rows | None = None) -> TextDataset:
+        """Check rows that were read (:meth:`read`) and make the data set of them.
+
+        Raises:
+            DataError: they break a rule of the family.
+        """
+        columns = self._columns()
         parts = [train] if test is None else [train, test]
         names, splits = make_splits(parts, columns, self.classes)
         if test is None:
@@ -104,8 +111,17 @@ class PathSource:
             content_sha256=content_sha256(names, splits[0], splits[1]),
         )
 
-    def _read(self, columns: Columns) -> tuple[Rows, Rows | None]:
-        """Return the rows of both splits, or of the one file that is to be split."""
+    def _columns(self) -> Columns:
+        return Columns(text=self.text, label=self.label, id=self.id, group=self.group)
+
+    def read(self) -> tuple[Rows, Rows | None]:
+        """Read the rows of both splits, unchecked, or of the one file that is to be split.
+
+        Raises:
+            DataError: a file is missing, unreadable or lacks a column.
+            ConfigError: both or neither of a test split and a fraction for one are there.
+        """
+        columns = self._columns()
         path = Path(self.path).expanduser()
         if not os.path.exists(path):  # of a name that is too long, too
             raise DataError(f"{missing_file(path)} Give a folder with train.* and test.*, or a file.")

@@ -2,12 +2,13 @@
 
 import csv
 import difflib
+import itertools
 import json
 import os
 import re
 import shlex
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,29 @@ def read_rows(files: Sequence[Path], wanted: Mapping[str, str]) -> Rows:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The first rows of a file of which nothing is known yet.
+
+    Attributes:
+        columns: name -> first values, of every column that could hold texts or classes; in CSV each value is text.
+        unusable: name of every other column -> why it cannot.
+    """
+
+    columns: dict[str, list[Any]]
+    unusable: dict[str, str]
+
+
+def read_head(file: Path, n_rows: int) -> Head:
+    """Read the first rows of a file, all columns; the rest of the file is neither read nor checked.
+
+    Raises:
+        DataError: the file is missing, unreadable or of another format.
+    """
+    head: Head = _read_by({".parquet": _parquet_head, ".csv": _csv_head, ".jsonl": _jsonl_head}, file, n_rows)
+    return head
+
+
 def missing_file(path: Path) -> str:
     """Say that nothing is at a path: from which folder a relative one was looked up, and what is near."""
     start = "" if path.is_absolute() else f" in {Path.cwd()}"
@@ -79,16 +103,21 @@ def missing_file(path: Path) -> str:
 
 
 def _read_file(file: Path, wanted: Mapping[str, str]) -> Rows:
+    rows: Rows = _read_by({".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}, file, wanted)
+    return rows
+
+
+def _read_by(readers: Mapping[str, Callable[[Path, Any], Any]], file: Path, argument: Any) -> Any:
+    """Read a file by the reader of its format, with the errors that all formats share."""
     if not os.path.isfile(file):  # of a name that is too long, too
         raise DataError(f"{missing_file(file)} Give the path of a file that ends in {', '.join(FORMATS)}.")
-    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}
     if file.suffix not in readers:
         raise DataError(
             f"{file} ends in {file.suffix!r}, but al_ray reads {', '.join(FORMATS)}. Rename it to .csv if it is a "
             "table of text, with whatever separator; convert it if it is anything else."
         )
     try:
-        return readers[file.suffix](file, wanted)
+        return readers[file.suffix](file, argument)
     except UnicodeDecodeError:
         raise _not_utf8(file) from None
     except OSError as error:
@@ -96,11 +125,35 @@ def _read_file(file: Path, wanted: Mapping[str, str]) -> Rows:
 
 
 def _read_parquet(file: Path, wanted: Mapping[str, str]) -> Rows:
+    with _open_parquet(file) as parquet:
+        schema = parquet.schema_arrow
+        _check_columns(file, wanted, schema.names)
+        table = parquet.read(columns=list(dict.fromkeys(wanted.values())))
+    columns = {name: _values(file, name, table.column(name)) for name in wanted.values()}
+    return Rows(where=str(file), columns=columns, class_names=_class_names(file, schema, wanted["label"]))
+
+
+def _parquet_head(file: Path, n_rows: int) -> Head:
+    with _open_parquet(file) as parquet:
+        schema = parquet.schema_arrow
+        unusable = _doubled(schema.names) | {
+            each.name: f"holds {each.type}" for each in schema if pa.types.is_nested(each.type) or _is_binary(each.type)
+        }
+        usable = [name for name in schema.names if name not in unusable]
+        head = next(parquet.iter_batches(batch_size=n_rows, columns=usable), None) if usable else None
+    table = schema.empty_table() if head is None else pa.Table.from_batches([head])
+    return Head(columns={name: _values(file, name, table.column(name)) for name in usable}, unusable=unusable)
+
+
+def _is_binary(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
+
+
+@contextmanager
+def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(file) as parquet:
-            schema = parquet.schema_arrow
-            _check_columns(file, wanted, schema.names)
-            table = parquet.read(columns=list(dict.fromkeys(wanted.values())))
+            yield parquet
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: its schema metadata is not readable ({error}). Write the file again.") from None
     except (pa.ArrowException, OSError) as error:
@@ -108,8 +161,6 @@ def _read_parquet(file: Path, wanted: Mapping[str, str]) -> Rows:
             f"{file} is not a whole Parquet file ({file.stat().st_size} bytes): {_first_line(error)}. "
             "It may be half-written, truncated or a placeholder; copy it again."
         ) from None
-    columns = {name: _values(file, name, table.column(name)) for name in wanted.values()}
-    return Rows(where=str(file), columns=columns, class_names=_class_names(file, schema, wanted["label"]))
 
 
 def _values(file: Path, name: str, column: pa.ChunkedArray) -> list[Any]:
@@ -196,6 +247,33 @@ def _class_names(file: Path, schema: pa.Schema, label: str) -> dict[str, tuple[s
 
 
 def _read_csv(file: Path, wanted: Mapping[str, str]) -> Rows:
+    with _open_csv(file, wanted) as (header, rows):
+        _check_columns(file, wanted, header, _csv_hint(header))
+        columns: dict[str, list[Any]] = {name: [] for name in wanted.values()}
+        keep = [(values.append, header.index(name)) for name, values in columns.items()]
+        for row in rows:  # a large file has columns that nobody asked for, which are not kept
+            for append, at in keep:
+                append(row[at])
+    return Rows(where=str(file), columns=columns, is_typed=False)
+
+
+def _csv_head(file: Path, n_rows: int) -> Head:
+    with _open_csv(file, {}) as (header, rows):
+        values = list(zip(*itertools.islice(rows, n_rows), strict=True)) or [()] * len(header)
+    unusable = _doubled(header)
+    columns = {name: list(each) for name, each in zip(header, values, strict=True) if name not in unusable}
+    return Head(columns=columns, unusable=unusable)
+
+
+def _doubled(names: Sequence[str]) -> dict[str, str]:
+    return {
+        name: "stands in the header more than once: rename all but one" for name in names if list(names).count(name) > 1
+    }
+
+
+@contextmanager
+def _open_csv(file: Path, wanted: Mapping[str, str]) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
+    """Yield the header of a CSV file and an iterator over its rows."""
     with file.open(encoding="utf-8-sig", newline="") as lines, _fields_up_to(file.stat().st_size):
         first = lines.readline()
         if "\0" in first[:4]:
@@ -204,13 +282,11 @@ def _read_csv(file: Path, wanted: Mapping[str, str]) -> Rows:
         separator = named[1] if named else _find_separator(file, lines, wanted)
         if not named:
             lines.seek(0)
-        rows = list(_csv_rows(file, lines, separator, n_before=1 if named else 0))
-    if not rows:
-        raise DataError(f"{file} is empty. Its first line must name the columns.")
-    header = rows.pop(0)
-    _check_columns(file, wanted, header, _csv_hint(header))
-    at = {name: header.index(name) for name in wanted.values()}
-    return Rows(where=str(file), columns={name: [row[i] for row in rows] for name, i in at.items()}, is_typed=False)
+        rows = _csv_rows(file, lines, separator, n_before=1 if named else 0)
+        header = next(rows, None)
+        if header is None:
+            raise DataError(f"{file} is empty. Its first line must name the columns.")
+        yield header, rows
 
 
 @contextmanager
@@ -228,7 +304,7 @@ def _fields_up_to(n: int) -> Iterator[None]:
 def _find_separator(file: Path, lines: TextIO, wanted: Mapping[str, str]) -> str:
     """Return the separator under which the header names the wanted columns, else the one that finds most columns."""
     headers = {separator: _header(lines, separator) for separator in _SEPARATORS}
-    fitting = [separator for separator, header in headers.items() if {*wanted.values()} <= {*header}]
+    fitting = [separator for separator, header in headers.items() if wanted and {*wanted.values()} <= {*header}]
     if len(fitting) > 1:
         raise DataError(
             f"{file}: its header names the columns with {' and with '.join(map(repr, fitting))} between them. "
@@ -280,16 +356,32 @@ def _csv_hint(header: Sequence[str]) -> str:
 
 
 def _read_jsonl(file: Path, wanted: Mapping[str, str]) -> Rows:
-    content = file.read_bytes()
-    if b"\0" in content[:4]:
-        raise _not_utf8(file)
-    lines = content.decode("utf-8-sig").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    rows = [_json_object(file, number, line) for number, line in enumerate(lines, start=1)]
-    if rows:
-        _check_columns(file, wanted, list(dict.fromkeys(key for row in rows for key in row)))
-    return Rows(where=str(file), columns={name: [row.get(name) for row in rows] for name in wanted.values()})
+    present: dict[str, None] = {}
+    columns: dict[str, list[Any]] = {name: [] for name in wanted.values()}
+    for row in _json_rows(file):
+        present |= dict.fromkeys(row)
+        for name, values in columns.items():
+            values.append(row.get(name))
+    if present:
+        _check_columns(file, wanted, list(present))
+    return Rows(where=str(file), columns=columns)
+
+
+def _jsonl_head(file: Path, n_rows: int) -> Head:
+    rows = list(itertools.islice(_json_rows(file), n_rows))
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
+    nested = [name for name, values in columns.items() if any(isinstance(value, list | dict) for value in values)]
+    usable = {name: values for name, values in columns.items() if name not in nested}
+    return Head(columns=usable, unusable=dict.fromkeys(nested, "holds lists or objects"))
+
+
+def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8-sig", newline="\n") as lines:  # a return within a line is white space of JSON
+        if "\0" in lines.read(4):
+            raise _not_utf8(file)
+        lines.seek(0)
+        for number, line in enumerate(lines, start=1):
+            yield _json_object(file, number, line.removesuffix("\n"))
 
 
 def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:

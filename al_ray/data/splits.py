@@ -17,7 +17,7 @@ from al_ray.errors import DataError, unknown_name
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _INT64 = np.iinfo(np.int64)
-_PLAIN_YAML = re.compile(r"(?!(?:true|false|null)$)[A-Za-z][\w-]*(?: [\w-]+)*", re.IGNORECASE)
+_PLAIN_YAML = re.compile(r"(?!(?:true|false|null)$)[A-Za-z/][\w./-]*(?: [\w-]+)*", re.IGNORECASE)
 _MOST_CLASSES = 50  # that a message writes out
 _SPLIT_SEED = 0
 
@@ -139,12 +139,17 @@ def _label_values(parts: Sequence[Rows], column: str) -> list[list[Any]]:
         _refuse(rows, column, bad, "is neither an integer nor a string", "Write class names or indices", values)
         bad = [isinstance(value, str) and not _is_unicode(value) for value in values]
         _refuse(rows, column, bad, "is not valid Unicode", "Mend the lone surrogates")
-    if all(_reads_as_integer(value, rows) for rows in parts for value in rows.columns[column]):
+    if are_whole_numbers(parts, column):
         return [[int(value) for value in values] for values in labels]
     for rows, values in zip(parts, labels, strict=True):
         bad = [isinstance(value, str) is not isinstance(labels[0][0], str) for value in values]
         _refuse(rows, column, bad, "mixes class names and indices", "Write one or the other in all files", values)
     return labels
+
+
+def are_whole_numbers(parts: Sequence[Rows], column: str) -> bool:
+    """Say whether all labels are integers, or read as such where a file holds nothing but text."""
+    return all(_reads_as_integer(value, rows) for rows in parts for value in rows.columns[column])
 
 
 def _class_names(
@@ -229,12 +234,15 @@ def _option(classes: Sequence[Any]) -> str:
     if len(classes) > _MOST_CLASSES:
         return f"{{path: ..., classes: [...]}}, all {len(classes)} of them"
     are_integers = all(_INTEGER.fullmatch(str(value)) for value in classes)
-    written = (str(value) if are_integers else _yaml(value) for value in classes)
+    written = (str(value) if are_integers else yaml_text(value) for value in classes)
     return f"{{path: ..., classes: [{', '.join(written)}]}}"
 
 
-def _yaml(name: str) -> str:
-    return name if _PLAIN_YAML.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+def yaml_text(text: str) -> str:
+    """Write a text as a study file has it, within brackets too: in quotes where it would be read as something else."""
+    if _PLAIN_YAML.fullmatch(text):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _check_variety(train: Rows, column: str, index: IntArray, names: tuple[str, ...]) -> None:

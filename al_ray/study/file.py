@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from al_ray.errors import ConfigError
-from al_ray.registry import describe, validate, validation_words
+from al_ray.errors import ConfigError, unknown_name
+from al_ray.registry import describe, shown_value, validate, validation_words
 from al_ray.storage.address import is_uri, shown
 from al_ray.study.names import CellNames, name_cells, slugs_of
-from al_ray.study.spec import CellSpec, make_spec
+from al_ray.study.spec import CellSpec, Precision, make_spec
 
 MAX_VALUES = 100_000  # in a file, every alias written out
 MAX_KEYS = 1000  # in one mapping, merged ones included
@@ -149,6 +149,14 @@ class Execution(BaseModel):
     address: str | None = None
     tracking: str | None = None
 
+    @property
+    def device(self) -> str:
+        """What its workers compute on, in torch's word: ``cuda`` where they have a GPU, else ``cpu``."""
+        return "cuda" if self.gpus_per_worker > 0 else "cpu"
+
+
+DEVICES = ("cpu", "cuda")
+
 
 class Study(BaseModel):
     """A study: what its file holds, with the grid laid out; ``Study(study="mine", grid=[...], defaults={...})``.
@@ -158,7 +166,8 @@ class Study(BaseModel):
         description: one paragraph for people.
         defaults: values of every cell.
         grid: blocks; a list in a block is an axis, ``{range: [42, 52]}`` counts.
-        execution: where and how to run, unless the command line says otherwise.
+        execution: where and how to run, unless the command line says otherwise. Where a precision is given by device,
+            ``{cpu: float32, cuda: bf16}``, it also says which one a cell has: :meth:`laid_out_for` takes another.
 
     Raises:
         ConfigError: cells that cannot be, with all the problems found.
@@ -211,12 +220,36 @@ class Study(BaseModel):
         """What people call every cell, by its slug."""
         return self._names
 
+    def laid_out_for(self, execution: Execution) -> "Study":
+        """Return the study as another execution runs it: with the precisions of the device that it computes on.
+
+        Raises:
+            ConfigError: a precision is given for the other device alone, or two cells become one.
+        """
+        by_device = list(self._precisions_by_device())
+        for at, given in by_device:
+            if execution.device not in given:
+                raise ConfigError(_no_precision(at, given, execution))
+        if not by_device or execution.device == self.execution.device:
+            return self
+        return Study(**{name: getattr(self, name) for name in Study.model_fields} | {"execution": execution})
+
+    def _precisions_by_device(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Yield every precision that is given by device, with the words for its grid block."""
+        for number, block in enumerate(self.grid, start=1):
+            values = {**self.defaults, **block}.get("precision")
+            for value in values if isinstance(values, list) else [values]:
+                if isinstance(value, Mapping):
+                    yield f"grid block {number}", value
+
     def _laid_out(self) -> list[tuple[str, CellSpec]]:
         """Return every cell's spec, with the words for its grid block."""
         specs: list[tuple[str, CellSpec]] = []
         problems: list[str] = []
         for at, cell in self._combinations():
             try:
+                if isinstance(cell.get("precision"), Mapping):
+                    cell["precision"] = _precision_on(self.execution.device, cell["precision"], at)
                 spec = make_spec(cell, at)
                 problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
                 specs.append((at, spec))
@@ -339,6 +372,9 @@ def study_schema() -> dict[str, Any]:
         schema["$defs"][key] = value
         one = {"$ref": f"#/$defs/{key}"}
         forms = [one, {"type": "array", "items": one, "minItems": 1}]
+        if key == "precision":
+            by_device = {"type": "object", "properties": dict.fromkeys(DEVICES, value), "minProperties": 1}
+            schema["$defs"][key] = {"anyOf": [value, {**by_device, "additionalProperties": False}]}
         keys[key] = {**about, "anyOf": [*forms, {"$ref": "#/$defs/range"}] if value.get("type") == "integer" else forms}
     block = {"type": "object", "properties": keys, "additionalProperties": False}
     schema["properties"]["defaults"] |= block
@@ -418,3 +454,36 @@ def _range(key: str, bounds: Any, where: str) -> Sequence[int]:
             "may have. Shorten it."
         )
     return range(*bounds)
+
+
+def _precision_on(device: str, by_device: Mapping[Any, Any], where: str) -> Any:
+    """Return the precision that ``{cpu: float32, cuda: bf16}`` gives on a device.
+
+    Where it names the other device alone that one's is taken: a file is read before a command line says where it runs,
+    and :meth:`Study.laid_out_for` refuses what is then still missing.
+
+    Raises:
+        ConfigError: no device, or an unknown one, or an unknown precision.
+    """
+    said, known = f"{where}: precision is {shown_value(dict(by_device))}", typing.get_args(Precision)
+    if not by_device:
+        raise ConfigError(f"{said}. {_BY_DEVICE}")
+    for name, precision in by_device.items():
+        if name not in DEVICES:
+            raise ConfigError(f"{said}: {unknown_name('device', name, DEVICES)} {_BY_DEVICE}")
+        if precision not in known:
+            raise ConfigError(f"{said}: {unknown_name('precision', precision, known)} {_BY_DEVICE}")
+    return by_device.get(device, next(iter(by_device.values())))
+
+
+def _no_precision(where: str, by_device: Mapping[str, str], execution: Execution) -> str:
+    """Word that cells are computed on a device for which no precision is given."""
+    n_gpus, other = ("1", "a GPU") if execution.device == "cpu" else ("0", "the processor")
+    return (
+        f"{where}: precision is {dict(by_device)} and says nothing of {execution.device}, which the cells are computed "
+        f"on where gpus_per_worker is {execution.gpus_per_worker:g}. {_BY_DEVICE} Or run them on {other}: "
+        f"--set gpus_per_worker={n_gpus}."
+    )
+
+
+_BY_DEVICE = "Write one for each: {cpu: float32, cuda: bf16}."

@@ -74,7 +74,7 @@ def prepare(
     tracking_address(execution.tracking, execution.storage)
     if not local:
         check_shared(execution)
-    plan = plan_study(study, execution.storage, only=cell)
+    plan = plan_study(study.laid_out_for(execution), execution.storage, only=cell)
     lanes = 1 if local else _lanes(execution, plan)
     cost = forecast(plan)
     if measure:

@@ -25,6 +25,7 @@ from al_ray.strategy import QueryStrategy, strategies
 SPEC_VERSION = 3
 _CONSISTENT = "'ensemble', or {name: mc_dropout, where: head}"
 
+Precision = Literal["float32", "bf16"]
 
 _AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Filters = Annotated[tuple[Annotated[CandidateFilter, filters], ...], _AS_TUPLE]
@@ -126,7 +127,7 @@ class CellSpec(Identity):
     finetune: Annotated[
         FinetuneRecipe, BeforeValidator(_recipe), PlainSerializer(FinetuneRecipe.to_json), _FinetuneSchema
     ] = FinetuneRecipe()
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     scoring_batch_size: Annotated[int, Field(ge=1, le=LARGEST)] = 64
     confidence: Annotated[ConfidenceMethod, confidences] = confidences.build("softmax")
     strategy: Annotated[QueryStrategy, strategies]

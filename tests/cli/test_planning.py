@@ -17,6 +17,7 @@ from al_ray.storage.folder import Folder
 from al_ray.study.file import load_study
 from al_ray.study.forecast import forecast
 from al_ray.study.plan import Plan, plan_record, plan_study
+from tests.cli.conftest import Outcome
 
 HEAVY = ("torch", "transformers", "ray", "mlflow", "datasets", "pandas", "scipy", "sklearn", "tokenizers")
 
@@ -70,6 +71,21 @@ def test_recorded_cells_are_read_once_each(study: WriteStudy, tmp_path: Path, mo
     assert [cell.status for cell in plan.cells] == ["running"] * 6
     specs = sorted(address for address in reads if address.endswith("/spec.json"))
     assert specs == sorted(f"{plan.store.root}/{cell.key}/spec.json" for cell in plan.cells)
+
+
+def test_a_study_that_was_begun_on_cores_is_refused_on_a_gpu_where_it_would_be_another(
+    study: WriteStudy, al_ray: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    path = study(precision={"cpu": "float32", "cuda": "bf16"})
+    record(plan_study(load_study(path), str(tmp_path)))
+    again = al_ray("run", path, "--plan", "--storage", tmp_path)
+    assert again.code == 0, again.text
+    on_gpu = al_ray("run", path, "--plan", "--storage", tmp_path, "--set", "gpus_per_worker=1")
+    assert on_gpu.code == 1
+    assert "precision" in on_gpu.text
+    assert "float32" in on_gpu.text
+    assert "bf16" in on_gpu.text
+    assert al_ray("run", path, "--plan", "--storage", tmp_path / "other", "--set", "gpus_per_worker=1").code == 0
 
 
 def calls_to_plan(study: WriteStudy, tmp_path: Path, sizes: Sequence[int], **axes: Any) -> list[int]:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from al_ray.study.file import load_study
+from al_ray.study.file import Execution, load_study
 
 REPOSITORY = Path(__file__).parents[2]
 STUDIES = sorted((REPOSITORY / "pipelines" / "studies").glob("*.yaml"))
 NAMED = {
     "softmax_paper", "softmax_paper_as_run", "softmax_laptop", "adaptive_temperature", "label_dispersion",
     "pretrained_or_not", "stochastic_batch", "clipping", "outliers", "confidence_methods", "quickstart", "trec6_laptop",
+    "few_labels", "few_labels_published",
 }  # fmt: skip
 
 
@@ -25,6 +26,12 @@ def test_a_study_can_be_laid_out_and_says_what_it_is_for(path: Path) -> None:
     assert study.name.replace("-", "_") == path.stem
     assert len(study.description) > 80
     assert any(spec.strategy.name == "random" for spec in study.cells.values()), "nothing to compare with"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_no_study_needs_bf16_instructions_of_a_processor(path: Path) -> None:
+    study = load_study(path)
+    assert {spec.precision for spec in study.laid_out_for(Execution()).cells.values()} == {"float32"}
 
 
 @pytest.mark.parametrize("name", ["softmax_paper", "softmax_paper_as_run"])

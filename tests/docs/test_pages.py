@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,3 +166,14 @@ def test_the_hooks_are_the_linters_of_make_lint() -> None:
     entries = [hook["entry"].removeprefix(".venv/bin/") for hook in hooks]
     assert len(entries) == len(linters)
     assert all(entry.startswith(linter) for entry, linter in zip(entries, linters, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("target", "needs_tools"), [("quickstart", False), ("install", False), ("test", True), ("lint", True)]
+)
+def test_only_who_tests_installs_the_tools_of_the_tests(tmp_path: Path, target: str, needs_tools: bool) -> None:
+    make = ["make", "--dry-run", target, f"VENV={tmp_path / 'none'}"]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (".[dev]" in done.stdout) is needs_tools
+    assert " -e . " in done.stdout
+    assert "--torch-backend cpu torch" in done.stdout

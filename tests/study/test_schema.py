@@ -130,6 +130,8 @@ RIGHT: list[dict[str, Any]] = [
     {"finetune": [{"epochs": 3}, {"epochs": 5, "schedule": "linear"}]},
     {"dataset": ["tickets", {"name": "tickets", "seed": 7}, "a/data.csv", {"path": "a/data", "text": "body"}]},
     {"confidence": {"name": "mc_dropout", "rate": None}},
+    {"precision": {"cpu": "float32", "cuda": "bf16"}},
+    {"precision": ["float32", {"cpu": "bf16"}]},
 ]
 
 
@@ -156,6 +158,10 @@ WRONG: list[dict[str, Any]] = [
     {"dataset": {"path": "a", "txt": "body"}},
     {"model": {"name": "minilm", "initt": "random"}},
     {"query_size": 0},
+    {"precision": "fp16"},
+    {"precision": {"gpu": "bf16"}},
+    {"precision": {"cpu": "fp16"}},
+    {"precision": {}},
     {"seed": {"range": [1]}},
     {"seed": []},
     {"sed": 1},

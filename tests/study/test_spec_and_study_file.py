@@ -5,7 +5,7 @@ import json
 import math
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -279,3 +279,70 @@ def test_what_has_no_meaning_on_frozen_layers_is_refused_with_the_reason(values:
     usual = {"dataset": "tickets", "strategy": "margin", "seed": 1}
     [problem] = make_spec({**usual, **values}, "here").conflicts()
     assert advice in problem
+
+
+class TestAPrecisionForEachDevice:
+    """``precision: {cpu: float32, cuda: bf16}`` in a study file."""
+
+    BOTH: ClassVar[dict[str, Any]] = {"precision": {"cpu": "float32", "cuda": "bf16"}}
+
+    def test_cells_without_a_gpu_are_those_of_a_study_that_says_float32(self) -> None:
+        assert load_study(study_of(self.BOTH)).cells == load_study(study_of({"precision": "float32"})).cells
+
+    @pytest.mark.parametrize("gpus", [1.0, 0.25])
+    def test_cells_on_a_gpu_are_those_of_a_study_that_says_bf16(self, gpus: float) -> None:
+        on_gpu = load_study(study_of(self.BOTH, execution={"gpus_per_worker": gpus}))
+        assert on_gpu.cells == load_study(study_of({"precision": "bf16"})).cells
+
+    def test_the_command_line_decides_where_the_file_says_otherwise(self) -> None:
+        study = load_study(study_of(self.BOTH))
+        on_gpu = study.laid_out_for(set_options(study.execution, ["gpus_per_worker=1"]))
+        assert {spec.precision for spec in on_gpu.cells.values()} == {"bf16"}
+        back = on_gpu.laid_out_for(set_options(on_gpu.execution, ["gpus_per_worker=0"]))
+        assert back.cells == study.cells
+
+    def test_a_study_with_one_precision_is_the_same_on_every_device(self) -> None:
+        study = load_study(study_of({"precision": "bf16"}))
+        assert study.laid_out_for(Execution(gpus_per_worker=1)) is study
+
+    def test_it_may_stand_in_the_defaults_and_a_block_may_replace_it(self) -> None:
+        defaults = {"dataset": "tickets", "seed": 1, "strategy": "margin", **self.BOTH}
+        study = load_study(study_of({}, {"seed": 2, "precision": "float32"}, defaults=defaults))
+        on_gpu = study.laid_out_for(Execution(gpus_per_worker=1))
+        assert [spec.precision for spec in on_gpu.cells.values()] == ["bf16", "float32"]
+
+    def test_one_for_the_device_that_is_used_is_enough(self) -> None:
+        study = load_study(study_of({"precision": {"cuda": "bf16"}}))
+        (spec,) = study.laid_out_for(Execution(gpus_per_worker=1)).cells.values()
+        assert spec.precision == "bf16"
+
+    @pytest.mark.parametrize(
+        ("given", "gpus", "message"),
+        [
+            ("cuda", 0.0, r"^grid block 1: precision is \{'cuda': 'bf16'\} and says nothing of cpu, .*"
+             r"gpus_per_worker is 0\. .* \{cpu: float32, cuda: bf16\}\. .* on a GPU: --set gpus_per_worker=1\.$"),
+            ("cpu", 0.5, r"says nothing of cuda, .*gpus_per_worker is 0\.5\. .*processor: --set gpus_per_worker=0\.$"),
+        ],
+    )  # fmt: skip
+    def test_none_for_the_device_that_is_used_is_an_error(self, given: str, gpus: float, message: str) -> None:
+        study = load_study(study_of({"precision": {given: "bf16"}}))
+        with pytest.raises(ConfigError, match=message):
+            study.laid_out_for(Execution(gpus_per_worker=gpus))
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"gpu": "bf16"}, r"unknown device 'gpu'\. .*Known: cpu, cuda\. Write one for each: \{cpu: float32"),
+            ({"cpu": "float32", "cuda": "fp16"}, r"unknown precision 'fp16'\. .*Known: bf16, float32\."),
+            ({"cpu": None, "cuda": "bf16"}, r"unknown precision 'None'\."),
+            ({}, r"grid block 1: precision is \{\}\. Write one for each"),
+        ],
+    )
+    def test_what_it_cannot_say_is_an_error_on_every_device(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            load_study(study_of({"precision": given}))
+
+    def test_two_cells_that_become_one_are_refused(self) -> None:
+        study = load_study(study_of({"precision": [self.BOTH["precision"], "bf16"]}))
+        with pytest.raises(ConfigError, match="is in the grid already"):
+            study.laid_out_for(Execution(gpus_per_worker=1))
