@@ -40,6 +40,7 @@ class ModelFacts:
         head_dropout: the same of the head alone.
         family: what transformers calls its architecture.
         linear_layers: last parts of the names of its linear layers, the pooler's aside, by alphabet.
+        runs_in_bf16: whether it can be fine-tuned in bf16.
         weights_lack: an encoder's weight for which the file has no tensor of its shape; None where nothing is missing.
     """
 
@@ -50,6 +51,7 @@ class ModelFacts:
     head_dropout: float | None
     family: str
     linear_layers: tuple[str, ...]
+    runs_in_bf16: bool = True
     weights_lack: str | None = None
 
 
@@ -102,6 +104,7 @@ def ask_network(model: ResolvedModel) -> ModelFacts:
             weights_lack=_what_weights_lack(model, network),
         )
         _check_reading(model, network)
+        facts = replace(facts, runs_in_bf16=_runs_in_bf16(network))
         if facts.n_layers and not _runs_without_lowest_layer(network):
             facts = replace(facts, n_layers=0)
     except ModelError:
@@ -172,6 +175,19 @@ def _check_reading(model: ResolvedModel, network: "Network") -> None:
         )
     if not _differ(first, changed):
         raise _unusable(model, network, "is a decoder: its first token does not see those behind it.")
+
+
+def _runs_in_bf16(network: "Network") -> bool:
+    """Let the lowest layers read two texts as a fit in bf16 does; DeBERTa's first version masks beyond its range."""
+    import torch
+
+    texts = np.arange(3), np.arange(7)
+    with torch.autocast("cpu", torch.bfloat16):
+        try:
+            _scores(network, *texts)
+        except RuntimeError:
+            return False
+    return True
 
 
 def _cut_down(network: "Network") -> IntArray:

@@ -1,5 +1,6 @@
 """What a study will cost, before anything starts: forward passes, fine-tuned examples, time and disk."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from al_ray.confidence import ConfidenceMethod, needs_plain_model
 from al_ray.core.types import TextDataset
+from al_ray.model.encoding import Encoding
 from al_ray.model.source import ResolvedModel
+from al_ray.model.tokens import load_tokenizer
 from al_ray.study.plan import Plan, PlannedCell, dataset_key
 from al_ray.study.spec import CellSpec
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 # A gradient step on an example, in forward passes; a round of the frozen learner, in texts through one.
 STEP_PASSES, FROZEN_ROUND_TEXTS = 4.3, 20.0
 START_UP_S = 25.0
+N_COUNTED = 500
 # What a disk takes for the files of a round and of a cell beyond their content, in blocks of 4 KiB, and what MLflow's
 # SQLite file and artifacts take: measured on the studies that come along.
 ROUND_SLACK_BYTES, CELL_SLACK_BYTES = 4096, 5 * 4096
@@ -110,8 +114,9 @@ def _cell_seconds(cell: PlannedCell, dataset: TextDataset, model: ResolvedModel,
     rounds = _rounds(spec, len(dataset.train), n_test)[max(cell.n_recorded - 1, 0) :]
     if spec.finetune.is_frozen:
         first = len(dataset.train) if spec.strategy.labels_everything else spec.initial_size
-        sizes = (first + (max(cell.n_recorded - 1, 0) + at) * spec.query_size for at in range(len(rounds)))
-        return sum(pace.round_s(spec, dataset, model, n) for n in sizes)
+        n_done = max(cell.n_recorded - 1, 0)
+        sizes = [first + (n_done + at) * spec.query_size for at in range(len(rounds))]
+        return pace.rounds_s(spec, dataset, model, sizes)
     speed, fits = pace.speed(spec, dataset, model), n_fits_of(spec.confidence)
     of_rounds = (speed.fit_s * fits + speed.step_s * fitted + speed.score_s * scored for fitted, scored in rounds)
     return sum(of_rounds) / spec.workers
@@ -121,6 +126,25 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def encoding_bytes(encoding: Encoding, dataset: TextDataset, model: ResolvedModel, max_tokens: int) -> int:
+    """Estimate what an encoding of a data set takes: a row a text, or, of the output of a layer, a row a token.
+
+    Tokens are counted on some of the texts.
+    """
+    n_rows, texts = len(dataset.train) + len(dataset.test), dataset.train.texts
+    width = _width_of(model)
+    if not isinstance(encoding.output, int):
+        return n_rows * width * 4
+    sample = [texts[row] for row in range(0, len(texts), max(len(texts) // N_COUNTED, 1))]
+    n_tokens = sum(len(row) for row in load_tokenizer(model, max_tokens).encode_batch_fast(sample)) / len(sample)
+    return round(n_rows * n_tokens * width * (2 if encoding.precision == "bf16" else 4))
+
+
+def _width_of(model: ResolvedModel) -> int:
+    config = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))
+    return next((int(config[key]) for key in ("hidden_size", "dim", "d_model") if key in config), 768)
 
 
 def has_fast_bf16() -> bool | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from al_ray.confidence import confidences
-from al_ray.core.types import Float32Array, IntArray, LabeledSet, Query, RoundRecord, TextDataset
+from al_ray.core.types import Float32Array, Float64Array, IntArray, LabeledSet, Query, RoundRecord, TextDataset
 from al_ray.loop import learner
 from al_ray.loop.ports import Arrays, Loop
 from al_ray.model.recipe import FinetuneRecipe
@@ -82,14 +82,14 @@ class Pace:
             self._speeds[key] = self._measure(plain, dataset, model)
         return self._speeds[key]
 
-    def round_s(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel, n_labeled: int) -> float:
-        """Return the seconds of a round of the frozen learner at so many labels."""
+    def rounds_s(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel, sizes: Sequence[int]) -> float:
+        """Return the seconds of rounds of the frozen learner, one for each of these numbers of labels."""
         key = canonical_json({**spec.to_json(), "seed": 0})
         if key not in self._rounds and len(self._rounds) >= N_METHODS:
-            return float(np.mean([_between(points, n_labeled) for points in self._rounds.values()]))
+            return float(np.mean([_between(points, sizes).sum() for points in self._rounds.values()]))
         if key not in self._rounds:
             self._rounds[key] = self._measure_rounds(spec, dataset, model)
-        return _between(self._rounds[key], n_labeled)
+        return float(_between(self._rounds[key], sizes).sum())
 
     def encoding_s(self, specs: Sequence[CellSpec], dataset: TextDataset, model: ResolvedModel) -> float:
         """Return the seconds that one worker takes to encode a pool, test split included, for some cells."""
@@ -207,7 +207,7 @@ def _with(spec: CellSpec, recipe: FinetuneRecipe) -> CellSpec:
     return spec.model_copy(update={"finetune": recipe})
 
 
-def _between(points: Sequence[tuple[int, float]], n_labeled: int) -> float:
-    """Return the seconds at so many labels, on the line between what was measured."""
-    sizes, seconds = (np.array(column) for column in zip(*points, strict=True))
-    return float(np.interp(n_labeled, sizes, seconds))
+def _between(points: Sequence[tuple[int, float]], sizes: Sequence[int]) -> Float64Array:
+    """Return the seconds at each number of labels, on the line between what was measured."""
+    measured, seconds = (np.array(column) for column in zip(*points, strict=True))
+    return np.interp(np.asarray(sizes), measured, seconds)

@@ -317,6 +317,11 @@ def _misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
             f"confidence {spec.confidence.name!r} changes the attention, which is written for encoders built like BERT "
             f"(RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT) and not for {name!r}. Use 'where: logits'."
         )
+    if spec.precision == "bf16" and not facts.runs_in_bf16 and not spec.finetune.is_frozen:
+        found.append(
+            f"precision is bf16, in which transformers cannot compute {name!r} ({facts.family}). Use "
+            "'precision: float32'."
+        )
     found += _misfits_of_dropout(spec, facts)
     if spec.model.init == "pretrained" and facts.weights_lack is not None:
         found.append(

@@ -10,18 +10,21 @@ from functools import cache, partial
 from importlib import metadata
 from typing import Any
 
+import psutil
+
 from al_ray import __version__
-from al_ray.errors import ConfigError, StorageError
+from al_ray.errors import ConfigError, ExecutionError, StorageError
 from al_ray.model.tokens import tokenize_table
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
 from al_ray.runtime.cluster.resources import LaneResources
+from al_ray.runtime.cluster.session import private_store_bytes
 from al_ray.runtime.driver import run_grid, run_local
 from al_ray.runtime.pool import PoolSource, text_table
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
 from al_ray.study.cell import encodings_of, run_cell, warm_up
 from al_ray.study.file import Execution, Study
-from al_ray.study.forecast import Forecast, forecast, measured_seconds
+from al_ray.study.forecast import Forecast, encoding_bytes, forecast, measured_seconds
 from al_ray.study.plan import Plan, PlannedCell, dataset_key, plan_record, plan_study, require_complete
 from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Tracker
@@ -90,12 +93,14 @@ def require_ready(ready: ReadyStudy, *, trusts_address: bool) -> None:
         trusts_address: a person named the Ray to join, so that the study file's word is not all there is for it.
 
     Raises:
-        AlRayError: data or models are missing, the disk is too small, or the study file alone names another Ray.
+        AlRayError: data or models are missing, disk or memory are too small, or the study file alone names another
+            Ray.
     """
     require_complete(ready.plan)
     if not ready.is_local and not trusts_address:
         check_cluster(ready.execution)
     check_space(ready.plan, ready.cost, ready.execution)
+    check_encodings(ready)
 
 
 def check_cluster(execution: Execution) -> None:
@@ -196,6 +201,37 @@ def check_space(plan: Plan, cost: Forecast, execution: Execution) -> None:
         raise StorageError(
             f"the records of this study take about {needed / 2**20:.0f} MiB, and {plan.store.root} has "
             f"{free / 2**20:.0f} MiB free. Free some, or choose another folder with --storage."
+        )
+
+
+def check_encodings(ready: ReadyStudy) -> None:
+    """Refuse a study whose embeddings and hidden states will not fit where they are kept.
+
+    On a cluster only its nodes know how much that is, and Ray writes to their disks what does not fit.
+
+    Raises:
+        ExecutionError: the object store of a private Ray, or without Ray the memory, is too small.
+    """
+    plan, needed, largest = ready.plan, 0, (0, "")
+    if not ready.is_local and (ready.execution.address or os.environ.get("RAY_ADDRESS", "local")) != "local":
+        return
+    readers = _readers(plan.waiting())
+    for cells in readers.values():
+        spec = cells[0].spec
+        dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
+        for encoding in {each.key: each for cell in cells for each in encodings_of(cell.spec).values()}.values():
+            n_bytes = encoding_bytes(encoding, dataset, model, spec.max_tokens)
+            layer = f"the output of layer {encoding.output}" if isinstance(encoding.output, int) else "the embeddings"
+            largest = max(largest, (n_bytes, f"{layer} of model {spec.model.name!r} for data set {dataset.name!r}"))
+            needed += n_bytes
+    where = "the memory of this machine" if ready.is_local else "the object store of a private Ray on this machine"
+    free = psutil.virtual_memory().available if ready.is_local else private_store_bytes()
+    if needed > free:
+        raise ExecutionError(
+            f"{largest[1]} takes {largest[0] / 2**30:.1f} GiB of the {needed / 2**30:.1f} GiB that this study keeps, "
+            f"and {where} has {free / 2**30:.1f} GiB. Use precision bf16, which halves it, fewer max_tokens, "
+            "'frozen_layers: all', which keeps one row a text, or fewer data sets in a study; or join a Ray with a "
+            "larger object store."
         )
 
 
@@ -313,10 +349,15 @@ def _pool_key(cell: PlannedCell) -> str:
 
 def _pools(plan: Plan, cells: Iterable[PlannedCell]) -> dict[str, PoolSource]:
     """Return the pools that cells read, in the order of their use, with all that any of the cells reads of each."""
+    return {key: _pool_source(plan, of_pool) for key, of_pool in _readers(cells).items()}
+
+
+def _readers(cells: Iterable[PlannedCell]) -> dict[str, list[PlannedCell]]:
+    """Return the cells that read each pool."""
     readers: dict[str, list[PlannedCell]] = {}
     for cell in cells:
         readers.setdefault(_pool_key(cell), []).append(cell)
-    return {key: _pool_source(plan, of_pool) for key, of_pool in readers.items()}
+    return readers
 
 
 def _pool_source(plan: Plan, cells: Sequence[PlannedCell]) -> PoolSource:

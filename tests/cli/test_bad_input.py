@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -142,6 +143,12 @@ MISFITS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any] | None]] = {
         "confidence 'adaptive_temperature' changes the attention, which is written for encoders built like BERT",
         {"confidence": {"name": "adaptive_temperature", "where": "logits"}},
     ),
+    "a number that bf16 does not have": (
+        "deberta",
+        {"precision": "bf16"},
+        "precision is bf16, in which transformers cannot compute",
+        {"precision": "float32"},
+    ),
     "adapters beside layers that are not there": (
         "distilbert",
         {"finetune": {"lora": {"targets": ["query"]}}},
@@ -266,7 +273,7 @@ def test_a_plan_says_what_is_missing_here_still_plans_and_leaves_with_1(study, a
     outcome = al_ray("run", study({"model": ["./no/model", "minilm"]}), "--plan", "--storage", tmp_path / "out")
     assert outcome.code == 1
     assert "cannot be used here:" in outcome.text
-    assert "unknown until data and models can be read" in outcome.text
+    assert "how long it takes cannot be measured here" in outcome.text
 
 
 @pytest.mark.parametrize("names", [("runs #1", "runs #2"), ("2024", "2026-11-29"), ("null", "a: b")])
@@ -383,3 +390,26 @@ def test_a_relative_folder_on_a_joined_cluster_is_refused(study, al_ray, tmp_pat
     assert outcome.code == 1
     assert "storage is 'out', a relative folder, and the study joins Ray at '127.0.0.1:6379'" in outcome.text
     assert not (tmp_path / "out").exists()
+
+
+def test_hidden_states_that_do_not_fit_are_refused_with_their_size_and_a_row_a_text_fits(
+    study, al_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import al_ray.study.run as run_module
+    from al_ray.study.forecast import encoding_bytes
+
+    path = study({"seed": 1}, finetune={"frozen_layers": 1, "epochs": 1})
+    plan = plan_study(load_study(path), str(tmp_path / "out"))
+    [dataset], [cell] = plan.datasets.values(), plan.cells
+    model = plan.models[cell.spec.model.name, cell.spec.model.revision]
+    hidden = run_module.encodings_of(cell.spec)["hidden"]
+    needed = encoding_bytes(hidden, dataset, model, cell.spec.max_tokens)
+    monkeypatch.setattr(run_module.psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
+    options = ("--local", "--storage", tmp_path / "out", "--set", "tracking=off")
+    outcome = al_ray("run", path, *options)
+    assert outcome.code == 1
+    assert re.search(r"the output of layer 1 of model .* takes .* GiB .* and the memory of this machine", outcome.text)
+    assert "Use precision bf16, which halves it, fewer max_tokens, 'frozen_layers: all'" in outcome.text
+    assert not (tmp_path / "out").exists()
+    fitting = study({"seed": 1}, finetune={"frozen_layers": "all"}, name="fits")
+    assert al_ray("run", fitting, *options).code == 0

@@ -1,6 +1,7 @@
 """What a model is asked before anything starts: encoders are read as transformers reads them, others refused."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ ACCEPTED = {
     "electra": facts("electra", 42, 3, adapts=True),
     "albert": facts("albert", 42, 0, adapts=False),
     "mpnet": facts("mpnet", 40, 3, adapts=False),
-    "deberta": facts("deberta", None, 3, adapts=False),
+    "deberta": replace(facts("deberta", None, 3, adapts=False), runs_in_bf16=False),
     "deberta-v2": facts("deberta-v2", None, 3, adapts=False),
     "modernbert": facts("modernbert", None, 3, adapts=False, dropout=(0.0, 0.0)),
     "eurobert": facts("eurobert", None, 3, adapts=False, dropout=(0.0, None)),

@@ -9,6 +9,7 @@ import torch
 from al_ray.confidence import confidences
 from al_ray.core.types import Sampling
 from al_ray.loop import learner
+from al_ray.model.check import ask_network
 from al_ray.model.classifier import TransformerClassifier
 from al_ray.model.encoder import Network, build_network, load_weights
 from al_ray.model.finetune import used_words
@@ -126,8 +127,13 @@ def test_a_rate_of_its_own_is_dropped_everywhere_and_taken_back(encoder: Resolve
     torch.testing.assert_close(logits_of(network, texts), before, rtol=0, atol=0)
 
 
-def test_an_ensemble_and_random_weights_and_bf16_run(encoder: ResolvedModel, texts: TokenizedSplit) -> None:
-    classifier = classifier_of(encoder, texts, sampling=Sampling(n_members=2), init="random", precision="bf16")
+def test_an_ensemble_and_random_weights_and_bf16_run(
+    encoder: ResolvedModel, family: str, texts: TokenizedSplit
+) -> None:
+    # The plan refuses bf16 of the first DeBERTa, whose code masks with a number that bf16 does not have.
+    precision = "bf16" if ask_network(encoder).runs_in_bf16 else "float32"
+    assert (precision == "float32") == (family == "deberta")
+    classifier = classifier_of(encoder, texts, sampling=Sampling(n_members=2), init="random", precision=precision)
     fit = classifier.finetune(tiny.labeled_of(texts, range(12)), round_index=1, watched=texts.ids[:4])
     outputs = classifier.predict("pool", texts.ids, with_features=True)
     assert outputs.logits.shape == (30, 2, 3)

@@ -113,7 +113,7 @@ def _start(cpus: int, scratch: Path) -> None:
                 address="local",
                 num_cpus=cpus + DATA_PLANE_CPUS,
                 include_dashboard=False,
-                object_store_memory=object_store_bytes(psutil.virtual_memory().total, _shared_memory_bytes()),
+                object_store_memory=private_store_bytes(),
                 _temp_dir=str(scratch),
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
@@ -255,6 +255,11 @@ def _nodes(reserved_cpus: int) -> tuple[NodeSize, ...]:
         types = frozenset(name.removeprefix(mark) for name in size if name.startswith(mark))
         nodes.append(NodeSize(size.get("CPU", 0) - reserved_cpus, size.get("GPU", 0), types))
     return tuple(nodes)
+
+
+def private_store_bytes() -> int:
+    """Return the size of the object store that a private Ray gets on this machine."""
+    return object_store_bytes(psutil.virtual_memory().total, _shared_memory_bytes())
 
 
 def _shared_memory_bytes() -> int:
