@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.report import MISSED, RESULTS
 
-SHORT = ("orchestration", "scoring", "finetuning", "grid", "batch_strategies", "report_size", "load")
+SHORT = ("orchestration", "scoring", "finetuning", "grid", "batch_strategies", "report_size", "tracking", "load")
 
 
 def main() -> int:
