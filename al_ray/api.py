@@ -53,7 +53,7 @@ def run(
     if progress:
         terminal.run_shown(ready, terminal.make_console())
     else:
-        ready.run(lambda event: None)
+        ready.run(lambda event: None, terminal.live_methods(ready.plan))
     return _analysed(ready.plan.store.folder.location, loaded.description)
 
 

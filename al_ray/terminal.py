@@ -39,6 +39,7 @@ from al_ray.tracking.mlflow_address import DATABASES, scheme_of, tracking_addres
 
 if TYPE_CHECKING:
     from al_ray.report.analysis.results import Estimate, MethodScore, StudyResults
+    from al_ray.report.method_runs import LiveMethods
 
 LINE_EVERY_S = 10.0
 N_RUNNING_SHOWN, N_FAILURES_SHOWN = 20, 20
@@ -490,12 +491,19 @@ def run_shown(ready: ReadyStudy, console: Console, *, verbose: bool = False) -> 
     progress = Progress(console, costs, n_before=len(plan.cells) - len(waiting))
     if waiting:
         with shown_log(console, verbose=verbose), progress:
-            ready.run(progress)
+            ready.run(progress, live_methods(plan))
     _print_results(console, plan)
     _print_addresses(console, plan.store, tracking_address(ready.execution.tracking, ready.execution.storage))
     if progress.failures:
         console.print("\n".join(failure_lines(progress.failures)), style="red", soft_wrap=True)
     return progress.failures
+
+
+def live_methods(plan: Plan) -> "LiveMethods | None":
+    """Return what MLflow is to show of the methods of a study that runs; None where one cell of it runs alone."""
+    from al_ray.report.method_runs import LiveMethods
+
+    return LiveMethods(plan) if plan.is_whole else None
 
 
 def _announce(console: Console, ready: ReadyStudy) -> None:
@@ -568,19 +576,23 @@ def _print_addresses(console: Console, store: StudyStore, address: str | None) -
 
 
 def print_mlflow(console: Console, store: StudyStore, address: str) -> None:
-    """Print where the table of a study's cells is, as a link where MLflow is a server; for a database, what opens it.
+    """Print the addresses that open a study's learning curves and ranking in MLflow; for a database, what serves it.
 
-    MLflow's own page of an experiment shows the parent run and hides its cells behind a small arrow. The link is known
-    only where this process has been in touch with MLflow; no login is printed.
+    Each stands on a line of its own, so that a narrow terminal breaks none that fits. The addresses are known only
+    where this process has been in touch with MLflow; no login is printed.
     """
-    from al_ray.tracking.mlflow import cells_path
+    from al_ray.tracking.mlflow import view_paths
 
-    path, shown = cells_path(store, address) or "", without_secrets(address)
+    paths, shown = view_paths(store, address), without_secrets(address)
+    lines = []
     if scheme_of(address) in DATABASES:
         command = shlex.join([f"{Path(sys.executable).parent}/mlflow", "ui", "--backend-store-uri", shown])
-        console.print(f"MLflow UI: {command}", soft_wrap=True, highlight=False, markup=False)
+        lines.append(f"MLflow UI: {command}")
         shown = "http://127.0.0.1:5000"
-        if not path:
-            return
-    page = "table of cells" if path else "MLflow UI"
-    console.print(f"{page}: {shown.rstrip('/')}{path}", soft_wrap=True, highlight=False, markup=False)
+    elif not paths:
+        lines.append(f"MLflow UI: {shown.rstrip('/')}")
+    for name in ("Learning curves", "Ranking"):
+        if name in paths:
+            lines += [f"{name.lower()} in MLflow:", f"{shown.rstrip('/')}{paths[name]}"]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -22,6 +22,7 @@ SHORT = (
     "quick_cells",
     "batch_strategies",
     "report_size",
+    "tracking",
     "load",
 )
 

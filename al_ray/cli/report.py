@@ -28,6 +28,7 @@ def report(
     """Write the verdict on a study, at any time: one HTML page, and the same numbers as CSV and Parquet."""
     from al_ray.report.analysis import analyse
     from al_ray.report.build import FOLDER, write_report
+    from al_ray.report.method_runs import method_runs
     from al_ray.report.read import read_study
     from al_ray.storage.folder import Folder
 
@@ -45,6 +46,6 @@ def report(
         console.print(f"page: {without_secrets(written[0])}", soft_wrap=True, highlight=False)
         console.print(f"tables: {len(written) - 1} files beside it", soft_wrap=True, highlight=False)
         if address is not None:
-            log_report(records.store, address, written)
+            log_report(records.store, address, written, method_runs(results))
             console.print(f"logged to MLflow: {without_secrets(address)}", soft_wrap=True, highlight=False)
             print_mlflow(console, records.store, address)

@@ -6,10 +6,10 @@ import typer
 
 from al_ray.api import find_study
 from al_ray.cli.run import user_errors
-from al_ray.errors import ExecutionError, without_secrets
+from al_ray.errors import AlRayError, ExecutionError, without_secrets
 from al_ray.records.study import open_study
 from al_ray.terminal import make_console, print_mlflow
-from al_ray.tracking.mlflow import Projection, sync
+from al_ray.tracking.mlflow import MethodRun, Projection, sync
 from al_ray.tracking.mlflow_address import tracking_address
 
 
@@ -19,6 +19,10 @@ def sync_mlflow(
     tracking: Annotated[str | None, typer.Option("--tracking", help="MLflow address to fill.")] = None,
 ) -> None:
     """Bring MLflow up to the records: what is missing is logged, what is there stays, nothing is doubled."""
+    from al_ray.report.analysis import analyse
+    from al_ray.report.method_runs import method_runs
+    from al_ray.report.read import read_study
+
     console = make_console()
     with user_errors(console):
         found = find_study(study, storage)
@@ -29,7 +33,13 @@ def sync_mlflow(
                 "Give --tracking http://HOST:PORT, or --tracking sqlite:////FOLDER/mlflow.db."
             )
         store = open_study(found.address)
-        projection = sync(store, address)
+        methods: list[MethodRun] | None = None
+        try:
+            methods = method_runs(analyse(read_study(found.address), with_arrays=False))
+        except AlRayError as error:  # cells can be shown without a word of what they mean
+            sentence = f"the methods are left as MLflow has them, since they cannot be worked out: {error}"
+            console.print(without_secrets(sentence), style="yellow", soft_wrap=True, highlight=False)
+        projection = sync(store, address, methods)
         console.print(f"{without_secrets(address)}: {said(projection)}", soft_wrap=True, highlight=False)
         print_mlflow(console, store, address)
 

@@ -15,7 +15,15 @@ from al_ray.core.types import RoundRecord
 from al_ray.errors import AlRayError, StorageError
 from al_ray.records.cell import SPEC, CellStore, cell_key, failure_words
 from al_ray.records.study import StudyStore, open_study
-from al_ray.study.names import JOIN, CellNames, Method, dataset_content, learner_content, name_cells
+from al_ray.study.names import (
+    JOIN,
+    CellNames,
+    Method,
+    dataset_content,
+    learner_content,
+    learner_name,
+    name_cells,
+)
 from al_ray.study.spec import SPEC_VERSION, CellSpec, read_spec
 
 SHOWN_VERSIONS = ("al_ray", "python", "torch", "transformers", "ray", "numpy", "platform")
@@ -166,6 +174,7 @@ def _read_cell(cell: CellStore) -> RecordedCell:
             "stop_reason": (records[-1].stop_reason or "") if records else "",
             "n_test": rounds[-1].tables.get("test", 0) if rounds else 0,
             "evaluation": spec.evaluation,
+            "learner": learner_name(spec),
         },
         rounds=_fitted_columns(records),
         queries={} if spec.strategy.labels_everything else _queried_columns(records),
@@ -176,7 +185,7 @@ def _read_cell(cell: CellStore) -> RecordedCell:
 def _planned_facts(planned: Mapping[str, Any], problem: str) -> dict[str, Any]:
     """Return what is known of a cell without records, or with records that have a problem."""
     state = {"status": "failed" if problem else "waiting", "reason": problem}
-    nothing = {"n_rounds": 0, "n_rounds_planned": 0, "stop_reason": "", "n_test": 0, "evaluation": ""}
+    nothing = {"n_rounds": 0, "n_rounds_planned": 0, "stop_reason": "", "n_test": 0, "evaluation": "", "learner": ""}
     return {**{name: planned[name] for name in ("seed", "slug", "fingerprint")}, **state, **nothing}
 
 
@@ -267,7 +276,7 @@ def _row(key: str, names: CellNames, facts: Mapping[str, Any]) -> dict[str, Any]
     # An error's message may hold half a character, which pandas refuses in a column of texts.
     sentences = {name: _LONE_SURROGATE.sub("\ufffd", facts[name]) for name in ("reason", "stop_reason")}
     return {
-        "setting": " · ".join(part for part in (names.dataset, names.model, variant) if part),
+        "setting": names.setting,
         "dataset": names.dataset,
         "model": names.model,
         "variant": variant,

@@ -102,6 +102,11 @@ class CellNames:
         """Return the method's name with the variant behind it, as one text."""
         return JOIN.join([self.method.name, *self.variant])
 
+    @property
+    def setting(self) -> str:
+        """Return what stands beside the method: data set, model and variant, as one text."""
+        return " · ".join(filter(None, (self.dataset, self.model, JOIN.join(self.variant))))
+
 
 def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:
     """Name the cells of a study so that two of one seed never have one name.

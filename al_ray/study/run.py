@@ -27,7 +27,7 @@ from al_ray.study.file import Execution, Study
 from al_ray.study.forecast import Forecast, encoding_bytes, forecast, measured_seconds
 from al_ray.study.plan import Plan, PlannedCell, dataset_key, plan_record, plan_study, require_complete
 from al_ray.tracking.mlflow_address import tracking_address
-from al_ray.tracking.tracker import Tracker
+from al_ray.tracking.tracker import Methods, Tracker
 
 _HERE = frozenset({"auto", "local", "localhost", "127.0.0.1", "[::1]"})
 Listener = Callable[[CellEvent], None]
@@ -53,10 +53,15 @@ class ReadyStudy:
     lanes: int | None
     cost: Forecast
 
-    def run(self, listener: Listener) -> None:
-        """Run what is not finished; the listener is told of every event of a cell, in this process."""
+    def run(self, listener: Listener, methods: Methods | None = None) -> None:
+        """Run what is not finished.
+
+        Args:
+            listener: told of every event of a cell, in this process.
+            methods: what MLflow is to show of the study's methods; None: their runs stay as they are.
+        """
         if self.plan.waiting():
-            run_study(self.plan, self.execution, local=self.is_local, listener=listener)
+            run_study(self.plan, self.execution, local=self.is_local, listener=listener, methods=methods)
 
 
 def prepare(
@@ -132,7 +137,9 @@ def _lanes(execution: Execution, plan: Plan) -> int | None:
     return max((os.cpu_count() or 1) // (execution.cpus_per_worker * workers), 1)
 
 
-def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listener) -> None:
+def run_study(
+    plan: Plan, execution: Execution, *, local: bool, listener: Listener, methods: Methods | None = None
+) -> None:
     """Run every cell of the plan that is not finished; records are written by the cells themselves.
 
     Args:
@@ -140,6 +147,7 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
         execution: where and how.
         local: run here without Ray.
         listener: told of every start, round, end and failure, in this process.
+        methods: what MLflow is to show of the study's methods.
 
     Raises:
         AlRayError: before anything starts, or when the lanes themselves cannot be had.
@@ -153,14 +161,16 @@ def run_study(plan: Plan, execution: Execution, *, local: bool, listener: Listen
     with Lease(plan.store.claimed().folder, plan.study.name, cell=plan.only).held() as lease:
         if plan.is_whole:
             plan.store.write_plan(plan_record(plan))
-        _run(plan, execution, lease, local=local, listener=listener)
+        _run(plan, execution, lease, local=local, listener=listener, methods=methods)
 
 
-def _run(plan: Plan, execution: Execution, lease: Lease, *, local: bool, listener: Listener) -> None:
+def _run(
+    plan: Plan, execution: Execution, lease: Lease, *, local: bool, listener: Listener, methods: Methods | None
+) -> None:
     waiting = plan.waiting()
     first = ", ".join([*(cell.key for cell in waiting[:3]), *(["..."] if len(waiting) > 3 else [])])
     _log.info("study %s: %d of %d cells wait: %s", plan.study.name, len(waiting), len(plan.cells), first)
-    tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage))
+    tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage), methods)
     tracker.start()
     try:
         events = _Events(plan, tracker, lease, listener)

@@ -5,22 +5,36 @@ import math
 import shlex
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from al_ray.errors import AlRayError, StorageError, without_secrets
-from al_ray.records.round import now
+from al_ray.records.round import RecordedRound, now
 from al_ray.records.study import StudyStore
-from al_ray.tracking.mlflow import Projection, error_words
+from al_ray.tracking.mlflow import ENDED, MethodRun, Projection, error_words
 
 # What MLflow answers where it can be used, and only the update of one cell is not taken.
 _REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"})
 _N_SHOWN = 3
 _AGAIN = "The study goes on and its records are complete; MLflow is tried again from time to time."
 _log = logging.getLogger(__name__)
+
+
+class Methods(Protocol):
+    """The methods of a study, as the analysis has them from the cells that have ended; used by one thread."""
+
+    def cell_ended(self, key: str, rounds: Sequence[RecordedRound], *, is_done: bool) -> None:
+        """Take in that a cell has ended, with its recorded rounds; once more changes nothing."""
+
+    def due(self, *, is_last: bool = False) -> list[MethodRun]:
+        """Return the methods that are to be shown now; in the end all that changed."""
+        ...
+
+    def shown(self, run: MethodRun) -> None:
+        """Note that MLflow shows a method as it was returned."""
 
 
 @dataclass
@@ -65,13 +79,15 @@ class News:
         spec, started_at: its identity and when it started, where it did.
         status: ``running``, ``done`` or ``failed``, where that was told.
         n_failures: attempts to show the cell that failed.
-        not_before_s: when it may be tried again, on the monotonic clock.
+        wait_s: how long its last news may wait for more.
+        not_before_s: when it may be taken, on the monotonic clock.
     """
 
     spec: Mapping[str, Any] | None = None
     started_at: datetime | None = None
     status: str | None = None
     n_failures: int = 0
+    wait_s: float = 0.0
     not_before_s: float = 0.0
 
 
@@ -83,10 +99,19 @@ class Backlog:
         self._closed = False
         self._changed = threading.Condition()
 
-    def add(self, key: str, **told: Any) -> None:
-        """Note that MLflow lacks something of a cell, and what of :class:`News` was told; it keeps its place."""
+    def add(self, key: str, *, wait_s: float = 0.0, **told: Any) -> None:
+        """Note that MLflow lacks something of a cell, and what of :class:`News` was told; it keeps its place.
+
+        Args:
+            key: of the cell.
+            wait_s: how long it may wait for more news, from the first that MLflow lacks; 0 ends that wait.
+            **told: fields of :class:`News`.
+        """
         with self._changed:
-            self._news[key] = replace(self._news.get(key, News()), **told)
+            news = self._news.get(key) or News(not_before_s=_at(wait_s))
+            if not wait_s and not news.n_failures:
+                news = replace(news, not_before_s=0.0)
+            self._news[key] = replace(news, wait_s=wait_s, **told)
             self._changed.notify()
 
     def close(self) -> None:
@@ -98,19 +123,19 @@ class Backlog:
     def take(self) -> tuple[str, News] | None:
         """Wait for the cell that waits longest, which stays here until it is done; None when closed and all are."""
         with self._changed:
-            while not (keys := self.due()):
+            while (key := next(self._due(), None)) is None:
                 if self._closed:
                     return None
                 time_s = min((news.not_before_s for news in self._news.values()), default=None)
                 self._changed.wait(None if time_s is None else max(time_s - time.monotonic(), 0.0))
-            return keys[0], self._news[keys[0]]
+            return key, self._news[key]
 
     def done(self, key: str, shown: News) -> None:
         """Note that MLflow shows a cell as it was taken; where more was told meanwhile, it waits behind the others."""
         with self._changed:
             news = self._news.pop(key)
             if news is not shown:
-                self._news[key] = replace(news, n_failures=0)
+                self._news[key] = replace(news, n_failures=0, not_before_s=_at(news.wait_s))
 
     def put_back(self, key: str, n_failures: int, wait_s: float = 0.0) -> None:
         """Let a cell that could not be shown wait so long, behind the others; for ever, and it is left behind."""
@@ -125,23 +150,35 @@ class Backlog:
 
     def due(self) -> list[str]:
         """Return the keys of the cells that may be taken now."""
-        with self._changed:  # which one thread may enter twice
-            now_s = time.monotonic()
-            waits_s = {key: news.not_before_s - now_s for key, news in self._news.items()}
-            return [key for key, wait_s in waits_s.items() if wait_s <= 0 or (self._closed and wait_s < math.inf)]
+        with self._changed:
+            return list(self._due())
+
+    def _due(self) -> Iterator[str]:
+        now_s = time.monotonic()
+        for key, news in self._news.items():
+            if news.not_before_s <= now_s or (self._closed and news.not_before_s < math.inf):
+                yield key
+
+
+def _at(wait_s: float) -> float:
+    """Return the time after a wait on the monotonic clock; 0 without one."""
+    return time.monotonic() + wait_s if wait_s else 0.0
 
 
 class Tracker:
     """Shows a study in MLflow while it runs: one backlog, one thread, and no way to hold the study up.
 
-    Its methods only note which cell changed. MLflow is imported, its database made and every call done in the thread,
-    which takes one cell after the other and brings its run up from its records. Where MLflow fails, the thread tries
-    again a few times, says so once, and looks again at growing intervals. The records are the truth:
-    :func:`al_ray.tracking.mlflow.sync` adds what is missing in the end.
+    What it is told only notes which cell changed. MLflow is imported, its database made and every call done in the
+    thread, which takes one cell after the other and brings its run up from its records: one that runs a while after its
+    news, so that a cell of a second is shown once, whole. Where MLflow fails, the thread tries again a few times, says
+    so once, and looks again at growing intervals. The records are the truth: :func:`al_ray.tracking.mlflow.sync` adds
+    what is missing in the end.
 
     Args:
         store: the study's records.
         tracking_uri: where MLflow is; None: nothing is tracked.
+        methods: what of the study's methods is to be shown; None: nothing.
+        live_s: seconds that news of a cell that runs wait for more.
         waits_s: seconds between the first attempts, of which nobody is told.
         looks_s: seconds before the first look at an MLflow that is down and, doubling, at most before a later one.
     """
@@ -150,12 +187,16 @@ class Tracker:
         self,
         store: StudyStore,
         tracking_uri: str | None,
+        methods: Methods | None = None,
         *,
+        live_s: float = 10.0,
         waits_s: Sequence[float] = (1.0, 4.0, 15.0),
         looks_s: tuple[float, float] = (30.0, 300.0),
     ) -> None:
         self._store = store
         self._uri = tracking_uri
+        self._methods = methods
+        self._live_s = live_s
         shown = without_secrets(tracking_uri or "")
         self._address = f"MLflow at {shown}"
         self._sync = shlex.join(["al-ray", "sync", store.root, "--tracking", shown])
@@ -166,7 +207,7 @@ class Tracker:
         self._under_way: set[str] = set()
         self._catching_up: set[str] | None = None  # cells that were behind when MLflow came back, until none is
         self._n_brought_up = 0
-        self._complete = self._refusal_told = False
+        self._complete = self._refusal_told = self._had_trouble = False
         self._why = ""
         self._projection: Projection | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
@@ -180,11 +221,11 @@ class Tracker:
         """Show a cell, by the name of its folder, as running, with its spec in JSON form as parameters."""
         self._under_way.add(key)
         # The time of now, not when the thread gets there: it may be importing MLflow for half a minute.
-        self._note(key, spec=spec, started_at=now(), status="running")
+        self._note(key, wait_s=self._live_s, spec=spec, started_at=now(), status="running")
 
     def round_recorded(self, key: str) -> None:
         """Show what has been recorded of a cell."""
-        self._note(key)
+        self._note(key, wait_s=self._live_s)
 
     def cell_finished(self, key: str, status: str) -> None:
         """Show a cell as ``done`` or ``failed``, and add from its records whatever is missing."""
@@ -230,7 +271,10 @@ class Tracker:
 
     def _show(self, key: str, news: News, last: bool) -> bool:
         try:
-            self._connected().show_cell(key, news.status, news.spec, news.started_at)
+            rounds = self._connected().show_cell(key, news.status, news.spec, news.started_at)
+            if self._methods is not None and news.status in ENDED:
+                self._methods.cell_ended(key, rounds, is_done=news.status == "done")
+            self._show_methods()
         except Exception as error:
             n_failures = news.n_failures + 1
             if self._projection is not None and self._outage.is_of_one_cell(error, n_failures):
@@ -246,15 +290,25 @@ class Tracker:
         return True
 
     def _end(self) -> bool:
-        """Give the parent run its status, after a look for what lost answers or other programs made twice."""
-        self._projection = None
+        """Bring up the methods and the study's run; after trouble with a look for what lost answers made twice."""
+        if self._had_trouble:
+            self._projection = None
         try:
+            self._show_methods(is_last=True)
             self._connected().interrupt(self._under_way)
             self._connected().close_study()
         except Exception as error:
             return self._wait_after(error, last=True)
         self._complete = not self._backlog.behind()
         return bool(self._backlog.due())
+
+    def _show_methods(self, *, is_last: bool = False) -> None:
+        due = [] if self._methods is None else self._methods.due(is_last=is_last)
+        if due:
+            self._connected().show_methods(due)
+        for run in due:
+            assert self._methods is not None
+            self._methods.shown(run)
 
     def _connected(self) -> Projection:
         if self._projection is None:
@@ -266,7 +320,7 @@ class Tracker:
 
     def _wait_after(self, error: Exception, last: bool) -> bool:
         """Wait until MLflow is to be tried again; return whether it is."""
-        self._projection = None  # what was known of MLflow may be out of date
+        self._projection, self._had_trouble = None, True  # what was known of MLflow may be out of date
         words, was_down, wait_s = error_words(error), self._outage.is_down, self._outage.failed()
         self._why = f" It cannot be used: {words}."
         if self._outage.is_down and last:
@@ -281,6 +335,7 @@ class Tracker:
 
     def _set_aside(self, key: str, n_failures: int, error: Exception, last: bool) -> None:
         """Let a cell wait alone: at first for a look with fresh eyes, then at growing intervals."""
+        self._had_trouble = True
         if not isinstance(error, StorageError):
             self._projection = None
         words = error_words(error)

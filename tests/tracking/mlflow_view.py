@@ -43,8 +43,7 @@ def _view(client: Any, run: Any) -> dict[str, Any]:
     return {
         "status": run.info.status,
         "params": run.data.params,
-        "tags": {key: text for key, text in run.data.tags.items() if key.startswith("al_ray.")},
-        "parent": run.data.tags.get("mlflow.parentRunId"),
+        "tags": {key: text for key, text in run.data.tags.items() if key.startswith(("al_ray.", "mlflow.parent"))},
         "points": sorted((point.key, point.step, point.value, point.timestamp) for point in history),
         "artifacts": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
         "id": run.info.run_id,
@@ -57,6 +56,8 @@ def values(view: dict[str, Any]) -> list[tuple[str, int, float]]:
 
 
 def without_ids(views: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the runs with the name of the parent in the place of what differs between two MLflows."""
-    names = {view["id"]: name for name, view in views.items()}
-    return {name: {**view, "id": 0, "parent": names.get(view["parent"])} for name, view in views.items()}
+    """Return the runs without what differs between two MLflows: ids, and when a method was written."""
+    return {
+        name: {**view, "id": 0, "points": view["points"] if view["tags"]["al_ray.kind"] == "cell" else values(view)}
+        for name, view in views.items()
+    }

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,15 +26,7 @@ from al_ray.storage.folder import Folder
 from al_ray.terminal import print_mlflow
 from al_ray.tracking import mlflow as tracking
 from al_ray.tracking import tracker as tracker_module
-from al_ray.tracking.mlflow import (
-    Projection,
-    cells_path,
-    final_points,
-    query_table,
-    round_points,
-    spec_params,
-    sync,
-)
+from al_ray.tracking.mlflow import Projection, final_points, round_points, spec_params, sync, view_paths
 from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Backlog, News, Outage, Tracker
 from tests.records.record_samples import SPEC, make_record, make_story, open_cell, run_cell
@@ -105,7 +96,7 @@ def shown(storage: Path) -> dict[str, dict[str, Any]]:
 
 def track(storage: Path, cell: CellStore, n_rounds: int = 3) -> None:
     """Run a cell under a live tracker, as a study does."""
-    tracker = Tracker(study(storage), uri(storage))
+    tracker = Tracker(study(storage), uri(storage), live_s=0)
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     for record in make_story(n_rounds):
@@ -151,24 +142,18 @@ def test_the_initial_round_has_no_point_and_the_finals_are_mean_and_last() -> No
         "accuracy": 0.7,
         "macro_f1": 0.6000000000000001,
         "loss": 0.5,
-        "seconds/finetune": 0.25,
-        "seconds/query": 0.125,
-        "round_index": 2.0,
     }
     assert {point.step for point in round_points(entries[2])} == {6}
-    finals = {point.name: point.value for point in final_points(entries)}
-    assert finals["final/accuracy"] == 0.8
-    assert finals["aulc/accuracy"] == pytest.approx((0.6 + 0.7 + 0.8) / 3)
+    assert {point.name: point.value for point in final_points(entries)} == {
+        "final_accuracy": 0.8,
+        "aulc": pytest.approx((0.6 + 0.7 + 0.8) / 3),
+        "final_macro_f1": pytest.approx(0.7),
+        "aulc_macro_f1": pytest.approx((0.5 + 0.6 + 0.7) / 3),
+        "seconds_finetune": 3 * 0.25,
+        "seconds_query": 0.5 + 3 * 0.125,
+    }
+    assert {point.step for point in final_points(entries)} == {0}
     assert final_points(entries[:1]) == []
-
-
-def test_the_query_table_has_one_row_an_example() -> None:
-    entries = [RecordedRound(record=make_record(0, abstain=True), recorded_at=now(), tables={})]
-    assert query_table(entries).splitlines()[:3] == [
-        "round_index,id,score,label,abstained",
-        "0,0,0.0,-1,True",
-        "0,1,0.14285714285714285,1,False",
-    ]
 
 
 def test_the_default_address_is_a_file_in_local_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,20 +176,19 @@ def test_live_tracking_shows_the_whole_study_and_a_sync_adds_nothing(storage: Pa
     cell = open_cell(storage)
     track(storage, cell)
     live = shown(storage)
-    parent, child = live["softmax"], live[cell.slug]
-    assert (parent["status"], child["status"]) == ("FINISHED", "FINISHED")
-    assert parent["tags"]["al_ray.kind"] == "study"
-    assert child["parent"] == parent["id"]
+    whole, child = live["softmax"], live[cell.slug]
+    assert (whole["status"], child["status"]) == ("FINISHED", "FINISHED")
+    assert [view["tags"]["al_ray.kind"] for view in (whole, child)] == ["study", "cell"]
+    assert {view["tags"]["al_ray.study_id"] for view in (whole, child)} == {study(storage).id()}
+    assert not [tag for view in (whole, child) for tag in view["tags"] if "parent" in tag]
     assert child["tags"]["al_ray.cell"] == cell.key
     assert child["tags"]["al_ray.fingerprint"] == cell.fingerprint
     assert child["params"] == spec_params(SPEC)
     accuracies = [(step, value) for key, step, value in values(child) if key == "accuracy"]
     assert accuracies == [(3, 0.6), (6, 0.7), (9, 0.8)]
-    assert ("final/accuracy", 9, 0.8) in values(child)
+    assert ("final_accuracy", 0, 0.8) in values(child)
     recorded = [round(entry.recorded_at.timestamp() * 1000) for entry in cell.recorded_rounds()]
     assert [at for key, _, _, at in child["points"] if key == "accuracy"] == recorded[1:]
-    assert child["artifacts"] == ["queries.csv", "spec.json"]
-    assert list((storage / "mlartifacts" / "softmax").rglob("queries.csv"))
     report = sync(study(storage), uri(storage))
     assert (report.n_cells, report.n_complete, report.n_runs, report.n_points) == (1, 1, 0, 0)
     assert shown(storage) == live
@@ -214,7 +198,7 @@ def test_a_run_starts_when_its_cell_does_however_late_mlflow_is(storage: Path) -
     from mlflow import MlflowClient
 
     cell = open_cell(storage)
-    tracker = Tracker(study(storage), uri(storage))
+    tracker = Tracker(study(storage), uri(storage), live_s=0)
     told = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     with pytest.MonkeyPatch.context() as earlier:
         earlier.setattr(tracker_module, "now", lambda: told)
@@ -238,7 +222,7 @@ def test_rebuilding_from_records_gives_what_live_tracking_gives(storage: Path, m
     rebuilt = shown(storage)
     assert first.n_points == len(rebuilt[cell.slug]["points"])
     for name, view in rebuilt.items():
-        assert {**view, "id": 0, "parent": 0} == {**live[name], "id": 0, "parent": 0}
+        assert {**view, "id": 0} == {**live[name], "id": 0}
     assert sync(study(storage), uri(storage)).n_points == 0
     assert shown(storage) == rebuilt
 
@@ -249,15 +233,15 @@ def test_a_run_that_was_half_logged_is_completed_without_a_second_point(storage:
     cell = open_cell(storage)
     run_cell(cell)
     begun = Projection(study(storage), uri(storage))  # died between create_run and the first log
-    run = begun._create(cell.slug, {"al_ray.cell": cell.key, "mlflow.parentRunId": begun._parent.run_id}, None)
-    half = [Metric("accuracy", 0.6, 1, 3), Metric("round_index", 1.0, 1, 3), Metric("accuracy", 0.7, 1, 6)]
+    run = begun._create(cell.slug, "cell", {"al_ray.cell": cell.key}, None)
+    half = [Metric("accuracy", 0.6, 1, 3), Metric("loss", 1.0, 1, 3), Metric("accuracy", 0.7, 1, 6)]
     begun._client.log_batch(run.run_id, metrics=half, params=[Param("seed", "42")])
     report = sync(study(storage), uri(storage))
     child = shown(storage)[cell.slug]
     assert report.n_runs == 0
     assert child["status"] == "FINISHED"
     assert child["params"] == spec_params(SPEC)
-    assert len(values(child)) == len(set(values(child))) == 3 * 6 + 4
+    assert len(values(child)) == len(set(values(child))) == 3 * 3 + 6
     assert sync(study(storage), uri(storage)).n_complete == 1
 
 
@@ -287,25 +271,36 @@ def test_a_running_cell_costs_one_read_a_round(storage: Path, monkeypatch: pytes
     assert accuracies == [3 * index for index in range(1, 12)]
 
 
-def test_a_study_shown_before_names_changed_gets_the_new_ones_at_the_next_sync(
-    storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def old_points(entries: Any) -> list[Any]:
-        return [point._replace(name=point.name.replace("aulc/", "alc/")) for point in final_points(entries)]
+def test_runs_that_were_nested_are_flat_after_a_sync_and_keep_what_they_had(storage: Path) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
 
-    cell = open_cell(storage)
-    run_cell(cell)
-    with monkeypatch.context() as before:
-        before.setattr(tracking, "final_points", old_points)
-        before.setattr(tracking, "_VIEW", 1)
-        sync(study(storage), uri(storage))
-    old = values(shown(storage)[cell.slug])
-    assert not [name for name, _, _ in old if name.startswith("aulc/")]
+    cells = [open_cell(storage, slug=f"trec6-s{seed}", seed=seed) for seed in range(3)]
+    client = MlflowClient(tracking_uri=uri(storage))
+    experiment = client.create_experiment("softmax")
+    above = {"al_ray.kind": "study", "al_ray.study_id": study(storage).id()}
+    parents = [client.create_run(experiment, start_time=at, run_name="softmax", tags=above).info for at in (1, 2)]
+    for cell, parent in zip(cells, [parents[0], parents[0], parents[1]], strict=True):
+        run_cell(cell)
+        tags = {"al_ray.kind": "cell", "al_ray.cell": cell.key, "mlflow.parentRunId": parent.run_id}
+        made = client.create_run(experiment, run_name=cell.slug, tags=tags | {"al_ray.complete": "view 2"}).info
+        old = [Metric("accuracy", 0.6, 1, 3), Metric("aulc/accuracy", 0.7, 1, 9)]
+        client.log_batch(made.run_id, metrics=old, params=[Param("seed", "7")])
+        client.set_terminated(made.run_id, end_time=round((cell.ended_at() or now()).timestamp() * 1000))
+    before = {cell.slug: client.search_runs([experiment], f"run_name = '{cell.slug}'")[0].info for cell in cells}
     report = sync(study(storage), uri(storage))
-    assert (report.n_complete, report.n_runs, report.n_points) == (0, 0, 2)
-    new = values(shown(storage)[cell.slug])
-    assert sorted(name for name, _, _ in set(new) - set(old)) == ["aulc/accuracy", "aulc/macro_f1"]
-    assert sync(study(storage), uri(storage)).n_complete == 1
+    assert (report.n_complete, report.n_runs, report.duplicates) == (0, 0, [parents[1].run_id])
+    after = shown(storage)
+    assert after.keys() == {"softmax", *before}
+    for cell in cells:
+        view = after[cell.slug]
+        assert view["id"] == before[cell.slug].run_id
+        assert not [tag for tag in view["tags"] if "parent" in tag or "complete" in tag]
+        assert ("aulc/accuracy", 9, 0.7) in values(view)
+        assert len(values(view)) == len(set(values(view))) == 3 * 3 + 6 + 1
+    again = sync(study(storage), uri(storage))
+    assert (again.n_complete, again.n_runs, again.n_points, again.duplicates) == (3, 0, 0, [])
+    assert shown(storage) == after
 
 
 def test_runs_that_two_programs_made_at_once_become_one(storage: Path) -> None:
@@ -335,7 +330,7 @@ def test_a_cell_that_failed_and_was_taken_up_again_has_one_run(storage: Path) ->
     assert (done["softmax"]["status"], done[cell.slug]["status"]) == ("FINISHED", "FINISHED")
     assert done[cell.slug]["id"] == failed[cell.slug]["id"]
     assert "al_ray.failure" not in done[cell.slug]["tags"]
-    assert len(values(done[cell.slug])) == len(set(values(done[cell.slug]))) == 3 * 6 + 4
+    assert len(values(done[cell.slug])) == len(set(values(done[cell.slug]))) == 3 * 3 + 6
 
 
 def test_a_cell_that_still_runs_is_shown_as_running(storage: Path) -> None:
@@ -345,14 +340,14 @@ def test_a_cell_that_still_runs_is_shown_as_running(storage: Path) -> None:
     sync(study(storage), uri(storage))
     view = shown(storage)
     assert (view["softmax"]["status"], view[cell.slug]["status"]) == ("RUNNING", "RUNNING")
-    assert not [key for key, _, _ in values(view[cell.slug]) if key.startswith(("final", "aulc"))]
+    assert not [key for key, _, _ in values(view[cell.slug]) if key.startswith(("final", "aulc", "seconds"))]
 
 
 def test_cells_of_a_driver_that_leaves_are_shown_as_killed_until_they_are_taken_up(storage: Path) -> None:
     cell = open_cell(storage)
 
     def run(*rounds: int) -> Tracker:
-        tracker = Tracker(study(storage), uri(storage))
+        tracker = Tracker(study(storage), uri(storage), live_s=0)
         tracker.start()
         tracker.cell_started(cell.key, SPEC)
         for index in rounds:
@@ -386,13 +381,13 @@ def test_studies_of_one_name_in_two_storages_stay_apart(storage: Path, tmp_path:
 def test_a_run_deleted_while_the_study_runs_is_told_once_and_made_again(storage: Path, said: list[str]) -> None:
     cell = open_cell(storage)
     other = Projection(study(storage), uri(storage))
-    tracker = Tracker(study(storage), uri(storage))
+    tracker = Tracker(study(storage), uri(storage), live_s=0)
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     cell.append(make_record(0))
     wait_until(lambda: tracker._projection is not None and cell.key in tracker._projection._runs)
     wait_until(lambda: not tracker._backlog.behind())
-    (run,) = (run for run in other._children(other._parent) if run.tags["al_ray.cell"] == cell.key)
+    (run,) = other._own("cell")
     other._client.delete_run(run.run_id)
     for index in (1, 2):
         cell.append(make_record(index))
@@ -402,23 +397,21 @@ def test_a_run_deleted_while_the_study_runs_is_told_once_and_made_again(storage:
     assert f"did not take an update of cell {cell.key}" in said[0]
     view = shown(storage)[cell.slug]
     assert view["id"] != run.run_id
-    assert len(values(view)) == len(set(values(view))) == 2 * 6
+    assert len(values(view)) == len(set(values(view))) == 2 * 3
 
 
-def test_the_path_of_the_table_of_cells_is_known_once_mlflow_was_reached(storage: Path) -> None:
+def test_the_addresses_of_the_views_are_known_once_mlflow_was_reached(storage: Path) -> None:
     cell = open_cell(storage)
-    assert cells_path(study(storage), uri(storage)) is None
+    assert view_paths(study(storage), uri(storage)) == {}
     track(storage, cell)
-    path = cells_path(study(storage), uri(storage))
-    assert path is not None
-    wanted = urllib.parse.quote(f"tags.`mlflow.parentRunId` = '{shown(storage)['softmax']['id']}'")
-    assert path.startswith("/#/experiments/")
-    assert f"/runs?searchFilter={wanted}&" in path
+    paths = view_paths(study(storage), uri(storage))
+    assert list(paths) == ["Learning curves", "Ranking", "What matters", "Cells"]
+    own = study(storage).id()[:6]
+    assert paths["Learning curves"].endswith(f"/runs?viewStateShareKey=curves-{own}&compareRunsMode=CHART")
+    assert paths["Ranking"].endswith(f"/runs?viewStateShareKey=ranking-{own}")
 
 
-def test_a_printed_address_opens_the_table_of_cells_and_holds_no_login(
-    storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_printed_address_opens_a_view_and_holds_no_login(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_cell(storage)
     server, file = "https://user:secret@mlflow.example/", uri(storage)
     assert printed(storage, server) == "MLflow UI: https://mlflow.example\n"
@@ -426,10 +419,21 @@ def test_a_printed_address_opens_the_table_of_cells_and_holds_no_login(
     typed = shlex.split(printed(storage, file).removeprefix("MLflow UI: "))
     assert typed == ["/my python/bin/mlflow", "ui", "--backend-store-uri", file]
     assert printed(storage, "databricks://profile") == "MLflow UI: databricks://profile\n"
+    paths = {"Cells": "/#/c", "Ranking": "/#/r", "Learning curves": "/#/experiments/1/runs?" + 60 * "x"}
     for address in (server, file):
-        monkeypatch.setitem(tracking._cells_paths, (address, study(storage).root), "/#/experiments/1/runs?x")
-    assert printed(storage, server) == "table of cells: https://mlflow.example/#/experiments/1/runs?x\n"
-    assert printed(storage, file).endswith("\ntable of cells: http://127.0.0.1:5000/#/experiments/1/runs?x\n")
+        monkeypatch.setitem(tracking._view_paths, (address, study(storage).root), paths)
+    assert printed(storage, server).splitlines() == [
+        "learning curves in MLflow:",
+        f"https://mlflow.example{paths['Learning curves']}",
+        "ranking in MLflow:",
+        "https://mlflow.example/#/r",
+    ]
+    assert printed(storage, file).splitlines()[1:] == [
+        "learning curves in MLflow:",
+        f"http://127.0.0.1:5000{paths['Learning curves']}",
+        "ranking in MLflow:",
+        "http://127.0.0.1:5000/#/r",
+    ]
 
 
 def printed(storage: Path, address: str) -> str:
@@ -446,7 +450,7 @@ def test_an_outage_neither_raises_nor_delays_and_is_said_once(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     cell = open_cell(tmp_path)
-    tracker = Tracker(study(tmp_path), "http://user:secret@127.0.0.1:9", waits_s=WAITS_S)
+    tracker = Tracker(study(tmp_path), "http://user:secret@127.0.0.1:9", live_s=0, waits_s=WAITS_S)
     everything_is_told = threading.Event()
 
     def connect_late(store: StudyStore, address: str) -> Projection:
@@ -481,7 +485,7 @@ def test_a_server_that_never_answers_holds_nothing_up_and_has_one_sentence_at_th
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{2 * PATIENCE_S:.0f}")
     cell = open_cell(tmp_path)
-    tracker = Tracker(study(tmp_path), silent_server.address, waits_s=())
+    tracker = Tracker(study(tmp_path), silent_server.address, live_s=0, waits_s=())
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     tracker.round_recorded(cell.key)
@@ -503,15 +507,15 @@ def test_a_short_outage_loses_nothing_and_only_the_log_tells_of_it(
 ) -> None:
     caplog.set_level(logging.INFO, "al_ray")
     cell = open_cell(storage)
-    real, calls = Projection._add_points, iter(range(1000))
+    real, calls = Projection._log, iter(range(1000))
 
-    def flaky(self: Projection, run: Any, points: Any) -> None:
-        real(self, run, points)
+    def flaky(self: Projection, *told: Any) -> None:
+        real(self, *told)
         if next(calls) < 2:
             raise ConnectionError("the answer was lost")
 
-    monkeypatch.setattr(Projection, "_add_points", flaky)
-    tracker = Tracker(study(storage), uri(storage), waits_s=WAITS_S)
+    monkeypatch.setattr(Projection, "_log", flaky)
+    tracker = Tracker(study(storage), uri(storage), live_s=0, waits_s=WAITS_S)
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     for record in make_story(2):
@@ -525,7 +529,7 @@ def test_a_short_outage_loses_nothing_and_only_the_log_tells_of_it(
             f"attempt {number} in a row failed (the answer was lost); 1 cell behind; the next after 0.05 s" in decision
         )
     assert len(decisions) == 2
-    assert len(values(shown(storage)[cell.slug])) == 2 * 6
+    assert len(values(shown(storage)[cell.slug])) == 2 * 3
 
 
 def test_a_log_handler_that_fails_stops_neither_the_thread_nor_the_end_of_the_study(
@@ -547,7 +551,7 @@ def test_a_log_handler_that_fails_stops_neither_the_thread_nor_the_end_of_the_st
     broken, logger = Broken(logging.WARNING), logging.getLogger("al_ray.tracking")
     logger.addHandler(broken)
     try:
-        tracker = Tracker(study(storage), uri(storage), waits_s=(), looks_s=LOOKS_S)
+        tracker = Tracker(study(storage), uri(storage), live_s=0, waits_s=(), looks_s=LOOKS_S)
         tracker.start()
         tracker.cell_started(cell.key, SPEC)
         wait_until(lambda: heard, "the first warning")
@@ -564,13 +568,13 @@ def test_an_update_that_cannot_be_taken_does_not_stop_those_of_other_cells(
     poisoned, healthy = open_cell(storage), open_cell(storage, slug="other", seed=1)
     real = Projection.project_cell
 
-    def project(self: Projection, cell: CellStore, status: Any = None) -> None:
+    def project(self: Projection, cell: CellStore, *told: Any) -> Any:
         if cell.key == poisoned.key:
             raise KeyError("no sense in this cell")
-        real(self, cell, status)
+        return real(self, cell, *told)
 
     monkeypatch.setattr(Projection, "project_cell", project)
-    tracker = Tracker(study(storage), uri(storage), waits_s=(), looks_s=LOOKS_S)
+    tracker = Tracker(study(storage), uri(storage), live_s=0, waits_s=(), looks_s=LOOKS_S)
     tracker.start()
     tracker.cell_finished(poisoned.key, "failed")
     wait_until(lambda: len(said) == 1)
@@ -591,7 +595,7 @@ def test_records_that_cannot_be_read_for_a_while_are_shown_later(storage: Path, 
     cell, other = open_cell(storage), open_cell(storage, slug="other", seed=1)
     spec = storage / "softmax" / cell.key / "spec.json"
     whole = spec.read_text()
-    tracker = Tracker(study(storage), uri(storage), waits_s=WAITS_S, looks_s=LOOKS_S)
+    tracker = Tracker(study(storage), uri(storage), live_s=0, waits_s=WAITS_S, looks_s=LOOKS_S)
     tracker.start()
     for started in (cell, other):
         tracker.cell_started(started.key, SPEC)
@@ -613,7 +617,7 @@ def test_a_storage_that_is_away_when_mlflow_is_first_needed_is_an_outage(storage
     claim = storage / "softmax" / "study.json"
     whole = claim.read_text()
     claim.write_text("")
-    tracker = Tracker(study(storage), uri(storage), waits_s=WAITS_S, looks_s=LOOKS_S)
+    tracker = Tracker(study(storage), uri(storage), live_s=0, waits_s=WAITS_S, looks_s=LOOKS_S)
     tracker.start()
     tracker.cell_started(cell.key, SPEC)
     wait_until(lambda: bool(said))

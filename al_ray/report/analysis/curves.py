@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +58,11 @@ class CurveGroup:
 
 
 Groups = dict[tuple[str, str], CurveGroup]
+CellCurve = tuple[Ints, Floats]
+"""Labels and test accuracy of every fine-tuned round of a cell, ``[n_points]`` each."""
 
 
-def cell_curves(records: StudyRecords) -> dict[int, tuple[Ints, Floats]]:
+def cell_curves(records: StudyRecords) -> dict[int, CellCurve]:
     """Return labels and test accuracy of every fine-tuned round ``[n_points]`` of every cell that has one."""
     rounds = records.rounds
     if rounds.empty:
@@ -72,7 +74,7 @@ def cell_curves(records: StudyRecords) -> dict[int, tuple[Ints, Floats]]:
     return dict(zip(cells.tolist(), zip(n_labeled, accuracy, strict=True), strict=True))
 
 
-def score_cells(records: StudyRecords, curves: Mapping[int, tuple[Ints, Floats]]) -> pd.DataFrame:
+def score_cells(records: StudyRecords, curves: Mapping[int, CellCurve]) -> pd.DataFrame:
     """Return what every finished cell comes to; the index is that of ``records.cells``.
 
     Returns:
@@ -102,7 +104,7 @@ def score_cells(records: StudyRecords, curves: Mapping[int, tuple[Ints, Floats]]
     return scores
 
 
-def group_curves(records: StudyRecords, curves: Mapping[int, tuple[Ints, Floats]]) -> Groups:
+def group_curves(records: StudyRecords, curves: Mapping[int, CellCurve]) -> Groups:
     """Align the learning curves of every setting and method but the passive ones.
 
     Finished cells only; where a method has none yet, its running cells as far as all of them are.
@@ -112,25 +114,27 @@ def group_curves(records: StudyRecords, curves: Mapping[int, tuple[Ints, Floats]
     found: Groups = {}
     for (setting, method), members in cells.groupby(["setting", "method"], sort=False):
         done = members[members["status"] == "done"]
-        group = _aligned(str(setting), str(method), members if done.empty else done, curves, finished=not done.empty)
+        kept = (members if done.empty else done).sort_values("seed")
+        of_cells = [curves[cell] for cell in kept.index]
+        group = align_curves(str(setting), str(method), kept["seed"].tolist(), of_cells, finished=not done.empty)
         if group is not None:
             found[str(setting), str(method)] = group
     return found
 
 
-def _aligned(
-    setting: str, method: str, members: pd.DataFrame, curves: Mapping[int, tuple[Ints, Floats]], *, finished: bool
+def align_curves(
+    setting: str, method: str, seeds: Sequence[int], curves: Sequence[CellCurve], *, finished: bool
 ) -> CurveGroup | None:
-    members = members.sort_values("seed")
+    """Align the curves of some seeds, ascending, at the numbers of labels that all of them have; None without one."""
     # Where all answers of a round were withheld, two rounds have one number of labels: the later one counts.
-    of_cells = [dict(zip(*(each.tolist() for each in curves[cell]), strict=True)) for cell in members.index]
+    of_cells = [dict(zip(*(each.tolist() for each in curve), strict=True)) for curve in curves]
     common = sorted(set.intersection(*(set(curve) for curve in of_cells)))
     if not common:
         return None
     return CurveGroup(
         setting=setting,
         method=method,
-        seeds=members["seed"].to_numpy(dtype=np.int64),
+        seeds=np.array(seeds, dtype=np.int64),
         n_labeled=np.array(common, dtype=np.int64),
         accuracy=np.array([[curve[n] for n in common] for curve in of_cells], dtype=np.float64),
         finished=finished,
@@ -139,10 +143,11 @@ def _aligned(
 
 def mean_curves(groups: Groups) -> tuple[Curve, ...]:
     """Return the mean curves with bootstrap bands: the interval of the mean over seeds, point by point, from five."""
-    return tuple(map(_mean_curve, groups.values()))
+    return tuple(map(mean_curve, groups.values()))
 
 
-def _mean_curve(group: CurveGroup) -> Curve:
+def mean_curve(group: CurveGroup) -> Curve:
+    """Return the mean curve of one method, likewise."""
     n_seeds = len(group.seeds)
     low = high = np.empty(0)
     if n_seeds >= MIN_SEEDS:

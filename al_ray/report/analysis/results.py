@@ -362,8 +362,8 @@ class StudyResults:
         cells: table of all cells that are planned or recorded, one row each; nothing is dropped. Columns: ``key, slug,
             fingerprint, setting, dataset, model, variant, method, base_method`` (the method without clipping),
             ``confidence, strategy, filters, clipping, role, seed, status, reason, n_rounds, n_rounds_planned,
-            stop_reason, n_test, evaluation``; and for finished cells ``n_points, n_labeled, final_accuracy, aulc,
-            aulc_last5, ece, brier, acquired.SLICE``. ``reason`` says why a cell failed or could not be read;
+            stop_reason, n_test, evaluation, learner``; and for finished cells ``n_points, n_labeled, final_accuracy,
+            aulc, aulc_last5, ece, brier, acquired.SLICE``. ``reason`` says why a cell failed or could not be read;
             ``n_rounds_planned`` is the most that there can be, 0 where unknown.
         plan_known: whether the cells that wait are known; false where only folders could be counted.
         settings: in the order in which they are shown.
