@@ -1,8 +1,11 @@
 """Process group of a cell: gather, broadcast, average gradients; here for one process, in ``runtime`` for many."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -116,3 +119,15 @@ def place_of(device: "torch.device") -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {"host": platform.node(), "platform": platform.platform(), "cpus": os.cpu_count(), "gpu": gpu}
+
+
+def free_memory(device: "torch.device") -> None:
+    """Give memory that is not in use any more back, to the system too: else a long-lived process keeps growing."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()

@@ -274,7 +274,8 @@ def _with_variants(
     varied = sorted({key for group in several for key in _differing({text: flat[text] for text in group}, seeds)})
     if not varied:
         return dict(plain)
-    short = [key.rsplit(".", 1)[-1] for key in varied]
+    # Of a plug-in the family says more than that it is a name.
+    short = [key.removesuffix(".name").rsplit(".", 1)[-1] for key in varied]
     words = [last if short.count(last) == 1 else key for key, last in zip(varied, short, strict=True)]
     named = {}
     for text, name in plain.items():

@@ -144,6 +144,11 @@ def test_unfiltered_random_queries_and_passive_cells_have_roles_of_their_own() -
     assert roles == ["random", "query", "passive"]
 
 
+def test_a_plug_in_that_is_no_part_of_the_method_is_named_by_its_family() -> None:
+    names = name_cells([spec(initial=initial) for initial in ("random", "typiclust")])
+    assert [name.variant for name in names] == [("initial=random",), ("initial=typiclust",)]
+
+
 def test_a_longer_run_of_another_seed_is_the_same_method() -> None:
     assert {names.variant for names in name_cells([spec(rounds=3, seed=1), spec(rounds=4, seed=2)])} == {()}
     assert len({names.variant for names in name_cells([spec(rounds=3), spec(rounds=4)])}) == 2

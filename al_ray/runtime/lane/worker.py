@@ -5,7 +5,6 @@ rank 0 reports. What a failed cell means for the group is settled here, at the b
 """
 
 import contextlib
-import ctypes
 import functools
 import gc
 import math
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.errors import ExecutionError
-from al_ray.model.worker import place_of, set_threads
+from al_ray.model.worker import free_memory, place_of, set_threads
 from al_ray.runtime.failures import Failure, lane_survives
 from al_ray.runtime.lane.channel import Assignment, Channel
 from al_ray.runtime.lane.exchange import ChannelClient, Exchange, ExchangeState
@@ -244,7 +243,7 @@ def serve(channel: ChannelClient, functions: bytes, threads: int, gpus: float) -
         except CellAbandonedError:
             return
         if time.monotonic() - freed_at >= FREE_EVERY_S:  # it takes longer than what is around a quick cell
-            _free_memory(worker.device)
+            free_memory(worker.device)
             freed_at = time.monotonic()
 
 
@@ -294,15 +293,3 @@ def _serve_cell(
     if not worker.all_agree(isinstance(end, CellFinished)):
         raise ExecutionError(f"the ranks disagree on whether cell {task.key!r} failed; the group restarts.")
     client.push(end)
-
-
-def _free_memory(device: "torch.device") -> None:
-    """Give a cell's memory back: to the system too, or a lane of hundreds of cells would keep growing."""
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
