@@ -158,8 +158,8 @@ def test_options_of_one_name_are_named_in_full() -> None:
     budget = {"name": "label_budget", "n_labels": 50}
     cells = [spec(stopping=rules) for rules in ([budget, "pool_exhausted"], ["pool_exhausted", budget])]
     first, second = name_cells(cells)
-    assert "stopping[0].name=label_budget" in first.variant
-    assert "stopping[1].name=label_budget" in second.variant
+    assert "stopping[0]=label_budget" in first.variant
+    assert "stopping[1]=label_budget" in second.variant
 
 
 paths = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=300).filter(
