@@ -28,7 +28,7 @@ from benchmarks.timed_study import CellTimes, TimedEvent, TimedStudy, lane_of, t
 
 LANES = 2
 SIZES = (60, 240)
-N_ALONE, N_FIRST = 24, 4
+N_ALONE, N_FIRST, N_LAST = 24, 4, 8
 N_QUERIES, QUERY_SIZE, N_TEST, N_CLASSES = 20, 25, 500, 6
 MADE_ROUND_S = 0.035
 BUSY, GROWTH, AROUND_MS = 0.85, 1.5, 150.0
@@ -62,11 +62,16 @@ class Clocks:
     stolen: float
 
     @classmethod
-    def now(cls) -> "Clocks":
-        """Read the clocks; CPU times are those of this process and all that it started."""
+    def now(cls, seen: dict[int, float]) -> "Clocks":
+        """Read the clocks; CPU times are those of this process and all that it started.
+
+        Args:
+            seen: the CPU time of each process when it was last looked at, and so that of the dead; is added to.
+        """
         machine, stolen = machine_cpu_seconds()
         here = os.getpid()
-        return cls(time.time(), sum(map(cpu_seconds, [here, *descendants(here)])), machine, stolen)
+        seen |= {pid: cpu_s for pid in (here, *descendants(here)) if (cpu_s := cpu_seconds(pid))}
+        return cls(time.time(), sum(seen.values()), machine, stolen)
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,16 @@ class Stretch:
 
 @dataclass
 class Watch:
-    """Reads the clocks when every lane has ended a few cells, and at the end of the last cell."""
+    """Reads the clocks when every lane has ended a few cells, and at the end of each of the last cells.
+
+    A lane for which no cell is left is ended before the other lanes are done.
+    """
 
     n_cells: int
     n_lanes: int
     n_first: int
     clocks: list[Clocks] = field(default_factory=list)
+    _cpu_seen: dict[int, float] = field(default_factory=dict)
     _lane_of: dict[str, Any] = field(default_factory=dict)
     _n_ended: dict[Any, int] = field(default_factory=dict)
 
@@ -114,18 +123,19 @@ class Watch:
             lane = self._lane_of[event.key]
             self._n_ended[lane] = self._n_ended.get(lane, 0) + 1
             are_warm = len(self._n_ended) == self.n_lanes and min(self._n_ended.values()) >= self.n_first
-            if (not self.clocks and are_warm) or sum(self._n_ended.values()) == self.n_cells:
-                self.clocks.append(Clocks.now())
+            is_near_the_end = self.n_cells - sum(self._n_ended.values()) < N_LAST
+            if are_warm and (not self.clocks or is_near_the_end):
+                self.clocks.append(Clocks.now(self._cpu_seen))
 
     def stretch(self, study: TimedStudy) -> Stretch:
-        """Return what was between the two looks at the clocks.
+        """Return what was between the first look at the clocks and the last.
 
         Raises:
             RuntimeError: the grid was over before all lanes were there.
         """
-        if len(self.clocks) != 2:
+        if len(self.clocks) < 2:
             raise RuntimeError(f"{self.n_cells} cells were over before {self.n_lanes} lanes were warm: take more")
-        begin, end = self.clocks
+        begin, end = self.clocks[0], self.clocks[-1]
         return Stretch(sum(computed_within(cells, begin.at, end.at) for cells in lanes_of(study)), begin, end)
 
 
