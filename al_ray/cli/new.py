@@ -1,9 +1,10 @@
 """``al-ray new``: from a file of labelled texts to a study of it."""
 
 import os
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Never
@@ -80,7 +81,7 @@ def new(
             raise ConfigError(f"{file} cannot be written: {error.strerror}. Name another file with --out.") from None
         _say(console, looked, dataset, findings, sizes)
         console.print(f"\nwritten: {file}", highlight=False, soft_wrap=True)
-        console.print(f"next:    al-ray run {file} --plan", highlight=False, soft_wrap=True)
+        console.print(f"next:    al-ray run {shlex.quote(str(file))} --plan", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _look(data: str, text: str | None, label: str | None, test: str | None, aske
         values = rows.columns[label]
         for name in named:
             found[f"the class {name!r}"] = [i for i, value in enumerate(values) if str(value).strip() == name]
-        if len(splits) == 1 and (alone := _alone(values)):
+        if len(splits) == 1 and (alone := _alone(values, {i for at in found.values() for i in at})):
             found["a class that no other row has, so that it cannot be in both splits"] = alone
     others = {"text": guesses.texts, "label": guesses.labels}
     return _Looked(source=source, splits=splits, unusable=unusable, others=others, notes=tuple(notes))
@@ -198,11 +199,11 @@ def _yes_or_no(answer: str) -> str | None:
     return None if answer.casefold() in ("y", "yes", "n", "no") else "Answer yes or no."
 
 
-def _alone(labels: Sequence[Any]) -> list[int]:
-    """Return the rows that are the only one of their class."""
-    names = [str(value).strip() for value in labels]
-    counts = Counter(names)
-    return [i for i, name in enumerate(names) if counts[name] == 1 and name not in ("", "None", "nan")]
+def _alone(labels: Sequence[Any], unusable: Container[int]) -> list[int]:
+    """Return the rows that are the only one of their class among those that can be used."""
+    names = {i: str(value).strip() for i, value in enumerate(labels) if i not in unusable}
+    counts = Counter(names.values())
+    return [i for i, name in names.items() if counts[name] == 1]
 
 
 def _refuse(looked: _Looked) -> Never:

@@ -13,6 +13,7 @@ from al_ray.core.seeding import stream
 from al_ray.core.types import TextDataset
 from al_ray.data.files import split_files
 from al_ray.data.rows import Head, Rows, missing_file, read_head
+from al_ray.data.splits import is_unicode
 from al_ray.errors import DataError, unknown_name
 
 N_LOOKED_AT = 1000
@@ -105,7 +106,7 @@ class _Look:
     """What the first values of a column look like."""
 
     def __init__(self, values: Sequence[Any]) -> None:
-        self.given = [value for value in values if not _is_missing(value)]
+        self.given = [value for value in values if not is_missing(value)]
         self.texts = [value for value in self.given if isinstance(value, str)]
         self.n_distinct = len({str(value) for value in self.given})
         self.n_words = _mean(len(text.split()) for text in self.texts)
@@ -140,7 +141,8 @@ class _Look:
         return f"{kind}, {self.n_distinct} different in the first {len(self.given)}"
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Say whether a cell of a file is empty: nothing, white space, or no number."""
     return value is None or (isinstance(value, str) and not value.strip()) or value != value
 
 
@@ -186,7 +188,7 @@ def unusable_rows(rows: Rows, text: str, label: str) -> dict[str, list[int]]:
         DataError: it is the whole label column that cannot be used.
     """
     texts, labels = rows.columns[text], rows.columns[label]
-    given = [value for value in labels if not _is_missing(value)]
+    given = [value for value in labels if not is_missing(value)]
     for kind, words, fix in (
         (bool, "true and false", 'Write names in their place, such as "yes" and "no", or 0 and 1'),
         (float, "numbers with a point", "A class is a name or a whole number: convert them, or put them into bins"),
@@ -197,9 +199,13 @@ def unusable_rows(rows: Rows, text: str, label: str) -> dict[str, list[int]]:
                 "--label COLUMN."
             )
     checks = {
-        f"no text in column {text!r}": [_is_missing(value) for value in texts],
-        f"no string in column {text!r}": [not isinstance(value, str) and not _is_missing(value) for value in texts],
-        f"no class in column {label!r}": [_is_missing(value) for value in labels],
+        f"no text in column {text!r}": [is_missing(value) for value in texts],
+        f"no string in column {text!r}": [not isinstance(value, str) and not is_missing(value) for value in texts],
+        f"no class in column {label!r}": [is_missing(value) for value in labels],
+        "half a character, which is not valid Unicode": [
+            any(isinstance(value, str) and not is_unicode(value) for value in row)
+            for row in zip(texts, labels, strict=True)
+        ],
     }
     found = {words: [i for i, is_bad in enumerate(bad) if is_bad] for words, bad in checks.items()}
     return {words: at for words, at in found.items() if at}
@@ -245,7 +251,7 @@ def write_rows(file: Path, rows: Rows, free: Callable[[Path], Path]) -> Path:
 
 def missing_in_words(labels: Iterable[Any]) -> dict[str, int]:
     """Return the classes whose name mostly says that there is none, such as ``NA``, with how many rows have them."""
-    counts = Counter(str(value).strip() for value in labels)
+    counts = Counter(str(value).strip() for value in labels if not is_missing(value))
     return {name: n for name, n in counts.items() if name.casefold() in _NO_LABEL}
 
 

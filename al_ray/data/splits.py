@@ -126,7 +126,7 @@ def _check_texts(rows: Rows, column: str) -> None:
     _refuse(rows, column, [value is None for value in texts], "is missing", "Give every example a text")
     _refuse(rows, column, [not isinstance(v, str) for v in texts], "is not text", "Write texts as strings", texts)
     _refuse(rows, column, [not v.strip() for v in texts], "is empty or only white space", "Give every example a text")
-    _refuse(rows, column, [not _is_unicode(v) for v in texts], "is not valid Unicode", "Mend the lone surrogates")
+    _refuse(rows, column, [not is_unicode(v) for v in texts], "is not valid Unicode", "Mend the lone surrogates")
 
 
 def _label_values(parts: Sequence[Rows], column: str) -> list[list[Any]]:
@@ -137,7 +137,7 @@ def _label_values(parts: Sequence[Rows], column: str) -> list[list[Any]]:
         _refuse(rows, column, bad, "is missing", "Label every example, or take these rows out")
         bad = [not _is_integer(value) and not isinstance(value, str) for value in values]
         _refuse(rows, column, bad, "is neither an integer nor a string", "Write class names or indices", values)
-        bad = [isinstance(value, str) and not _is_unicode(value) for value in values]
+        bad = [isinstance(value, str) and not is_unicode(value) for value in values]
         _refuse(rows, column, bad, "is not valid Unicode", "Mend the lone surrogates")
     if are_whole_numbers(parts, column):
         return [[int(value) for value in values] for values in labels]
@@ -277,7 +277,7 @@ def _groups(rows: Rows, columns: Columns) -> list[str] | None:
     bad = [not isinstance(value, str) for value in values]
     _refuse(rows, columns.group, bad, "is not the name of a group", "Write the names of groups as strings", values)
     _refuse(
-        rows, columns.group, [not _is_unicode(v) for v in values], "is not valid Unicode", "Mend the lone surrogates"
+        rows, columns.group, [not is_unicode(v) for v in values], "is not valid Unicode", "Mend the lone surrogates"
     )
     return list(values)
 
@@ -313,7 +313,8 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Say whether a text can be written: half a character, as JSON may spell one out, cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

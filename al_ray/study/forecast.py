@@ -97,15 +97,15 @@ def measured_seconds(plan: Plan, execution: "Execution", lanes: int, *, is_local
     if plan.missing or (execution.gpus_per_worker > 0 and not _has_gpu()):
         return None
     pace = Pace(execution.cpus_per_worker, execution.gpus_per_worker > 0)
-    by_pool: dict[tuple[str, int], list[CellSpec]] = {}
+    by_pool: dict[str, list[CellSpec]] = {}
     for cell in waiting:
         spec = cell.spec
         dataset = plan.datasets[dataset_key(spec.dataset)]
         seconds += _cell_seconds(cell, dataset, plan.models[spec.model.name, spec.model.revision], pace)
-        by_pool.setdefault((dataset_key(spec.dataset), spec.max_tokens), []).append(spec)
-    for (key, _), specs in by_pool.items():
+        by_pool.setdefault(cell.pool_key, []).append(spec)
+    for specs in by_pool.values():
         model = plan.models[specs[0].model.name, specs[0].model.revision]
-        seconds += pace.encoding_s(specs, plan.datasets[key], model)
+        seconds += pace.encoding_s(specs, plan.datasets[dataset_key(specs[0].dataset)], model)
     return (0.0 if is_local else START_UP_S) + seconds / lanes
 
 

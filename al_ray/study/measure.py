@@ -140,16 +140,20 @@ class Pace:
         return Speed(fit_s=max(short - n * step_s, 0.0), step_s=step_s, score_s=score_s)
 
     def _measure_rounds(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel) -> list[tuple[int, float]]:
-        """Run whole rounds on made-up features: at the first number of labels and at the last."""
+        """Run whole rounds on made-up features: at the first number of labels and at the last that leaves a query."""
         tables = {"pool": text_table(dataset.train), "test": text_table(dataset.test)}
         width = self._encode(encodings_of(spec)["features"].key, spec, dataset, model)[1]
         pool = CellPool(
             tables=tables, encoded=functools.cache(partial(_made_features, tables, dataset.n_classes, width))
         )
-        loop = replace(make_loop(spec, dataset.n_classes, tables), rounds=1, stopping=())
-        n_train = len(loop.truth)
-        last = min(spec.initial_size + spec.rounds * spec.query_size, n_train - spec.query_size)
-        sizes = [n_train] if spec.strategy.labels_everything else sorted({spec.initial_size, max(last, 1)})
+        n_train = len(dataset.train)
+        first = n_train if spec.strategy.labels_everything else spec.initial_size
+        most = min(first + spec.rounds * spec.query_size, n_train)
+        reached = range(first, most + 1, spec.query_size) if spec.rounds else ()
+        asking = [n for n in reached if spec.n_left(n_train - n) >= spec.query_size]
+        # Where no round has a query, the one that there is only evaluates.
+        sizes = sorted({asking[0], asking[-1]}) if asking else [first]
+        loop = replace(make_loop(spec, dataset.n_classes, tables), rounds=1 if asking else 0, stopping=())
         classifier = make_classifier(spec, loop, pool, self._worker)
         self._run_round(loop, classifier, sizes[0])  # imports and warms up
         return [(n, self._run_round(loop, classifier, n)) for n in sizes]

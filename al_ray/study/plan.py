@@ -50,6 +50,12 @@ class PlannedCell:
         """Folder name of the cell."""
         return cell_key(self.slug, self.fingerprint)
 
+    @property
+    def pool_key(self) -> str:
+        """What two cells share that read the same tokens."""
+        spec = self.spec
+        return f"{str(spec.dataset_sha256)[:16]}-{str(spec.model.settings_sha256)[:16]}-{spec.max_tokens}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -257,9 +263,7 @@ def _lack(spec: CellSpec, dataset: TextDataset) -> str | None:
             f"query_size is {spec.query_size}, but the pool of {dataset.name!r} has {max(n_pool, 0)} examples after "
             f"the initial query{f' and {n_validation} validation examples' if n_validation else ''}."
         )
-    candidates = n_pool - max(spec.rounds - 1, 0) * spec.query_size
-    for each in spec.filters:
-        candidates -= each.n_removed(max(candidates, 0), spec.query_size)
+    candidates = spec.n_left(n_pool - max(spec.rounds - 1, 0) * spec.query_size)
     if spec.rounds and candidates < spec.query_size and not spec.stopping:
         return (
             f"{spec.rounds} rounds of {spec.query_size} ask for more than {dataset.name!r} has: {max(candidates, 0)} "

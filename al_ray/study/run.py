@@ -324,7 +324,7 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
         spec=cell.spec.to_json(),
         n_classes=plan.datasets[dataset_key(cell.spec.dataset)].n_classes,
         provenance=_provenance(plan, cell, execution),
-        pool_key=_pool_key(cell),
+        pool_key=cell.pool_key,
         workers=cell.spec.workers,
         is_quick=cell.spec.finetune.is_frozen,
     )
@@ -351,12 +351,6 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in RECORDED_VERSIONS}
 
 
-def _pool_key(cell: PlannedCell) -> str:
-    """Name what two cells share when they read the same tokens."""
-    spec = cell.spec
-    return f"{str(spec.dataset_sha256)[:16]}-{str(spec.model.settings_sha256)[:16]}-{spec.max_tokens}"
-
-
 def _pools(plan: Plan, cells: Iterable[PlannedCell]) -> dict[str, PoolSource]:
     """Return the pools that cells read, in the order of their use, with all that any of the cells reads of each."""
     return {key: _pool_source(plan, of_pool) for key, of_pool in _readers(cells).items()}
@@ -366,7 +360,7 @@ def _readers(cells: Iterable[PlannedCell]) -> dict[str, list[PlannedCell]]:
     """Return the cells that read each pool."""
     readers: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        readers.setdefault(_pool_key(cell), []).append(cell)
+        readers.setdefault(cell.pool_key, []).append(cell)
     return readers
 
 

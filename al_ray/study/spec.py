@@ -154,6 +154,12 @@ class CellSpec(Identity):
         """Return the short name of the data set, for slugs and tables."""
         return str(self.dataset["name"])
 
+    def n_left(self, n_pool: int) -> int:
+        """Return how many examples of a pool are candidates for certain, when each filter has removed what it may."""
+        for each in self.filters:
+            n_pool -= each.n_removed(max(n_pool, 0), self.query_size)
+        return n_pool
+
     def conflicts(self) -> list[str]:
         """Return why its parts do not fit together, one sentence each; empty when they do."""
         found = []

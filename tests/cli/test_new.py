@@ -191,6 +191,16 @@ def test_rows_that_cannot_be_used_are_named_and_left_out_on_demand(al_ray: AlRay
     assert "t_usable.csv is there already" in again.text
 
 
+def test_a_class_whose_other_rows_cannot_be_used_is_left_out_with_them(al_ray: AlRay, tmp_path: Path) -> None:
+    rows = labelled(300)
+    rows[3], rows[7] = ("", "rare"), (text_of(7), "rare")
+    csv_of(tmp_path / "t.csv", rows)
+    kept = al_ray("new", "t.csv", "--yes", "--skip-unusable", "--out", "my study.yaml")
+    assert kept.code == 0, kept.text
+    assert "2 rows left out; the others are in t_usable.csv." in kept.text
+    assert kept.text.endswith("next: al-ray run 'my study.yaml' --plan")
+
+
 def test_class_names_of_a_parquet_file_stay_where_rows_are_left_out(al_ray: AlRay, tmp_path: Path) -> None:
     rows = labelled(300, [0, 1])
     table = pa.table({"text": [None, *(text for text, _ in rows)], "label": [0, *(label for _, label in rows)]})

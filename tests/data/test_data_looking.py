@@ -155,6 +155,8 @@ def test_rows_without_a_text_or_a_class_are_found_with_their_numbers() -> None:
         "no class in column 'label'": [3, 5],
     }
     assert without(rows, [1, 2, 3, 4, 5]).columns == {"text": ["a"], "label": ["x"]}
+    halves = rows_of(["a", "b \ud800", "c"], ["x", "y", "\udfff"])
+    assert unusable_rows(halves, "text", "label") == {"half a character, which is not valid Unicode": [1, 2]}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_rows_that_are_written_read_back_equal(tmp_path: Path, is_typed: bool) -
 
 
 def test_names_that_say_that_there_is_no_class_are_counted() -> None:
-    labels = ["NA", "bug", "n/a", "nan", "NA", " None ", "-1", "nancy", 0, -1]
+    labels = ["NA", "bug", "n/a", "nan", "NA", " None ", "-1", "nancy", 0, -1, None, float("nan")]
     assert missing_in_words(labels) == {"NA": 2, "n/a": 1, "nan": 1, "None": 1, "-1": 2}
 
 

@@ -96,6 +96,36 @@ def test_more_kinds_than_are_measured_count_as_their_mean(planned: Any, monkeypa
     assert seconds_of(plan) == pytest.approx(4 * (1 + 3 + 2))
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"rounds": 0, "initial_size": 115},
+        {"rounds": 100, "stopping": ["pool_exhausted"]},
+        {"rounds": 100, "stopping": ["pool_exhausted"], "filters": [{"name": "uncertainty_clipping", "fraction": 0.3}]},
+    ],
+    ids=["no query", "all of the pool", "what clipping leaves of the pool"],
+)
+def test_rounds_are_measured_where_they_have_candidates(planned: Any, sizes: dict[str, Any]) -> None:
+    seconds = seconds_of(planned(finetune={"frozen_layers": "all"}, seed=1, **sizes))
+    assert seconds is not None
+    assert 0 < seconds < 600
+
+
+def test_texts_are_encoded_with_the_tokens_of_their_own_model(
+    planned: Any, bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roberta = str(tiny.save_roberta(tmp_path / "roberta"))
+    read: list[tuple[set[str], str]] = []
+
+    def encoding_s(self: Any, specs: Any, dataset: Any, model: Any) -> float:
+        read.append(({spec.model.name for spec in specs}, model.name))
+        return 0.0
+
+    monkeypatch.setattr(measure.Pace, "encoding_s", encoding_s)
+    seconds_of(planned(model=[bert, roberta], finetune={"frozen_layers": "all"}))
+    assert read == [({bert}, bert), ({roberta}, roberta)]
+
+
 def test_what_cannot_be_measured_here_is_not_guessed(planned: Any) -> None:
     assert seconds_of(planned(), gpus_per_worker=1.0) is None
     plan = planned()
