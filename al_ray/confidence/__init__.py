@@ -13,10 +13,11 @@ State = Mapping[str, Any]
 Loss = Callable[..., Any]
 """``(logits [n, n_classes], targets [n], epoch) -> losses [n]`` on torch tensors.
 
-With an attribute ``needs_features`` that is true it gets ``features [n, n_features]`` (first token, with gradient) as a
-fourth argument. With a method ``after_epoch(logits, targets)`` it is told the held-out logits and targets after every
-epoch, once that epoch is judged (not at all when nothing is held out). With an attribute ``judged_as_gonsior2022`` that
-is true examples are held out and epochs compared as in the code of Gonsior et al. 2022, see ``al_ray.model.recipe``.
+With an attribute ``needs_features`` that is true it gets ``features [n, n_features]`` (what the head reads, with
+gradient) as a fourth argument. With a method ``after_epoch(logits, targets)`` it is told the held-out logits and
+targets after every epoch, once that epoch is judged (not at all when nothing is held out). With an attribute
+``judged_as_gonsior2022`` that is true examples are held out and epochs compared as in the code of Gonsior et al. 2022,
+see ``al_ray.model.recipe``.
 """
 
 

@@ -137,8 +137,8 @@ class ModelOutputs:
     Attributes:
         ids: ``[n]``, ascending.
         logits: ``[n, n_draws, n_classes]`` float32; draws are dropout passes and ensemble members alike, members first.
-        features: ``[n, n_features]`` encoder output of the first token, without dropout and of the first member, or
-            None where no method asked for it.
+        features: ``[n, n_features]`` what the head reads of the encoder's output (mostly that at the first token),
+            without dropout and of the first member, or None where no method asked for it.
         logits_without_dropout: ``[n, n_classes]``, of the first member, or None where nobody asked for them.
     """
 

@@ -123,7 +123,7 @@ class RoundClassifier(ABC):
             split: where the examples are.
             ids: which ``[n]``, unique, in any order.
             plain: one pass through the first member, without dropout or a changed attention.
-            with_features: also return the encoder's output at the first token, of the first member.
+            with_features: also return what the head reads of each text, of the first member.
             with_logits_without_dropout: also return the logits without dropout, of the first member.
 
         Returns:
@@ -363,7 +363,7 @@ class TransformerClassifier(RoundClassifier):
         if self._sampling.adaptive_attention and not self._network.packs:
             raise ModelError(
                 f"the attention of model {self._model.name!r} cannot be changed at prediction: that is written for "
-                "BERT and RoBERTa. Use 'where: logits'."
+                "encoders built like BERT. Use 'where: logits'."
             )
 
     def _check_lengths(self) -> None:

@@ -142,7 +142,9 @@ class FinetuneRecipe:
         Raises:
             ConfigError: an unknown option, a bad value, or an option that has no meaning beside the others.
         """
-        given = {key: value for key, value in options.items() if (key, value) != ("frozen_dropout", False)}
+        given = dict(options)
+        if given.get("frozen_dropout") is False and given.get("frozen_layers", 0) not in (0, "all"):
+            del given["frozen_dropout"]  # as to_json says it, of recipes for which it has a meaning
         if given.get("lora") is None:
             given.pop("lora", None)
         elif not isinstance(given["lora"], Lora):

@@ -22,7 +22,7 @@ class Badge(QueryStrategy):
     k> = <a, b> <h, k>. Once all that is left lies on chosen embeddings, the ranking decides.
 
     Deviation: several draws are averaged to one p.
-    Deviation: h is the encoder's output for the first token, also where the model's head has a hidden layer.
+    Deviation: h is what the head reads of the encoder's output, also where the head has a hidden layer.
     """
 
     source: ClassVar[str] = "Ash et al. 2020, arXiv 1906.03671"

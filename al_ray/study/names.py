@@ -19,6 +19,7 @@ JOIN = " + "
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._=]+")
 _NAMED_OTHERWISE = ("spec_version", "dataset", "dataset_sha256", "seed")
 _PATHS = ("path", "test")
+_RECIPE = "finetune."
 
 Role = Literal["query", "random", "passive"]
 
@@ -280,7 +281,10 @@ def _with_variants(
     named = {}
     for text, name in plain.items():
         values = flat.get(text) or _named_nowhere(specs[text])
-        variant = tuple(f"{word}={values.get(key)}" for key, word in zip(varied, words, strict=True))
+        said = zip(varied, words, strict=True)
+        # A recipe lacks what has no meaning in it, so that there is nothing to say of it.
+        kept = [(key, word) for key, word in said if key in values or not key.startswith(_RECIPE)]
+        variant = tuple(f"{word}={values.get(key)}" for key, word in kept)
         named[text] = replace(name, variant=variant)
     return named
 
@@ -300,4 +304,4 @@ def _differing(group: Mapping[str, Mapping[str, Any]], seeds: Mapping[str, set[i
 
 def _tells_apart(key: str, values: Collection[Mapping[str, Any]]) -> bool:
     """Say whether a key that differs has to be named: what a recipe lacks follows from what else it says."""
-    return not key.startswith("finetune.") or len({repr(each[key]) for each in values if key in each}) > 1
+    return not key.startswith(_RECIPE) or len({repr(each[key]) for each in values if key in each}) > 1

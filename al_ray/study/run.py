@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import metadata
+from operator import itemgetter
 from typing import Any
 
 import psutil
 
 from al_ray import __version__
 from al_ray.errors import ConfigError, ExecutionError, StorageError
+from al_ray.model.encoding import Encoding
 from al_ray.model.tokens import tokenize_table
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
@@ -222,26 +224,30 @@ def check_encodings(ready: ReadyStudy) -> None:
     Raises:
         ExecutionError: the object store of a private Ray, or without Ray the memory, is too small.
     """
-    plan, needed, largest = ready.plan, 0, (0, "")
+    plan, kept = ready.plan, list[tuple[int, str, Encoding]]()
     if not ready.is_local and (ready.execution.address or os.environ.get("RAY_ADDRESS", "local")) != "local":
         return
-    readers = _readers(plan.waiting())
-    for cells in readers.values():
+    for cells in _readers(plan.waiting()).values():
         spec = cells[0].spec
         dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
         for encoding in {each.key: each for cell in cells for each in encodings_of(cell.spec).values()}.values():
-            n_bytes = encoding_bytes(encoding, dataset, model, spec.max_tokens)
-            layer = f"the output of layer {encoding.output}" if isinstance(encoding.output, int) else "the embeddings"
-            largest = max(largest, (n_bytes, f"{layer} of model {spec.model.name!r} for data set {dataset.name!r}"))
-            needed += n_bytes
+            whose = f"of model {spec.model.name!r} for data set {dataset.name!r}"
+            kept.append((encoding_bytes(encoding, dataset, model, spec.max_tokens), whose, encoding))
     where = "the memory of this machine" if ready.is_local else "the object store of a private Ray on this machine"
     free = psutil.virtual_memory().available if ready.is_local else private_store_bytes()
+    needed = sum(n_bytes for n_bytes, _, _ in kept)
     if needed > free:
+        largest, whose, encoding = max(kept, key=itemgetter(0))
+        what, ways = "the embeddings", ["a smaller part of the data"]
+        if isinstance(encoding.output, int):
+            what = f"the output of layer {encoding.output}"
+            ways = ["fewer max_tokens", "'frozen_layers: all', which keeps one row a text"]
+            if encoding.precision == "float32":
+                ways.insert(0, "precision bf16, which halves it")
         raise ExecutionError(
-            f"{largest[1]} takes {largest[0] / 2**30:.1f} GiB of the {needed / 2**30:.1f} GiB that this study keeps, "
-            f"and {where} has {free / 2**30:.1f} GiB. Use precision bf16, which halves it, fewer max_tokens, "
-            "'frozen_layers: all', which keeps one row a text, or fewer data sets in a study; or join a Ray with a "
-            "larger object store."
+            f"{what} {whose} takes {largest / 2**30:.1f} GiB of the {needed / 2**30:.1f} GiB that this study keeps, "
+            f"and {where} has {free / 2**30:.1f} GiB. Use {', '.join(ways)}, or fewer data sets in a study; or join a "
+            "Ray with a larger object store."
         )
 
 

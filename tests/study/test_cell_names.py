@@ -103,6 +103,10 @@ def test_what_follows_from_the_solver_is_not_named_beside_it() -> None:
     recipes = [{"frozen_layers": "all", "solver": solver} for solver in ("adamw", "lbfgs")]
     names = name_cells([spec(finetune=recipe) for recipe in recipes])
     assert [name.variant for name in names] == [("solver=adamw",), ("solver=lbfgs",)]
+    more = [*recipes, {"frozen_layers": "all", "solver": "lbfgs", "l2": 1.0}, {}]
+    assert [name.variant for name in name_cells([spec(finetune=recipe) for recipe in more])] == [
+        ("solver=adamw",), ("l2=0.1", "solver=lbfgs"), ("l2=1.0", "solver=lbfgs"), ()
+    ]  # fmt: skip
 
 
 def test_options_that_differ_are_told_apart_whichever_the_seeds() -> None:
