@@ -185,7 +185,7 @@ class FinetuneRecipe:
             if odd := [key for key in given if key in _OF_FROZEN_LEARNER]:
                 raise ConfigError(
                     f"finetune: option {odd[0]!r} is {given[odd[0]]!r}, which only the frozen learner has. Drop it, "
-                    "or add 'frozen_layers: all'."
+                    "from 'defaults' too, or add 'frozen_layers: all'."
                 )
             return
         if self.lora is not None:
@@ -197,7 +197,7 @@ class FinetuneRecipe:
             other = "adamw" if self.solver == "lbfgs" else "lbfgs"
             raise ConfigError(
                 f"finetune: option {odd[0]!r} is {given[odd[0]]!r}, which has no meaning with 'solver: {self.solver}'. "
-                f"Drop it, or use 'solver: {other}'."
+                f"Drop it, from 'defaults' too, or use 'solver: {other}'."
             )
 
 

@@ -106,7 +106,7 @@ def test_the_json_form_of_full_fine_tuning_is_that_of_the_first_edition() -> Non
         ),
         (
             {"frozen_layers": "all", "solver": "lbfgs", "epochs": 3},
-            r"option 'epochs' is 3, which has no meaning with 'solver: lbfgs'. Drop it, or use 'solver: adamw'",
+            r"option 'epochs' is 3, which has no meaning with 'solver: lbfgs'. Drop it, from 'defaults' too, or use 's",
         ),
         ({"frozen_layers": "most"}, r"option 'frozen_layers' of finetune is 'most'.*int \| 'all'"),
         (
