@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 # A gradient step on an example, in forward passes; a round of the frozen learner, in texts through one.
 STEP_PASSES, FROZEN_ROUND_TEXTS = 4.3, 20.0
-START_UP_S = 25.0
+# Of Ray, of the lanes and of the end of a run; of processes that encode, beside them; and how much longer a cell takes
+# beside others than alone. Measured on two cores.
+START_UP_S, ENCODERS_START_S, SIDE_BY_SIDE = 28.0, 10.0, 1.1
 N_COUNTED = 500
 # What a disk takes for the files of a round and of a cell beyond their content, in blocks of 4 KiB, and what MLflow's
 # SQLite file and artifacts take: measured on the studies that come along.
@@ -83,12 +85,13 @@ def measured_seconds(plan: Plan, execution: "Execution", lanes: int, *, is_local
     Args:
         plan: the checked study.
         execution: threads and GPUs of a worker.
-        lanes: cells that run side by side; they are taken for as fast as one alone.
+        lanes: cells that run side by side.
         is_local: whether it runs without Ray.
 
     Returns:
         seconds; None where data or models are missing, or cells run on GPUs and this machine has none.
     """
+    from al_ray.study.cell import encodings_of
     from al_ray.study.measure import Pace
 
     waiting, seconds = plan.waiting(), 0.0
@@ -106,7 +109,11 @@ def measured_seconds(plan: Plan, execution: "Execution", lanes: int, *, is_local
     for specs in by_pool.values():
         model = plan.models[specs[0].model.name, specs[0].model.revision]
         seconds += pace.encoding_s(specs, plan.datasets[dataset_key(specs[0].dataset)], model)
-    return (0.0 if is_local else START_UP_S) + seconds / lanes
+    if is_local:
+        return seconds
+    encodes = any(encodings_of(spec) for specs in by_pool.values() for spec in specs)
+    start_s = START_UP_S + (ENCODERS_START_S if encodes else 0.0)
+    return start_s + seconds / lanes * (SIDE_BY_SIDE if lanes > 1 else 1.0)
 
 
 def _cell_seconds(cell: PlannedCell, dataset: TextDataset, model: ResolvedModel, pace: "Pace") -> float:

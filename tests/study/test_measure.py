@@ -9,7 +9,7 @@ import pytest
 from al_ray.runtime.pool import text_table
 from al_ray.study import measure
 from al_ray.study.file import Execution, Study
-from al_ray.study.forecast import START_UP_S, measured_seconds
+from al_ray.study.forecast import SIDE_BY_SIDE, START_UP_S, measured_seconds
 from al_ray.study.plan import Plan, plan_study
 from tests.model import tiny
 
@@ -78,6 +78,8 @@ def test_time_is_what_was_measured_times_what_is_counted(planned: Any, monkeypat
     assert seconds_of(planned(), lanes=2) == pytest.approx(of_cell)
     on_ray = measured_seconds(planned(), Execution(), 1, is_local=False)
     assert on_ray == pytest.approx(2 * of_cell + START_UP_S)
+    on_two_lanes = measured_seconds(planned(), Execution(), 2, is_local=False)
+    assert on_two_lanes == pytest.approx(SIDE_BY_SIDE * of_cell + START_UP_S)
 
 
 def test_rounds_between_two_sizes_take_what_lies_between(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:

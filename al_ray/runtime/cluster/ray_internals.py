@@ -38,9 +38,9 @@ PATIENT_ENVIRONMENT = {
 START_PATIENCE_S, LOOK_AGAIN_S = 300.0, 0.2
 # A lane is four processes and more, most of them idle; at its default Ray warns of this on the terminal.
 STARTUPS_AT_ONCE = "RAY_worker_maximum_startup_concurrency"
-# A worker group is looked at five times a second, which bounds how soon a lane learns of its workers' end.
+# A worker group is looked at once a second, which bounds how soon a lane learns of its workers' end.
 TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
