@@ -11,8 +11,8 @@ import pytest
 
 from al_ray.data import resolve_dataset
 from al_ray.errors import ModelError
+from al_ray.model.source import pinned_model
 from al_ray.records.study import StudyStore
-from al_ray.study.cell import _pinned_model
 from al_ray.study.file import load_study
 
 LOCAL = ("--local", "--set", "tracking=off")
@@ -219,4 +219,4 @@ def test_a_model_whose_settings_are_not_those_of_the_study_is_refused_in_the_pla
     assert "model.settings_sha256 is 000000000000..., but configuration and tokenizer of" in said.text
     (spec,) = load_study(path).cells.values()
     with pytest.raises(ModelError, match="another configuration or tokenizer on this machine than where the study was"):
-        _pinned_model(spec)
+        pinned_model(spec.model.name, spec.model.revision, spec.model.sha256, spec.model.settings_sha256)
