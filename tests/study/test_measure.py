@@ -75,7 +75,6 @@ def test_time_is_what_was_measured_times_what_is_counted(planned: Any, monkeypat
     scored = 4 * 40 + (100 + 90 + 80) + held_out
     of_cell = 4 * 100 + steps + 0.01 * scored
     assert seconds_of(planned()) == pytest.approx(2 * of_cell)
-    assert seconds_of(planned(), lanes=2) == pytest.approx(of_cell)
     on_ray = measured_seconds(planned(), Execution(), 1, is_local=False)
     assert on_ray == pytest.approx(2 * of_cell + START_UP_S)
     on_two_lanes = measured_seconds(planned(), Execution(), 2, is_local=False)

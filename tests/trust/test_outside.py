@@ -46,8 +46,10 @@ def test_a_database_that_came_along_cannot_send_files_elsewhere(
         "a link": f"{storage}/mlartifacts/tiny",
     }[kind]
     point_artifacts(storage / "mlflow.db", place)
-    said = refused(command, with_mlflow.file, "--storage", storage)
-    assert "outside that folder: it was copied or moved" in said
+    if command == "report":
+        assert "outside that folder: it was copied or moved" in refused(command, with_mlflow.file, "--storage", storage)
+    else:  # which sends no files at all
+        assert al_ray(command, with_mlflow.file, "--storage", storage).code == 0
     assert list(target.rglob("*")) == []
 
 
