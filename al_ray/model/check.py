@@ -34,6 +34,7 @@ class ModelFacts:
     Attributes:
         longest_text: tokens of a text that it can read, special ones included; None where its positions have no end.
         n_layers: layers that can be frozen one by one; 0 where they share their weights.
+        n_features: width of its output.
         adapts_attention: whether adaptive temperature can act in its attention.
         network_dropout: largest share that any part drops as the model was trained, the head's included; None where
             nothing can drop.
@@ -46,6 +47,7 @@ class ModelFacts:
 
     longest_text: int | None
     n_layers: int
+    n_features: int
     adapts_attention: bool
     network_dropout: float | None
     head_dropout: float | None
@@ -59,6 +61,7 @@ class ModelFacts:
 MINILM_FACTS = ModelFacts(
     longest_text=512,
     n_layers=6,
+    n_features=384,
     adapts_attention=True,
     network_dropout=0.1,
     head_dropout=0.1,
@@ -96,6 +99,7 @@ def ask_network(model: ResolvedModel) -> ModelFacts:
         facts = ModelFacts(
             longest_text=longest_text(network),
             n_layers=len(encoder_layers(network.model.base_model)),
+            n_features=network.n_features,
             adapts_attention=network.packs,
             network_dropout=max((getattr(*place) for place in network.dropout_places()), default=None),
             head_dropout=max((part.p for part in network.head_dropouts), default=None),

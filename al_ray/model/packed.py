@@ -31,8 +31,8 @@ MASKED = -1e9
 WRITTEN_OUT = ("cpu", "meta")
 # Cost of attention relative to a token's own matrix products, for a token of a text of this many tokens.
 ATTENTION_TOKENS = 1500
-# What one more pass of a CPU through the encoder costs, in tokens: weights are read from memory once more. Measured for
-# six layers of 768; between 20 and 40 no difference was seen.
+# What one more pass of a CPU through the encoder costs, in tokens: weights are read from memory once more. Tried for
+# four encoders of six layers: 20 and 40 differ by 5 % at most, and this lies between.
 PASS_TOKENS = 30
 
 Pooling = Literal["first_token", "mean"]

@@ -96,9 +96,9 @@ class CellFailed:
 CellEvent = CellStarted | RoundEnded | CellFinished | CellFailed
 LAST_EVENTS = (CellFinished, CellFailed)
 ReportRound = Callable[[RoundEnded], None]
-# Runs one cell on every rank of a worker group: its task, its pool, the rank's worker, and what
-# takes its rounds (on rank 0). A module-level function, pickled by reference. It resumes by itself: after a lost worker
-# it is called again with the same task.
+# Runs one cell on every rank of a worker group: its task, its pool, the rank's worker, and what takes its rounds (on
+# rank 0). A module-level function, pickled by reference. It resumes by itself: after a lost worker it is called again
+# with the same task.
 RunCell = Callable[[CellTask, "CellPool", "Worker", ReportRound], None]
 
 

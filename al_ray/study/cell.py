@@ -139,6 +139,11 @@ def encodings_of(spec: CellSpec) -> dict[EncodingRole, Encoding]:
     return found
 
 
+def encodings_read(specs: Iterable[CellSpec]) -> dict[str, Encoding]:
+    """Return all encodings that any of some cells reads, by their keys, in the order of their use."""
+    return {encoding.key: encoding for spec in specs for encoding in encodings_of(spec).values()}
+
+
 def make_loop(spec: CellSpec, n_classes: int, tables: Mapping[str, pa.Table]) -> Loop:
     """Return the loop that a spec describes over the data of a cell."""
     truth, test = (_answers(tables[name]) for name in ("pool", "test"))

@@ -107,7 +107,7 @@ def draft_study(
         f"  max_tokens: {sizes.max_tokens} # {math.floor(100 * whole)} % of the texts are read whole",
         "  precision: float32 # with a fine-tuned encoder and GPUs: {cpu: float32, cuda: bf16}",
         "  # The encoder stays as it is and a head is fitted: a second a cell. Without this line the whole encoder is",
-        "  # fine-tuned, which is mostly better by some points and takes minutes a cell.",
+        "  # fine-tuned, which learns more from many labels and takes minutes a cell.",
         f"  finetune: {FINETUNE}",
         f"  initial_size: {sizes.initial_size} # labels before the first model, of every class",
         f"  query_size: {sizes.query_size} # labels that each round asks for",

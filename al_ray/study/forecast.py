@@ -1,6 +1,5 @@
 """What a study will cost, before anything starts: forward passes, fine-tuned examples, time and disk."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from al_ray.core.types import TextDataset
 from al_ray.model.encoding import Encoding
 from al_ray.model.source import ResolvedModel
 from al_ray.model.tokens import load_tokenizer
-from al_ray.study.plan import Plan, PlannedCell, dataset_key
+from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key
 from al_ray.study.spec import CellSpec
 
 if TYPE_CHECKING:
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 # A gradient step on an example, in forward passes; a round of the frozen learner, in texts through one.
 STEP_PASSES, FROZEN_ROUND_TEXTS = 4.3, 20.0
 # Of Ray, of the lanes and of the end of a run; of processes that encode, beside them; and how much longer a cell takes
-# beside others than alone. Measured on two cores.
+# beside others than alone. Set by hand after one run of the quickstart on two cores, of which 25 s and no more for all
+# three had told 92 of 134 s.
 START_UP_S, ENCODERS_START_S, SIDE_BY_SIDE = 28.0, 10.0, 1.1
 N_COUNTED = 500
 # What a disk takes for the files of a round and of a cell beyond their content, in blocks of 4 KiB, and what MLflow's
@@ -91,7 +91,6 @@ def measured_seconds(plan: Plan, execution: "Execution", lanes: int, *, is_local
     Returns:
         seconds; None where data or models are missing, or cells run on GPUs and this machine has none.
     """
-    from al_ray.study.cell import encodings_of
     from al_ray.study.measure import Pace
 
     waiting, seconds = plan.waiting(), 0.0
@@ -100,20 +99,16 @@ def measured_seconds(plan: Plan, execution: "Execution", lanes: int, *, is_local
     if plan.missing or (execution.gpus_per_worker > 0 and not _has_gpu()):
         return None
     pace = Pace(execution.cpus_per_worker, execution.gpus_per_worker > 0)
-    by_pool: dict[str, list[CellSpec]] = {}
-    for cell in waiting:
-        spec = cell.spec
-        dataset = plan.datasets[dataset_key(spec.dataset)]
-        seconds += _cell_seconds(cell, dataset, plan.models[spec.model.name, spec.model.revision], pace)
-        by_pool.setdefault(cell.pool_key, []).append(spec)
-    for specs in by_pool.values():
-        model = plan.models[specs[0].model.name, specs[0].model.revision]
-        seconds += pace.encoding_s(specs, plan.datasets[dataset_key(specs[0].dataset)], model)
+    encoding_s = 0.0
+    for cells in by_pool(waiting).values():
+        spec = cells[0].spec
+        dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
+        seconds += sum(_cell_seconds(cell, dataset, model, pace) for cell in cells)
+        encoding_s += pace.encoding_s([cell.spec for cell in cells], dataset, model)
     if is_local:
-        return seconds
-    encodes = any(encodings_of(spec) for specs in by_pool.values() for spec in specs)
-    start_s = START_UP_S + (ENCODERS_START_S if encodes else 0.0)
-    return start_s + seconds / lanes * (SIDE_BY_SIDE if lanes > 1 else 1.0)
+        return seconds + encoding_s
+    start_s = START_UP_S + (ENCODERS_START_S if encoding_s else 0.0)
+    return start_s + (seconds + encoding_s) / lanes * (SIDE_BY_SIDE if lanes > 1 else 1.0)
 
 
 def _cell_seconds(cell: PlannedCell, dataset: TextDataset, model: ResolvedModel, pace: "Pace") -> float:
@@ -135,23 +130,22 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def encoding_bytes(encoding: Encoding, dataset: TextDataset, model: ResolvedModel, max_tokens: int) -> int:
+def encoding_bytes(encoding: Encoding, dataset: TextDataset, model: ResolvedModel, max_tokens: int, width: int) -> int:
     """Estimate what an encoding of a data set takes: a row a text, or, of the output of a layer, a row a token.
 
-    Tokens are counted on some of the texts.
+    Args:
+        encoding: of the texts.
+        dataset: holds them.
+        model: whose tokens are counted, on some of the texts.
+        max_tokens: that texts are cut to.
+        width: of the encoder's output.
     """
     n_rows, texts = len(dataset.train) + len(dataset.test), dataset.train.texts
-    width = _width_of(model)
     if not isinstance(encoding.output, int):
         return n_rows * width * 4
     sample = [texts[row] for row in range(0, len(texts), max(len(texts) // N_COUNTED, 1))]
     n_tokens = sum(len(row) for row in load_tokenizer(model, max_tokens).encode_batch_fast(sample)) / len(sample)
     return round(n_rows * n_tokens * width * (2 if encoding.precision == "bf16" else 4))
-
-
-def _width_of(model: ResolvedModel) -> int:
-    config = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))
-    return next((int(config[key]) for key in ("hidden_size", "dim", "d_model") if key in config), 768)
 
 
 def has_fast_bf16() -> bool | None:

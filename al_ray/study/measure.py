@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,8 @@ import pyarrow as pa
 from al_ray.confidence import confidences
 from al_ray.core.types import Float32Array, Float64Array, IntArray, LabeledSet, Query, RoundRecord, TextDataset
 from al_ray.loop import learner
-from al_ray.loop.ports import Arrays, Loop
+from al_ray.loop.ports import Arrays, Classifier, Loop
+from al_ray.model.encoding import Encoding
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.source import ResolvedModel
 from al_ray.model.tokens import tokenize_table
@@ -21,7 +21,7 @@ from al_ray.model.worker import SingleProcess, set_threads
 from al_ray.records.json import canonical_json
 from al_ray.runtime.pool import CellPool, PoolSource, local_pool, text_table
 from al_ray.strategy import strategies
-from al_ray.study.cell import encodings_of, make_classifier, make_loop
+from al_ray.study.cell import encodings_of, encodings_read, make_classifier, make_loop
 from al_ray.study.spec import CellSpec
 
 N_TEXTS = 96
@@ -93,25 +93,20 @@ class Pace:
 
     def encoding_s(self, specs: Sequence[CellSpec], dataset: TextDataset, model: ResolvedModel) -> float:
         """Return the seconds that one worker takes to encode a pool, test split included, for some cells."""
-        found = {encoding.key: spec for spec in specs for encoding in encodings_of(spec).values()}
-        n_texts = len(dataset.train) + len(dataset.test)
-        return n_texts * sum(self._encode(key, spec, dataset, model)[0] for key, spec in found.items())
+        n_texts, max_tokens = len(dataset.train) + len(dataset.test), specs[0].max_tokens
+        read = encodings_read(specs).values()
+        return n_texts * sum(self._encode(encoding, max_tokens, dataset, model)[0] for encoding in read)
 
-    def _encode(self, key: str, spec: CellSpec, dataset: TextDataset, model: ResolvedModel) -> tuple[float, int]:
+    def _encode(
+        self, encoding: Encoding, max_tokens: int, dataset: TextDataset, model: ResolvedModel
+    ) -> tuple[float, int]:
         """Return the seconds a text of one encoding, and its width."""
-        name = f"{dataset.content_sha256}-{spec.max_tokens}-{key}"
+        name = f"{dataset.content_sha256}-{max_tokens}-{encoding.key}"
         if name not in self._encoded:
-            table = tokenize_table(_sample(dataset, N_TEXTS), model, spec.max_tokens)
-            encoding = next(each for each in encodings_of(spec).values() if each.key == key)
+            table = tokenize_table(_sample(dataset, N_TEXTS), model, max_tokens)
             encode = encoding.encoder(self._worker.device)
-            encode(table)
-            width = 0
-
-            def again() -> None:
-                nonlocal width
-                width = encode(table).shape[1]
-
-            self._encoded[name] = (self._seconds(again) / len(table), width)
+            width = encode(table).shape[1]  # which also warms up
+            self._encoded[name] = (self._seconds(lambda: encode(table)) / len(table), width)
         return self._encoded[name]
 
     def _measure(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel) -> Speed:
@@ -119,22 +114,21 @@ class Pace:
         source = PoolSource(
             tables={"pool": texts, "test": texts},
             tokenize=partial(tokenize_table, model=model, max_tokens=spec.max_tokens),
-            encoders={encoding.key: encoding.encoder for encoding in encodings_of(spec).values()},
+            encoders={key: encoding.encoder for key, encoding in encodings_read([spec]).items()},
         )
         pool, n = local_pool(source, self._worker.device), min(spec.finetune.batch_size, len(texts))
         loop = make_loop(spec, dataset.n_classes, pool.tables)
         labeled = LabeledSet(ids=loop.truth.ids[:n], labels=loop.truth.labels[:n])
 
-        def fit_s(epochs: int) -> float:
+        def fitting(epochs: int) -> tuple[Classifier, Callable[[], object]]:
             recipe = replace(spec.finetune, epochs=epochs, validation_fraction=0.0, patience=0)
             classifier = make_classifier(_with(spec, recipe), loop, pool, self._worker)
-            return self._seconds(lambda: classifier.finetune(labeled, round_index=1))
+            return classifier, lambda: classifier.finetune(labeled, round_index=1)
 
-        fit_s(1)  # loads and warms up
-        short, long = fit_s(1), fit_s(1 + EPOCHS)
+        (classifier, fit), (_, fit_longer) = fitting(1), fitting(1 + EPOCHS)
+        fit()  # loads and warms up
+        short, long = self._seconds(fit), self._seconds(fit_longer)
         step_s = max(long - short, 0.0) / (EPOCHS * n)
-        classifier = make_classifier(_with(spec, replace(spec.finetune, epochs=1)), loop, pool, self._worker)
-        classifier.finetune(labeled, round_index=1)
         classifier.predict("pool", loop.truth.ids)
         score_s = self._seconds(lambda: classifier.predict("pool", loop.truth.ids)) / len(texts)
         return Speed(fit_s=max(short - n * step_s, 0.0), step_s=step_s, score_s=score_s)
@@ -142,7 +136,7 @@ class Pace:
     def _measure_rounds(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel) -> list[tuple[int, float]]:
         """Run whole rounds on made-up features: at the first number of labels and at the last that leaves a query."""
         tables = {"pool": text_table(dataset.train), "test": text_table(dataset.test)}
-        width = self._encode(encodings_of(spec)["features"].key, spec, dataset, model)[1]
+        width = self._encode(encodings_of(spec)["features"], spec.max_tokens, dataset, model)[1]
         pool = CellPool(
             tables=tables, encoded=functools.cache(partial(_made_features, tables, dataset.n_classes, width))
         )
@@ -158,7 +152,7 @@ class Pace:
         self._run_round(loop, classifier, sizes[0])  # imports and warms up
         return [(n, self._run_round(loop, classifier, n)) for n in sizes]
 
-    def _run_round(self, loop: Loop, classifier: Any, n_labeled: int) -> float:
+    def _run_round(self, loop: Loop, classifier: Classifier, n_labeled: int) -> float:
         records = _MadeRecords(loop, n_labeled, self._clock)
         began = self._clock()
         learner.run(loop, classifier, records)

@@ -64,6 +64,7 @@ class Plan:
     Attributes:
         datasets: by :func:`dataset_key`.
         models: by (name, revision), the revision as the study wrote it and as it was resolved.
+        facts: what each of them can do.
         missing: what cannot be found on this machine, one sentence each; a study with any of them can be planned only.
     """
 
@@ -72,6 +73,7 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     datasets: Mapping[str, TextDataset]
     models: Mapping[tuple[str, str | None], ResolvedModel]
+    facts: Mapping[ResolvedModel, ModelFacts]
     missing: tuple[str, ...]
 
     @property
@@ -92,6 +94,14 @@ class Plan:
     def waiting(self) -> list[PlannedCell]:
         """Return the cells that are not finished."""
         return [cell for cell in self.cells if cell.status != "done"]
+
+
+def by_pool(cells: Iterable[PlannedCell]) -> dict[str, list[PlannedCell]]:
+    """Return the cells that read each pool, in the order of their use."""
+    readers: dict[str, list[PlannedCell]] = {}
+    for cell in cells:
+        readers.setdefault(cell.pool_key, []).append(cell)
+    return readers
 
 
 def dataset_key(option: Mapping[str, Any]) -> str:
@@ -143,6 +153,7 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
         cells=tuple(cells),
         datasets=datasets,
         models=models,
+        facts=facts,
         missing=tuple(missing),
     )
 

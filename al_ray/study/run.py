@@ -24,10 +24,10 @@ from al_ray.runtime.cluster.session import private_store_bytes
 from al_ray.runtime.driver import run_grid, run_local
 from al_ray.runtime.pool import PoolSource, text_table
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
-from al_ray.study.cell import encodings_of, run_cell, warm_up
+from al_ray.study.cell import encodings_read, run_cell, warm_up
 from al_ray.study.file import Execution, Study
 from al_ray.study.forecast import Forecast, encoding_bytes, forecast, measured_seconds
-from al_ray.study.plan import Plan, PlannedCell, dataset_key, plan_record, plan_study, require_complete
+from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key, plan_record, plan_study, require_complete
 from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Methods, Tracker
 
@@ -227,12 +227,13 @@ def check_encodings(ready: ReadyStudy) -> None:
     plan, kept = ready.plan, list[tuple[int, str, Encoding]]()
     if not ready.is_local and (ready.execution.address or os.environ.get("RAY_ADDRESS", "local")) != "local":
         return
-    for cells in _readers(plan.waiting()).values():
+    for cells in by_pool(plan.waiting()).values():
         spec = cells[0].spec
         dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
-        for encoding in {each.key: each for cell in cells for each in encodings_of(cell.spec).values()}.values():
+        for encoding in encodings_read(cell.spec for cell in cells).values():
             whose = f"of model {spec.model.name!r} for data set {dataset.name!r}"
-            kept.append((encoding_bytes(encoding, dataset, model, spec.max_tokens), whose, encoding))
+            n_bytes = encoding_bytes(encoding, dataset, model, spec.max_tokens, plan.facts[model].n_features)
+            kept.append((n_bytes, whose, encoding))
     where = "the memory of this machine" if ready.is_local else "the object store of a private Ray on this machine"
     free = psutil.virtual_memory().available if ready.is_local else private_store_bytes()
     needed = sum(n_bytes for n_bytes, _, _ in kept)
@@ -359,21 +360,13 @@ def _versions() -> dict[str, str]:
 
 def _pools(plan: Plan, cells: Iterable[PlannedCell]) -> dict[str, PoolSource]:
     """Return the pools that cells read, in the order of their use, with all that any of the cells reads of each."""
-    return {key: _pool_source(plan, of_pool) for key, of_pool in _readers(cells).items()}
-
-
-def _readers(cells: Iterable[PlannedCell]) -> dict[str, list[PlannedCell]]:
-    """Return the cells that read each pool."""
-    readers: dict[str, list[PlannedCell]] = {}
-    for cell in cells:
-        readers.setdefault(cell.pool_key, []).append(cell)
-    return readers
+    return {key: _pool_source(plan, of_pool) for key, of_pool in by_pool(cells).items()}
 
 
 def _pool_source(plan: Plan, cells: Sequence[PlannedCell]) -> PoolSource:
     spec = cells[0].spec
     dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
-    encodings = {encoding.key: encoding for cell in cells for encoding in encodings_of(cell.spec).values()}
+    encodings = encodings_read(cell.spec for cell in cells)
     return PoolSource(
         tables={"pool": text_table(dataset.train), "test": text_table(dataset.test)},
         tokenize=partial(tokenize_table, model=model, max_tokens=spec.max_tokens),

@@ -344,12 +344,11 @@ class Projection:
     def keep_methods(self, methods: Iterable[MethodRun]) -> None:
         """Show these methods and delete the runs of all others: of settings that the study no longer has."""
         methods = list(methods)
-        self.show_methods(methods)
         kept = {_cut(method.key, _MAX_TAG) for method in methods}
         for key in self._methods.keys() - kept:
             for run in self._methods.pop(key):
                 self._client.delete_run(run.run_id)
-        self._write_views()
+        self.show_methods(methods)
 
     def add_report(self, files: Mapping[str, bytes]) -> None:
         """Log files below ``report`` in the artifacts of the study's run."""

@@ -396,14 +396,15 @@ def test_hidden_states_that_do_not_fit_are_refused_with_their_size_and_a_row_a_t
     study, al_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import al_ray.study.run as run_module
+    from al_ray.study.cell import encodings_of
     from al_ray.study.forecast import encoding_bytes
 
     path = study({"seed": 1}, finetune={"frozen_layers": 1, "epochs": 1})
     plan = plan_study(load_study(path), str(tmp_path / "out"))
     [dataset], [cell] = plan.datasets.values(), plan.cells
     model = plan.models[cell.spec.model.name, cell.spec.model.revision]
-    hidden = run_module.encodings_of(cell.spec)["hidden"]
-    needed = encoding_bytes(hidden, dataset, model, cell.spec.max_tokens)
+    hidden = encodings_of(cell.spec)["hidden"]
+    needed = encoding_bytes(hidden, dataset, model, cell.spec.max_tokens, plan.facts[model].n_features)
     monkeypatch.setattr(run_module.psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
     options = ("--local", "--storage", tmp_path / "out", "--set", "tracking=off")
     outcome = al_ray("run", path, *options)

@@ -38,6 +38,7 @@ def facts(
     return ModelFacts(
         longest_text=longest_text,
         n_layers=n_layers,
+        n_features=32,
         adapts_attention=adapts,
         network_dropout=network,
         head_dropout=head,
