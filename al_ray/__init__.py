@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from al_ray.api import results as results
     from al_ray.api import run as run
     from al_ray.confidence import confidences as confidences
+    from al_ray.core.answers import Answer as Answer
     from al_ray.core.types import PoolView as PoolView
     from al_ray.core.types import Ranking as Ranking
     from al_ray.data import datasets as datasets
     from al_ray.errors import AlRayError as AlRayError
+    from al_ray.evaluation import evaluations as evaluations
     from al_ray.filtering import filters as filters
     from al_ray.initial import initial_queries as initial_queries
     from al_ray.oracle import oracles as oracles
+    from al_ray.project.project import Project as Project
     from al_ray.report.analysis.results import StudyResults as StudyResults
     from al_ray.stopping import stopping_rules as stopping_rules
     from al_ray.strategy import strategies as strategies
@@ -37,12 +40,15 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AlRayError": "al_ray.errors",
+    "Answer": "al_ray.core.answers",
     "PoolView": "al_ray.core.types",
+    "Project": "al_ray.project.project",
     "Ranking": "al_ray.core.types",
     "Study": "al_ray.study.file",
     "StudyResults": "al_ray.report.analysis.results",
     "confidences": "al_ray.confidence",
     "datasets": "al_ray.data",
+    "evaluations": "al_ray.evaluation",
     "filters": "al_ray.filtering",
     "initial_queries": "al_ray.initial",
     "load_study": "al_ray.study.file",

@@ -256,6 +256,7 @@ def _without_unusable(looked: _Looked, folder: Path, force: bool) -> _Looked:
 def _with_classes(looked: _Looked, asker: _Asker) -> _Looked:
     """Name the classes where the rows alone do not say what they are."""
     label, splits = looked.source.label, looked.splits
+    assert label is not None, "a study's data have labels"
     if any(rows.class_names.get(label) for rows in splits):
         return looked
     seen = [{*rows.columns[label]} for rows in splits]

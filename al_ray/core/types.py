@@ -30,7 +30,7 @@ class TextSplit:
     Attributes:
         ids: example ids ``[n_examples]``, unique.
         texts: the texts ``[n_examples]``, none empty.
-        labels: class indices ``[n_examples]``.
+        labels: class indices ``[n_examples]``; -1 where a pool to label has none.
         groups: data slice of each example ``[n_examples]`` (for example its kind in ``tickets``), or None.
     """
 
@@ -54,8 +54,8 @@ class TextDataset:
     Attributes:
         name: what the study calls it.
         class_names: in label order ``[n_classes]``.
-        train: the pool, and the answers of the ground-truth oracle.
-        test: never queried; evaluated every round.
+        train: the pool, and the answers of the ground-truth oracle; of a pool to label those that are known.
+        test: never queried; evaluated every round; empty where there is only a pool to label.
         source: where the rows came from (path, generator or Hub id with revision); provenance.
         content_sha256: hash of classes, ids, texts, labels and slices of both splits; identity.
     """
@@ -342,6 +342,28 @@ class Annotation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationQuery:
+    """The texts of the test pool that one round asks for, to measure models by, and what was answered.
+
+    Attributes:
+        ids: ``[n]``, unique, in the order in which they were drawn.
+        proposals: probability with which each was drawn among those not drawn before it ``[n]``, in (0, 1].
+        labels: class indices ``[n]``; -1 where nobody named a class.
+    """
+
+    ids: IntArray
+    proposals: Float64Array
+    labels: IntArray
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.proposals) == len(self.labels)
+        assert ((self.proposals > 0) & (self.proposals <= 1)).all(), "a proposal is no probability"
+
+
+NO_LABELS = LabeledSet(ids=np.empty(0, np.int64), labels=np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundRecord:
     """One recorded round; its JSON form is exact, and a round without a record did not happen.
 
@@ -356,6 +378,9 @@ class RoundRecord:
         metrics: of this round's model on the test split; empty in round 0.
         seconds: wall time by phase (``finetune``, ``evaluate``, ``score``, ``query``).
         stop_reason: why the loop ended after this round, or None.
+        evaluation: what was asked to measure models by, or None.
+        revised: examples of earlier queries whose label is another one since the last round, -1 where none is left:
+            people change their minds, or others answer as well.
     """
 
     round_index: int
@@ -365,10 +390,12 @@ class RoundRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     stop_reason: str | None = None
+    evaluation: EvaluationQuery | None = None
+    revised: LabeledSet = NO_LABELS
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; floats keep every bit (Python writes the shortest text that reads back equal)."""
-        return {
+        content: dict[str, Any] = {
             "round_index": self.round_index,
             "n_labeled": self.n_labeled,
             "query": {
@@ -385,6 +412,15 @@ class RoundRecord:
             "stop_reason": self.stop_reason,
             "checkpoint": None,  # format 1 has this key, and its checksums hold it
         }
+        if self.evaluation is not None:
+            content["evaluation"] = {
+                "ids": self.evaluation.ids.tolist(),
+                "proposals": self.evaluation.proposals.tolist(),
+                "labels": self.evaluation.labels.tolist(),
+            }
+        if len(self.revised):
+            content["revised"] = {"ids": self.revised.ids.tolist(), "labels": self.revised.labels.tolist()}
+        return content
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "RoundRecord":
@@ -403,6 +439,7 @@ class RoundRecord:
         _check_leaves(annotation["abstained"], bool)
         _check_leaves([data["stop_reason"] or ""], str)
         asked = np.array(ids, dtype=np.int64)
+        evaluation, revised = data.get("evaluation"), data.get("revised")
         return cls(
             round_index=data["round_index"],
             n_labeled=data["n_labeled"],
@@ -419,7 +456,20 @@ class RoundRecord:
             metrics=metrics,
             seconds=seconds,
             stop_reason=data["stop_reason"],
+            evaluation=None if evaluation is None else _evaluation_from_json(evaluation),
+            revised=NO_LABELS if revised is None else LabeledSet(**_integer_arrays(revised, "ids", "labels")),
         )
+
+
+def _evaluation_from_json(data: Mapping[str, Any]) -> EvaluationQuery:
+    _check_leaves(data["proposals"], float)
+    proposals = np.array(data["proposals"], dtype=np.float64)
+    return EvaluationQuery(proposals=proposals, **_integer_arrays(data, "ids", "labels"))
+
+
+def _integer_arrays(data: Mapping[str, Any], *names: str) -> dict[str, IntArray]:
+    _check_leaves([value for name in names for value in data[name]], int)
+    return {name: np.array(data[name], dtype=np.int64) for name in names}
 
 
 def _check_leaves(values: Sequence[Any], kind: type) -> None:
@@ -430,12 +480,51 @@ def _check_leaves(values: Sequence[Any], kind: type) -> None:
 
 
 def labeled_after(rounds: Sequence[RoundRecord]) -> LabeledSet:
-    """Return every answer recorded so far, in the order in which it was given."""
+    """Return every label recorded so far, in the order in which it was asked for; of one that was revised, the last."""
+    if any(len(record.revised) for record in rounds):
+        labels = _asked_labels(rounds)
+        known = {id_: label for id_, label in labels.items() if label >= 0}
+        return LabeledSet(ids=np.array([*known], dtype=np.int64), labels=np.array([*known.values()], dtype=np.int64))
     answered = [record.annotation.answered() for record in rounds]
     return LabeledSet(
         ids=np.concatenate([np.empty(0, np.int64), *(part.ids for part in answered)]),
         labels=np.concatenate([np.empty(0, np.int64), *(part.labels for part in answered)]),
     )
+
+
+def evaluated_after(rounds: Sequence[RoundRecord]) -> EvaluationQuery:
+    """Return everything drawn so far to measure models by, in the order of the draws, with its labels as revised."""
+    queries = [record.evaluation for record in rounds if record.evaluation is not None]
+    labels = _evaluation_labels(rounds)
+    return EvaluationQuery(
+        ids=np.array([*labels], dtype=np.int64),
+        proposals=np.concatenate([np.empty(0), *(query.proposals for query in queries)]),
+        labels=np.array([*labels.values()], dtype=np.int64),
+    )
+
+
+def last_labels(rounds: Sequence[RoundRecord]) -> dict[int, int]:
+    """Return the last label of everything that was ever asked for, to learn from or to measure; -1 where none is."""
+    return _asked_labels(rounds) | _evaluation_labels(rounds)
+
+
+def _asked_labels(rounds: Sequence[RoundRecord]) -> dict[int, int]:
+    return _with_revisions(rounds, [(record.query.ids, record.annotation.labels) for record in rounds])
+
+
+def _evaluation_labels(rounds: Sequence[RoundRecord]) -> dict[int, int]:
+    queries = [record.evaluation for record in rounds if record.evaluation is not None]
+    return _with_revisions(rounds, [(query.ids, query.labels) for query in queries])
+
+
+def _with_revisions(rounds: Sequence[RoundRecord], asked: Sequence[tuple[IntArray, IntArray]]) -> dict[int, int]:
+    """Return the last label of every id that was asked for, in the order of asking; -1 where it has none."""
+    labels = {id_: label for ids, found in asked for id_, label in zip(ids.tolist(), found.tolist(), strict=True)}
+    for record in rounds:
+        for id_, label in zip(record.revised.ids.tolist(), record.revised.labels.tolist(), strict=True):
+            if id_ in labels:
+                labels[id_] = label
+    return labels
 
 
 def asked_ids(rounds: Sequence[RoundRecord]) -> IntArray:

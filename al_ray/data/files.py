@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from al_ray.core.types import TextDataset
+import numpy as np
+
+from al_ray.core.types import TextDataset, TextSplit
 from al_ray.data.rows import FORMATS, Rows, missing_file, read_rows
-from al_ray.data.splits import Columns, content_sha256, make_splits, split_off_test
+from al_ray.data.splits import Columns, content_sha256, make_pool, make_splits, split_off_test
 from al_ray.errors import ConfigError, DataError
 from al_ray.registry import Within, build_dataclass, check_options
 
@@ -28,7 +30,7 @@ class PathSource:
     Attributes:
         path: folder or file.
         text: column of the text.
-        label: column of the class: its name, or its index.
+        label: column of the class: its name, or its index; null where a pool to label has none.
         id: column of a unique integer; without it the row number is the id.
         group: column that names the data slice of each example.
         test: file of the test split.
@@ -40,7 +42,7 @@ class PathSource:
 
     path: str
     text: str = "text"
-    label: str = "label"
+    label: str | None = "label"
     id: str | None = None
     group: str | None = None
     test: str | None = None
@@ -88,7 +90,36 @@ class PathSource:
         Raises:
             DataError: the rows are missing, unreadable, or break a rule of the family.
         """
+        if self.label is None:
+            raise ConfigError("label is null, and a study needs labels. Name the column that holds them.")
         return self.dataset_of(*self.read())
+
+    def load_pool(self) -> TextDataset:
+        """Read and check a pool to label, whose labels may be missing in part or altogether; it has no test split.
+
+        Raises:
+            DataError: the rows are missing, unreadable, or break a rule of the family.
+            ConfigError: no classes are named, or the folder holds a test split as well.
+        """
+        if self.classes is None:
+            raise ConfigError("a pool to label needs the names of its classes. Write 'classes: [..., ...]'.")
+        path = self._existing()
+        files, test = split_files(path) if path.is_dir() else ([path], [])
+        if test:
+            raise ConfigError(f"{path} has a test split, and a pool to label is one file. Name it: {files[0]}.")
+        columns = self._columns()
+        rows = read_rows(files, columns.wanted())
+        pool = make_pool(rows, columns, self.classes)
+        nothing = np.empty(0, dtype=np.int64)
+        test_split = TextSplit(ids=nothing, texts=[], labels=nothing, groups=None if pool.groups is None else [])
+        return TextDataset(
+            name=self.name or _name_from(Path(self.path)),
+            class_names=self.classes,
+            train=pool,
+            test=test_split,
+            source=rows.where,
+            content_sha256=content_sha256(self.classes, pool, test_split),
+        )
 
     def dataset_of(self, train: Rows, test: Rows | None = None) -> TextDataset:
         """Check rows that were read (:meth:`read`) and make the data set of them.
@@ -121,10 +152,7 @@ class PathSource:
             DataError: a file is missing, unreadable or lacks a column.
             ConfigError: both or neither of a test split and a fraction for one are there.
         """
-        columns = self._columns()
-        path = Path(self.path).expanduser()
-        if not os.path.exists(path):  # of a name that is too long, too
-            raise DataError(f"{missing_file(path)} Give a folder with train.* and test.*, or a file.")
+        columns, path = self._columns(), self._existing()
         train, test = split_files(path) if path.is_dir() else ([path], [])
         rows = read_rows(train, columns.wanted())
         if test and (self.test is not None or self.test_fraction is not None):
@@ -136,6 +164,12 @@ class PathSource:
             )
         test = test if self.test is None else [Path(self.test).expanduser()]
         return rows, read_rows(test, columns.wanted()) if test else None
+
+    def _existing(self) -> Path:
+        path = Path(self.path).expanduser()
+        if not os.path.exists(path):  # of a name that is too long, too
+            raise DataError(f"{missing_file(path)} Give a folder with train.* and test.*, or a file.")
+        return path
 
 
 def data_folder() -> Path | None:

@@ -130,7 +130,11 @@ def _read_parquet(file: Path, wanted: Mapping[str, str]) -> Rows:
         _check_columns(file, wanted, schema.names)
         table = parquet.read(columns=list(dict.fromkeys(wanted.values())))
     columns = {name: _values(file, name, table.column(name)) for name in wanted.values()}
-    return Rows(where=str(file), columns=columns, class_names=_class_names(file, schema, wanted["label"]))
+    return Rows(
+        where=str(file),
+        columns=columns,
+        class_names=_class_names(file, schema, wanted["label"]) if "label" in wanted else {},
+    )
 
 
 def _parquet_head(file: Path, n_rows: int) -> Head:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -28,13 +29,13 @@ class Columns:
 
     Attributes:
         text: the text.
-        label: the class, by name or by index.
+        label: the class, by name or by index; None where a pool to label has none.
         id: a unique integer, or None where the row number is the id.
         group: the data slice, or None.
     """
 
     text: str = "text"
-    label: str = "label"
+    label: str | None = "label"
     id: str | None = None
     group: str | None = None
 
@@ -65,11 +66,69 @@ def make_splits(
         if not len(rows):
             raise DataError(f"{rows.where} has no rows. A split needs at least one example.")
         _check_texts(rows, columns.text)
+    assert columns.label is not None, "a study needs labels"
     labels = _label_values(parts, columns.label)
     names = _class_names(parts, columns.label, labels, classes)
     indices = _index_labels(parts, columns.label, labels, names)
     _check_variety(parts[0], columns.label, indices[0], names)
     return names, [_split(rows, columns, index) for rows, index in zip(parts, indices, strict=True)]
+
+
+def make_pool(rows: Rows, columns: Columns, classes: tuple[str, ...]) -> TextSplit:
+    """Check the rows of a pool to label, and index those labels that are there.
+
+    Args:
+        rows: of the pool.
+        columns: which column holds what.
+        classes: names of all classes.
+
+    Returns:
+        the pool; label -1 where a row has none.
+
+    Raises:
+        DataError: a rule is broken; the message names file, column and rows.
+    """
+    if not len(rows):
+        raise DataError(f"{rows.where} has no rows. A pool needs at least one text.")
+    _check_texts(rows, columns.text)
+    labels = np.full(len(rows), -1, dtype=np.int64) if columns.label is None else _known_labels(rows, columns, classes)
+    return _split(rows, columns, labels)
+
+
+def _known_labels(rows: Rows, columns: Columns, classes: tuple[str, ...]) -> IntArray:
+    """Return the class of every row that names one, -1 elsewhere: an empty field, or -1, names none."""
+    assert columns.label is not None
+    written = rows.class_names.get(columns.label)
+    values = rows.columns[columns.label]
+    index = {name: i for i, name in enumerate(classes)}
+    names = [_label_name(value, written) for value in values]
+    unknown = [name is not None and name not in index for name in names]
+    if any(unknown):
+        first = names[unknown.index(True)]
+        raise DataError(
+            f"{rows.where}: column {columns.label!r} has an {unknown_name('class', first, classes)} Found in "
+            f"{_listed_rows(unknown)}. Add it to the project's classes, or mend the labels; a row without a label has "
+            "an empty field."
+        )
+    return np.array([-1 if name is None else index[name] for name in names], dtype=np.int64)
+
+
+def _label_name(value: Any, written: tuple[str, ...] | None) -> str | None:
+    """Return the class that a value names, or None where it is missing; indices count in the file's own names."""
+    if (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    ):
+        return None
+    if isinstance(value, float) and value.is_integer():  # integers of a table with gaps
+        value = int(value)
+    if _is_integer(value):
+        if value == -1:
+            return None
+        if written is not None and 0 <= value < len(written):
+            return written[value]
+    return str(value)
 
 
 def split_off_test(whole: TextSplit, test_fraction: float, class_names: tuple[str, ...]) -> tuple[TextSplit, TextSplit]:

@@ -14,9 +14,11 @@ class InitialQuery(Plugin, Protocol):
     Attributes:
         source: authors, year and arXiv number or DOI.
         needs_embeddings: whether it reads the embeddings of the pretrained encoder.
+        needs_truth: whether it reads labels, which only a simulation has before it asks.
     """
 
     source: ClassVar[str]
+    needs_truth: ClassVar[bool] = False
     needs_embeddings: ClassVar[bool] = False
 
     def pick(

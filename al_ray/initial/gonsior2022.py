@@ -23,6 +23,7 @@ class Gonsior2022Stratified(InitialQuery):
     """
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005 (as its code computes it)"
+    needs_truth: ClassVar[bool] = True
 
     def pick(
         self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None

@@ -20,6 +20,7 @@ class StratifiedInitial(InitialQuery):
     """
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005"
+    needs_truth: ClassVar[bool] = True
 
     def pick(
         self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None

@@ -20,6 +20,7 @@ from al_ray.core.ranking import check_enough, rank
 from al_ray.core.seeding import stream, stream_seed, tie_keys
 from al_ray.core.types import (
     Annotation,
+    EvaluationQuery,
     FloatArray,
     IntArray,
     LabeledSet,
@@ -29,27 +30,41 @@ from al_ray.core.types import (
     RoundRecord,
     UnscoredPool,
     asked_ids,
+    evaluated_after,
     labeled_after,
 )
 from al_ray.core.uncertainty import entropy, log_softmax
 from al_ray.errors import RoundError
-from al_ray.loop.ports import Arrays, Classifier, Loop, Records
+from al_ray.evaluation import Draws
+from al_ray.loop.ports import Arrays, Classifier, Loop, Outside, Records
 from al_ray.loop.predictions import RoundPredictions, needs_embeddings
 
 STOP_SET_SIZE = 2000
+POOL_ASKED = "every text of the pool has been asked for"
 NO_QUERY = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
 
 
-def run(loop: Loop, classifier: Classifier, records: Records) -> list[RoundRecord]:
-    """Run a cell to its end, from wherever its records stop.
+def run(loop: Loop, classifier: Classifier, records: Records, outside: Outside | None = None) -> list[RoundRecord]:
+    """Run a cell to its end, from wherever its records stop, or until answers from outside are missing.
+
+    Args:
+        loop: the cell.
+        classifier: its model.
+        records: what has been recorded, and the place for more.
+        outside: whom an oracle that is outside is asked through.
 
     Returns:
-        all rounds: the initial query, every fine-tuned round, and the last one, which only evaluates.
+        all recorded rounds: the initial query, every fine-tuned round, and the last one, which only evaluates.
 
     Raises:
         RoundError: a round cannot be completed; what is recorded stays.
     """
-    return _Cell(loop, classifier, records).run()
+    return _Cell(loop, classifier, records, outside).run()
+
+
+def held_out(loop: Loop) -> IntArray:
+    """Return the ids of the test pool, ascending: what a cell measures its models by and never learns from."""
+    return _hold_out(loop)[1].ids
 
 
 @dataclass
@@ -62,6 +77,7 @@ class _Round:
     metrics: dict[str, float] = field(default_factory=dict)
     arrays: dict[str, dict[str, npt.NDArray[Any]]] = field(default_factory=dict)
     candidates: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    test_query: EvaluationQuery | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -74,20 +90,41 @@ class _Round:
 class _Cell:
     """State of one cell; all of it follows from its records, so that a resumed cell goes on as it would have."""
 
-    def __init__(self, loop: Loop, classifier: Classifier, records: Records) -> None:
-        self.loop, self.classifier, self.records = loop, classifier, records
+    def __init__(self, loop: Loop, classifier: Classifier, records: Records, outside: Outside | None) -> None:
+        self.loop, self.classifier, self.records, self.outside = loop, classifier, records, outside
         self.rounds = records.rounds()
-        self.validation, self.truth = _hold_out(loop)
+        self.validation, self.test_pool, self.truth = _hold_out(loop)
         self._embeddings: FloatArray | None = None
         self._first_features: FloatArray | None = None
         self._last_scores: FloatArray | None = None
 
     def run(self) -> list[RoundRecord]:
-        if not self.rounds:
-            self._append(self._initial_round(), {})
-        while self.rounds[-1].stop_reason is None:
-            self._append(*self._next_round())
+        while not self.rounds or self.rounds[-1].stop_reason is None:
+            if self.loop.oracle.is_outside:
+                record, arrays = self._asked()
+                if record is None:
+                    break
+            else:
+                record, arrays = self._answered(*self._next_round())
+            self._append(record, arrays)
         return self.rounds
+
+    def _answered(self, record: RoundRecord, arrays: Arrays) -> tuple[RoundRecord, Arrays]:
+        """Let the oracle answer all that a round asks for."""
+        query = record.evaluation
+        if query is not None:
+            query = replace(query, labels=self._annotate(query.ids).labels)
+        return replace(record, annotation=self._annotate(record.query.ids), evaluation=query), arrays
+
+    def _asked(self) -> tuple[RoundRecord | None, Arrays]:
+        """Return the round whose query is out, or the next one, with its answers, or None while some are missing."""
+        assert self.outside is not None, "an oracle that is outside is asked through a port"
+        pending = self.outside.pending()
+        if pending is None:
+            pending = self._next_round()
+            self.outside.ask(*pending)
+        record, arrays = pending
+        return self.outside.answered(record), arrays
 
     def _append(self, record: RoundRecord, arrays: Arrays) -> None:
         self.records.append(record, arrays)
@@ -95,19 +132,31 @@ class _Cell:
         if self._last_scores is not None:
             self._remember_scores(self._last_scores, arrays)
 
-    def _initial_round(self) -> RoundRecord:
+    def _round_without_model(self, now: _Round) -> RoundRecord:
+        """Return the initial query, or another one like it where nothing that was asked for has a label."""
         loop = self.loop
+        left = ~np.isin(self.truth.ids, asked_ids(self.rounds), assume_unique=True)
+        pool = LabeledSet(ids=self.truth.ids[left], labels=self.truth.labels[left])
         if loop.strategy.labels_everything:
-            ids = self.truth.ids
+            ids = pool.ids
         else:
-            embeddings = self._embedded(self.truth.ids) if loop.initial.needs_embeddings else None
-            draws = stream(loop.seed, "initial")
-            ids = loop.initial.pick(self.truth, loop.initial_size, draws, embeddings)
-        query = Query(ids=ids, scores=np.zeros(len(ids)))
-        return RoundRecord(round_index=0, n_labeled=0, query=query, annotation=self._annotate(query))
+            given = np.isin(pool.ids, loop.given, assume_unique=True)
+            n_more = min(max(loop.initial_size - int(given.sum()), 0), int((~given).sum()))
+            unknown = LabeledSet(ids=pool.ids[~given], labels=pool.labels[~given])
+            names = ("initial",) if now.index == 0 else ("round", now.index, "initial")
+            embeddings = self._embedded(unknown.ids) if loop.initial.needs_embeddings else None
+            more = (
+                loop.initial.pick(unknown, n_more, stream(loop.seed, *names), embeddings) if n_more else unknown.ids[:0]
+            )
+            ids = np.concatenate([pool.ids[given], more])
+        return self._record(now, Query(ids=ids, scores=np.zeros(len(ids))), None if len(ids) else POOL_ASKED)
 
     def _next_round(self) -> tuple[RoundRecord, Arrays]:
+        """Return the next round, all but its answers."""
         now = _Round(len(self.rounds), labeled_after(self.rounds))
+        if not len(now.labeled) and (now.index == 0 or self.loop.oracle.is_outside):
+            self._draw_test(now, None)
+            return self._round_without_model(now), now.arrays
         if not len(now.labeled):
             raise RoundError(f"no example has a label before round {now.index}: the oracle abstained on every query.")
         may_query = self._known_end() is None
@@ -121,6 +170,8 @@ class _Cell:
         if reason is None:
             query = self._choose(now, predictions, dynamics)
             now.metrics |= self._acquired(query)
+            with now.phase("evaluate"):
+                self._draw_test(now, predictions)
         else:
             query = NO_QUERY
             if self.loop.strategy.labels_everything:
@@ -133,10 +184,11 @@ class _Cell:
             round_index=now.index,
             n_labeled=len(now.labeled),
             query=query,
-            annotation=self._annotate(query),
+            annotation=_unanswered(query.ids),
             metrics=now.metrics,
             seconds=now.seconds,
             stop_reason=reason,
+            evaluation=now.test_query,
         )
 
     # ---- before the model -------------------------------------------------------------------------------------------
@@ -166,8 +218,12 @@ class _Cell:
             labeled_embeddings=self._embedded(labeled.ids) if embed else None,
             n_classes=self.loop.n_classes,
             round_index=now.index,
-            query_size=self.loop.query_size,
+            query_size=self._query_size(len(pool_ids)),
         )
+
+    def _query_size(self, n_left: int) -> int:
+        """Return how many examples are asked for; people are asked for what is left, too, where that is less."""
+        return min(self.loop.query_size, n_left) if self.loop.oracle.is_outside else self.loop.query_size
 
     def _embedded(self, ids: IntArray) -> FloatArray:
         if self._embeddings is None:
@@ -228,6 +284,14 @@ class _Cell:
         return features
 
     def _evaluate(self, now: _Round, predictions: RoundPredictions) -> None:
+        if len(self.loop.test):
+            self._measure(now, predictions)
+        now.metrics |= self._estimated(predictions)
+        now.metrics |= predictions.calibration()
+        self._watch_stopping(now, predictions)
+
+    def _measure(self, now: _Round, predictions: RoundPredictions) -> None:
+        """Measure the model on the test split."""
         loop = self.loop
         log_probs = predictions.predict("test", loop.test.ids)
         own = evaluate(log_probs, loop.test.labels)
@@ -239,8 +303,42 @@ class _Cell:
                 now.metrics |= self._plain_metrics(now)
             now.metrics |= {f"own.{name}": value for name, value in own.items()}
             now.arrays["test"]["own_log_probs"] = log_probs.astype(np.float32)
-        now.metrics |= predictions.calibration()
-        self._watch_stopping(now, predictions)
+
+    def _estimated(self, predictions: RoundPredictions) -> dict[str, float]:
+        """Return the accuracy over the test pool, as estimated from what was drawn and answered so far, or nothing."""
+        evaluation, drawn = self.loop.estimation, evaluated_after(self.rounds)
+        if evaluation is None or not len(drawn.ids):
+            return {}
+        order = np.argsort(drawn.ids)
+        predicted = np.empty(len(drawn.ids), np.int64)
+        predicted[order] = predictions.predict("pool", drawn.ids[order]).argmax(axis=1)
+        losses = np.where(drawn.labels < 0, np.nan, predicted != drawn.labels)
+        draws = Draws(ids=drawn.ids, proposals=drawn.proposals)
+        estimate = evaluation.estimate(draws, losses, len(self.test_pool))
+        if estimate is None:
+            return {}
+        return {
+            "estimated_accuracy": 1 - estimate.value,
+            "estimated_accuracy_low": 1 - estimate.high,
+            "estimated_accuracy_high": 1 - estimate.low,
+            "n_evaluated": float(estimate.n),
+        }
+
+    def _draw_test(self, now: _Round, predictions: RoundPredictions | None) -> None:
+        """Draw the texts that this round asks for to measure models by."""
+        loop, ids = self.loop, self.test_pool.ids
+        if loop.estimation is None:
+            return
+        probs = None
+        if predictions is not None and loop.estimation.needs_probs:
+            probs = np.exp(predictions.predict("pool", ids))
+        drawn = evaluated_after(self.rounds)
+        before = Draws(ids=drawn.ids, proposals=drawn.proposals)
+        n = loop.estimation.n_per_round(loop.query_size)
+        new = loop.estimation.draw(ids, probs, before, n, stream(loop.seed, "round", now.index, "evaluation"))
+        if len(new):
+            labels = np.full(len(new), -1, dtype=np.int64)
+            now.test_query = EvaluationQuery(ids=new.ids, proposals=new.proposals, labels=labels)
 
     def _plain_metrics(self, now: _Round) -> dict[str, float]:
         """Evaluate the plain model, and keep its predictions as those of the round."""
@@ -280,7 +378,8 @@ class _Cell:
         with now.phase("query"):
             ranking = self._ranking(now, view)
             draws = stream(loop.seed, "round", now.index, "pick")
-            ids = loop.strategy.pick(view.take(ranking.ids), ranking, loop.query_size, draws)
+            size = self._query_size(len(ranking))
+            ids = loop.strategy.pick(view.take(ranking.ids), ranking, size, draws)
             query = _query(ranking, ids, loop.strategy.name)
             return replace(query, probs=predictions.query_probs(view, query.ids))
 
@@ -295,9 +394,10 @@ class _Cell:
         ranking = rank(view.ids, scores, loop.seed, f"query strategy {loop.strategy.name!r}")
         if any(candidate_filter.needs_last_scores for candidate_filter in loop.filters):
             now.arrays["pool"] = {"id": view.ids, "score": np.asarray(scores, dtype=np.float64)}
+        size = self._query_size(len(now.candidates))
         for candidate_filter in loop.filters:
-            ranking = candidate_filter.apply(ranking, view, loop.query_size)
-        check_enough(ranking, loop.query_size, now.index, len(now.labeled))
+            ranking = candidate_filter.apply(ranking, view, size)
+        check_enough(ranking, self._query_size(len(ranking)), now.index, len(now.labeled))
         return ranking
 
     def _acquired(self, query: Query) -> dict[str, float]:
@@ -309,10 +409,10 @@ class _Cell:
         rows = np.searchsorted(self.loop.truth.ids, ids)
         return group_shares([groups[row] for row in rows], sorted(set(groups)))
 
-    def _annotate(self, query: Query) -> Annotation:
+    def _annotate(self, ids: IntArray) -> Annotation:
         oracle, n_classes = self.loop.oracle, self.loop.n_classes
-        annotation = oracle.label(query.ids, self.loop.truth)
-        if not np.array_equal(annotation.ids, query.ids):
+        annotation = oracle.label(ids, self.loop.truth)
+        if not np.array_equal(annotation.ids, ids):
             raise RoundError(f"oracle {oracle.name!r} answered other examples than were asked, or in another order.")
         answered = annotation.labels[~annotation.abstained]
         outside = answered[(answered < 0) | (answered >= n_classes)]
@@ -338,18 +438,31 @@ class _Cell:
         n_candidates = len(now.candidates)
         for candidate_filter in loop.filters:
             if candidate_filter.clips:
-                n_candidates -= candidate_filter.n_removed(n_candidates, loop.query_size)
+                n_candidates -= candidate_filter.n_removed(n_candidates, self._query_size(n_candidates))
+        if loop.oracle.is_outside:  # whoever labels decides when it is enough; the rules are advice
+            return None if n_candidates else POOL_ASKED
         rounds = [*self.rounds, self._record(now, NO_QUERY, None)]
         reasons = (rule.reason(rounds, n_candidates, loop.query_size) for rule in loop.stopping)
         return next((reason for reason in reasons if reason is not None), None)
 
 
-def _hold_out(loop: Loop) -> tuple[LabeledSet, LabeledSet]:
-    """Divide the training split into validation examples, which a stopping rule may ask for, and the rest."""
-    n = max((rule.n_validation for rule in loop.stopping), default=0)
-    ids = _sample(loop.truth.ids, n, stream_seed(loop.seed, "validation_split"))
-    is_held = np.isin(loop.truth.ids, ids, assume_unique=True)
-    return tuple(LabeledSet(ids=loop.truth.ids[at], labels=loop.truth.labels[at]) for at in (is_held, ~is_held))  # type: ignore[return-value]
+def _hold_out(loop: Loop) -> tuple[LabeledSet, LabeledSet, LabeledSet]:
+    """Divide the training split: validation examples of a stopping rule, the test pool of an estimate, the rest."""
+    n_validation = max((rule.n_validation for rule in loop.stopping), default=0)
+    validation, rest = _divided(loop.truth, n_validation, stream_seed(loop.seed, "validation_split"))
+    n_test = 0 if loop.estimation is None else loop.estimation.n_held_out(len(rest))
+    return validation, *_divided(rest, n_test, stream_seed(loop.seed, "test_pool"))
+
+
+def _divided(examples: LabeledSet, n: int, seed: int) -> tuple[LabeledSet, LabeledSet]:
+    """Return ``n`` of some examples, ids ascending, drawn by a hash of each, and the others."""
+    is_drawn = np.isin(examples.ids, _sample(examples.ids, n, seed), assume_unique=True)
+    drawn, others = (LabeledSet(ids=examples.ids[at], labels=examples.labels[at]) for at in (is_drawn, ~is_drawn))
+    return drawn, others
+
+
+def _unanswered(ids: IntArray) -> Annotation:
+    return Annotation(ids=ids, labels=np.full(len(ids), -1), abstained=np.ones(len(ids), dtype=np.bool_))
 
 
 def _sample(ids: IntArray, n: int, seed: int) -> IntArray:

@@ -1,13 +1,14 @@
 """Ports of the active-learning loop: the classifier, the records, and the plan of a cell."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from al_ray.confidence import ConfidenceMethod
 from al_ray.core.types import Float32Array, FloatArray, IntArray, LabeledSet, ModelOutputs, RoundRecord, Split
+from al_ray.evaluation import Evaluation
 from al_ray.filtering import CandidateFilter
 from al_ray.initial import InitialQuery
 from al_ray.oracle import Oracle
@@ -87,23 +88,43 @@ class Records(Protocol):
         ...
 
 
+class Outside(Protocol):
+    """The port of answers that come from outside, in their own time: what is asked, and what came back so far."""
+
+    def pending(self) -> tuple[RoundRecord, Arrays] | None:
+        """Return the round whose query is out and has no answers yet, or None."""
+        ...
+
+    def ask(self, record: RoundRecord, arrays: Arrays) -> None:
+        """Keep a round, all but its answers; when this returns, the query stays what it is and may be asked."""
+        ...
+
+    def answered(self, record: RoundRecord) -> RoundRecord | None:
+        """Return a round that was asked with its answers, the same on every rank, or None while some are missing."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loop:
     """What one cell does, with its plug-ins built.
 
     Attributes:
-        truth: ids (ascending) and labels of the training split; read by the oracle and by stratified starts alone.
-        test: ids (ascending) and labels of the test split.
+        truth: ids (ascending) and labels of the training split, -1 where nobody knows one; read by the oracle and by
+            stratified starts alone.
+        test: ids (ascending) and labels of the test split, which may be empty.
+        given: ids of ``truth``, ascending, whose labels were there from the start: the initial query begins with them.
         groups: data slice of every example of ``truth`` and of ``test``, or None; metrics are given by slice.
         rounds: queries after the initial one, at most.
         evaluation: which model the learning curve measures: the cell's ``own``, a ``plain`` one on the same answers, or
             ``gonsior2022/plain``, that one with the loss and the early stopping of the paper's code.
+        estimation: how the accuracy is estimated from answers that are paid for, or None.
     """
 
     seed: int
     n_classes: int
     truth: LabeledSet
     test: LabeledSet
+    given: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
     groups: tuple[Sequence[str], Sequence[str]] | None = None
     initial: InitialQuery
     initial_size: int
@@ -115,3 +136,4 @@ class Loop:
     oracle: Oracle
     stopping: Sequence[StoppingRule]
     evaluation: Literal["own", "plain", "gonsior2022/plain"] = "own"
+    estimation: Evaluation | None = None

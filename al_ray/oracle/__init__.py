@@ -11,9 +11,12 @@ class Oracle(Plugin, Protocol):
 
     Attributes:
         may_abstain: whether an answer may be missing.
+        is_outside: whether the answers come from outside the program, when they come: the loop leaves its query in the
+            records and returns. :meth:`label` is then never called.
     """
 
     may_abstain: ClassVar[bool]
+    is_outside: ClassVar[bool] = False
 
     def label(self, ids: IntArray, truth: LabeledSet) -> Annotation:
         """Answer for the same ids in the same order.

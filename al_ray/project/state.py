@@ -100,6 +100,19 @@ class Outlook:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a project computes right now.
+
+    Attributes:
+        doing: in a few words, such as ``reading 12,000 of 100,000 texts``.
+        share: of it that is done, in [0, 1], as far as that is known; else None.
+    """
+
+    doing: str
+    share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Status:
     """How far a project is.
 

@@ -30,6 +30,7 @@ from al_ray.records.round import (
     encode_round,
     now,
     now_text,
+    pending_file,
     round_file,
 )
 from al_ray.storage.folder import Folder
@@ -183,6 +184,36 @@ class CellStore:
             for record, arrays in rounds:
                 self.append(record, arrays)
 
+    def ask(self, record: RoundRecord, arrays: Tables) -> None:
+        """Keep the round after the last recorded one, all but its answers: all of it, or nothing.
+
+        Its arrays have their file from now on. With its answers it is recorded as any other, by :meth:`append`.
+
+        Raises:
+            StorageError: the disk is full, or the storage cannot be used.
+        """
+        index = record.round_index
+        what = f"the query of round {index} of cell {self.key}"
+        entry = RecordedRound(record=record, recorded_at=now(), tables=n_rows(arrays))
+        if arrays:
+            self.folder.write(round_file(index, "parquet"), encode_tables(arrays), what)
+        self.folder.write(pending_file(index), encode_round(entry), what)
+        if index:
+            self.folder.remove(pending_file(index - 1))
+
+    def pending(self) -> tuple[RoundRecord, Tables] | None:
+        """Return the round that was asked for and is not recorded yet, with its arrays, or None.
+
+        Raises:
+            StorageError: a file is truncated, changed or missing; the message names it.
+        """
+        index = self.n_rounds()
+        text = self.folder.read(pending_file(index))
+        if text is None:
+            return None
+        entry = decode_round(self.folder.where(pending_file(index)), index, text)
+        return entry.record, self._tables(index, entry.tables)
+
     def n_rounds(self) -> int:
         """Return how many rounds are recorded, without reading them."""
         return self.progress()[1]
@@ -225,17 +256,7 @@ class CellStore:
         entry = self.recorded_round(round_index)
         if entry is None:
             raise StorageError(f"round {round_index} of cell {self.key} is not recorded in {self.folder.address}.")
-        if not entry.tables:
-            return {}
-        name = round_file(round_index, "parquet")
-        where = self.folder.where(name)
-        tables = decode_tables(self._still_there(name, self.folder.read(name)), where)
-        if n_rows(tables) != entry.tables:
-            raise StorageError(
-                f"{where} holds the rows {n_rows(tables)}, its record says {dict(entry.tables)}. "
-                f"Put the right file back."
-            )
-        return tables
+        return self._tables(round_index, entry.tables)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the cell as done. A cell that is done stays as it was.
@@ -307,6 +328,19 @@ class CellStore:
             self.folder.write_all(files, what, in_order=False)
         self.folder.write_all(texts, what)
         return recorded_at
+
+    def _tables(self, round_index: int, rows: Mapping[str, int]) -> dict[str, dict[str, npt.NDArray[Any]]]:
+        """Return the arrays of a round, which have so many rows."""
+        if not rows:
+            return {}
+        name = round_file(round_index, "parquet")
+        where = self.folder.where(name)
+        tables = decode_tables(self._still_there(name, self.folder.read(name)), where)
+        if n_rows(tables) != rows:
+            raise StorageError(
+                f"{where} holds the rows {n_rows(tables)}, its record says {dict(rows)}. Put the right file back."
+            )
+        return tables
 
     def _still_there(self, name: str, data: bytes | None) -> bytes:
         if data is None:

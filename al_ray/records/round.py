@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from al_ray.core.types import RoundRecord
+from al_ray.core.types import RoundRecord, labeled_after
 from al_ray.errors import StorageError
 from al_ray.records.json import FORMAT, canonical_json, changed_fields, check_format, fingerprint, parse_json
 
@@ -107,13 +107,22 @@ def check_rounds(records: Sequence[RoundRecord], where: Callable[[int], str]) ->
         StorageError: naming the first round that cannot have happened.
     """
     asked: set[int] = set()
-    n_answered, n_classes = 0, None
+    drawn: set[int] = set()
+    n_answered, n_classes, is_revised = 0, None, False
     for index, record in enumerate(records):
         ids, annotation, why = record.query.ids.tolist(), record.annotation, None
+        to_measure = [] if record.evaluation is None else record.evaluation.ids.tolist()
+        revised = record.revised.ids.tolist()
         if record.n_labeled != n_answered:
             why = f"was fine-tuned on {record.n_labeled} labels, but {n_answered} were answered before it"
         elif not asked.isdisjoint(ids):
             why = f"asks again for example {min(asked.intersection(ids))}"
+        elif (
+            not (drawn | {*ids}).isdisjoint(to_measure) or not drawn.isdisjoint(ids) or not asked.isdisjoint(to_measure)
+        ):
+            why = "asks again for an example, or measures the model by one that it is fitted on"
+        elif not (asked | drawn).issuperset(revised):
+            why = f"revises the label of example {min({*revised} - asked - drawn)}, which was not asked for before it"
         elif ((annotation.labels < 0) != annotation.abstained).any():
             why = "has a label where the oracle abstained, or none where it answered"
         elif ids and record.query.probs is not None:
@@ -127,7 +136,16 @@ def check_rounds(records: Sequence[RoundRecord], where: Callable[[int], str]) ->
                 f"{where(index)}: round {index} {why}. Move the folder of its cell away: the cell is then run anew."
             )
         asked.update(ids)
+        drawn.update(to_measure)
+        is_revised |= len(revised) > 0
         n_answered += len(ids) - int(np.count_nonzero(annotation.abstained))
+        if is_revised:
+            n_answered = len(labeled_after(records[: index + 1]))
+
+
+def pending_file(index: int) -> str:
+    """Return the name of the file that a round has while its answers are missing."""
+    return f"pending-{index:03d}.json"
 
 
 def check_same(what: str, old: RoundRecord, new: RoundRecord) -> None:

@@ -173,7 +173,7 @@ def _read_cell(cell: CellStore) -> RecordedCell:
             "n_rounds_planned": 2 if spec.strategy.labels_everything else spec.rounds + 2,
             "stop_reason": (records[-1].stop_reason or "") if records else "",
             "n_test": rounds[-1].tables.get("test", 0) if rounds else 0,
-            "evaluation": spec.evaluation,
+            "evaluation": spec.measured_model,
             "learner": learner_name(spec),
         },
         rounds=_fitted_columns(records),

@@ -86,7 +86,7 @@ def make_classifier(spec: CellSpec, loop: Loop, pool: CellPool, worker: Worker) 
         "settings": settings,
         "worker": worker,
         "sampling": spec.confidence.sampling,
-        "new_plain_loss": partial(plain_loss, spec.evaluation),
+        "new_plain_loss": partial(plain_loss, spec.measured_model),
         "embeddings": partial(encoded, "embeddings"),
     }
     if spec.finetune.is_frozen:
@@ -162,7 +162,8 @@ def make_loop(spec: CellSpec, n_classes: int, tables: Mapping[str, pa.Table]) ->
         filters=spec.filters,
         oracle=spec.oracle,
         stopping=spec.stopping,
-        evaluation=spec.evaluation,
+        evaluation=spec.measured_model,
+        estimation=spec.estimation,
     )
 
 
@@ -181,7 +182,7 @@ def summarize(rounds: list[RoundRecord]) -> dict[str, Any]:
 
     A metric that some rounds lack, such as the share of predictions that changed, has no area.
     """
-    fitted = [record for record in rounds if record.metrics]
+    fitted = [record for record in rounds if record.metrics] or rounds[-1:]
     names = [name for name in fitted[-1].metrics if all(name in record.metrics for record in fitted)]
     phases = {phase for record in rounds for phase in record.seconds}
     return {
@@ -192,6 +193,53 @@ def summarize(rounds: list[RoundRecord]) -> dict[str, Any]:
         "area_under_curve": {name: aulc([record.metrics[name] for record in fitted]) for name in names},
         "seconds": {phase: sum(record.seconds.get(phase, 0.0) for record in rounds) for phase in sorted(phases)},
     }
+
+
+def on_rank_zero(worker: Worker, action: Callable[[], Any]) -> Any:
+    """Do something with the storage on rank 0 and give every rank the result, or the error.
+
+    Raises:
+        StorageError: the action failed on rank 0.
+    """
+    result: Any = None
+    problem: str | None = None
+    if worker.rank == 0:
+        try:
+            result = action()
+        except AlRayError as error:
+            problem = str(error)
+    result, problem = worker.broadcast((result, problem))
+    if problem is not None:
+        raise StorageError(problem)
+    return result
+
+
+class SharedQueries:
+    """What people are asked and have answered, as all workers of a cell see it: rank 0 asks and is told, others hear.
+
+    Args:
+        store: of the cell; keeps the query that is out.
+        worker: this process among those of the cell.
+        answer: fills the answers that are there into a round, or returns None while some are missing; called on rank 0
+            alone.
+    """
+
+    def __init__(self, store: CellStore, worker: Worker, answer: Callable[[RoundRecord], RoundRecord | None]) -> None:
+        self._store, self._worker, self._answer = store, worker, answer
+
+    def pending(self) -> tuple[RoundRecord, Arrays] | None:
+        """Return the round whose query is out, the same on every rank, or None."""
+        found: tuple[RoundRecord, Arrays] | None = on_rank_zero(self._worker, self._store.pending)
+        return found
+
+    def ask(self, record: RoundRecord, arrays: Arrays) -> None:
+        """Let rank 0 keep a round, all but its answers."""
+        on_rank_zero(self._worker, lambda: self._store.ask(record, arrays))
+
+    def answered(self, record: RoundRecord) -> RoundRecord | None:
+        """Return the round with the answers that rank 0 has, the same on every rank, or None while some are missing."""
+        found: RoundRecord | None = on_rank_zero(self._worker, lambda: self._answer(record))
+        return found
 
 
 class SharedRecords:
@@ -261,19 +309,5 @@ class SharedRecords:
             self._report(record)
 
     def on_rank_zero(self, action: Callable[[], Any]) -> Any:
-        """Do something with the storage on rank 0 and give every rank the result, or the error.
-
-        Raises:
-            StorageError: the action failed on rank 0.
-        """
-        result: Any = None
-        problem: str | None = None
-        if self._worker.rank == 0:
-            try:
-                result = action()
-            except AlRayError as error:
-                problem = str(error)
-        result, problem = self._worker.broadcast((result, problem))
-        if problem is not None:
-            raise StorageError(problem)
-        return result
+        """Do something with the storage on rank 0, see :func:`on_rank_zero`."""
+        return on_rank_zero(self._worker, action)

@@ -156,6 +156,10 @@ class Execution(BaseModel):
 
 
 DEVICES = ("cpu", "cuda")
+_NOT_IN_A_STUDY = (
+    "oracle {!r} answers in its own time, and a study waits for nobody. Use 'ground_truth', or make a project of it: "
+    "al-ray new --project DATA."
+)
 
 
 class Study(BaseModel):
@@ -252,6 +256,8 @@ class Study(BaseModel):
                     cell["precision"] = _precision_on(self.execution.device, cell["precision"], at)
                 spec = make_spec(cell, at)
                 problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
+                if spec.oracle.is_outside:
+                    problems.append(f"{at}: {_NOT_IN_A_STUDY.format(spec.oracle.name)}")
                 specs.append((at, spec))
             except ConfigError as error:
                 problems += str(error).split("\n")

@@ -175,11 +175,11 @@ def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, floa
     first, rounds = (n_train, 0) if spec.strategy.labels_everything else (spec.initial_size, min(spec.rounds, possible))
     recipe, confidence, passes = spec.finetune, spec.confidence, n_passes_of(spec.confidence)
     # Whole fine-tunes, by the examples in them: all folds together leave each example out once.
-    fits = n_fits_of(confidence) - (confidence.n_folds > 0) + needs_plain_model(spec.evaluation, confidence)
+    fits = n_fits_of(confidence) - (confidence.n_folds > 0) + needs_plain_model(spec.measured_model, confidence)
     costs: list[tuple[float, float]] = []
     for index in range(rounds + 1):
         n_labeled = first + index * spec.query_size
-        scored: float = n_test * (passes + (spec.evaluation != "own"))
+        scored: float = n_test * (passes + (spec.measured_model != "own"))
         scored += n_labeled * recipe.validation_fraction * recipe.epochs
         if index < rounds:
             scored += _scored_of_pool(spec, n_train - n_labeled, passes)

@@ -239,9 +239,9 @@ def _misfits(
         found += _misfits_of_sizes(spec, dataset)
     model = models.get((spec.model.name, spec.model.revision))
     if model is not None:
-        found += _misfits_of_files(spec, model)
+        found += misfits_of_files(spec, model)
     if model is not None and model in facts:
-        found += _misfits_of_model(spec, facts[model])
+        found += misfits_of_model(spec, facts[model])
     return [f"cell {slug}: {problem}" for problem in found]
 
 
@@ -267,12 +267,12 @@ def _lack(spec: CellSpec, dataset: TextDataset) -> str | None:
     n_train = len(dataset.train)
     if spec.initial_size > n_train:
         return f"initial_size is {spec.initial_size}, but {dataset.name!r} has {n_train} training examples."
-    n_validation = max((rule.n_validation for rule in spec.stopping), default=0)
-    n_pool = n_train - n_validation - spec.initial_size
+    n_held_out = spec.n_held_out(n_train)
+    n_pool = n_train - n_held_out - spec.initial_size
     if spec.rounds and spec.query_size > n_pool:
         return (
             f"query_size is {spec.query_size}, but the pool of {dataset.name!r} has {max(n_pool, 0)} examples after "
-            f"the initial query{f' and {n_validation} validation examples' if n_validation else ''}."
+            f"the initial query{f' and {n_held_out} that are held out' if n_held_out else ''}."
         )
     candidates = spec.n_left(n_pool - max(spec.rounds - 1, 0) * spec.query_size)
     if spec.rounds and candidates < spec.query_size and not spec.stopping:
@@ -294,7 +294,7 @@ def _largest(key: str, spec: CellSpec, dataset: TextDataset) -> int | None:
     return least + at - 1 if at else None
 
 
-def _misfits_of_files(spec: CellSpec, model: ResolvedModel) -> list[str]:
+def misfits_of_files(spec: CellSpec, model: ResolvedModel) -> list[str]:
     """Say which files are not those for which a study was written that names their hashes."""
     pinned = (
         ("sha256", "the weights", spec.model.sha256, model.sha256),
@@ -308,7 +308,8 @@ def _misfits_of_files(spec: CellSpec, model: ResolvedModel) -> list[str]:
     ]
 
 
-def _misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
+def misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
+    """Say why a cell cannot run on a model, one sentence each."""
     found, name = [], spec.model.name
     if facts.longest_text is not None and spec.max_tokens > facts.longest_text:
         found.append(

@@ -5,20 +5,29 @@ dataclass that its option builds.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, PlainSerializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    PlainValidator,
+)
 
 from al_ray.confidence import ConfidenceMethod, confidences, needs_plain_model
 from al_ray.data import datasets, normalise_option
 from al_ray.data.files import PathSource
-from al_ray.errors import ConfigError
+from al_ray.errors import ConfigError, unknown_name
+from al_ray.evaluation import Evaluation, evaluations
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.initial import InitialQuery, initial_queries
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.oracle import Oracle, oracles
 from al_ray.records.json import cell_fingerprint
-from al_ray.registry import LARGEST, describe, options_model, validate
+from al_ray.registry import LARGEST, describe, option_of, options_model, validate
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 
@@ -26,6 +35,7 @@ SPEC_VERSION = 3
 _CONSISTENT = "'ensemble', or {name: mc_dropout, where: head}"
 
 Precision = Literal["float32", "bf16"]
+MeasuredModel = Literal["own", "plain", "gonsior2022/plain"]
 
 _AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Filters = Annotated[tuple[Annotated[CandidateFilter, filters], ...], _AS_TUPLE]
@@ -52,6 +62,31 @@ class _DatasetSchema:
         folder["required"] = ["name"]
         del folder["properties"]["path"]
         return {"anyOf": [{"type": "string"}, *registered["anyOf"], handler(by_path.__pydantic_core_schema__), folder]}
+
+
+def _evaluation(value: Any) -> Any:
+    """Return the name of the model that is measured on the test split, or the plug-in that estimates without one."""
+    if isinstance(value, str) and value in get_args(MeasuredModel):
+        return value
+    if hasattr(value, "n_held_out"):
+        return value
+    names = evaluations.names()
+    if not isinstance(value, str | Mapping) or (isinstance(value, str) and value not in names):
+        raise ConfigError(unknown_name("evaluation", value, [*get_args(MeasuredModel), *names]))
+    return evaluations.build(value)
+
+
+def _evaluation_option(value: Any) -> Any:
+    return value if isinstance(value, str) else option_of(value)
+
+
+class _EvaluationSchema:
+    """JSON schema of ``evaluation``: the model that a test split measures, or a way to estimate without one."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        plugins = evaluations.__get_pydantic_json_schema__(schema, handler)
+        return {"anyOf": [{"enum": [*get_args(MeasuredModel)], "type": "string"}, *plugins["anyOf"]]}
 
 
 def _recipe(value: Any) -> FinetuneRecipe:
@@ -116,7 +151,8 @@ class CellSpec(Identity):
         seed: of every random stream of the cell.
         evaluation: whose test metrics the learning curve holds: the cell's ``own`` model's, read by its confidence
             method, or those of a ``plain`` one with cross-entropy and softmax on the same answers, as in the paper;
-            ``gonsior2022/plain`` is that one as the paper's code fits it, with a yes-or-no loss on two classes.
+            ``gonsior2022/plain`` is that one as the paper's code fits it, with a yes-or-no loss on two classes. Or how
+            the accuracy is estimated beside, from answers that are paid for: ``random_sample``, ``active_testing``.
         workers: processes that fine-tune one model together; identity, because dropout depends on it.
     """
 
@@ -139,7 +175,9 @@ class CellSpec(Identity):
     query_size: Annotated[int, Field(ge=1, le=LARGEST)] = 25
     rounds: Annotated[int, Field(ge=0, le=LARGEST)] = 20
     seed: Annotated[int, Field(ge=0, le=LARGEST)]
-    evaluation: Literal["own", "plain", "gonsior2022/plain"] = "own"
+    evaluation: Annotated[
+        MeasuredModel | Evaluation, PlainValidator(_evaluation), PlainSerializer(_evaluation_option), _EvaluationSchema
+    ] = "own"
     workers: Annotated[int, Field(ge=1, le=LARGEST)] = 1
 
     def to_json(self) -> dict[str, Any]:
@@ -153,6 +191,23 @@ class CellSpec(Identity):
     def dataset_name(self) -> str:
         """Return the short name of the data set, for slugs and tables."""
         return str(self.dataset["name"])
+
+    @property
+    def measured_model(self) -> MeasuredModel:
+        """Which model's metrics on the test split the learning curve holds."""
+        return self.evaluation if isinstance(self.evaluation, str) else "own"
+
+    @property
+    def estimation(self) -> Evaluation | None:
+        """How the accuracy is estimated without a test split, or None."""
+        return None if isinstance(self.evaluation, str) else self.evaluation
+
+    def n_held_out(self, n_train: int) -> int:
+        """Return how many examples of a training split are never queried: for validation, and in the test pool."""
+        n_validation = max((rule.n_validation for rule in self.stopping), default=0)
+        if self.estimation is None:
+            return n_validation
+        return n_validation + self.estimation.n_held_out(max(n_train - n_validation, 0))
 
     def n_left(self, n_pool: int) -> int:
         """Return how many examples of a pool are candidates for certain, when each filter has removed what it may."""
@@ -241,7 +296,7 @@ class CellSpec(Identity):
         adamw = "Use 'solver: adamw'."
         if confidence.new_loss() is not None:
             found.append(f"{solver}, and confidence {confidence.name!r} has a loss of its own. {adamw}")
-        elif needs_plain_model(self.evaluation, confidence):
+        elif needs_plain_model(self.measured_model, confidence):
             found.append(f"{solver}, and evaluation {self.evaluation!r} has a loss of its own. {adamw}")
         if confidence.sampling.n_members > 1:
             found.append(f"{solver}, whose members of confidence {confidence.name!r} would all be one model. {adamw}")

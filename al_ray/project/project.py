@@ -1,0 +1,549 @@
+"""A project: a pool, people who label it, and the loop between them, which waits for nobody.
+
+A project is one cell whose oracle is outside. What it asks is on disk before anyone is asked; every answer is on disk
+before it is confirmed; and all that it computes follows from these two and from its file. So it may be ended at any
+moment, and goes on where it was.
+"""
+
+import contextlib
+import functools
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from al_ray import __version__
+from al_ray.core.answers import Answer, aggregate
+from al_ray.core.seeding import stream
+from al_ray.core.types import (
+    Annotation,
+    IntArray,
+    LabeledSet,
+    RoundRecord,
+    TextDataset,
+    asked_ids,
+    evaluated_after,
+    last_labels,
+    listed_ids,
+)
+from al_ray.errors import ConfigError, DataError, StorageError
+from al_ray.evaluation import Draws
+from al_ray.loop import learner
+from al_ray.loop.ports import Classifier, Loop
+from al_ray.model.check import ModelFacts, examine_model
+from al_ray.model.encoding import Encoding
+from al_ray.model.source import ResolvedModel, resolve_model
+from al_ray.model.tokens import tokenize_table
+from al_ray.model.worker import SingleProcess, Worker
+from al_ray.project.answers import AnswerStore
+from al_ray.project.encodings import stored_encoding
+from al_ray.project.file import ProjectFile, load_project
+from al_ray.project.state import Batch, CurvePoint, Progress, Status, Task, Told
+from al_ray.records.cell import CellStore
+from al_ray.records.lease import Lease
+from al_ray.records.study import StudyStore
+from al_ray.runtime.pool import CellPool, text_table
+from al_ray.study.cell import SharedQueries, SharedRecords, encodings_of, make_classifier, make_loop, summarize
+from al_ray.study.names import plugin_label
+from al_ray.study.plan import misfits_of_files, misfits_of_model
+from al_ray.study.spec import CellSpec
+
+_GIVEN = "given"
+
+
+class Project:
+    """A pool to label, opened: ask for what is to be labelled, tell what was answered, look how far it is.
+
+    Made by :meth:`open`. Methods may be called from several threads: :meth:`batch` computes the next query, one call at
+    a time, and the others do not wait for it.
+
+    >>> with Project.open("my-tickets.yaml") as project:  # doctest: +SKIP
+    ...     for task in project.batch().open:
+    ...         project.tell([Answer(id=task.id, label=0, annotator="ada", source="file")])
+
+    Attributes:
+        file: what the project file holds.
+        dataset: the pool.
+        spec: of the cell that the project is, with the content of data and model in it.
+        model: the encoder.
+        store: records of the cell.
+    """
+
+    def __init__(
+        self,
+        file: ProjectFile,
+        dataset: TextDataset,
+        spec: CellSpec,
+        model: ResolvedModel,
+        study: StudyStore,
+        threads: int,
+    ) -> None:
+        self.file, self.dataset, self.spec, self.model = file, dataset, spec, model
+        self.store: CellStore = study.cell(_slug(spec), spec.fingerprint())
+        self._study, self._threads = study, threads
+        self._rows = {id_: row for row, id_ in enumerate(dataset.train.ids.tolist())}
+        self._answers = AnswerStore(study.folder, dataset.class_names, self.text_of)
+        self._given = [
+            Answer(id=id_, label=label, source=_GIVEN)
+            for id_, label in zip(dataset.train.ids.tolist(), dataset.train.labels.tolist(), strict=True)
+            if label >= 0
+        ]
+        self._computing = threading.Lock()
+        self._progress: Progress | None = None
+        self._is_open_for_writing = False
+        self._has_begun = False
+        self._closing = False
+        self._exit = contextlib.ExitStack()
+        self._rounds: list[RoundRecord] = []
+        self._pending: RoundRecord | None = None
+        self._read()
+
+    @classmethod
+    def open(
+        cls,
+        project: "str | os.PathLike[str] | Mapping[str, Any] | ProjectFile",
+        *,
+        storage: str | None = None,
+        threads: int | None = None,
+        write: bool = True,
+    ) -> "Project":
+        """Open a project: read its file, its texts, and what was asked and answered so far.
+
+        Args:
+            project: path of a project file, or what such a file holds.
+            storage: folder or URI of the records; None: the file's.
+            threads: CPU threads to compute with; None: as many as there are cores, 8 at most.
+            write: take the right to ask and to be told, which one process has at a time; without it the project can
+                only be looked at.
+
+        Raises:
+            AlRayError: the file, the texts, the model or the records cannot be used; or another process has the
+                project open.
+        """
+        file = load_project(project)
+        dataset = file.source().load_pool()
+        spec = file.spec
+        model = resolve_model(spec.model.name, spec.model.revision)
+        facts = examine_model(model)
+        _check(file, dataset, model, facts)
+        content = {"revision": model.revision, "sha256": model.sha256, "settings_sha256": model.settings_sha256}
+        pinned = spec.model.model_copy(update=content)
+        spec = spec.model_copy(update={"dataset_sha256": dataset.content_sha256, "model": pinned})
+        study = StudyStore.open(file.storage if storage is None else storage, file.name)
+        exit_ = contextlib.ExitStack()
+        if write:
+            study.claim()
+            study = study.claimed()
+            exit_.enter_context(Lease(study.folder, file.name).held())
+        try:
+            opened = cls(file, dataset, spec, model, study, threads or min(os.cpu_count() or 1, 8))
+        except BaseException:
+            exit_.close()
+            raise
+        opened._exit, opened._is_open_for_writing = exit_, write
+        return opened
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is being computed, and let others have the project."""
+        with self._computing:
+            self._exit.close()
+            self._is_open_for_writing = False
+
+    # ---- what there is ----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Name of the project."""
+        return self.file.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their indices."""
+        return self.dataset.class_names
+
+    @property
+    def rounds(self) -> Sequence[RoundRecord]:
+        """The closed rounds, oldest first."""
+        return tuple(self._rounds)
+
+    @property
+    def address(self) -> str:
+        """Where the records are, for people."""
+        return self._study.root
+
+    @property
+    def end(self) -> str | None:
+        """Why nothing more will be asked, or None."""
+        return self._rounds[-1].stop_reason if self._rounds else None
+
+    def text_of(self, id_: int) -> str:
+        """Return the text of an example.
+
+        Raises:
+            KeyError: the pool has no such id.
+        """
+        return self.dataset.train.texts[self._rows[id_]]
+
+    def answers(self) -> list[Answer]:
+        """Return every answer that was told, oldest first; labels that the data had are not among them."""
+        return self._answers.all()
+
+    def labels(self) -> dict[int, int | None]:
+        """Return what counts for every example that has an answer or a label of its own; None: nobody named a class."""
+        return aggregate([*self._given, *self._answers.all()])
+
+    @property
+    def progress(self) -> Progress | None:
+        """What is being computed, or None."""
+        return self._progress
+
+    # ---- asking -----------------------------------------------------------------------------------------------------
+
+    def batch(self) -> Batch | None:
+        """Return what is asked for now, computing the next round first where all of this one is answered.
+
+        Returns:
+            the open query with at least one text that has no answer, or None where nothing is left to ask.
+
+        Raises:
+            AlRayError: the project is open for looking only, or a round cannot be computed.
+        """
+        ready = self.batch_if_ready()
+        if ready is not None or self.end is not None:
+            return ready
+        with self._computing:
+            if self.batch_if_ready() is None and self.end is None:
+                self._compute()
+        return self.batch_if_ready()
+
+    def batch_if_ready(self) -> Batch | None:
+        """Return what is asked for now, or None while the next round has to be computed first, or nothing is left."""
+        record = self._pending
+        if record is None:
+            return None
+        labels = self.labels()
+        batch = self._batch(record, labels)
+        return batch if batch.open else None
+
+    def ahead(self, n: int) -> tuple[Task, ...]:
+        """Return texts that later rounds will ask for in any case, to measure the model by; they may be answered now.
+
+        Args:
+            n: how many at most.
+        """
+        evaluation = self.spec.estimation
+        if evaluation is None or evaluation.needs_probs or self.end is not None:
+            return ()
+        rounds = [*self._rounds, *([] if self._pending is None else [self._pending])]
+        drawn = evaluated_after(rounds)
+        before = Draws(ids=drawn.ids, proposals=drawn.proposals)
+        known = self.labels()
+        more = evaluation.draw(self._test_pool, None, before, n + len(known), stream(self.spec.seed, "ahead"))
+        open_ = [id_ for id_ in more.ids.tolist() if id_ not in known]
+        return tuple(self._evaluation_task(id_) for id_ in open_[:n])
+
+    def tell(self, answers: Iterable[Answer]) -> Told:
+        """Record answers; when this returns they are durable.
+
+        Raises:
+            DataError: an answer is to a text that was not asked for, or names no class of the project; nothing is
+                recorded.
+            StorageError: they cannot be written.
+        """
+        self._require_writing()
+        given = list(answers)
+        self._check_asked(given)
+        known = self.labels().keys()
+        added, same = self._answers.add(given)
+        n_new = len({answer.id for answer in added} - known)
+        return Told(n_new=n_new, n_changed=len(added) - n_new, n_same=len(same))
+
+    def close_round(self) -> list[int]:
+        """Close the open round: what nobody answered counts as abstained, until somebody does.
+
+        Returns:
+            the ids that stay without an answer, ascending.
+
+        Raises:
+            StorageError: the records cannot be written.
+        """
+        self._require_writing()
+        with self._computing:
+            batch = self.batch_if_ready()
+            if batch is None:
+                return []
+            self._closing = True
+            try:
+                assert self._pending is not None
+                self._record(self._pending)
+            finally:
+                self._closing = False
+        return sorted(task.id for task in batch.open)
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Return how far the project is."""
+        labels, answers = self.labels(), self._answers.all()
+        test_ids = set(self._test_pool.tolist())
+        in_training = {id_: label for id_, label in labels.items() if id_ not in test_ids}
+        named = [label for label in in_training.values() if label is not None]
+        counts = Counter(named)
+        batch = None if self._pending is None else self._batch(self._pending, labels)
+        fitted = [*self._rounds, *([] if self._pending is None else [self._pending])]
+        curve = [point for record in fitted if (point := _point(record)) is not None]
+        seconds = [answer.seconds for answer in answers if answer.seconds is not None]
+        return Status(
+            name=self.name,
+            round_index=len(self._rounds),
+            n_pool=len(self.dataset.train),
+            n_labeled=len(named),
+            n_abstained=sum(label is None for label in labels.values()),
+            n_evaluation=sum(label is not None for id_, label in labels.items() if id_ in test_ids),
+            n_given=sum(answer.id not in test_ids for answer in self._given),
+            class_counts={name: counts[index] for index, name in enumerate(self.class_names)},
+            n_asked=0 if batch is None else len(batch.tasks),
+            n_open=0 if batch is None else len(batch.open),
+            curve=curve,
+            outlook=None,
+            advice=self._advice(fitted),
+            end=self.end,
+            how_estimated=self._how_estimated(),
+            annotators=dict(Counter(answer.annotator or "unnamed" for answer in answers)),
+            seconds_per_answer=median(seconds) if seconds else None,
+        )
+
+    def _advice(self, fitted: Sequence[RoundRecord]) -> dict[str, str | None]:
+        """Return what each stopping rule says of the last model."""
+        n_left = len(self.dataset.train) - len(self._test_pool) - len(asked_ids(fitted))
+        return {rule.name: rule.reason(fitted, n_left, self.spec.query_size) for rule in self.spec.stopping}
+
+    def _how_estimated(self) -> str:
+        evaluation = self.spec.estimation
+        if evaluation is None:
+            return "not estimated: the project file says 'evaluation: none'"
+        how = "drawn where the model is likely to err, and weighted" if evaluation.needs_probs else "drawn at random"
+        return f"from texts {how}, which the model never learns from, with a 95 % interval ({evaluation.source})"
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Take up what is recorded."""
+        self._rounds = self.store.rounds()
+        pending = self.store.pending()
+        self._pending = None if pending is None else pending[0]
+
+    def _require_writing(self) -> None:
+        if not self._is_open_for_writing:
+            raise StorageError(f"project {self.name} was opened to be looked at. Open it with write=True.")
+
+    def _check_asked(self, answers: Sequence[Answer]) -> None:
+        asked = {*last_labels(self._rounds)}
+        if self._pending is not None:
+            asked |= {task.id for task in self._batch(self._pending, {}).tasks}
+        unknown = sorted({each.id for each in answers if each.id not in asked} - self._ahead_ids())
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} answers are to texts that were not asked for: {listed_ids(np.array(unknown))}. Labels "
+                "that you have already belong into a column of the data: 'data: {label: COLUMN}'."
+            )
+        for each in answers:
+            if each.label is not None and not 0 <= each.label < len(self.class_names):
+                raise DataError(
+                    f"the answer to text {each.id} is class {each.label}, the classes are {self.class_names}."
+                )
+
+    def _ahead_ids(self) -> set[int]:
+        evaluation = self.spec.estimation
+        return set() if evaluation is None or evaluation.needs_probs else set(self._test_pool.tolist())
+
+    @functools.cached_property
+    def _loop(self) -> Loop:
+        """The loop of this cell; what was answered before its first round is given to it."""
+        table = text_table(self.dataset.train).drop_columns(["text"])
+        loop = make_loop(self.spec, len(self.class_names), {"pool": table, "test": table.slice(0, 0)})
+        known = [id_ for id_, label in self.labels().items() if label is not None]
+        return replace(loop, given=np.sort(np.array(known, dtype=np.int64)), groups=None)
+
+    @functools.cached_property
+    def _test_pool(self) -> IntArray:
+        """Ids that are held out to measure the model, ascending."""
+        return learner.held_out(self._loop)
+
+    @functools.cached_property
+    def _worker(self) -> Worker:
+        import torch
+
+        from al_ray.model.worker import set_threads
+
+        set_threads(self._threads)
+        return SingleProcess("cuda" if torch.cuda.is_available() else "cpu")
+
+    @functools.cached_property
+    def classifier(self) -> Classifier:
+        """The model, on tokens or encodings of the pool; these are computed where they are not stored yet."""
+        return make_classifier(self.spec, self._loop, self._pool, self._worker)
+
+    @functools.cached_property
+    def _pool(self) -> CellPool:
+        table = text_table(self.dataset.train)
+        encodings = {encoding.key: encoding for encoding in encodings_of(self.spec).values()}
+
+        @functools.cache
+        def tokens() -> pa.Table:
+            self._progress = Progress(doing="splitting the texts into tokens")
+            return tokenize_table(table, model=self.model, max_tokens=self.spec.max_tokens)
+
+        @functools.cache
+        def encoded(key: str) -> dict[str, Any]:
+            pool = self._encoded(encodings[key], tokens)
+            return {"pool": pool, "test": pool[:0]}
+
+        needs_tokens = not self.spec.finetune.is_frozen
+        pool = tokens() if needs_tokens else table.drop_columns(["text"])
+        return CellPool(tables={"pool": pool, "test": pool.slice(0, 0)}, encoded=encoded)
+
+    def _encoded(self, encoding: Encoding, tokens: Callable[[], pa.Table]) -> Any:
+        def tell(n_done: int, n: int) -> None:
+            self._progress = Progress(doing=f"reading {n_done:,} of {n:,} texts", share=n_done / n)
+
+        key = f"{encoding.key}-{self.dataset.content_sha256[:16]}-{self.spec.max_tokens}"
+        folder = self._study.folder.child("encodings")
+        return stored_encoding(folder, key, len(self.dataset.train), tokens, encoding, self._worker.device, tell)
+
+    def _compute(self) -> None:
+        """Run the loop until answers are missing."""
+        self._require_writing()
+        try:
+            if not self._has_begun:
+                versions = {"al_ray": __version__, "class_names": list(self.class_names), "data": self.dataset.source}
+                self.store.begin(self.spec.to_json(), {**versions, "model": self.model.path, **self._worker.place})
+                self._has_begun = True
+            classifier = self.classifier
+            self._progress = Progress(doing="fitting the model and choosing texts")
+            queries = SharedQueries(self.store, self._worker, self._answered)
+            with SharedRecords(self.store, self._worker, lambda record: None) as records:
+                rounds = learner.run(self._loop, classifier, records, queries)
+                if rounds and rounds[-1].stop_reason is not None:
+                    records.finish(summarize(rounds))
+            self._read()
+        finally:
+            self._progress = None
+
+    def _record(self, record: RoundRecord) -> None:
+        """Record the open round with the answers that are there."""
+        answered, pending = self._answered(record), self.store.pending()
+        assert answered is not None
+        assert pending is not None
+        self.store.append(answered, pending[1])
+        self._read()
+
+    def _answered(self, record: RoundRecord) -> RoundRecord | None:
+        """Fill the answers that are there into a round; None while some are missing and the round is not closed."""
+        labels = self.labels()
+        evaluation = record.evaluation
+        asked = [*record.query.ids.tolist(), *([] if evaluation is None else evaluation.ids.tolist())]
+        if not self._closing and any(id_ not in labels for id_ in asked):
+            return None
+
+        def found(ids: IntArray) -> IntArray:
+            return np.array([-1 if (label := labels.get(id_)) is None else label for id_ in ids.tolist()], np.int64)
+
+        answers = found(record.query.ids)
+        before = last_labels(self._rounds)
+        revised = {
+            id_: -1 if label is None else label
+            for id_, label in labels.items()
+            if id_ in before and before[id_] != (-1 if label is None else label)
+        }
+        return replace(
+            record,
+            annotation=Annotation(ids=record.query.ids, labels=answers, abstained=answers < 0),
+            evaluation=None if evaluation is None else replace(evaluation, labels=found(evaluation.ids)),
+            revised=LabeledSet(ids=np.array([*revised], np.int64), labels=np.array([*revised.values()], np.int64)),
+        )
+
+    def _batch(self, record: RoundRecord, labels: Mapping[int, int | None]) -> Batch:
+        probs = record.query.probs
+        tasks = [
+            self._task(id_, None if probs is None else probs[place])
+            for place, id_ in enumerate(record.query.ids.tolist())
+        ]
+        if record.evaluation is not None:
+            tasks += [self._evaluation_task(id_) for id_ in record.evaluation.ids.tolist()]
+        return Batch(
+            id=f"{self.store.fingerprint[:8]}/{record.round_index}",
+            round_index=record.round_index,
+            tasks=tuple(tasks),
+            answered=frozenset(task.id for task in tasks if task.id in labels),
+        )
+
+    def _task(self, id_: int, probs: Any) -> Task:
+        text = self.text_of(id_)
+        if probs is None:
+            return Task(id=id_, text=text, reason=f"one of the first texts, before there is a model ({self._initial})")
+        first, second = np.argsort(-probs, kind="stable")[:2].tolist()
+        names = self.class_names
+        reason = (
+            f"{plugin_label(self.spec.strategy)}: the model gives {names[first]} {probs[first]:.0%} and "
+            f"{names[second]} {probs[second]:.0%}"
+        )
+        return Task(id=id_, text=text, prediction=names[first], confidence=float(probs[first]), reason=reason)
+
+    @property
+    def _initial(self) -> str:
+        return plugin_label(self.spec.initial)
+
+    def _evaluation_task(self, id_: int) -> Task:
+        # What the model believes is not shown: it would pull the answer towards it, and the estimate up.
+        reason = "to measure the model, which does not learn from it"
+        return Task(id=id_, text=self.text_of(id_), reason=reason, role="evaluation")
+
+
+def _slug(spec: CellSpec) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in spec.strategy.name)
+
+
+def _check(file: ProjectFile, dataset: TextDataset, model: ResolvedModel, facts: ModelFacts) -> None:
+    """Refuse a project that its data or its model do not allow.
+
+    Raises:
+        ConfigError: with all the reasons.
+    """
+    spec, problems = file.spec, []
+    n_pool = len(dataset.train) - spec.n_held_out(len(dataset.train))
+    if spec.initial_size > n_pool:
+        problems.append(
+            f"initial_size is {spec.initial_size}, but the pool has {n_pool} texts to learn from. Lower initial_size, "
+            "or add texts."
+        )
+    problems += [*misfits_of_files(spec, model), *misfits_of_model(spec, facts)]
+    if problems:
+        raise ConfigError("\n".join(f"project {file.name}: {problem}" for problem in problems))
+
+
+def _point(record: RoundRecord) -> CurvePoint | None:
+    """Return the point of the estimated learning curve that a round adds, or None where it was not estimated."""
+    metrics = record.metrics
+    if "estimated_accuracy" not in metrics:
+        return None
+    return CurvePoint(
+        n_labeled=record.n_labeled,
+        accuracy=metrics["estimated_accuracy"],
+        low=metrics["estimated_accuracy_low"],
+        high=metrics["estimated_accuracy_high"],
+        n_evaluated=int(metrics["n_evaluated"]),
+    )
