@@ -1,13 +1,13 @@
 """A classifier and a records port for the loop, without torch, Ray or files."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from al_ray.confidence import confidences
 from al_ray.core.seeding import stream
-from al_ray.core.types import IntArray, LabeledSet, ModelOutputs, RoundRecord, Sampling, Split
+from al_ray.core.types import Annotation, IntArray, LabeledSet, ModelOutputs, RoundRecord, Sampling, Split
 from al_ray.filtering import filters as filter_registry
 from al_ray.initial import initial_queries
 from al_ray.loop.ports import Arrays, Loop
@@ -138,6 +138,48 @@ class RecordsInMemory:
         assert record.round_index == len(self.stored)
         self.stored.append(record.to_json())
         self.tables.append(arrays)
+
+
+@dataclass
+class PeopleInMemory:
+    """Keeps what is asked as JSON, and answers from a mapping that grows.
+
+    Attributes:
+        answers: id -> class, or -1 where people abstained.
+    """
+
+    answers: dict[int, int] = field(default_factory=dict)
+    revised: dict[int, int] = field(default_factory=dict)
+    asked: tuple[dict[str, Any], Arrays] | None = None
+    n_asked: int = 0
+
+    def pending(self) -> tuple[RoundRecord, Arrays] | None:
+        """Read back what is asked."""
+        return None if self.asked is None else (RoundRecord.from_json(self.asked[0]), self.asked[1])
+
+    def ask(self, record: RoundRecord, arrays: Arrays) -> None:
+        """Keep a query."""
+        assert self.asked is None, "a query is out already"
+        self.asked = record.to_json(), arrays
+        self.n_asked += 1
+
+    def answered(self, record: RoundRecord) -> RoundRecord | None:
+        """Fill in the answers once all are there."""
+        evaluation = record.evaluation
+        asked = [*record.query.ids.tolist(), *([] if evaluation is None else evaluation.ids.tolist())]
+        if not all(id_ in self.answers for id_ in asked):
+            return None
+        labels = np.array([self.answers[id_] for id_ in record.query.ids.tolist()], dtype=np.int64)
+        self.asked = None
+        revised, self.revised = self.revised, {}
+        return replace(
+            record,
+            annotation=Annotation(ids=record.query.ids, labels=labels, abstained=labels < 0),
+            evaluation=None
+            if evaluation is None
+            else replace(evaluation, labels=np.array([self.answers[id_] for id_ in evaluation.ids.tolist()])),
+            revised=LabeledSet(ids=np.array([*revised], np.int64), labels=np.array([*revised.values()], np.int64)),
+        )
 
 
 def make_world(n_train: int = 120, n_test: int = 60, n_classes: int = 3, seed: int = 0) -> dict[str, Any]:

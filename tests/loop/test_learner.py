@@ -186,7 +186,7 @@ def test_validation_examples_are_never_queried_nor_learned_from() -> None:
     rounds = learner.run(loop, make_classifier(world), RecordsInMemory())
     others = learner.run(make_loop(world, rounds=21), make_classifier(world), RecordsInMemory())
     assert {"validation_accuracy"} <= set(rounds[1].metrics)
-    cell = learner._Cell(loop, make_classifier(world), RecordsInMemory())
+    cell = learner._Cell(loop, make_classifier(world), RecordsInMemory(), None)
     held = set(cell.validation.ids.tolist())
     assert len(held) == 30
     assert not held & set(asked_ids(rounds).tolist())
@@ -275,6 +275,7 @@ class Half:
 
     name: ClassVar[str] = "half"
     may_abstain: ClassVar[bool] = True
+    is_outside: ClassVar[bool] = False
 
     def label(self, ids: IntArray, truth: LabeledSet) -> Annotation:
         labels = truth.labels[np.searchsorted(truth.ids, ids)].copy()

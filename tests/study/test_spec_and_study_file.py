@@ -186,7 +186,7 @@ BAD_CELLS = [
     ({"seed": "one"}, r"seed is 'one': input should be a valid integer"),
     ({"rounds": 2.5}, r"rounds is 2.5: input should be a valid integer"),
     ({"query_size": 0}, r"query_size is 0: input should be greater than or equal to 1"),
-    ({"evaluation": "gonsior2022"}, r"evaluation is 'gonsior2022': input should be 'own', 'plain' or 'gonsior2022/pl"),
+    ({"evaluation": "gonsior2022"}, r"unknown evaluation 'gonsior2022'. Did you mean 'gonsior2022/plain'\?"),
     ({"precision": "fp8"}, r"precision is 'fp8': input should be 'float32' or 'bf16'"),
     ({"model": {"name": "minilm", "initt": "random"}}, r"unknown key 'initt'. Did you mean 'init'\?"),
     ({"dataset": 3}, r"a data set is a name or a mapping with a 'name', found 3"),
