@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Never
@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from al_ray.cli.asking import Asker, asked_column, free_file, names_in, rows_have, token_counter
+from al_ray.cli.new_project import Wanted, new_project
 from al_ray.cli.run import user_errors
 from al_ray.core.types import TextDataset
 from al_ray.data import datasets, near_equal_notes
 from al_ray.data.files import PathSource, split_files
 from al_ray.data.looking import (
     Findings,
-    Guesses,
-    chosen_column,
     find_out,
     first_rows,
     guess_columns,
@@ -32,16 +32,12 @@ from al_ray.data.looking import (
 )
 from al_ray.data.rows import Rows
 from al_ray.data.splits import are_whole_numbers
-from al_ray.errors import ConfigError, DataError, ModelError
-from al_ray.model.source import resolve_model
-from al_ray.model.tokens import load_tokenizer, tokenize
+from al_ray.errors import ConfigError, DataError
 from al_ray.study.draft import Sizes, draft_study, fitting_sizes, usual_test_fraction
 from al_ray.study.file import load_study, read_yaml
 from al_ray.terminal import dataset_lines, make_console
 
 _SHARE = "a share of the rows"
-_TOKENS_PER_WORD = 1.35  # of English, where there is no tokenizer to count with
-_LONGEST = 100_000  # tokens: no text is cut while they are counted
 _SURE_OF = 100  # test examples with which an accuracy is known to about ten points
 _FEW = 5  # training examples of a class that is hardly learned
 _LARGE = 100_000  # texts that take an encoder on cores a while
@@ -60,18 +56,36 @@ def new(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing, take the guesses.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+    project: Annotated[
+        bool, typer.Option("--project", help="Write a project file: the texts are to be labelled by people.")
+    ] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="With --project: names of the classes, with commas between.", metavar="A,B,..."),
+    ] = None,
+    id_: Annotated[
+        str | None, typer.Option("--id", help="With --project: column of unique integers.", metavar="COLUMN")
+    ] = None,
 ) -> None:
-    """Look at labelled texts, say what they are like, and write a study file for them."""
+    """Look at texts, say what they are like, and write a study file, or a project file, for them."""
     console = make_console()
     with user_errors(console):
-        asker = _Asker(console, not yes and sys.stdin.isatty() and sys.stdout.isatty())
+        asker = Asker(console, not yes and sys.stdin.isatty() and sys.stdout.isatty())
+        if project:
+            if test is not None:
+                raise ConfigError("--test names a test split, and a project has none. Leave it out.")
+            wanted = Wanted(data=data, text=text, label=label, id=id_, classes=classes, out=out)
+            new_project(console, asker, wanted, skip_unusable=skip_unusable, force=force)
+            return
+        if classes is not None or id_ is not None:
+            raise ConfigError("--classes and --id belong to --project. Leave them out, or add --project.")
         looked = _look(data, text, label, test, asker)
-        file = _free(Path(out or f"{looked.name}.yaml"), force)
+        file = free_file(Path(out or f"{looked.name}.yaml"), force)
         if any(looked.unusable):
             looked = _without_unusable(looked, file.parent, force) if skip_unusable else _refuse(looked)
         looked = _with_classes(looked, asker)
         dataset = looked.source.dataset_of(*looked.splits)
-        findings = find_out(dataset, _token_counter(console))
+        findings = find_out(dataset, token_counter(console))
         sizes = fitting_sizes(len(dataset.train), dataset.n_classes, findings)
         written = draft_study(looked.name, looked.source, dataset, findings, sizes, str(file))
         load_study(read_yaml(file.name, written))
@@ -82,29 +96,6 @@ def new(
         _say(console, looked, dataset, findings, sizes)
         console.print(f"\nwritten: {file}", highlight=False, soft_wrap=True)
         console.print(f"next:    al-ray run {shlex.quote(str(file))} --plan", highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class _Asker:
-    """Asks at a terminal, or takes what was guessed.
-
-    Attributes:
-        console: where it is asked.
-        asks: false where there is nobody to ask.
-    """
-
-    console: Console
-    asks: bool
-
-    def ask(self, question: str, guess: str, check: Callable[[str], str | None] = lambda answer: None) -> str:
-        """Return the answer, asked for again while ``check`` says what is wrong with it."""
-        while self.asks:
-            answer = str(typer.prompt(question, default=guess)).strip()
-            problem = check(answer)
-            if problem is None:
-                return answer
-            self.console.print(problem, style="yellow", highlight=False)
-        return guess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +122,14 @@ class _Looked:
         return self.source.name.lstrip("-_") or "data"
 
 
-def _look(data: str, text: str | None, label: str | None, test: str | None, asker: _Asker) -> _Looked:
+def _look(data: str, text: str | None, label: str | None, test: str | None, asker: Asker) -> _Looked:
     """Read the data once, after its first rows; ask what cannot be seen."""
     path = Path(data).expanduser()
     if not path.exists() and data in datasets.names():
         raise DataError(f"{data!r} is a data set that al_ray knows: write 'dataset: {data}' into a study file.")
     guesses = guess_columns(first_rows(path))
-    text = _column("text", text, guesses, path, asker)
-    label = _column("label", label, guesses, path, asker)
+    text = asked_column("text", text, guesses, path, asker)
+    label = asked_column("label", label, guesses, path, asker)
     source = _with_test(PathSource.from_option({"path": data, "text": text, "label": label}), path, test, asker)
     splits = tuple(rows for rows in source.read() if rows is not None)
     if source.test_fraction is not None:
@@ -155,21 +146,7 @@ def _look(data: str, text: str | None, label: str | None, test: str | None, aske
     return _Looked(source=source, splits=splits, unusable=unusable, others=others, notes=tuple(notes))
 
 
-def _column(role: str, named: str | None, guesses: Guesses, path: Path, asker: _Asker) -> str:
-    """Return the column that was named, or else asked for or guessed."""
-    guess = chosen_column(role, named, guesses, path)
-    if named is not None:
-        return guess
-    others = [repr(name) for name in (guesses.texts if role == "text" else guesses.labels) if name != guess]
-    also = f" (it could be {', '.join(others)} as well)" if others else ""
-
-    def check(answer: str) -> str | None:
-        return None if answer in guesses.names else f"There is no column {answer!r}: {', '.join(guesses.names)}."
-
-    return asker.ask(f"Which column holds the {'text' if role == 'text' else 'class'}?{also}", guess, check)
-
-
-def _with_test(source: PathSource, path: Path, test: str | None, asker: _Asker) -> PathSource:
+def _with_test(source: PathSource, path: Path, test: str | None, asker: Asker) -> PathSource:
     """Say where the test split comes from: its own file, the one that is named, or a share of the rows."""
     if test is not None:
         return replace(source, test=test)
@@ -183,15 +160,15 @@ def _with_test(source: PathSource, path: Path, test: str | None, asker: _Asker) 
     return replace(source, test_fraction=0.2) if answer == _SHARE else replace(source, test=answer)
 
 
-def _named_missing(splits: Sequence[Rows], label: str, asker: _Asker) -> tuple[list[str], list[str]]:
+def _named_missing(splits: Sequence[Rows], label: str, asker: Asker) -> tuple[list[str], list[str]]:
     """Return the classes that are none, by what was answered, and notes on those that look so and stay."""
     gone, notes = [], []
     for name, n in missing_in_words(value for rows in splits for value in rows.columns[label]).items():
-        answer = asker.ask(f"{_rows(n)} the class {name!r}. Is it one?", "yes", _yes_or_no)
+        answer = asker.ask(f"{rows_have(n)} the class {name!r}. Is it one?", "yes", _yes_or_no)
         if answer.casefold().startswith("n"):
             gone.append(name)
         else:
-            notes.append(f"{_rows(n)} the class {name!r}, which often says that there is none; then take them out.")
+            notes.append(f"{rows_have(n)} the class {name!r}, which often says that there is none; then take them out.")
     return gone, notes
 
 
@@ -213,7 +190,7 @@ def _refuse(looked: _Looked) -> Never:
         DataError: always.
     """
     said = [
-        f"{rows.where}: {_rows(len(at))} {what} ({_listed(at)}, counted from 0)."
+        f"{rows.where}: {rows_have(len(at))} {what} ({_listed(at)}, counted from 0)."
         for rows, found in zip(looked.splits, looked.unusable, strict=True)
         for what, at in found.items()
     ]
@@ -221,10 +198,6 @@ def _refuse(looked: _Looked) -> Never:
         "al_ray drops no row by itself. Mend them, or write a copy without them and a study of that: --skip-unusable."
     )
     raise DataError("\n".join([*said, advice]))
-
-
-def _rows(n: int) -> str:
-    return "1 row has" if n == 1 else f"{n:,} rows have"
 
 
 def _listed(at: Sequence[int], n: int = 5) -> str:
@@ -243,7 +216,7 @@ def _without_unusable(looked: _Looked, folder: Path, force: bool) -> _Looked:
             )
         kept.append(without(rows, gone))
         files.append(
-            write_rows(folder / f"{looked.name}_usable{split}", kept[-1], free=lambda file: _free(file, force))
+            write_rows(folder / f"{looked.name}_usable{split}", kept[-1], free=lambda file: free_file(file, force))
         )
     n = sum(len(rows) for rows in looked.splits) - sum(map(len, kept))
     note = f"{n:,} row{'s' if n > 1 else ''} left out; the others are in {' and '.join(map(str, files))}."
@@ -253,7 +226,7 @@ def _without_unusable(looked: _Looked, folder: Path, force: bool) -> _Looked:
     return replace(looked, source=source, splits=tuple(kept), unusable=({},), notes=(*looked.notes, note))
 
 
-def _with_classes(looked: _Looked, asker: _Asker) -> _Looked:
+def _with_classes(looked: _Looked, asker: Asker) -> _Looked:
     """Name the classes where the rows alone do not say what they are."""
     label, splits = looked.source.label, looked.splits
     assert label is not None, "a study's data have labels"
@@ -270,7 +243,7 @@ def _with_classes(looked: _Looked, asker: _Asker) -> _Looked:
     plain = ", ".join(map(str, numbers))
 
     def check(answer: str) -> str | None:
-        n = len(set(_split(answer)))
+        n = len(set(names_in(answer)))
         return (
             None
             if n == len(numbers)
@@ -278,34 +251,7 @@ def _with_classes(looked: _Looked, asker: _Asker) -> _Looked:
         )
 
     answer = asker.ask("What are the classes called, in this order?", plain, check)
-    return looked if answer == plain else replace(looked, source=replace(looked.source, classes=_split(answer)))
-
-
-def _split(names: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names.split(",") if name.strip())
-
-
-def _free(file: Path, force: bool) -> Path:
-    """Return a file that may be written.
-
-    Raises:
-        ConfigError: it is there already.
-    """
-    if file.exists() and not (force and file.is_file()):
-        advice = "it is no file" if not file.is_file() else "write over it with --force"
-        raise ConfigError(f"{file} is there already. Name another study file with --out, or {advice}.")
-    return file
-
-
-def _token_counter(console: Console) -> Callable[[Sequence[str]], Iterable[int]]:
-    """Return what counts the tokens of texts: MiniLM's tokenizer, or a guess by the words where it is not installed."""
-    try:
-        model = resolve_model("minilm", None)
-    except ModelError as error:
-        console.print(f"cannot be used here: {error}", style="yellow", soft_wrap=True, highlight=False)
-        return lambda texts: [round(_TOKENS_PER_WORD * len(text.split())) + 2 for text in texts]
-    tokenizer = load_tokenizer(model, _LONGEST)
-    return lambda texts: tokenize(texts, tokenizer).value_lengths().to_pylist()
+    return looked if answer == plain else replace(looked, source=replace(looked.source, classes=names_in(answer)))
 
 
 def _say(console: Console, looked: _Looked, dataset: TextDataset, found: Findings, sizes: Sizes) -> None:

@@ -181,13 +181,27 @@ def _none_found(role: str, guesses: Guesses, where: Path) -> str:
     )
 
 
+def unusable_texts(rows: Rows, text: str) -> dict[str, list[int]]:
+    """Return the rows that no pool to label may hold: what is wrong with them -> their numbers, counted from 0."""
+    texts = rows.columns[text]
+    checks = {
+        f"no text in column {text!r}": [is_missing(value) for value in texts],
+        f"no string in column {text!r}": [not isinstance(value, str) and not is_missing(value) for value in texts],
+        "half a character, which is not valid Unicode": [
+            isinstance(value, str) and not is_unicode(value) for value in texts
+        ],
+    }
+    found = {words: [i for i, is_bad in enumerate(bad) if is_bad] for words, bad in checks.items()}
+    return {words: at for words, at in found.items() if at}
+
+
 def unusable_rows(rows: Rows, text: str, label: str) -> dict[str, list[int]]:
     """Return the rows that no data set may hold: what is wrong with them -> their numbers, counted from 0.
 
     Raises:
         DataError: it is the whole label column that cannot be used.
     """
-    texts, labels = rows.columns[text], rows.columns[label]
+    labels = rows.columns[label]
     given = [value for value in labels if not is_missing(value)]
     for kind, words, fix in (
         (bool, "true and false", 'Write names in their place, such as "yes" and "no", or 0 and 1'),
@@ -198,17 +212,13 @@ def unusable_rows(rows: Rows, text: str, label: str) -> dict[str, list[int]]:
                 f"{rows.where}: column {label!r} holds {words} ({given[0]}). {fix}, or name another column: "
                 "--label COLUMN."
             )
-    checks = {
-        f"no text in column {text!r}": [is_missing(value) for value in texts],
-        f"no string in column {text!r}": [not isinstance(value, str) and not is_missing(value) for value in texts],
-        f"no class in column {label!r}": [is_missing(value) for value in labels],
-        "half a character, which is not valid Unicode": [
-            any(isinstance(value, str) and not is_unicode(value) for value in row)
-            for row in zip(texts, labels, strict=True)
-        ],
-    }
-    found = {words: [i for i, is_bad in enumerate(bad) if is_bad] for words, bad in checks.items()}
-    return {words: at for words, at in found.items() if at}
+    found = unusable_texts(rows, text)
+    no_class = [i for i, value in enumerate(labels) if is_missing(value)]
+    broken = [i for i, value in enumerate(labels) if isinstance(value, str) and not is_unicode(value)]
+    if broken:
+        words = "half a character, which is not valid Unicode"
+        found[words] = sorted({*found.get(words, ()), *broken})
+    return {**found, **({f"no class in column {label!r}": no_class} if no_class else {})}
 
 
 def without(rows: Rows, at: Iterable[int]) -> Rows:

@@ -59,9 +59,14 @@ def fitting_sizes(n_train: int, n_classes: int, findings: Findings) -> Sizes:
     initial = max(min(_INITIAL, budget // 5), n_classes)
     query = max(min(_QUERY, (budget - initial) // _ROUNDS), _SMALLEST_QUERY)
     rounds = min(_ROUNDS, (budget - initial) // query)
-    whole = findings.n_tokens_of(_WHOLE)
-    max_tokens = next((n for n in _MAX_TOKENS if n >= whole), _MAX_TOKENS[-1])
+    max_tokens = fitting_max_tokens(findings)
     return Sizes(initial_size=initial, query_size=query, rounds=rounds, max_tokens=max_tokens)
+
+
+def fitting_max_tokens(findings: Findings) -> int:
+    """Choose to how many tokens texts are cut: as few as leave most of them whole."""
+    whole = findings.n_tokens_of(_WHOLE)
+    return next((n for n in _MAX_TOKENS if n >= whole), _MAX_TOKENS[-1])
 
 
 def usual_test_fraction(n_rows: int) -> float:

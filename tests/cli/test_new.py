@@ -163,7 +163,7 @@ def test_a_file_that_is_there_is_kept_unless_it_is_forced(al_ray: AlRay, tmp_pat
     (tmp_path / "t.yaml").write_text("mine")
     outcome = al_ray("new", "t.csv", "--yes")
     assert outcome.code == 1
-    assert "t.yaml is there already. Name another study file with --out, or write over it with --force." in outcome.text
+    assert "t.yaml is there already. Name another file with --out, or write over it with --force." in outcome.text
     assert (tmp_path / "t.yaml").read_text() == "mine"
     assert al_ray("new", "t.csv", "--yes", "--out", "other.yaml").code == 0
     assert al_ray("new", "t.csv", "--yes", "--force").code == 0
