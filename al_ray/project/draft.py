@@ -1,11 +1,16 @@
 """Draft a project file for a pool that was looked at, with the comments that say why."""
 
+import json
 import shlex
+import textwrap
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from al_ray.data.splits import yaml_text
+from al_ray.model.recipe import FinetuneRecipe
 from al_ray.project.file import DEFAULTS
+from al_ray.study.spec import CellSpec
 
 _MOST_FOR_TYPICLUST = 20_000  # texts whose clusters take seconds
 _FEWEST_TO_MEASURE, _MOST_TO_MEASURE = 20, 200
@@ -48,7 +53,7 @@ def draft_project(
         classes: names of all classes.
         settings: of the loop.
         file: where it will stand, for the commands in it.
-        about: one line of comment about the data or the method.
+        about: a comment about the data or the method.
 
     Returns:
         YAML that :func:`al_ray.project.file.load_project` takes as it is.
@@ -62,7 +67,7 @@ def draft_project(
         f"#   al-ray status {where}                how far it is, how good the model is, when to stop",
         f"#   al-ray export {where} --to model     the model, its card, and all labels",
         f"project: {yaml_text(name)}",
-        f"# {about}",
+        *textwrap.wrap(about, 116, initial_indent="# ", subsequent_indent="# "),
         f"data: {{{option}}}",
         f"classes: [{', '.join(map(yaml_text, classes))}]",
         *(f"{key}: {value}{f' # {comment}' if comment else ''}" for key, (value, comment) in settings.items()),
@@ -71,9 +76,46 @@ def draft_project(
     return "\n".join(lines) + "\n"
 
 
-def settings_of(values: Mapping[str, Any]) -> Settings:
-    """Return settings of values in JSON form, such as those of a study's cell, without comments."""
-    return {key: (_flow(value), "") for key, value in values.items()}
+def settings_of_cell(spec: CellSpec) -> Settings:
+    """Return the settings by which a project works as a cell of a study does: its method, its learner, its sizes.
+
+    A start that looks at labels is replaced: nobody has them before they are asked for.
+    """
+    values: dict[str, Any] = {
+        "model": spec.model.name
+        if spec.model.revision is None
+        else {"name": spec.model.name, "revision": spec.model.revision},
+        "max_tokens": spec.max_tokens,
+        "finetune": _recipe_option(spec.finetune),
+        "precision": spec.precision,
+        "confidence": _option(spec.confidence),
+        "strategy": _option(spec.strategy),
+        "filters": [_option(each) for each in spec.filters],
+        "initial": "random" if spec.initial.needs_truth else _option(spec.initial),
+        "initial_size": spec.initial_size,
+        "query_size": spec.query_size,
+    }
+    comments = {"evaluation": "labelled beside, to measure the model; it never learns from them"}
+    if spec.initial.needs_truth:
+        comments["initial"] = f"{spec.initial.name!r} of the study looks at labels, which nobody has here yet"
+    values["evaluation"] = "random_sample" if spec.estimation is None else _option(spec.estimation)
+    return {key: (_flow(value), comments.get(key, "")) for key, value in values.items()}
+
+
+def _option(plugin: Any) -> Any:
+    """Return the shortest option that builds a plug-in."""
+    changed = {
+        each.name: getattr(plugin, each.name) for each in fields(plugin) if getattr(plugin, each.name) != each.default
+    }
+    return {"name": plugin.name, **changed} if changed else plugin.name
+
+
+def _recipe_option(recipe: FinetuneRecipe) -> dict[str, Any]:
+    """Return the shortest option that builds a recipe."""
+    stored = recipe.to_json()
+    kept = {key: stored[key] for key in ("frozen_layers", "solver", "lora") if stored.get(key) not in (0, None)}
+    usual = FinetuneRecipe.of(kept).to_json()
+    return {**kept, **{key: value for key, value in stored.items() if key not in kept and usual.get(key) != value}}
 
 
 def _flow(value: Any) -> str:
@@ -82,6 +124,4 @@ def _flow(value: Any) -> str:
         return f"{{{', '.join(f'{key}: {_flow(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_flow, value))}]"
-    if value is None:
-        return "null"
-    return yaml_text(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return yaml_text(value) if isinstance(value, str) else json.dumps(value)

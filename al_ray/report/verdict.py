@@ -335,6 +335,7 @@ class Verdict:
         clipping: sentences on what filters do.
         missing: sentences on what is not there.
         settings: who is first on each setting; empty where there is only one.
+        method: the method that comes first, or None where none is ranked.
     """
 
     headline: str
@@ -346,6 +347,7 @@ class Verdict:
     clipping: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     settings: tuple[Leader, ...] = ()
+    method: str | None = None
 
 
 def make_verdict(results: StudyResults) -> Verdict:
@@ -367,6 +369,7 @@ def make_verdict(results: StudyResults) -> Verdict:
         clipping=tuple(what_clipping_does(results)),
         missing=missing,
         settings=tuple(find_leader(ranking, results) for ranking in per_setting) if len(per_setting) > 1 else (),
+        method=leader.best.method,
     )
 
 
