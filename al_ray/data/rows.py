@@ -309,6 +309,8 @@ def _find_separator(file: Path, lines: TextIO, wanted: Mapping[str, str]) -> str
     """Return the separator under which the header names the wanted columns, else the one that finds most columns."""
     headers = {separator: _header(lines, separator) for separator in _SEPARATORS}
     fitting = [separator for separator, header in headers.items() if wanted and {*wanted.values()} <= {*header}]
+    if fitting and all(headers[separator] == headers[fitting[0]] for separator in fitting):
+        return fitting[0]  # one column, which no separator divides
     if len(fitting) > 1:
         raise DataError(
             f"{file}: its header names the columns with {' and with '.join(map(repr, fitting))} between them. "
