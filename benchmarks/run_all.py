@@ -24,6 +24,8 @@ SHORT = (
     "report_size",
     "tracking",
     "load",
+    "active_testing",
+    "curve_forecast",
 )
 
 

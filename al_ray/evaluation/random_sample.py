@@ -1,11 +1,11 @@
 """Random sample: texts at random measure the model."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
 
+from al_ray.core.intervals import wilson
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import Float64Array, FloatArray, IntArray
 from al_ray.evaluation import Draws, Estimate, Evaluation, evaluations
@@ -18,6 +18,9 @@ _ORDER = 11  # of the hash that sorts the texts; any number would do
 @dataclass(frozen=True)
 class RandomSample(Evaluation):
     """Measure the model by ``n`` texts drawn at random, with the interval of Wilson (1927).
+
+    They are drawn in the order of a hash of their ids, so that it is known beforehand which come next. Texts that an
+    annotator abstains on are left out: what is estimated is the loss on texts that have a class.
 
     Attributes:
         n: texts in all; at most half of the pool.
@@ -47,7 +50,6 @@ class RandomSample(Evaluation):
         known = losses[~np.isnan(losses)]
         if not len(known):
             return None
-        n, p, z = len(known), float(known.mean()), 1.959963984540054
-        center = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return Estimate(value=p, low=max(center - half, 0.0), high=min(center + half, 1.0), n=n)
+        share = float(known.mean())
+        low, high = wilson(share, len(known))
+        return Estimate(value=share, low=low, high=high, n=len(known))

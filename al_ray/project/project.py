@@ -45,6 +45,7 @@ from al_ray.model.worker import SingleProcess, Worker
 from al_ray.project.answers import AnswerStore
 from al_ray.project.encodings import stored_encoding
 from al_ray.project.file import ProjectFile, load_project
+from al_ray.project.outlook import outlook
 from al_ray.project.state import Batch, CurvePoint, Progress, Status, Task, Told
 from al_ray.records.cell import CellStore
 from al_ray.records.lease import Lease
@@ -304,7 +305,7 @@ class Project:
         counts = Counter(named)
         batch = None if self._pending is None else self._batch(self._pending, labels)
         fitted = [*self._rounds, *([] if self._pending is None else [self._pending])]
-        curve = [point for record in fitted if (point := _point(record)) is not None]
+        curve = curve_of(fitted)
         seconds = [answer.seconds for answer in answers if answer.seconds is not None]
         return Status(
             name=self.name,
@@ -318,7 +319,7 @@ class Project:
             n_asked=0 if batch is None else len(batch.tasks),
             n_open=0 if batch is None else len(batch.open),
             curve=curve,
-            outlook=None,
+            outlook=outlook(tuple(curve)),
             advice=self._advice(fitted),
             end=self.end,
             how_estimated=self._how_estimated(),
@@ -533,6 +534,11 @@ def _check(file: ProjectFile, dataset: TextDataset, model: ResolvedModel, facts:
     problems += [*misfits_of_files(spec, model), *misfits_of_model(spec, facts)]
     if problems:
         raise ConfigError("\n".join(f"project {file.name}: {problem}" for problem in problems))
+
+
+def curve_of(rounds: Iterable[RoundRecord]) -> list[CurvePoint]:
+    """Return the estimated learning curve of some rounds: a point for each whose model could be measured."""
+    return [point for record in rounds if (point := _point(record)) is not None]
 
 
 def _point(record: RoundRecord) -> CurvePoint | None:
