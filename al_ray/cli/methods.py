@@ -11,6 +11,7 @@ from al_ray.confidence import ConfidenceMethod, confidences
 from al_ray.data import datasets
 from al_ray.data.files import named_folders
 from al_ray.errors import DataError
+from al_ray.evaluation import Evaluation, evaluations
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.initial import InitialQuery, initial_queries
 from al_ray.oracle import oracles
@@ -98,7 +99,7 @@ def _filter(candidate_filter: CandidateFilter) -> tuple[str, ...]:
 
 
 def _initial(initial: InitialQuery) -> tuple[str, ...]:
-    return ("embeddings" if initial.needs_embeddings else "labels" if initial.name.endswith("stratified") else "",)
+    return ("embeddings" if initial.needs_embeddings else "labels" if initial.needs_truth else "",)
 
 
 def _stopping(rule: StoppingRule) -> tuple[str, ...]:
@@ -107,6 +108,10 @@ def _stopping(rule: StoppingRule) -> tuple[str, ...]:
         *(["labelled validation examples"] if rule.n_validation else []),
     ]
     return (_listed(needs),)
+
+
+def _evaluation(evaluation: Evaluation) -> tuple[str, ...]:
+    return ("probabilities of the test pool",) if evaluation.needs_probs else ("",)
 
 
 def _listed(needs: list[str]) -> str:
@@ -124,11 +129,12 @@ _FAMILIES = (
     ("Filters", filters, ("when", "needs"), _filter),
     ("Initial queries", initial_queries, ("needs",), _initial),
     ("Stopping rules", stopping_rules, ("needs",), _stopping),
+    ("Evaluations without a test split", evaluations, ("needs",), _evaluation),
 )
 
 
 FAMILIES: tuple[Registry[object], ...] = (  # type: ignore[assignment]
-    datasets, confidences, strategies, filters, oracles, stopping_rules, initial_queries,
+    datasets, confidences, strategies, filters, oracles, stopping_rules, initial_queries, evaluations,
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ class ActiveTesting(Evaluation):
 
     Deviation: the interval is not the paper's. It is Wilson's, for as many answers as would give a plain mean the
     variance that the weighted losses show; half an error is added to it, so that answers without an error do not pass
-    for certainty, and the variance of the test pool, itself a sample. On TREC-6 and AG News it held the truth in 94 to
+    for certainty, and the variance of the test pool, itself a sample. On TREC-6 and AG News it held the truth in 95 to
     98 of 100 cases (``benchmarks/active_testing.py``). Where annotators abstain, the estimate is that of the loss
     divided by that of the share of texts which have a class.
 
