@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from al_ray.cli.run import user_errors
-from al_ray.errors import ConfigError, StorageError, unknown_name
+from al_ray.errors import AlRayError, ConfigError, StorageError, unknown_name
 from al_ray.report.wording import joined, percent, plural, points, seconds_in_words
 from al_ray.terminal import make_console, plain_table
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LABEL_STUDIO = "label-studio"
 _SEPARATORS = {",": ",", ";": ";", "tab": "\t"}
-_N_POINTS, _N_CLASSES, _N_IDS = 8, 12, 20
+_N_POINTS, _N_CLASSES, _N_IDS, _N_NAMED = 8, 12, 20, 30
 _PLOT_WIDTH = 30
 
 _Choice = TypeVar("_Choice")
@@ -73,7 +73,7 @@ def ask(
             content = write_batch(
                 batch, format_of_file, project=opened.name, separator=separator_, with_predictions=not hide
             )
-            written = _write(file, content, force=force)
+            written = _write(file, content, may_replace=lambda: force or _is_told(opened, file))
             _say(console, f"{written}: {file}")
             if format_of_file == "csv" and (n := n_cut(batch)):
                 _say(
@@ -82,7 +82,10 @@ def ask(
                     "A .jsonl file has all of it.",
                 )
             if format_of_file != LABEL_STUDIO:
-                _say(console, f"fill in 'label' with: {', '.join(opened.class_names)}; or ? where you are not sure")
+                names = ", ".join(opened.class_names[:_N_NAMED]) + (
+                    " ..." if len(opened.class_names) > _N_NAMED else ""
+                )
+                _say(console, f"fill in 'label' with: {names}; or ? where you are not sure")
             _next(console, "tell", project, str(file), storage=storage)
 
 
@@ -301,7 +304,19 @@ def _choice(option: str, value: str, choices: Mapping[str, _Choice]) -> _Choice:
     return choices[value]
 
 
-def _write(file: Path, content: bytes, *, force: bool) -> str:
+def _is_told(project: "Project", file: Path) -> bool:
+    """Tell whether a file is an earlier query of the project whose answers are all recorded, if it has any."""
+    from al_ray.project.exchange import read_answers
+
+    try:
+        answers = read_answers(file, _asked(project)).answers
+    except AlRayError:
+        return False
+    known = {(answer.id, answer.label, answer.note) for answer in project.answers()}
+    return {(answer.id, answer.label, answer.note) for answer in answers} <= known
+
+
+def _write(file: Path, content: bytes, *, may_replace: Callable[[], bool]) -> str:
     """Write a file whole, and say what was done.
 
     Raises:
@@ -312,10 +327,10 @@ def _write(file: Path, content: bytes, *, force: bool) -> str:
         if file.exists():
             if file.read_bytes() == content:
                 return "there already"
-            if not force:
+            if not may_replace():
                 raise ConfigError(
-                    f"{file} is there and holds something else, maybe answers. Tell them first, then give another name "
-                    "or --force."
+                    f"{file} is there and holds something else, maybe answers that were not told yet. Tell them first, "
+                    "or give another name, or --force."
                 )
         new = file.with_name(f".{file.name}.{os.getpid()}")
         new.write_bytes(content)

@@ -35,8 +35,8 @@ _READ = ("id", "label", "annotator", "seconds", "note", "batch")
 _N_SHOWN = 20
 _DIGITS_OF_A_SPREADSHEET = 15
 # Where a cell begins, also for a program that splits lines at another separator, and what makes a formula of it.
-_FORMULA = re.compile(r"(?:^|(?<=[,;|\t\r\n]))(?=[\"' ]*[=+\-@\t\r])")
-_DISARMED = re.compile(r"(?:^|(?<=[,;|\t\r\n]))'(?=[\"' ]*[=+\-@\t\r])")
+_FORMULA = re.compile(r"(?:^|(?<=[,;|\t\r\n]))(?=[\"' ]*[=+\-@＝＋－＠\t\r])")
+_DISARMED = re.compile(r"(?:^|(?<=[,;|\t\r\n]))'(?=[\"' ]*[=+\-@＝＋－＠\t\r])")
 _NUMBER = re.compile(r"[+-]?\d{1,40}(?:[.,](\d{0,40}))?(?:[eE]([+-]?\d{1,3}))?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:([.,'’ \u00a0\u202f])\d{3})(?:\1\d{3})*")
 _DATE = re.compile(
@@ -139,8 +139,8 @@ def label_studio_tasks(
 def disarm(cell: str) -> str:
     """Put an apostrophe before what a spreadsheet would take for a formula; :func:`rearm` takes it off.
 
-    It stands before ``= + - @``, tab and carriage return, at the start of the cell and after each separator in it: a
-    spreadsheet of another country splits the line there.
+    It stands before ``= + - @`` (of any width), tab and carriage return, at the start of the cell and after each
+    separator in it: a spreadsheet of another country splits the line there.
     """
     return _FORMULA.sub("'", cell)
 
