@@ -16,7 +16,7 @@ from rich.text import Text
 
 from al_ray.cli.run import user_errors
 from al_ray.errors import AlRayError, ConfigError, StorageError, unknown_name
-from al_ray.report.wording import joined, percent, plural, points, seconds_in_words
+from al_ray.report.wording import joined, percent, plural, points, seconds_in_words, signed_points
 from al_ray.terminal import make_console, plain_table
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def print_status(console: Console, found: "Status", project: str, storage: str |
         _say(
             console,
             f"outlook: {plural(more.n_more, 'more label')} are likely to bring {points(more.gain)} of accuracy "
-            f"({points(more.low)} to {points(more.high)} nine times of ten)",
+            f"({signed_points(more.low)} to {signed_points(more.high)} nine times of ten)",
         )
     _print_classes(console, found.class_counts)
     for rule, reason in found.advice.items():
@@ -197,15 +197,14 @@ def curve_lines(curve: "Sequence[CurvePoint]", *, ascii_only: bool = False) -> l
     def column(value: float) -> int:
         return round((value - low) / max(high - low, 0.1) * (_PLOT_WIDTH - 1))
 
-    lines = [
-        f"{'labels':>8}  {'accuracy':>8}  {'95 % interval':<17}{f'{low:.0%}':<{_PLOT_WIDTH - 4}}{f'{high:.0%}':>4}"
-    ]
+    scale = f"{percent(low, 0):<{_PLOT_WIDTH - 5}}{percent(high, 0):>5}"
+    lines = [f"{'labels':>8}  {'accuracy':>8}  {'95 % interval':<17}{scale}"]
     for point in shown:
         start, at, end = column(point.low), column(point.accuracy), column(point.high)
         plot = [bar if start <= place <= end else " " for place in range(_PLOT_WIDTH)]
         plot[at] = dot
-        interval = f"{point.low:.1%} to {point.high:.1%}"
-        lines.append(f"{point.n_labeled:>8,}  {point.accuracy:>8.1%}  {interval:<17}{''.join(plot)}".rstrip())
+        interval = f"{percent(point.low).removesuffix(' %')} to {percent(point.high)}"
+        lines.append(f"{point.n_labeled:>8,}  {percent(point.accuracy):>8}  {interval:<17}{''.join(plot)}".rstrip())
     last = curve[-1]
     lines.append(f"{'':8}  the last from {plural(last.n_evaluated, 'answer')}")
     return lines
@@ -388,7 +387,7 @@ def _asked(project: "Project") -> "Asked":
 
     return Asked(
         project=project.name,
-        prefix=project.store.fingerprint[:8],
+        prefixes=frozenset(fingerprint[:8] for fingerprint in project.fingerprints),
         class_names=project.class_names,
         ids=project.asked(),
     )

@@ -54,19 +54,19 @@ class Asked:
 
     Attributes:
         project: name of the project.
-        prefix: what the ids of all its batches begin with.
+        prefixes: what the ids of all its batches begin with.
         class_names: in label order.
         ids: of all texts that answers are taken for.
     """
 
     project: str
-    prefix: str
+    prefixes: frozenset[str]
     class_names: tuple[str, ...]
     ids: Collection[int]
 
     def has_batch(self, batch_id: object) -> bool:
         """Tell whether a batch is one of this project."""
-        return str(batch_id).partition("/")[0] == self.prefix
+        return str(batch_id).partition("/")[0] in self.prefixes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,7 +334,7 @@ class _RowReader:
         if "batch" in cells and not self.asked.has_batch(cells["batch"]):
             raise _RowError(
                 f"of batch {cells['batch']!r}, which is of another project: batches of this one begin with "
-                f"{self.asked.prefix!r}"
+                f"{' or '.join(sorted(self.asked.prefixes))}"
             )
         return Answer(
             id=self._id(cells.get("id")),

@@ -185,6 +185,11 @@ class Project:
         return self._study.root
 
     @property
+    def fingerprints(self) -> frozenset[str]:
+        """Fingerprints of every cell that the project has been: with another method it is another one."""
+        return frozenset({self.store.fingerprint, *(cell.fingerprint for cell in self._study.cells())})
+
+    @property
     def end(self) -> str | None:
         """Why nothing more will be asked, or None."""
         return self._rounds[-1].stop_reason if self._rounds else None

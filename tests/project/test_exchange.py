@@ -44,7 +44,9 @@ def batch_of(*texts: str, classes: tuple[str, ...] = CLASSES, first_id: int = 0)
 
 
 def asked_of(batch: Batch, classes: tuple[str, ...] = CLASSES) -> Asked:
-    return Asked(project="tickets", prefix="1a2b3c4d", class_names=classes, ids={task.id for task in batch.tasks})
+    return Asked(
+        project="tickets", prefixes=frozenset({"1a2b3c4d"}), class_names=classes, ids={task.id for task in batch.tasks}
+    )
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def tell(tmp_path: Path) -> Tell:
              ids: Any = range(20), **more: Any) -> Reading:  # fmt: skip
         file = tmp_path / name
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-        asked = Asked(project="tickets", prefix="1a2b3c4d", class_names=classes, ids=ids)
+        asked = Asked(project="tickets", prefixes=frozenset({"1a2b3c4d"}), class_names=classes, ids=ids)
         return read_answers(file, asked, **more)
 
     return read
@@ -187,9 +189,7 @@ def test_ids_that_a_spreadsheet_rounds_to_one_number_are_refused(tell: Tell) -> 
     batch = batch_of("a", "b", first_id=1_234_567_890_123)
     saved = resave(write_batch(batch, "csv", project="p"), lambda row: "bug")
     assert b"1,23457E+12" in saved
-    with pytest.raises(
-        DataError, match=r"row 2: id '1,23457E\+12' may be 1234567890123 or 1234567890124: a"
-    ):
+    with pytest.raises(DataError, match=r"row 2: id '1,23457E\+12' may be 1234567890123 or 1234567890124: a"):
         tell(saved, ids={1_234_567_890_123, 1_234_567_890_124})
     alone = resave(write_batch(batch_of("a", first_id=1_234_567_890_123), "csv", project="p"), lambda row: "bug")
     assert said(tell(alone, ids={1_234_567_890_123})) == {1_234_567_890_123: 1}
