@@ -151,9 +151,10 @@ class LabelStudio:
             yield
         except Exception as error:
             status, body = getattr(error, "status_code", None), getattr(error, "body", None)
+            body = body.get("detail") or body if isinstance(body, dict) else body
             if type(error).__module__.partition(".")[0] == "httpx":
                 words = f"cannot be reached: {one_line(error)}. Start it, or mend --url"
-            elif type(error).__name__ == "ApiError":
+            elif any(kind.__name__ == "ApiError" for kind in type(error).__mro__):
                 words = _STATUS_WORDS.get(status or 0, f"answers {status}: {one_line(body)}")
             else:
                 raise

@@ -1,6 +1,7 @@
 """``al-ray`` that is killed while it writes: ``python -m tests.project.dying N before|after ARGUMENTS``.
 
-Before or after the N-th file that it writes into the records it gets SIGKILL, which nothing can catch. It computes with one thread.
+Before or after the N-th file that it writes into the records it gets SIGKILL, which nothing can catch. It computes
+with one thread.
 """
 
 import os

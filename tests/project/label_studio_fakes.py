@@ -14,6 +14,10 @@ class ApiError(Exception):
         self.status_code, self.body = status_code, body
 
 
+class UnauthorizedError(ApiError):
+    """One of the kinds that the SDK has for some of them."""
+
+
 @dataclass
 class Server:
     """What the server holds, and which key it takes."""
@@ -55,7 +59,7 @@ class Client:
     def _require(self, project: int | None = None) -> None:
         headers = {"authorization": f"Token {self._key}"}
         if self._key != self._server.key:
-            raise ApiError(401, {"detail": "Invalid token."}, headers)
+            raise UnauthorizedError(401, {"detail": "Invalid token."}, headers)
         if project is not None and project not in self._server.configs:
             raise ApiError(404, {"detail": "No Project matches the given query."}, headers)
 
