@@ -12,7 +12,10 @@ TORCH ?= cpu
 UV = $(BIN)/uv pip install --python $(BIN)/python --quiet $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) -c constraints.txt
 PIP = $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: quickstart test test-fast install install-dev lint bench clean
+# Label Studio and its client in an environment of their own: a gigabyte, with other versions of our libraries.
+LABEL_STUDIO := .venv-label-studio
+
+.PHONY: quickstart test test-fast test-label-studio install install-dev lint bench clean
 
 quickstart: install
 	$(BIN)/al-ray run pipelines/studies/quickstart.yaml --storage $(STORAGE)
@@ -23,6 +26,10 @@ test: install-dev
 # What a change is tried on between two thoughts: no Ray, no model, under a minute on two cores.
 test-fast: install-dev
 	$(BIN)/python -m pytest --quiet tests/core tests/loop tests/study tests/records tests/report tests/plugins/test_contracts.py tests/docs/test_pages.py
+
+# The connector on a real server, on loopback. The tests run with our libraries and take the client alone from there.
+test-label-studio: install-dev $(LABEL_STUDIO)/.installed
+	AL_RAY_LABEL_STUDIO=$(LABEL_STUDIO) AL_RAY_HAS="$(AL_RAY_HAS) label_studio" $(BIN)/python -m pytest tests/label_studio
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -54,5 +61,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(UV) -e ".[dev]" || $(PIP) -e ".[dev]"
 	touch $@
 
+$(LABEL_STUDIO)/.installed: | $(VENV)/.installed-dev
+	$(BIN)/python -m venv $(LABEL_STUDIO)
+	$(BIN)/uv pip install --python $(LABEL_STUDIO)/bin/python --quiet label-studio==1.23.2 \
+	  || $(LABEL_STUDIO)/bin/python -m pip install --quiet label-studio==1.23.2
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LABEL_STUDIO)

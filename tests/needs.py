@@ -10,7 +10,7 @@ def lacks(what: str, reason: str) -> NoReturn:
     """Skip the test that asks; fail it where ``AL_RAY_HAS`` names what it needs, as CI's own script does.
 
     Args:
-        what: one of ``browser``, ``data``, ``minilm``, ``mount``.
+        what: one of ``browser``, ``data``, ``label_studio``, ``minilm``, ``mount``.
         reason: what is not there, and how to bring it.
     """
     if what in os.environ.get("AL_RAY_HAS", "").split():

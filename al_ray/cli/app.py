@@ -8,6 +8,7 @@ import typer
 from al_ray.cli.doctor import doctor
 from al_ray.cli.methods import list_methods
 from al_ray.cli.new import new
+from al_ray.cli.project import ask, status, tell
 from al_ray.cli.report import report
 from al_ray.cli.run import run
 from al_ray.cli.sync import sync_mlflow
@@ -23,6 +24,9 @@ app.command("new")(new)
 app.command("run")(run)
 app.command("watch")(watch)
 app.command("report")(report)
+app.command("ask")(ask)
+app.command("tell")(tell)
+app.command("status")(status)
 app.command("list")(list_methods)
 app.command("doctor")(doctor)
 app.command("sync")(sync_mlflow)

@@ -2,13 +2,14 @@
 
 import csv
 import difflib
+import io
 import itertools
 import json
 import os
 import re
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,45 @@ def read_head(file: Path, n_rows: int) -> Head:
     """
     head: Head = _read_by({".parquet": _parquet_head, ".csv": _csv_head, ".jsonl": _jsonl_head}, file, n_rows)
     return head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A small table that people had in their hands: its rows with their places, and no more columns than are wanted.
+
+    Attributes:
+        where: the file.
+        columns: names of all its columns, as the file has them.
+        rows: place as people find it again (``row 2`` in a spreadsheet, where the header is row 1; ``line 2`` of JSONL)
+            and the cells that are not empty, by wanted column.
+        is_typed: false for CSV, where every cell is text.
+        is_unicode: false where the file is in some other encoding, or holds nothing but ASCII, as what an encoding
+            without the other letters leaves.
+    """
+
+    where: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, dict[str, Any]]]
+    is_typed: bool = True
+    is_unicode: bool = True
+
+
+def read_sheet(file: Path, wanted: Collection[str]) -> Sheet:
+    """Read a file that came back from a spreadsheet or a program, with the habits that these have.
+
+    A CSV file may be UTF-8, UTF-16 or in an encoding of 8 bits, with any separator; lines of empty cells are skipped
+    and cells that are missing at the end of a line are empty. Columns are found whatever their order and case.
+
+    Args:
+        file: .csv, .tsv, .txt (all as CSV), .jsonl or .parquet.
+        wanted: names of the columns to read, in lower case; any of them may be missing.
+
+    Raises:
+        DataError: the file is missing, unreadable or of another format, or has a wanted column twice.
+    """
+    csv_formats = dict.fromkeys((".csv", ".tsv", ".txt"), _csv_sheet)
+    sheet: Sheet = _read_by({".parquet": _parquet_sheet, ".jsonl": _jsonl_sheet, **csv_formats}, file, wanted)
+    return sheet
 
 
 def missing_file(path: Path) -> str:
@@ -269,6 +309,77 @@ def _csv_head(file: Path, n_rows: int) -> Head:
     return Head(columns=columns, unusable=unusable)
 
 
+def _csv_sheet(file: Path, wanted: Collection[str]) -> Sheet:
+    content = file.read_bytes()
+    encoding = _sheet_encoding(content)
+    lines = io.StringIO(content.decode(encoding or "latin-1"), newline="")
+    with _fields_up_to(len(content)):
+        header, records = _header_and_rows(file, lines, {}, may_be_short=True)
+        names = _wanted_columns(file, header, wanted)
+        places = ((f"row {number}", record) for number, record in enumerate(records, start=2))
+        rows = [(place, dict(zip(header, record, strict=True))) for place, record in places if any(record)]
+    return Sheet(
+        where=str(file),
+        columns=tuple(header),
+        rows=[(place, _cells(row, names)) for place, row in rows],
+        is_typed=False,
+        is_unicode=encoding is not None and not content.isascii(),
+    )
+
+
+def _sheet_encoding(content: bytes) -> str | None:
+    """Return the encoding of a text file where it is sure: UTF-8, or another one that has a mark of its own."""
+    try:
+        if b"\0" not in content[:4]:
+            content.decode("utf-8-sig")
+            return "utf-8-sig"
+    except UnicodeDecodeError:
+        pass
+    found = _other_encoding(content)
+    return None if found == "WINDOWS-1252" else found
+
+
+def _jsonl_sheet(file: Path, wanted: Collection[str]) -> Sheet:
+    rows = [(f"line {number}", row) for number, row in enumerate(_json_rows(file), start=1)]
+    columns = tuple(dict.fromkeys(key for _, row in rows for key in row))
+    names = _wanted_columns(file, columns, wanted)
+    return Sheet(where=str(file), columns=columns, rows=[(place, _cells(row, names)) for place, row in rows])
+
+
+def _parquet_sheet(file: Path, wanted: Collection[str]) -> Sheet:
+    with _open_parquet(file) as parquet:
+        columns = tuple(parquet.schema_arrow.names)
+        names = _wanted_columns(file, columns, wanted)
+        table = parquet.read(columns=list(names))
+    values = [_values(file, name, table.column(name)) for name in names]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    return Sheet(
+        where=str(file),
+        columns=columns,
+        rows=[(f"row {number}", _cells(row, names)) for number, row in enumerate(rows, start=1)],
+    )
+
+
+def _wanted_columns(file: Path, header: Sequence[str], wanted: Collection[str]) -> dict[str, str]:
+    """Return the columns of a header that are wanted, with the names under which they are wanted.
+
+    Raises:
+        DataError: two of them differ in case or white space alone.
+    """
+    found = {name: name.strip().lower() for name in header}
+    for column in wanted:
+        same = [name for name in header if name.strip().lower() == column]
+        if len(same) > 1:
+            raise DataError(f"{file} has {len(same)} columns called {column!r}. Rename all but one.")
+    return {name: column for name, column in found.items() if column in wanted}
+
+
+def _cells(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the wanted cells of a row that hold anything; NaN is how pandas writes an empty one."""
+    found = {column: row.get(name) for name, column in names.items()}
+    return {column: value for column, value in found.items() if value not in (None, "") and value == value}
+
+
 def _doubled(names: Sequence[str]) -> dict[str, str]:
     return {
         name: "stands in the header more than once: rename all but one" for name in names if list(names).count(name) > 1
@@ -279,18 +390,25 @@ def _doubled(names: Sequence[str]) -> dict[str, str]:
 def _open_csv(file: Path, wanted: Mapping[str, str]) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
     """Yield the header of a CSV file and an iterator over its rows."""
     with file.open(encoding="utf-8-sig", newline="") as lines, _fields_up_to(file.stat().st_size):
-        first = lines.readline()
-        if "\0" in first[:4]:
+        if "\0" in lines.read(4):
             raise _not_utf8(file)
-        named = _NAMED_SEPARATOR.fullmatch(first)
-        separator = named[1] if named else _find_separator(file, lines, wanted)
-        if not named:
-            lines.seek(0)
-        rows = _csv_rows(file, lines, separator, n_before=1 if named else 0)
-        header = next(rows, None)
-        if header is None:
-            raise DataError(f"{file} is empty. Its first line must name the columns.")
-        yield header, rows
+        lines.seek(0)
+        yield _header_and_rows(file, lines, wanted)
+
+
+def _header_and_rows(
+    file: Path, lines: TextIO, wanted: Mapping[str, str], *, may_be_short: bool = False
+) -> tuple[list[str], Iterator[list[str]]]:
+    """Return the header of a CSV text and an iterator over its rows."""
+    named = _NAMED_SEPARATOR.fullmatch(lines.readline())
+    separator = named[1] if named else _find_separator(file, lines, wanted)
+    if not named:
+        lines.seek(0)
+    rows = _csv_rows(file, lines, separator, n_before=1 if named else 0, may_be_short=may_be_short)
+    header = next(rows, None)
+    if header is None:
+        raise DataError(f"{file} is empty. Its first line must name the columns.")
+    return header, rows
 
 
 @contextmanager
@@ -329,8 +447,17 @@ def _header(lines: TextIO, separator: str) -> list[str]:
         return []
 
 
-def _csv_rows(file: Path, lines: TextIO, separator: str, n_before: int) -> Iterator[list[str]]:
-    """Yield the header and the rows, all of one length; ``n_before`` lines of the file stand above them."""
+def _csv_rows(file: Path, lines: TextIO, separator: str, n_before: int, *, may_be_short: bool) -> Iterator[list[str]]:
+    """Yield the header and the rows, all of one length; ``n_before`` lines of the file stand above them.
+
+    Args:
+        file: for messages.
+        lines: where the header is next.
+        separator: between two values.
+        n_before: lines that were read already.
+        may_be_short: fill a row with empty values up to the header's length, and drop empty ones beyond it, as
+            spreadsheets leave them.
+    """
     reader = csv.reader(lines, delimiter=separator, strict=True)
     n_columns = None
     while True:
@@ -345,6 +472,9 @@ def _csv_rows(file: Path, lines: TextIO, separator: str, n_before: int) -> Itera
             ) from None
         if row is None:
             return
+        if may_be_short and n_columns is not None:
+            beyond = row[n_columns:]
+            row = row if any(beyond) else [*row[:n_columns], *[""] * (n_columns - len(row))]
         if n_columns is not None and len(row) != n_columns:
             raise DataError(
                 f"{file}, line {number} has {len(row)} values, but the header names {n_columns} columns. "

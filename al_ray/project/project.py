@@ -186,6 +186,11 @@ class Project:
         return self._study.root
 
     @property
+    def fingerprints(self) -> frozenset[str]:
+        """Fingerprints of every cell that the project has been: with another method it is another one."""
+        return frozenset({self.store.fingerprint, *(cell.fingerprint for cell in self._study.cells())})
+
+    @property
     def end(self) -> str | None:
         """Why nothing more will be asked, or None."""
         return self._rounds[-1].stop_reason if self._rounds else None
@@ -294,6 +299,13 @@ class Project:
                 self._closing = False
         return sorted(task.id for task in batch.open)
 
+    def asked(self) -> set[int]:
+        """Return the ids that answers are taken for: of all queries so far, and those that may be answered ahead."""
+        asked = {*last_labels(self._rounds)}
+        if self._pending is not None:
+            asked |= {task.id for task in self._batch(self._pending, {}).tasks}
+        return asked | self._ahead_ids()
+
     # ---- looking ----------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
@@ -352,10 +364,8 @@ class Project:
             raise StorageError(f"project {self.name} was opened to be looked at. Open it with write=True.")
 
     def _check_asked(self, answers: Sequence[Answer]) -> None:
-        asked = {*last_labels(self._rounds)}
-        if self._pending is not None:
-            asked |= {task.id for task in self._batch(self._pending, {}).tasks}
-        unknown = sorted({each.id for each in answers if each.id not in asked} - self._ahead_ids())
+        asked = self.asked()
+        unknown = sorted({each.id for each in answers if each.id not in asked})
         if unknown:
             raise DataError(
                 f"{len(unknown)} answers are to texts that were not asked for: {listed_ids(np.array(unknown))}. Labels "
