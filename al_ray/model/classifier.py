@@ -85,6 +85,26 @@ class RoundClassifier(ABC):
     def _weights(self) -> list[torch.Tensor]:
         """Return the weights that :meth:`_score` uses, not copied."""
 
+    @abstractmethod
+    def _named_weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights of the last fit by name as they were trained, in the order of :meth:`_weights`."""
+
+    @property
+    def settings(self) -> FitSettings:
+        """Settings of every fit."""
+        return self._settings
+
+    def plain_weights(self) -> dict[str, torch.Tensor]:
+        """Return what ``predict(plain=True)`` computes with, by name: float32 on the CPU, a copy.
+
+        Of an ensemble these are its first member's, which rank 0 has; layers that are frozen have no weights here.
+        """
+        assert self._fitted is not None, "weights before finetune"
+        named = self._named_weights()
+        values = named.values() if self._n_fitted == 1 else self._members[0]
+        pairs = zip(named, values, strict=True)
+        return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in pairs}
+
     def finetune(
         self, labeled: LabeledSet, *, round_index: int, plain: bool = False, watched: IntArray | None = None
     ) -> FitReport:
@@ -358,6 +378,9 @@ class TransformerClassifier(RoundClassifier):
 
     def _weights(self) -> list[torch.Tensor]:
         return list(self._scorer.parameters())
+
+    def _named_weights(self) -> dict[str, torch.Tensor]:
+        return dict(self._network.model.named_parameters())
 
     def _check_attention(self) -> None:
         if self._sampling.adaptive_attention and not self._network.packs:
