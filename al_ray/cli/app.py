@@ -10,6 +10,7 @@ from al_ray.cli.methods import list_methods
 from al_ray.cli.new import new
 from al_ray.cli.report import report
 from al_ray.cli.run import run
+from al_ray.cli.score import score
 from al_ray.cli.sync import sync_mlflow
 from al_ray.cli.watch import watch
 from al_ray.study.file import study_schema
@@ -23,6 +24,7 @@ app.command("new")(new)
 app.command("run")(run)
 app.command("watch")(watch)
 app.command("report")(report)
+app.command("score")(score)
 app.command("list")(list_methods)
 app.command("doctor")(doctor)
 app.command("sync")(sync_mlflow)

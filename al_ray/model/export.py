@@ -15,14 +15,14 @@ all tokens alike, and values that are what they see give the mean. It is scaled 
 connection is nothing, and the layer's norm brings it to a fixed length. The norm also subtracts the mean of the
 features. So the vector is reflected before, such that what is subtracted is its part along a direction ``u`` that no
 class reads (``W u = 0``); the length lacks that part too, so that logits come out too large by ``(u e)**2 / 2``. Of all
-such directions the one is taken along which the embeddings of the pool are shortest. ModernBERT, whose head reads the
-mean and has a norm of its own, needs no further layer.
+such directions the one is taken along which the embeddings of the pool are shortest: since the last norm of an encoder
+leaves features of mean zero, times its weights, there is one along which they have next to no length. ModernBERT, whose
+head reads the mean and has a norm of its own, needs no further layer.
 """
 
 import copy
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +31,8 @@ import numpy as np
 from al_ray.core.types import Float64Array, FloatArray
 from al_ray.errors import ModelError
 from al_ray.model.recipe import FinetuneRecipe
-from al_ray.model.source import ResolvedModel
+from al_ray.model.score import ModelNote, TextScorer
+from al_ray.model.source import CONFIG, WEIGHTS, ResolvedModel
 from al_ray.storage.local_files import whole_folder
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from al_ray.model.classifier import RoundClassifier
     from al_ray.model.encoder import Network
 
-NOTE = "al_ray.json"
-NOTE_FORMAT = 1
 SMALL = 2.0**-16
 LARGE = 2.0**24
 # Of the largest logit: what the folder may differ by from the classifier. Where both compute in float32, a thousandth
@@ -76,63 +75,6 @@ _HEADS: Mapping[str, _Head] = {
 _MEAN_BY_LAYER = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
 _MEAN_BY_HEAD = ("modernbert",)
 _FAMILIES = {"first_token": tuple(_HEADS), "mean": (*_MEAN_BY_LAYER, *_MEAN_BY_HEAD)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelNote:
-    """What al_ray keeps beside an exported model, in ``al_ray.json``; transformers does not read it.
-
-    Attributes:
-        class_names: in label order.
-        max_tokens: texts are cut to this many tokens, special tokens included.
-        temperature: that logits are divided by, so that probabilities say how often they are right; None: not measured.
-        n_calibrated: answers that the temperature was fitted to.
-        made_from: what the model was made from: project, fingerprint, spec, versions.
-    """
-
-    class_names: tuple[str, ...]
-    max_tokens: int
-    temperature: float | None = None
-    n_calibrated: int = 0
-    made_from: Mapping[str, Any] = field(default_factory=dict)
-
-    def write(self, folder: Path) -> None:
-        """Write it into a model's folder."""
-        text = json.dumps({"format": NOTE_FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)
-        (folder / NOTE).write_text(f"{text}\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, folder: Path) -> "ModelNote | None":
-        """Read that of a folder, or None where there is none.
-
-        Raises:
-            ModelError: it is not what al_ray writes.
-        """
-        file = folder / NOTE
-        if not file.is_file():
-            return None
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            stored = values.pop("format")
-            if stored != NOTE_FORMAT:
-                raise ModelError(
-                    f"{file} has format {stored!r}, this al_ray reads {NOTE_FORMAT}. Use the al_ray that wrote it, or "
-                    "export the model again."
-                )
-            note = cls(**{**values, "class_names": tuple(values["class_names"])})
-            temperature = note.temperature
-            if not (isinstance(note.max_tokens, int) and note.max_tokens > 0):
-                raise ValueError(f"max_tokens is {note.max_tokens!r}")
-            if temperature is not None and not (isinstance(temperature, int | float) and 0 < temperature < np.inf):
-                raise ValueError(f"temperature is {temperature!r}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                f"{file} is not what al_ray writes: {error}. Export the model again, or delete the file: then "
-                "probabilities are not calibrated."
-            ) from None
-        return note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +231,7 @@ def _set_head(model: "nn.Module", head: _Head, weight: Float64Array, bias: Float
 def _lead_mean_through(network: "Network", weight: Float64Array, bias: Float64Array, features: FloatArray) -> None:
     """Let the network be ``weight e + bias``, with the mean over a text's tokens at unit length as ``e``."""
     n_features = weight.shape[1]
-    reflection = _reflection(_unread_direction(weight, features))
+    reflection = _reflection(_unread_direction(weight, features, _last_norm(network)))
     # The norm leaves features of variance 1, whose length is the root of their number.
     weight = weight @ reflection / np.sqrt(n_features)
     if network.model.config.model_type in _MEAN_BY_LAYER:
@@ -299,12 +241,35 @@ def _lead_mean_through(network: "Network", weight: Float64Array, bias: Float64Ar
         _set_modernbert_head(network, reflection, weight, bias)
 
 
-def _unread_direction(weight: Float64Array, features: FloatArray) -> Float64Array:
-    """Return the unit vector that no class reads and along which the features are shortest ``[n_features]``."""
-    n_classes = len(weight)
+def _last_norm(network: "Network") -> tuple[Float64Array, Float64Array]:
+    """Return weight and bias ``[n_features]`` of the norm that ends the encoder."""
+    from al_ray.model.packed import packed_layers
+
+    if network.model.config.model_type in _MEAN_BY_HEAD:
+        norm = network.model.base_model.final_norm
+    else:
+        layer: Any = packed_layers(network.model.base_model)[-1]
+        norm = layer.output_layer_norm if hasattr(layer, "output_layer_norm") else layer.output.LayerNorm
+    weight = norm.weight.double().numpy()
+    return weight, np.zeros_like(weight) if norm.bias is None else norm.bias.double().numpy()
+
+
+def _unread_direction(
+    weight: Float64Array, features: FloatArray, norm: tuple[Float64Array, Float64Array]
+) -> Float64Array:
+    """Return the unit vector that no class reads and along which the features are shortest ``[n_features]``.
+
+    Beside the features stands what the encoder's last norm says of all texts' features, as much as one text: a small
+    pool leaves directions that none of its texts has, and others may.
+    """
+    n_classes, n_features = weight.shape
+    scale, shift = norm
+    centred = np.diag(scale) - scale[:, None] / n_features
+    expected = centred @ centred.T + np.outer(shift, shift)
     unread = np.linalg.svd(weight)[2][n_classes:]
     inside = unread @ np.asarray(features, dtype=np.float64).T
-    return np.linalg.eigh(inside @ inside.T)[1][:, 0] @ unread
+    moments = inside @ inside.T + unread @ expected @ unread.T / np.trace(expected)
+    return np.linalg.eigh(moments)[1][:, 0] @ unread
 
 
 def _reflection(u: Float64Array) -> Float64Array:
@@ -392,6 +357,8 @@ def _save(network: "Network", model: ResolvedModel, note: ModelNote, folder: Pat
     with quiet():
         network.model.float().save_pretrained(folder, max_shard_size="1TB")
         tokenizer.save_pretrained(folder)
+    # safetensors leaves a file to its owner alone; it is no more secret than what is beside it.
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
     note.write(folder)
 
 
@@ -401,8 +368,6 @@ def _compare(folder: Path, classifier: "RoundClassifier", name: str, examples: M
     Raises:
         ModelError: they differ.
     """
-    from al_ray.model.score import TextScorer
-
     assert examples, "nothing to compare on"
     ids = np.array(sorted(examples), dtype=np.int64)
     expected = classifier.predict("pool", ids, plain=True).logits[:, 0].astype(np.float64)

@@ -1,25 +1,82 @@
 """Scoring: class probabilities of texts by any stock classifier folder, outside a study."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
 from al_ray.core.types import Float64Array
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ModelError
-from al_ray.model.export import ModelNote
 from al_ray.model.source import ResolvedModel, pinned_model, resolve_model
 
-if TYPE_CHECKING:
-    from al_ray.model.encoder import Network
-
-BATCH_SIZE = 32
+NOTE = "al_ray.json"
+NOTE_FORMAT = 1
+BATCH_SIZE = {"cpu": 32, "cuda": 256}
+"""Texts a forward pass, by device."""
 _USUAL_MAX_TOKENS = 512
 _ENDLESS = 100_000  # what tokenizers without a length of their own say is far beyond
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelNote:
+    """What al_ray keeps beside an exported model, in ``al_ray.json``; transformers does not read it.
+
+    Attributes:
+        class_names: in label order.
+        max_tokens: texts are cut to this many tokens, special tokens included.
+        temperature: that logits are divided by, so that probabilities say how often they are right; None: not measured.
+        n_calibrated: answers that the temperature was fitted to.
+        made_from: what the model was made from: project, fingerprint, spec, versions.
+    """
+
+    class_names: tuple[str, ...]
+    max_tokens: int
+    temperature: float | None = None
+    n_calibrated: int = 0
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write it into a model's folder."""
+        text = json.dumps({"format": NOTE_FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)
+        (folder / NOTE).write_text(f"{text}\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "ModelNote | None":
+        """Read that of a folder, or None where there is none.
+
+        Raises:
+            ModelError: it is not what al_ray writes.
+        """
+        file = folder / NOTE
+        if not file.is_file():
+            return None
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            stored = values.pop("format")
+            if stored != NOTE_FORMAT:
+                raise ModelError(
+                    f"{file} has format {stored!r}, this al_ray reads {NOTE_FORMAT}. Use the al_ray that wrote it, or "
+                    "export the model again."
+                )
+            note = cls(**{**values, "class_names": tuple(values["class_names"])})
+            temperature = note.temperature
+            if not (isinstance(note.max_tokens, int) and note.max_tokens > 0):
+                raise ValueError(f"max_tokens is {note.max_tokens!r}")
+            if temperature is not None and not (isinstance(temperature, int | float) and 0 < temperature < np.inf):
+                raise ValueError(f"temperature is {temperature!r}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                f"{file} is not what al_ray writes: {error}. Export the model again, or delete the file: then "
+                "probabilities are not calibrated."
+            ) from None
+        return note
 
 
 class TextScorer:
@@ -31,7 +88,6 @@ class TextScorer:
         model: the folder, checked.
         note: what al_ray keeps beside a model that it exported; None: another model.
         device: ``cpu`` or ``cuda``.
-        batch_size: texts a forward pass.
         packed: run without padding where the encoder can; False: all as transformers wrote it.
 
     Raises:
@@ -43,8 +99,7 @@ class TextScorer:
         model: ResolvedModel,
         note: ModelNote | None,
         *,
-        device: str = "cpu",
-        batch_size: int = BATCH_SIZE,
+        device: Literal["cpu", "cuda"] = "cpu",
         packed: bool = True,
     ) -> None:
         import torch
@@ -52,7 +107,7 @@ class TextScorer:
         from al_ray.model.encoder import Network
         from al_ray.model.packed import can_pack
 
-        self._model, self._note, self._batch_size = model, note, batch_size
+        self._model, self._note, self._batch_size = model, note, BATCH_SIZE[device]
         self._device = torch.device(device)
         read: Any = _read_classifier(model, self._device)
         self.class_names: tuple[str, ...] = class_names_of(model, read.config)
@@ -63,7 +118,7 @@ class TextScorer:
             )
         self._classifier = read.to(self._device).eval().requires_grad_(False)
         can = packed and can_pack(read.config) and read.config.pad_token_id is not None
-        self._network: Network | None = Network(self._classifier).eval() if can else None
+        self._network = Network(self._classifier).eval() if can else None
 
     @classmethod
     def open(cls, folder: Path, **options: Any) -> "TextScorer":
@@ -75,7 +130,7 @@ class TextScorer:
         return cls(resolve_model(str(folder), None), ModelNote.read(folder), **options)
 
     def probabilities(self, texts: Sequence[str]) -> Float64Array:
-        """Return the probability of each class ``[n, n_classes]``, calibrated where the model's temperature is known."""
+        """Return the probability of each class ``[n, n_classes]``; calibrated where the temperature is known."""
         temperature = 1.0 if self._note is None or self._note.temperature is None else self._note.temperature
         probs: Float64Array = np.exp(log_softmax(self.logits(texts) / temperature))
         return probs
@@ -154,7 +209,7 @@ def class_names_of(model: ResolvedModel, config: Any) -> tuple[str, ...]:
     return tuple(str(config.id2label[number]) for number in range(n_classes))
 
 
-def pinned_scorer(model: ResolvedModel, note: ModelNote | None, *, device: str) -> TextScorer:
+def pinned_scorer(model: ResolvedModel, note: ModelNote | None, *, device: Literal["cpu", "cuda"]) -> TextScorer:
     """Open a model on a machine of a cluster, after making sure that it is the same there.
 
     Raises:
@@ -189,10 +244,9 @@ def _read_classifier(model: ResolvedModel, device: Any) -> Any:
             **attention,
         )
         if info["missing_keys"]:
-            lacking = sorted(info["missing_keys"])
             raise ModelError(
-                f"the weights in {model.path!r} lack {lacking[0]!r}{f' and {len(lacking) - 1} more' if lacking[1:] else ''}"
-                ": it is an encoder without a fitted head. Give the folder of a classifier, such as 'al-ray export' "
-                "writes."
+                f"the weights in {model.path!r} lack {len(info['missing_keys'])} tensors, such as "
+                f"{min(info['missing_keys'])!r}: it is an encoder without a fitted head. Give the folder of a "
+                "classifier, such as 'al-ray export' writes."
             )
     return read
