@@ -44,8 +44,7 @@ def score(
     from al_ray.model.score import ModelNote
     from al_ray.model.source import resolve_model
     from al_ray.runtime.cluster.resources import LaneResources
-    from al_ray.runtime.cluster.scratch import scratch_folder
-    from al_ray.runtime.score import ScoringActors, ScoringJob, check_job, score_here, score_on_ray
+    from al_ray.runtime.score import ScoringActors, ScoringJob, check_job, score_apart, score_here
     from al_ray.storage.folder import Folder
 
     console = make_console()
@@ -62,7 +61,7 @@ def score(
         _announce(console, job, len(left), is_guessed=text is None)
         with _Shown(console, sum(shard.n_rows for shard in left)) as shown:
             if left and local:
-                score_here(job, left, threads=execution.cpus_per_worker, tell=shown)
+                score_here(job, left, execution.cpus_per_worker, shown)
             elif left:
                 resources = LaneResources(
                     cpus_per_worker=execution.cpus_per_worker,
@@ -70,8 +69,7 @@ def score(
                     accelerator_type=execution.accelerator_type,
                     address=execution.address,
                 )
-                with scratch_folder() as scratch:
-                    score_on_ray(job, left, ScoringActors(n=actors, resources=resources), scratch, tell=shown)
+                score_apart(job, left, ScoringActors(n=actors, resources=resources), shown)
         _say_done(console, job, shown)
 
 

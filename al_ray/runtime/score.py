@@ -4,10 +4,11 @@ A shard is read, scored and written by one actor, so that no more than one is in
 under a name that says which rows it has: a run that was ended goes on with the shards that are not there.
 """
 
-import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from al_ray.data.looking import is_missing
@@ -15,7 +16,9 @@ from al_ray.data.shards import SHARD_ROWS, Shard, ShardedPool
 from al_ray.errors import ConfigError, ExecutionError, StorageError
 from al_ray.model.score import ModelNote
 from al_ray.model.source import ResolvedModel
+from al_ray.runtime.cluster.apart import DriverProcess, Ended, ParentLine
 from al_ray.runtime.cluster.resources import LaneResources, NodeSize, lanes_that_fit
+from al_ray.runtime.cluster.scratch import scratch_folder
 from al_ray.runtime.cluster.session import ray_session
 from al_ray.runtime.failures import RayStartError
 from al_ray.storage.folder import Folder
@@ -170,7 +173,7 @@ def _file_of(shard: Shard) -> str:
     return f"{shard.name}.parquet"
 
 
-def score_here(job: ScoringJob, shards: Sequence[Shard], *, threads: int, tell: Tell) -> None:
+def score_here(job: ScoringJob, shards: Sequence[Shard], threads: int, tell: Tell) -> None:
     """Score shards in this process, without Ray.
 
     Raises:
@@ -181,8 +184,38 @@ def score_here(job: ScoringJob, shards: Sequence[Shard], *, threads: int, tell: 
         tell(write(shard))
 
 
-def score_on_ray(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, scratch: Any, *, tell: Tell) -> None:
-    """Score shards by a Ray Data pool of actors.
+def score_apart(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, tell: Tell) -> None:
+    """Score shards on Ray, from a process apart, so that a Ray that dies does not take this one along.
+
+    Raises:
+        ExecutionError: as :func:`score_on_ray`; or Ray was lost on the way.
+    """
+    with scratch_folder() as scratch:
+        outcome: object = None
+        with DriverProcess(functools.partial(_drive, job, tuple(shards), actors, scratch), scratch) as process:
+            for message in process.messages():
+                if isinstance(message, Ended):
+                    outcome = message.outcome
+                    break
+                assert isinstance(message, ShardScored)
+                tell(message)
+    if isinstance(outcome, RayStartError):
+        raise ExecutionError(f"Ray does not start: {outcome}. Score without it: --local.")
+    if isinstance(outcome, BaseException):
+        raise outcome
+    if outcome is None:
+        raise ExecutionError(
+            f"Ray was lost: {process.how_it_ended()}. Every shard that is written is kept; the same command goes on."
+        )
+
+
+def _drive(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, scratch: Path, line: ParentLine) -> str:
+    score_on_ray(job, shards, actors, scratch, line.tell)
+    return "all shards are scored"
+
+
+def score_on_ray(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, scratch: Path, tell: Tell) -> None:
+    """Score shards by a Ray Data pool of actors, driven by this process.
 
     An actor that is lost is replaced, and its shards are scored again.
 
@@ -196,21 +229,13 @@ def score_on_ray(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors
     Raises:
         ExecutionError: no Ray, actors that do not fit, or a shard that cannot be scored.
     """
-    try:
-        with ray_session(actors.resources, scratch) as session:
-            n = min(_n_actors(session.nodes, actors), len(shards))
-            with data_errors_of(job):
-                for row in _scored(job, shards, n, actors.resources).iter_rows():
-                    tell(ShardScored(shards[row["place"]], row["n_without_text"]))
-    except RayStartError as error:
-        raise ExecutionError(f"Ray does not start: {error}. Score without it: --local.") from None
-
-
-def data_errors_of(job: ScoringJob) -> contextlib.AbstractContextManager[None]:
-    """Say in one sentence what failed in an actor."""
     from al_ray.runtime.pool import data_errors
 
-    return data_errors(f"{job.pool.address} cannot be scored; what is written stays, and the same command goes on")
+    with ray_session(actors.resources, scratch) as session:
+        n = min(_n_actors(session.nodes, actors), len(shards))
+        with data_errors(f"{job.pool.address} cannot be scored"):
+            for row in _scored(job, shards, n, actors.resources).iter_rows():
+                tell(ShardScored(shards[row["place"]], row["n_without_text"]))
 
 
 def _n_actors(nodes: Sequence[NodeSize], actors: ScoringActors) -> int:
