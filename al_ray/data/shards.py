@@ -34,7 +34,7 @@ from al_ray.storage.address import check_address, hidden, is_uri, shown
 SHARD_ROWS = 4096
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-# What a column of JSON becomes, by the kinds of its values; any other mixture stays JSON, as text.
+# What a column of JSON becomes, by the kinds of its values.
 _TYPES: dict[frozenset[str], pa.DataType] = {
     frozenset(): pa.string(),
     frozenset({"str"}): pa.string(),
@@ -99,7 +99,7 @@ class ShardedPool:
         files: in the order of their paths.
         shards: in the order of the rows.
         columns: names, in the order of the first file.
-        types: of the columns of a JSONL pool.
+        types: of the columns of a JSONL pool; None: its values are of several kinds, lists or objects, and stay JSON.
     """
 
     address: str
@@ -108,7 +108,7 @@ class ShardedPool:
     files: tuple[PoolFile, ...]
     shards: tuple[Shard, ...]
     columns: tuple[str, ...]
-    types: dict[str, pa.DataType]
+    types: dict[str, pa.DataType | None]
 
     @property
     def n_rows(self) -> int:
@@ -248,7 +248,7 @@ def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: Non
         files=tuple(files),
         shards=tuple(shards),
         columns=columns,
-        types={name: _TYPES.get(frozenset(found), pa.string()) for name, found in kinds.items()},
+        types={name: _TYPES.get(frozenset(found)) for name, found in kinds.items()},
     )
 
 
@@ -310,7 +310,7 @@ def _scan_csv(filesystem: fs.FileSystem, info: fs.FileInfo, kinds: dict[str, set
     with _text_lines(filesystem, info.path) as text:
         first = text.readline()
         named = NAMED_SEPARATOR.fullmatch(first)
-        separator = named[1] if named else find_separator(file, io.StringIO(first + text.readline()), {})
+        separator = named[1] if named else find_separator(file, io.StringIO(first + text.readline(), newline=""), {})
     with _text_lines(filesystem, info.path) as text, fields_up_to(info.size):
         lines = _CountedLines(text, _mark_length(filesystem, info.path))
         if named:
@@ -410,10 +410,8 @@ def _strings(values: Sequence[Any]) -> pa.Array:
         return pa.array(whole, pa.string())
 
 
-def _json_column(objects: Sequence[dict[str, Any]], name: str, type_: pa.DataType) -> pa.Array:
+def _json_column(objects: Sequence[dict[str, Any]], name: str, type_: pa.DataType | None) -> pa.Array:
     values = [each.get(name) for each in objects]
-    if type_ != pa.string():
-        return pa.array(values, type_)
-    if all(value is None or isinstance(value, str) for value in values):
-        return _strings(values)
-    return _strings([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
+    if type_ is None:
+        values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    return _strings(values) if type_ in (None, pa.string()) else pa.array(values, type_)
