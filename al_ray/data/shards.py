@@ -95,6 +95,7 @@ class ShardedPool:
     Attributes:
         address: path or URI for people.
         filesystem: where the files are; picklable.
+        root: path of the file or folder there.
         format: ``.parquet``, ``.csv`` or ``.jsonl``.
         files: in the order of their paths.
         shards: in the order of the rows.
@@ -104,6 +105,7 @@ class ShardedPool:
 
     address: str
     filesystem: fs.FileSystem
+    root: str
     format: str
     files: tuple[PoolFile, ...]
     shards: tuple[Shard, ...]
@@ -153,6 +155,13 @@ class ShardedPool:
                     break
             return pa.Table.from_batches(parts).select(list(self.columns))
 
+    def texts(self, table: pa.Table, name: str) -> list[Any]:
+        """Return the values of a column of a shard; None where one is not UTF-8, which Parquet does not check."""
+        try:
+            return list(table[name].to_pylist())
+        except UnicodeDecodeError:
+            return [_text_of(value) for value in table[name]]
+
     def guesses(self) -> Guesses:
         """Guess from the first rows which columns hold texts."""
         first = self.read(self.shards[0]).slice(0, N_LOOKED_AT)
@@ -192,7 +201,7 @@ def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: Non
     """
     check_address("the pool", location)
     address = shown(location)
-    filesystem, infos = _listed(location)
+    filesystem, root, infos = _listed(location)
     formats = sorted({Path(info.path).suffix for info in infos})
     if len(formats) > 1:
         raise DataError(
@@ -244,6 +253,7 @@ def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: Non
     return ShardedPool(
         address=address,
         filesystem=filesystem,
+        root=root.rstrip("/"),
         format=formats[0],
         files=tuple(files),
         shards=tuple(shards),
@@ -252,8 +262,8 @@ def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: Non
     )
 
 
-def _listed(location: str) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
-    """Return the files of a pool in the order of their paths; hidden ones are left out.
+def _listed(location: str) -> tuple[fs.FileSystem, str, list[fs.FileInfo]]:
+    """Return where a pool is and its files in the order of their paths; hidden ones are left out.
 
     Raises:
         DataError: nothing is there that can be read.
@@ -281,7 +291,7 @@ def _listed(location: str) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
             f"{shown(location)} holds no file that ends in {', '.join(FORMATS)}. Give a file of one of these formats, "
             "or a folder of such files."
         )
-    return filesystem, usable
+    return filesystem, path, usable
 
 
 def _is_hidden(path: str) -> bool:
@@ -408,6 +418,13 @@ def _strings(values: Sequence[Any]) -> pa.Array:
     except UnicodeEncodeError:
         whole = [None if value is None else value.encode("utf-8", "replace").decode() for value in values]
         return pa.array(whole, pa.string())
+
+
+def _text_of(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def _json_column(objects: Sequence[dict[str, Any]], name: str, type_: pa.DataType | None) -> pa.Array:

@@ -123,7 +123,12 @@ def check_job(job: ScoringJob) -> list[Shard]:
             f"the pool has a column {clash[0]!r} already, which scoring would add. Name the new columns otherwise: "
             f"--prefix scored_ makes it {f'scored_{clash[0]}'!r}."
         )
-    job.pool.check_text_column(job.text)
+    pool, out = job.pool, job.out
+    if pool.filesystem.type_name == out.filesystem.type_name and f"{out.path}/".startswith(f"{pool.root}/"):
+        raise ConfigError(
+            f"{out.address} lies inside the pool, which would then hold its own scores. Name a folder beside it."
+        )
+    pool.check_text_column(job.text)
     files, folders = job.out.names()
     mine = job.manifest()
     stored = _stored_manifest(job.out) if MANIFEST in files else None
@@ -314,8 +319,7 @@ class ShardWriter:
                 f"{self._job.pool.address} gave {table.num_rows} rows in the place of {shard.n_rows}: it was changed "
                 "while it was scored. Delete the scores and score again."
             )
-        texts = table[self._job.text].to_pylist()
-        columns = score_columns(self._scorer, texts)
+        columns = score_columns(self._scorer, self._job.pool.texts(table, self._job.text))
         for name, column in zip(self._job.new_columns, columns, strict=True):
             table = table.append_column(name, column)
         written = pa.BufferOutputStream()

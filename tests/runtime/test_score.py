@@ -199,6 +199,23 @@ def test_a_column_of_the_pool_is_not_written_over(make: Make, tmp_path: Path) ->
     assert {"uncertainty", "scored_uncertainty", "scored_prediction"} <= {*scored(job).column_names}
 
 
+def test_scores_do_not_go_into_the_pool_itself(make: Make, tmp_path: Path) -> None:
+    for name in (".", "scored"):
+        out = Folder.open(str(tmp_path / "texts" / name))
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        pq.write_table(pq.read_table(tmp_path / "pool.parquet"), tmp_path / "texts" / "pool.parquet")
+        with pytest.raises(ConfigError, match=r"lies inside the pool, which would then hold its own scores"):
+            check_job(make(pool=shard_pool(str(tmp_path / "texts")), out=out))
+
+
+def test_a_text_that_is_not_utf8_costs_its_own_row_alone(make: Make, tmp_path: Path) -> None:
+    texts = pa.array([b"the goal", b"n\xe4h", b"the match"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": texts}), tmp_path / "pool.parquet")
+    (told,) = run(make())
+    assert told.n_without_text == 1
+    assert [each is None for each in scored(make())["prediction"].to_pylist()] == [False, True, False]
+
+
 def test_texts_that_are_none_are_refused_before_anything_is_written(make: Make) -> None:
     with pytest.raises(DataError, match=r"column 'id' holds int64 and no texts"):
         check_job(make(text="id"))
