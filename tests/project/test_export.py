@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,10 @@ import yaml
 from scipy.optimize import minimize_scalar
 
 from al_ray.core.answers import Answer, aggregate
-from al_ray.core.types import LabeledSet
+from al_ray.core.types import LabeledSet, evaluated_after, labeled_after
+from al_ray.data.shards import shard_pool
 from al_ray.errors import DataError, StorageError
+from al_ray.model.classifier import RoundClassifier
 from al_ray.model.encoding import Encoding
 from al_ray.model.finetune import FitSettings
 from al_ray.model.frozen import FrozenClassifier
@@ -25,8 +28,12 @@ from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import tokenize_table
 from al_ray.model.worker import SingleProcess
 from al_ray.project.export import ExportFacts, export_project
+from al_ray.project.project import Project
 from al_ray.project.state import CurvePoint, Status
+from al_ray.runtime.score import ScoringJob, check_job, score_here
+from al_ray.storage.folder import Folder
 from tests.model import tiny
+from tests.project.simulated import Pool, answer_rounds
 
 CLASSES = ("sport", "=cmd()", "fi|lm <b>")
 TABLE = tiny.toy_table(120, seed=3, first_id=10)
@@ -245,3 +252,44 @@ def test_nothing_to_export_and_a_full_folder_are_refused(
     with pytest.raises(StorageError, match="Name a new or empty folder"):
         export_project(folder, facts(), classifier, model=model)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "learner", [{"frozen_layers": "all"}, {"frozen_layers": 2, "epochs": 2}, {"epochs": 2}], ids=str
+)
+def test_a_labelled_project_leaves_as_a_model_that_scores_its_pool(
+    pool: Pool, project: Callable[..., dict[str, Any]], tmp_path: Path, learner: dict[str, Any]
+) -> None:
+    values = project(finetune=learner, stopping=[])
+    answer_rounds(values, pool, 2)
+    with Project.open(values, threads=1) as opened:
+        drawn = evaluated_after(opened.rounds)
+        classifier = opened.classifier
+        assert isinstance(classifier, RoundClassifier)
+        classifier.finetune(labeled_after(opened.rounds), round_index=len(opened.rounds))
+        ids = np.array(sorted(pool.labels))
+        expected = classifier.predict("pool", ids, plain=True).logits[:, 0].argmax(axis=1)
+        labels = opened.labels()
+        of_project = facts(
+            name=opened.name,
+            class_names=opened.class_names,
+            texts={id_: opened.text_of(id_) for id_ in labels},
+            answers=opened.answers(),
+            labels=labels,
+            evaluation_ids=frozenset(drawn.ids.tolist()),
+            max_tokens=opened.spec.max_tokens,
+            status=opened.status(),
+            spec=opened.spec.to_json(),
+        )
+        exported = export_project(tmp_path / "out", of_project, classifier, model=opened.model)
+    assert exported.check.n == exported.check.n_same == min(len(labels), 64)
+    job = ScoringJob(
+        pool=shard_pool(str(pool.folder / "pool.csv")),
+        text="text",
+        model=resolve_model(str(tmp_path / "out"), None),
+        note=ModelNote.read(tmp_path / "out"),
+        out=Folder.open(str(tmp_path / "scored")),
+    )
+    score_here(job, check_job(job), 1, lambda shard: None)
+    scored = pq.read_table(tmp_path / "scored" / "part-00000-00000.parquet")
+    assert scored["prediction"].to_pylist() == [pool.class_names[label] for label in expected]
