@@ -11,6 +11,7 @@ from al_ray.cli.new import new
 from al_ray.cli.project import ask, status, tell
 from al_ray.cli.report import report
 from al_ray.cli.run import run
+from al_ray.cli.score import score
 from al_ray.cli.sync import sync_mlflow
 from al_ray.cli.watch import watch
 from al_ray.study.file import study_schema
@@ -27,6 +28,7 @@ app.command("report")(report)
 app.command("ask")(ask)
 app.command("tell")(tell)
 app.command("status")(status)
+app.command("score")(score)
 app.command("list")(list_methods)
 app.command("doctor")(doctor)
 app.command("sync")(sync_mlflow)

@@ -53,8 +53,9 @@ class user_errors:  # noqa: N801 - reads as a statement
     SIGTERM, which ``ray job stop`` and batch systems send, is taken like Ctrl-C: the command leaves in order.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, kept: str = "Every recorded round is kept") -> None:
         self._console = console
+        self._kept = kept
         self._code = INTERRUPTED
         self._before: Any = None
 
@@ -81,5 +82,5 @@ class user_errors:  # noqa: N801 - reads as a statement
                                 markup=False, soft_wrap=True)  # fmt: skip
             raise typer.Exit(1) from None
         if isinstance(error, KeyboardInterrupt):
-            self._console.print("interrupted. Every recorded round is kept; the same command goes on from there.")
+            self._console.print(f"interrupted. {self._kept}; the same command goes on from there.")
             raise typer.Exit(self._code) from None

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from al_ray.errors import DataError, unknown_name
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
-_NAMED_SEPARATOR = re.compile(r'"?sep=(\t|[^"\s])"?\s*', re.IGNORECASE)  # as Excel writes it
+NAMED_SEPARATOR = re.compile(r'"?sep=(\t|[^"\s])"?\s*', re.IGNORECASE)  # as Excel writes it
 _LINE_END = re.compile(rb"\r\n?|\n")
 _BYTE_ORDER_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 # Where the zeros are among the first four bytes of Latin letters.
@@ -159,7 +159,7 @@ def _read_by(readers: Mapping[str, Callable[[Path, Any], Any]], file: Path, argu
     try:
         return readers[file.suffix](file, argument)
     except UnicodeDecodeError:
-        raise _not_utf8(file) from None
+        raise not_utf8(file) from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}.") from None
 
@@ -180,7 +180,7 @@ def _read_parquet(file: Path, wanted: Mapping[str, str]) -> Rows:
 def _parquet_head(file: Path, n_rows: int) -> Head:
     with _open_parquet(file) as parquet:
         schema = parquet.schema_arrow
-        unusable = _doubled(schema.names) | {
+        unusable = doubled_columns(schema.names) | {
             each.name: f"holds {each.type}" for each in schema if pa.types.is_nested(each.type) or _is_binary(each.type)
         }
         usable = [name for name in schema.names if name not in unusable]
@@ -202,7 +202,7 @@ def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
         raise DataError(f"{file}: its schema metadata is not readable ({error}). Write the file again.") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{file} is not a whole Parquet file ({file.stat().st_size} bytes): {_first_line(error)}. "
+            f"{file} is not a whole Parquet file ({file.stat().st_size} bytes): {first_line(error)}. "
             "It may be half-written, truncated or a placeholder; copy it again."
         ) from None
 
@@ -226,7 +226,7 @@ def _is_readable(value: pa.Scalar) -> bool:
     return True
 
 
-def _not_utf8(file: Path) -> DataError:
+def not_utf8(file: Path) -> DataError:
     """Return the error of a text file in another encoding; says where, and which encoding it may be."""
     content = file.read_bytes()
     try:
@@ -304,7 +304,7 @@ def _read_csv(file: Path, wanted: Mapping[str, str]) -> Rows:
 def _csv_head(file: Path, n_rows: int) -> Head:
     with _open_csv(file, {}) as (header, rows):
         values = list(zip(*itertools.islice(rows, n_rows), strict=True)) or [()] * len(header)
-    unusable = _doubled(header)
+    unusable = doubled_columns(header)
     columns = {name: list(each) for name, each in zip(header, values, strict=True) if name not in unusable}
     return Head(columns=columns, unusable=unusable)
 
@@ -313,7 +313,7 @@ def _csv_sheet(file: Path, wanted: Collection[str]) -> Sheet:
     content = file.read_bytes()
     encoding = _sheet_encoding(content)
     lines = io.StringIO(content.decode(encoding or "latin-1"), newline="")
-    with _fields_up_to(len(content)):
+    with fields_up_to(len(content)):
         header, records = _header_and_rows(file, lines, {}, may_be_short=True)
         names = _wanted_columns(file, header, wanted)
         places = ((f"row {number}", record) for number, record in enumerate(records, start=2))
@@ -380,7 +380,8 @@ def _cells(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return {column: value for column, value in found.items() if value not in (None, "") and value == value}
 
 
-def _doubled(names: Sequence[str]) -> dict[str, str]:
+def doubled_columns(names: Sequence[str]) -> dict[str, str]:
+    """Return the names that stand in a header more than once, and what to do."""
     return {
         name: "stands in the header more than once: rename all but one" for name in names if list(names).count(name) > 1
     }
@@ -389,9 +390,9 @@ def _doubled(names: Sequence[str]) -> dict[str, str]:
 @contextmanager
 def _open_csv(file: Path, wanted: Mapping[str, str]) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
     """Yield the header of a CSV file and an iterator over its rows."""
-    with file.open(encoding="utf-8-sig", newline="") as lines, _fields_up_to(file.stat().st_size):
+    with file.open(encoding="utf-8-sig", newline="") as lines, fields_up_to(file.stat().st_size):
         if "\0" in lines.read(4):
-            raise _not_utf8(file)
+            raise not_utf8(file)
         lines.seek(0)
         yield _header_and_rows(file, lines, wanted)
 
@@ -400,11 +401,11 @@ def _header_and_rows(
     file: Path, lines: TextIO, wanted: Mapping[str, str], *, may_be_short: bool = False
 ) -> tuple[list[str], Iterator[list[str]]]:
     """Return the header of a CSV text and an iterator over its rows."""
-    named = _NAMED_SEPARATOR.fullmatch(lines.readline())
-    separator = named[1] if named else _find_separator(file, lines, wanted)
+    named = NAMED_SEPARATOR.fullmatch(lines.readline())
+    separator = named[1] if named else find_separator(file, lines, wanted)
     if not named:
         lines.seek(0)
-    rows = _csv_rows(file, lines, separator, n_before=1 if named else 0, may_be_short=may_be_short)
+    rows = csv_rows(file, lines, separator, n_before=1 if named else 0, may_be_short=may_be_short)
     header = next(rows, None)
     if header is None:
         raise DataError(f"{file} is empty. Its first line must name the columns.")
@@ -412,7 +413,7 @@ def _header_and_rows(
 
 
 @contextmanager
-def _fields_up_to(n: int) -> Iterator[None]:
+def fields_up_to(n: int) -> Iterator[None]:
     """Let the csv module read values of any length for now; its limit is one for the whole process."""
     with _field_limit:
         before = csv.field_size_limit()
@@ -423,7 +424,7 @@ def _fields_up_to(n: int) -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-def _find_separator(file: Path, lines: TextIO, wanted: Mapping[str, str]) -> str:
+def find_separator(file: Path, lines: TextIO, wanted: Mapping[str, str]) -> str:
     """Return the separator under which the header names the wanted columns, else the one that finds most columns."""
     headers = {separator: _header(lines, separator) for separator in _SEPARATORS}
     fitting = [separator for separator, header in headers.items() if wanted and {*wanted.values()} <= {*header}]
@@ -447,7 +448,9 @@ def _header(lines: TextIO, separator: str) -> list[str]:
         return []
 
 
-def _csv_rows(file: Path, lines: TextIO, separator: str, n_before: int, *, may_be_short: bool) -> Iterator[list[str]]:
+def csv_rows(
+    file: Path, lines: Iterable[str], separator: str, n_before: int, *, may_be_short: bool = False
+) -> Iterator[list[str]]:
     """Yield the header and the rows, all of one length; ``n_before`` lines of the file stand above them.
 
     Args:
@@ -514,13 +517,18 @@ def _jsonl_head(file: Path, n_rows: int) -> Head:
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
     with file.open(encoding="utf-8-sig", newline="\n") as lines:  # a return within a line is white space of JSON
         if "\0" in lines.read(4):
-            raise _not_utf8(file)
+            raise not_utf8(file)
         lines.seek(0)
         for number, line in enumerate(lines, start=1):
-            yield _json_object(file, number, line.removesuffix("\n"))
+            yield json_object(file, number, line.removesuffix("\n"))
 
 
-def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:
+def json_object(file: Path, number: int, line: str) -> dict[str, Any]:
+    """Return what a line of JSONL holds.
+
+    Raises:
+        DataError: it is no JSON object.
+    """
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # also a whole number of thousands of digits
@@ -541,5 +549,6 @@ def _check_columns(file: Path, wanted: Mapping[str, str], present: Sequence[str]
             raise DataError(f"{file} has {list(present).count(name)} columns called {name!r}. Rename all but one.")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
     return str(error).splitlines()[0].rstrip(".")

@@ -63,6 +63,7 @@ class RoundClassifier(ABC):
         self._ids, self._embeddings = ids, embeddings
         self._fitted: int | None = None
         self._n_fitted = 0
+        self._unfitted: frozenset[str] = frozenset()
         self._members: dict[int, list[torch.Tensor]] = {}
 
     @abstractmethod
@@ -84,6 +85,28 @@ class RoundClassifier(ABC):
     @abstractmethod
     def _weights(self) -> list[torch.Tensor]:
         """Return the weights that :meth:`_score` uses, not copied."""
+
+    @abstractmethod
+    def _named_weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights of the last fit by name as they were trained, in the order of :meth:`_weights`."""
+
+    @property
+    def settings(self) -> FitSettings:
+        """Settings of every fit."""
+        return self._settings
+
+    def plain_weights(self) -> dict[str, torch.Tensor]:
+        """Return what ``predict(plain=True)`` computes with, by name: float32 on the CPU, a copy.
+
+        Of an ensemble these are its first member's, which rank 0 has. What frozen layers are computed from is not here:
+        it stays as it was before any fit.
+        """
+        assert self._fitted is not None, "weights before finetune"
+        named = self._named_weights()
+        values = named.values() if self._n_fitted == 1 else self._members[0]
+        pairs = zip(named, values, strict=True)
+        fitted = ((name, value) for name, value in pairs if name not in self._unfitted)
+        return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in fitted}
 
     def finetune(
         self, labeled: LabeledSet, *, round_index: int, plain: bool = False, watched: IntArray | None = None
@@ -288,6 +311,8 @@ class TransformerClassifier(RoundClassifier):
         self._check_lengths()
         self._check_attention()
         self._freeze(settings.recipe.n_frozen, hidden)
+        named = self._network.model.named_parameters()
+        self._unfitted = frozenset(name for name, value in named if not value.requires_grad)
         if settings.recipe.lora is not None:
             add_adapters(self._network, settings.recipe.lora)
         self._scorer = self._as_scored()
@@ -358,6 +383,9 @@ class TransformerClassifier(RoundClassifier):
 
     def _weights(self) -> list[torch.Tensor]:
         return list(self._scorer.parameters())
+
+    def _named_weights(self) -> dict[str, torch.Tensor]:
+        return dict(self._network.model.named_parameters())
 
     def _check_attention(self) -> None:
         if self._sampling.adaptive_attention and not self._network.packs:

@@ -222,7 +222,7 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
     # Elsewhere the library chooses: a fused kernel where the architecture has one.
     attention = {"attn_implementation": "eager"} if device.type in WRITTEN_OUT else {}
     place = device if device.type == "meta" else torch.device("cpu")
-    with _INITIALISING, _readable(model), quiet(), no_init_weights(), place:
+    with _INITIALISING, readable(model), quiet(), no_init_weights(), place:
         # Left open, the library asks on the terminal whether it may run code of the model's own.
         config = AutoConfig.from_pretrained(
             model.path, num_labels=n_classes, local_files_only=True, trust_remote_code=False
@@ -353,7 +353,7 @@ def read_encoder(path: str, sha256: str) -> Mapping[str, Tensor]:
     from transformers import AutoModel
 
     model = ResolvedModel(name=path, revision=None, path=path, sha256=sha256)
-    with _readable(model), quiet(), fork_random(torch.device("cpu"), 0):
+    with readable(model), quiet(), fork_random(torch.device("cpu"), 0):
         encoder, info = AutoModel.from_pretrained(
             path,
             dtype=torch.float32,
@@ -373,7 +373,7 @@ def read_encoder(path: str, sha256: str) -> Mapping[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _readable(model: ResolvedModel) -> Iterator[None]:
+def readable(model: ResolvedModel) -> Iterator[None]:
     """Say which model it was when a library cannot read it; a file from a stranger may raise anything there."""
     try:
         yield

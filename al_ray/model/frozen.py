@@ -122,6 +122,15 @@ class FrozenClassifier(RoundClassifier):
     def _weights(self) -> list[Tensor]:
         return list(self._head.parameters())
 
+    def _named_weights(self) -> dict[str, Tensor]:
+        return dict(self._head.named_parameters())
+
+    @property
+    def pool_features(self) -> Float32Array:
+        """Features of the pool ``[n_pool, n_features]``, by ascending id; read-only."""
+        features: Float32Array = self._features["pool"].numpy()
+        return features
+
     def _rows(self, split: Split, ids: IntArray) -> Tensor:
         rows = np.searchsorted(self._ids[split], ids)
         assert np.array_equal(self._ids[split][np.minimum(rows, len(self._ids[split]) - 1)], ids), "an unknown id"

@@ -35,7 +35,7 @@ _SAYS_WHERE_FROM = (
     "tokenizer_file",
     "transformers_version",
 )
-_CONFIG, _TOKENIZER_CONFIG, _ADAPTER = "config.json", "tokenizer_config.json", "adapter_config.json"
+CONFIG, _TOKENIZER_CONFIG, _ADAPTER = "config.json", "tokenizer_config.json", "adapter_config.json"
 # The largest in use are 34 MB (a vocabulary of 256,000); a file beyond this would take gigabytes to read.
 MAX_TOKENIZER_BYTES = 256 * 2**20
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -45,7 +45,7 @@ _ATTENTION_KEYS = frozenset({"attn_implementation", "_attn_implementation", "_at
 _OTHER_WEIGHTS = ("transformers_weights", "quantization_config", "compression_config")
 _COUNTS = ("max_position_embeddings", "num_hidden_layers", "pad_token_id")
 
-HUB_FILES = (_CONFIG, WEIGHTS, "tokenizer*", *_MORE_TOKENIZER_FILES, *TOKENIZER_FILES)
+HUB_FILES = (CONFIG, WEIGHTS, "tokenizer*", *_MORE_TOKENIZER_FILES, *TOKENIZER_FILES)
 HUB_TIMEOUT_S = 5.0
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -264,7 +264,7 @@ def check_model_files(name: str, folder: Path) -> None:
         ModelError: naming the file and what is wrong with it.
     """
     where = f"model {name!r} in {str(folder)!r}"
-    if not (folder / _CONFIG).is_file():
+    if not (folder / CONFIG).is_file():
         raise ModelError(f"model {name!r}: no config.json in {str(folder)!r}. Save the model with save_pretrained().")
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise ModelError(
@@ -273,7 +273,7 @@ def check_model_files(name: str, folder: Path) -> None:
         )
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"model {name!r}: no {WEIGHTS} in {str(folder)!r}. {_weights_advice(folder)}")
-    _check_config(where, _read_settings(where, folder / _CONFIG))
+    _check_config(where, _read_settings(where, folder / CONFIG))
     if (folder / _TOKENIZER_CONFIG).is_file():
         _check_own_code(where, _TOKENIZER_CONFIG, _read_settings(where, folder / _TOKENIZER_CONFIG))
     for file in TOKENIZER_FILES:
@@ -303,10 +303,10 @@ def settings_sha256(folder: Path) -> str:
     # Where the whole tokenizer is in one file, that is read, and which others a download brought along is no matter.
     is_whole = (folder / _TOKENIZER).is_file()
     files = (_TOKENIZER, _TOKENIZER_CONFIG) if is_whole else (*TOKENIZER_FILES, *_MORE_TOKENIZER_FILES)
-    for name in sorted({_CONFIG, *files}):
+    for name in sorted({CONFIG, *files}):
         if (folder / name).is_file():
             content = (folder / name).read_bytes()
-            if name in (_CONFIG, _TOKENIZER_CONFIG):
+            if name in (CONFIG, _TOKENIZER_CONFIG):
                 settings = {key: value for key, value in json.loads(content).items() if key not in _SAYS_WHERE_FROM}
                 content = json.dumps(settings, sort_keys=True).encode()
             digest.update(f"{name} {len(content)}\n".encode() + content)
@@ -321,16 +321,16 @@ def _weights_advice(folder: Path) -> str:
 
 
 def _check_config(where: str, config: Mapping[str, Any]) -> None:
-    _check_own_code(where, _CONFIG, config)
+    _check_own_code(where, CONFIG, config)
     for key in _OTHER_WEIGHTS:
         if config.get(key) is not None:
             raise ModelError(
-                f"{where}: {_CONFIG} has {key!r}, but al_ray reads {WEIGHTS} and nothing else, in full precision. "
+                f"{where}: {CONFIG} has {key!r}, but al_ray reads {WEIGHTS} and nothing else, in full precision. "
                 f"Save the model again without it."
             )
     for key in _COUNTS:
         if not (config.get(key) is None or type(config[key]) is int):
-            raise ModelError(f"{where}: {key} in {_CONFIG} is {_shown(config[key])}, it must be a whole number.")
+            raise ModelError(f"{where}: {key} in {CONFIG} is {_shown(config[key])}, it must be a whole number.")
 
 
 def _check_own_code(where: str, file: str, settings: Mapping[str, Any]) -> None:

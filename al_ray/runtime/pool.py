@@ -1,7 +1,8 @@
 """Pools in the object store: tokenised and encoded once by Ray Data, read zero-copy by every worker."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -229,10 +230,24 @@ def _joined(start: int, ids: npt.NDArray[np.int64], *blocks: "pa.Table") -> npt.
 
 
 def _materialized(dataset: Any, what: str) -> Any:
+    with data_errors(what):
+        return dataset.materialize()
+
+
+@contextlib.contextmanager
+def data_errors(what: str) -> Iterator[None]:
+    """Say in one sentence what failed in a task or an actor of Ray Data.
+
+    Args:
+        what: could not be done.
+
+    Raises:
+        ExecutionError: with the reason.
+    """
     import ray
 
     try:
-        return dataset.materialize()
+        yield
     except ray.exceptions.RayError as error:
         # A stack trace in words: that of our function, then what Ray Data says of it.
         own, _, _ = str(error).partition("The above exception was")

@@ -1,132 +1,350 @@
-"""Scoring of pools beyond memory, outside an experiment: Parquet in, Parquet out, a Ray Data pool of model actors."""
+"""Scoring of pools beyond memory: shards of rows in, Parquet out, a Ray Data pool of model actors between.
 
-from collections.abc import Callable
+A shard is read, scored and written by one actor, so that no more than one is in memory for each. It is written whole,
+under a name that says which rows it has: a run that was ended goes on with the shards that are not there.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from al_ray.errors import ConfigError, DataError, ExecutionError
+from al_ray.data.looking import is_missing
+from al_ray.data.shards import SHARD_ROWS, Shard, ShardedPool
+from al_ray.errors import ConfigError, ExecutionError, StorageError
+from al_ray.model.score import ModelNote
+from al_ray.model.source import ResolvedModel
+from al_ray.runtime.cluster.apart import DriverProcess, Ended, ParentLine
+from al_ray.runtime.cluster.resources import LaneResources, NodeSize, lanes_that_fit
+from al_ray.runtime.cluster.scratch import scratch_folder
+from al_ray.runtime.cluster.session import ray_session
+from al_ray.runtime.failures import RayStartError
+from al_ray.storage.folder import Folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Scorer = Callable[["pa.Table"], "pa.Table"]
+    from al_ray.model.score import TextScorer
+
+MANIFEST = "_al_ray_score.json"
+FORMAT = 1
+COLUMNS = ("prediction", "probabilities", "uncertainty")
+_MOST_BLOCKS = 2000
 
 
-class ScoringActor:
-    """One model in one process; Ray Data keeps it for the whole pool.
+@dataclass(frozen=True, kw_only=True)
+class ScoringJob:
+    """What is scored, by which model, and where the scores go.
 
-    Args:
-        make_scorer: loads the model and returns table -> table.
+    Attributes:
+        pool: the rows.
+        text: column of the texts.
+        model: folder of a classifier, the same on every machine.
+        note: what al_ray keeps beside the model; None: a model from elsewhere.
+        out: folder of the scored shards.
+        prefix: of the names of the new columns.
     """
 
-    def __init__(self, make_scorer: Callable[[], Scorer], threads: int) -> None:
+    pool: ShardedPool
+    text: str
+    model: ResolvedModel
+    note: ModelNote | None
+    out: Folder
+    prefix: str = ""
+
+    @property
+    def new_columns(self) -> tuple[str, str, str]:
+        """Names of the columns that scoring adds: class name, probabilities in the order of classes, uncertainty."""
+        first, second, third = (f"{self.prefix}{name}" for name in COLUMNS)
+        return first, second, third
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what decides the scores: runs that differ in any of it do not share a folder."""
+        return {
+            "format": FORMAT,
+            "pool": {
+                "address": self.pool.address,
+                "files": [{"path": each.path, "size": each.size, "modified_ns": each.modified_ns}
+                          for each in self.pool.files],
+                "n_rows": self.pool.n_rows,
+            },
+            "shard_rows": SHARD_ROWS,
+            "text": self.text,
+            "columns": list(self.new_columns),
+            "model": {"sha256": self.model.sha256, "settings_sha256": self.model.settings_sha256},
+            "note": None if self.note is None else {
+                "max_tokens": self.note.max_tokens, "temperature": self.note.temperature
+            },
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ShardScored:
+    """A shard was written.
+
+    Attributes:
+        shard: which.
+        n_without_text: rows of it that have no text, and so no prediction.
+    """
+
+    shard: Shard
+    n_without_text: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringActors:
+    """Processes that score side by side, each with the model loaded.
+
+    Attributes:
+        n: how many; None: as many as fit.
+        resources: of each, and the Ray that they run on.
+    """
+
+    n: int | None
+    resources: LaneResources
+
+
+Tell = Callable[[ShardScored], None]
+
+
+def check_job(job: ScoringJob) -> list[Shard]:
+    """Make sure that a job can be run in its folder, claim the folder for it, and return the shards that are left.
+
+    Raises:
+        ConfigError: the pool has columns of the names that are added, or the folder belongs to another job.
+        DataError: the text column holds no texts.
+        StorageError: the folder cannot be read or written.
+    """
+    clash = [name for name in job.new_columns if name in job.pool.columns]
+    if clash:
+        raise ConfigError(
+            f"the pool has a column {clash[0]!r} already, which scoring would add. Name the new columns otherwise: "
+            f"--prefix scored_ makes it {f'scored_{clash[0]}'!r}."
+        )
+    pool, out = job.pool, job.out
+    if pool.filesystem.type_name == out.filesystem.type_name and f"{out.path}/".startswith(f"{pool.root}/"):
+        raise ConfigError(
+            f"{out.address} lies inside the pool, which would then hold its own scores. Name a folder beside it."
+        )
+    pool.check_text_column(job.text)
+    files, folders = job.out.names()
+    mine = job.manifest()
+    stored = _stored_manifest(job.out) if MANIFEST in files else None
+    if stored is None and (files or folders):
+        raise ConfigError(
+            f"{job.out.address} holds {len(files) + len(folders)} files or folders already, and none of them says what "
+            "was scored there. Name a new or empty folder."
+        )
+    if stored is None:
+        job.out.write(MANIFEST, json.dumps(mine, indent=1).encode(), "the manifest of the scores")
+    elif stored != mine:
+        raise ConfigError(
+            f"{job.out.address} holds scores of something else: {'; '.join(_differences(stored, mine))}. Name a new or "
+            "empty folder, or delete this one."
+        )
+    job.out.remove_leftovers(older_than_s=3600.0)
+    there = {*files}
+    return [shard for shard in job.pool.shards if _file_of(shard) not in there]
+
+
+def _stored_manifest(out: Folder) -> Mapping[str, Any]:
+    try:
+        found = json.loads(out.read(MANIFEST) or b"")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise StorageError(f"{out.where(MANIFEST)} is not readable. Delete the folder and score again.")
+    return found
+
+
+def _differences(stored: Mapping[str, Any], mine: Mapping[str, Any], inside: str = "") -> Iterator[str]:
+    """Say what differs between two manifests."""
+    for key in dict.fromkeys([*stored, *mine]):
+        before, now = stored.get(key), mine.get(key)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from _differences(before, now, f"{inside}{key} ")
+        elif isinstance(before, list) and before and isinstance(before[0], dict) and now:
+            changed = next((one for one in before if one not in now), before[-1])
+            yield f"{inside}{key} changed ({changed.get('path')} among them)"
+        else:
+            yield f"{inside}{key} was {str(before)[:60]!r}, is {str(now)[:60]!r}"
+
+
+def _file_of(shard: Shard) -> str:
+    return f"{shard.name}.parquet"
+
+
+def score_here(job: ScoringJob, shards: Sequence[Shard], threads: int, tell: Tell) -> None:
+    """Score shards in this process, without Ray.
+
+    Raises:
+        AlRayError: the model or the rows cannot be read, or the scores not be written.
+    """
+    write = ShardWriter(job, threads, "cpu")
+    for shard in shards:
+        tell(write(shard))
+
+
+def score_apart(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, tell: Tell) -> None:
+    """Score shards on Ray, from a process apart, so that a Ray that dies does not take this one along.
+
+    Raises:
+        ExecutionError: as :func:`score_on_ray`; or Ray was lost on the way.
+    """
+    with scratch_folder() as scratch:
+        outcome: object = None
+        with DriverProcess(functools.partial(_drive, job, tuple(shards), actors, scratch), scratch) as process:
+            for message in process.messages():
+                if isinstance(message, Ended):
+                    outcome = message.outcome
+                    break
+                assert isinstance(message, ShardScored)
+                tell(message)
+    if isinstance(outcome, RayStartError):
+        raise ExecutionError(f"Ray does not start: {outcome}. Score without it: --local.")
+    if isinstance(outcome, BaseException):
+        raise outcome
+    if outcome is None:
+        raise ExecutionError(
+            f"Ray was lost: {process.how_it_ended()}. Every shard that is written is kept; the same command goes on."
+        )
+
+
+def _drive(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, scratch: Path, line: ParentLine) -> str:
+    score_on_ray(job, shards, actors, scratch, line.tell)
+    return "all shards are scored"
+
+
+def score_on_ray(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, scratch: Path, tell: Tell) -> None:
+    """Score shards by a Ray Data pool of actors, driven by this process.
+
+    An actor that is lost is replaced, and its shards are scored again.
+
+    Args:
+        job: what is scored.
+        shards: what is left of it, at least one.
+        actors: how many and how large.
+        scratch: an empty folder for what Ray needs on this machine.
+        tell: told of each shard once it is written, in any order.
+
+    Raises:
+        ExecutionError: no Ray, actors that do not fit, or a shard that cannot be scored.
+    """
+    from al_ray.runtime.pool import data_errors
+
+    with ray_session(actors.resources, scratch) as session:
+        n = min(_n_actors(session.nodes, actors), len(shards))
+        with data_errors(f"{job.pool.address} cannot be scored"):
+            for row in _scored(job, shards, n, actors.resources).iter_rows():
+                tell(ShardScored(shards[row["place"]], row["n_without_text"]))
+
+
+def _n_actors(nodes: Sequence[NodeSize], actors: ScoringActors) -> int:
+    return lanes_that_fit(nodes, 1, replace(actors.resources, lanes=actors.n))
+
+
+def _scored(job: ScoringJob, shards: Sequence[Shard], n_actors: int, resources: LaneResources) -> Any:
+    import pyarrow as pa
+    import ray.data
+
+    n_blocks = min(len(shards), _MOST_BLOCKS)
+    blocks = [pa.table({"place": list(range(first, len(shards), n_blocks))}) for first in range(n_blocks)]
+    places = ray.data.from_arrow(blocks)
+    places.context.enable_progress_bars = False
+    return places.map_batches(
+        ShardActor,
+        fn_constructor_args=(job, tuple(shards), resources.cpus_per_worker, resources.gpus_per_worker > 0),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=n_actors),
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=resources.gpus_per_worker,
+        **({} if resources.accelerator_type is None else {"accelerator_type": resources.accelerator_type}),
+    )
+
+
+class ShardActor:
+    """One process of a Ray Data pool, which scores shard after shard.
+
+    Args:
+        job: what is scored.
+        shards: all of it that is left; rows name them by their place here.
+        threads: CPU threads to compute with.
+        on_gpu: whether it has a GPU.
+    """
+
+    def __init__(self, job: ScoringJob, shards: Sequence[Shard], threads: int, on_gpu: bool) -> None:
+        self._shards, self._write = shards, ShardWriter(job, threads, "cuda" if on_gpu else "cpu")
+
+    def __call__(self, places: "pa.Table") -> "pa.Table":
+        """Score the shards of a block, and return how many of their rows have no text."""
+        import pyarrow as pa
+
+        scored = [self._write(self._shards[place]) for place in places["place"].to_pylist()]
+        return places.append_column("n_without_text", pa.array([each.n_without_text for each in scored], pa.int64()))
+
+
+class ShardWriter:
+    """Reads a shard, scores its texts and writes it with its scores.
+
+    Args:
+        job: what is scored.
+        threads: CPU threads to compute with.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ModelError: the model is not on this machine, or has other content here.
+    """
+
+    def __init__(self, job: ScoringJob, threads: int, device: Literal["cpu", "cuda"]) -> None:
         from al_ray.model.worker import set_threads
 
         set_threads(threads)
-        self._score = make_scorer()
+        from al_ray.model.score import pinned_scorer
 
-    def __call__(self, batch: "pa.Table") -> "pa.Table":
-        """Score one batch; every row must come back."""
-        scored = self._score(batch)
-        if scored.num_rows != batch.num_rows:
+        self._job, self._scorer = job, pinned_scorer(job.model, job.note, device=device)
+
+    def __call__(self, shard: Shard) -> ShardScored:
+        """Score one shard."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = self._job.pool.read(shard)
+        if table.num_rows != shard.n_rows:
             raise ExecutionError(
-                f"the scorer returned {scored.num_rows} rows for a batch of {batch.num_rows}. "
-                "It must return one row per row."
+                f"{self._job.pool.address} gave {table.num_rows} rows in the place of {shard.n_rows}: it was changed "
+                "while it was scored. Delete the scores and score again."
             )
-        return scored
+        columns = score_columns(self._scorer, self._job.pool.texts(table, self._job.text))
+        for name, column in zip(self._job.new_columns, columns, strict=True):
+            table = table.append_column(name, column)
+        written = pa.BufferOutputStream()
+        pq.write_table(table, written)
+        self._job.out.write(_file_of(shard), written.getvalue().to_pybytes(), f"shard {shard.name}")
+        return ShardScored(shard, columns[0].null_count)
 
 
-def score_parquet(
-    source: str,
-    destination: str,
-    *,
-    make_scorer: Callable[[], Scorer],
-    n_actors: int,
-    batch_size: int,
-    cpus_per_actor: int = 1,
-    gpus_per_actor: float = 0,
-) -> int:
-    """Score a pool of any size as a stream and return the number of rows.
+def score_columns(scorer: "TextScorer", texts: Sequence[Any]) -> "tuple[pa.Array, pa.Array, pa.Array]":
+    """Return what is added to rows: class name, probabilities, and 1 minus the largest of them.
 
-    Needs a connected Ray (see :func:`al_ray.runtime.cluster.session.ray_session`).
-
-    Args:
-        source: a Parquet file or folder, local or remote, that every node can read.
-        destination: folder for the scored Parquet files; missing or empty.
-        make_scorer: called once in every actor; picklable.
-        n_actors: actors, each with its own model.
-        batch_size: rows of one call of the scorer.
-        cpus_per_actor: CPUs, and threads, of one actor.
-        gpus_per_actor: GPUs of one actor, whole or a fraction.
-
-    Raises:
-        ConfigError: the destination holds files.
-        DataError: the source has no rows.
-        ExecutionError: rows were lost or doubled.
+    A row without a text (none, empty or white space alone) has none of the three.
     """
-    import ray.data
+    import numpy as np
+    import pyarrow as pa
 
-    _refuse_filled(destination)
-    n_source = _count_rows(source)
-    if n_source == 0:
-        raise DataError(f"{source!r} has no rows to score. Give a Parquet file or folder with at least one.")
-    scored = _read(source).map_batches(
-        ScoringActor,
-        fn_constructor_args=(make_scorer, cpus_per_actor),
-        batch_format="pyarrow",
-        batch_size=batch_size,
-        compute=ray.data.ActorPoolStrategy(size=n_actors),
-        num_cpus=cpus_per_actor,
-        num_gpus=gpus_per_actor,
-    )
-    scored.write_parquet(destination)
-    n_scored = _count_rows(destination)
-    if n_scored != n_source:
-        raise ExecutionError(
-            f"{n_source} rows went in, {n_scored} came out in {destination!r}. Delete the folder and score again."
-        )
-    return n_scored
-
-
-def _read(source: str) -> Any:
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    before = context.use_datasource_v2, context.enable_progress_bars
-    # The V2 reader starts 32 actors to read footers, for a single small file too.
-    context.use_datasource_v2, context.enable_progress_bars = False, False
-    try:
-        return ray.data.read_parquet(source)
-    finally:
-        context.use_datasource_v2, context.enable_progress_bars = before
-
-
-def _count_rows(location: str) -> int:
-    """Count from the footers alone."""
-    import pyarrow.dataset
-
-    filesystem, path = _filesystem(location)
-    try:
-        return int(pyarrow.dataset.dataset(path, format="parquet", filesystem=filesystem).count_rows())
-    except FileNotFoundError as error:
-        raise DataError(f"there is no Parquet file or folder at {location!r}. Correct the path.") from error
-
-
-def _refuse_filled(destination: str) -> None:
-    import pyarrow.fs
-
-    filesystem, path = _filesystem(destination)
-    found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
-    if found:
-        raise ConfigError(
-            f"the destination {destination!r} holds {len(found)} file(s) already. Name a new or empty folder: "
-            "old and new scores must not mix."
-        )
-
-
-def _filesystem(location: str) -> Any:
-    import pyarrow.fs
-
-    if "://" in location:
-        return pyarrow.fs.FileSystem.from_uri(location)
-    return pyarrow.fs.LocalFileSystem(), str(Path(location).absolute())
+    rows = np.array([i for i, text in enumerate(texts) if isinstance(text, str) and not is_missing(text)], np.int64)
+    probs = scorer.probabilities([texts[row] for row in rows])
+    found: list[list[Any]] = [[None] * len(texts) for _ in COLUMNS]
+    # The uncertainty is that of the written probabilities.
+    rounded = probs.astype(np.float32)
+    for row, of_classes in zip(rows.tolist(), rounded, strict=True):
+        found[0][row] = scorer.class_names[int(of_classes.argmax())]
+        found[1][row] = of_classes
+        found[2][row] = 1 - of_classes.max()
+    types = pa.string(), pa.list_(pa.float32()), pa.float32()
+    first, second, third = (pa.array(values, type_) for values, type_ in zip(found, types, strict=True))
+    return first, second, third

@@ -180,6 +180,38 @@ class LocalFiles:
         return os.path.join(self.path, name)
 
 
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Let a folder be written under another name beside it, and give it its own at the end; after an error it is gone.
+
+    Args:
+        folder: that must not exist yet, or be empty.
+
+    Raises:
+        StorageError: it holds something, or cannot be made.
+    """
+    place = Path(os.path.abspath(folder.expanduser()))
+    if os.path.lexists(place) and not place.is_dir():
+        raise StorageError(f"{place} is a file. Name a new or empty folder.")
+    there = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+    if there:
+        more = ", ..." if len(there) > 3 else ""
+        raise StorageError(
+            f"{place} holds {len(there)} files or folders already ({', '.join(there[:3])}{more}). Name a new or empty "
+            "folder, or delete this one: old and new files must not mix."
+        )
+    unfinished = place.with_name(f".{place.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"{place} cannot be made: {error.strerror}. Name another folder.") from None
+    try:
+        yield unfinished
+        os.replace(unfinished, os.path.realpath(place))
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -180,15 +180,3 @@ ACTIONS: dict[str, Callable[[dict[str, Any], Mapping[str, pa.Table], Worker], di
     "sign_in": sign_in,
     "gather": gather,
 }
-
-
-def make_doubler() -> Callable[[pa.Table], pa.Table]:
-    return double
-
-
-def double(table: pa.Table) -> pa.Table:
-    return table.append_column("twice", pa.array([2 * i for i in table["id"].to_pylist()]))
-
-
-def make_loser() -> Callable[[pa.Table], pa.Table]:
-    return lose_a_row

@@ -1,21 +1,18 @@
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray
 
-from al_ray.errors import ConfigError, DataError, ExecutionError
+from al_ray.errors import ExecutionError
 from al_ray.model.encoding import encode_table
 from al_ray.runtime.cluster.ray_internals import actors_of_this_job
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.driver import run_grid
 from al_ray.runtime.pool import EncodedRefs, EncodingActors, PoolRefs, PoolSource, prepare_encoding, prepare_pool
-from al_ray.runtime.score import score_parquet
 from al_ray.runtime.tasks import CellEvent, CellTask
 from tests.processes import LANE_TITLES, ray_processes
 from tests.runtime import lane_fakes as fakes
@@ -268,40 +265,3 @@ def test_a_pool_is_encoded_in_blocks_by_several_processes_as_one_process_does() 
 def test_a_model_that_a_machine_lacks_is_told_in_its_own_words() -> None:
     with pytest.raises(ExecutionError, match=r"the texts cannot be encoded: .*model 'x' has other weights on this"):
         prepared({"pool": token_table(9)}, fakes.lack_the_model)
-
-
-def test_scoring_a_parquet_folder_keeps_every_row(tmp_path: Path) -> None:
-    source = parquet_folder(tmp_path, n_files=3, n_rows=400)
-    n_scored = score_parquet(
-        str(source), str(tmp_path / "scored"), make_scorer=fakes.make_doubler, n_actors=2, batch_size=64
-    )
-    scored = pq.read_table(tmp_path / "scored").sort_by("id")
-    assert n_scored == scored.num_rows == 1200
-    assert scored["twice"].to_pylist() == [2 * i for i in range(1200)]
-
-
-def test_a_scorer_that_loses_rows_is_refused(tmp_path: Path) -> None:
-    source = parquet_folder(tmp_path, n_files=1, n_rows=10)
-    with pytest.raises(Exception, match="the scorer returned 9 rows for a batch of 10"):
-        score_parquet(str(source), str(tmp_path / "scored"), make_scorer=fakes.make_loser, n_actors=1, batch_size=10)
-
-
-def test_scores_are_never_mixed_with_older_ones(tmp_path: Path) -> None:
-    source = parquet_folder(tmp_path, n_files=1, n_rows=10)
-    with pytest.raises(ConfigError, match=r"holds 1 file\(s\) already. Name a new or empty folder"):
-        score_parquet(str(source), str(source), make_scorer=fakes.make_doubler, n_actors=1, batch_size=10)
-
-
-def test_a_missing_pool_to_score_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no Parquet file or folder at .*nowhere"):
-        score_parquet(
-            str(tmp_path / "nowhere"), str(tmp_path / "out"), make_scorer=fakes.make_doubler, n_actors=1, batch_size=10
-        )
-
-
-def parquet_folder(folder: Path, n_files: int, n_rows: int) -> Path:
-    source = folder / "texts"
-    source.mkdir()
-    for i in range(n_files):
-        pq.write_table(pa.table({"id": range(i * n_rows, (i + 1) * n_rows)}), source / f"part-{i}.parquet")
-    return source
