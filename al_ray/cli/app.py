@@ -8,7 +8,7 @@ import typer
 from al_ray.cli.doctor import doctor
 from al_ray.cli.methods import list_methods
 from al_ray.cli.new import new
-from al_ray.cli.project import ask, status, tell
+from al_ray.cli.project import ask, export, status, tell
 from al_ray.cli.report import report
 from al_ray.cli.run import run
 from al_ray.cli.score import score
@@ -28,6 +28,7 @@ app.command("report")(report)
 app.command("ask")(ask)
 app.command("tell")(tell)
 app.command("status")(status)
+app.command("export")(export)
 app.command("score")(score)
 app.command("list")(list_methods)
 app.command("doctor")(doctor)

@@ -15,7 +15,9 @@ from rich.live import Live
 from rich.text import Text
 
 from al_ray.cli.run import user_errors
+from al_ray.core.types import labeled_after
 from al_ray.errors import AlRayError, ConfigError, StorageError, unknown_name
+from al_ray.records.lease import InUseError
 from al_ray.report.wording import joined, percent, plural, points, seconds_in_words, signed_points
 from al_ray.terminal import make_console, plain_table
 
@@ -143,6 +145,41 @@ def status(
             typer.echo(json.dumps(asdict(found), indent=2))
         else:
             print_status(console, found, project, storage)
+
+
+def export(
+    project: _ProjectFile,
+    to: Annotated[str, typer.Option("--to", help="Folder to write: new or empty.", metavar="FOLDER")],
+    storage: _Storage = None,
+) -> None:
+    """Write the model, a card that says how good it is, and all labels; transformers opens the folder."""
+    from al_ray.project.project import Project
+
+    console = make_console()
+    with user_errors(console):
+        try:
+            with Project.open(project, storage=storage) as opened, _shown_progress(console, opened):
+                opened.batch()  # takes in a query that is answered
+                _export(console, opened, to)
+        except InUseError:
+            with Project.open(project, storage=storage, write=False) as opened, _shown_progress(console, opened):
+                _export(console, opened, to)
+        _next(console, "score", "POOL", "--model", to, "--to", "scored", storage=None)
+
+
+def _export(console: Console, project: "Project", to: str) -> None:
+    written, found = project.export(Path(to).expanduser()), project.status()
+    _say(console, f"model: {written.folder}, on {plural(len(labeled_after(project.rounds)), 'label')}")
+    if found.curve:
+        last = found.curve[-1]
+        _say(console, f"accuracy: {percent(last.accuracy)}, between {percent(last.low)} and {percent(last.high)}")
+    else:
+        _say(console, f"accuracy: not known ({found.how_estimated})")
+    _say(console, f"probabilities: {written.calibration}")
+    _say(console, f"labels: {plural(written.n_labels, 'labelled text')} beside it, in {written.folder / 'labels'}")
+    if found.n_asked > found.n_open > 0:
+        n = found.n_asked - found.n_open
+        _say(console, f"{plural(n, 'answer')} to the open query: among the labels, not in the model yet")
 
 
 def print_status(console: Console, found: "Status", project: str, storage: str | None = None) -> None:

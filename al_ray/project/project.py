@@ -12,14 +12,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from al_ray import __version__
 from al_ray.core.answers import Answer, aggregate
 from al_ray.core.seeding import stream
 from al_ray.core.types import (
@@ -30,15 +30,17 @@ from al_ray.core.types import (
     TextDataset,
     asked_ids,
     evaluated_after,
+    labeled_after,
     last_labels,
     listed_ids,
 )
-from al_ray.errors import ConfigError, DataError, StorageError
+from al_ray.errors import ConfigError, DataError, ModelError, StorageError
 from al_ray.evaluation import Draws
 from al_ray.loop import learner
 from al_ray.loop.ports import Classifier, Loop
 from al_ray.model.check import ModelFacts, examine_model
 from al_ray.model.encoding import Encoding
+from al_ray.model.export import check_exportable
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import tokenize_table
 from al_ray.model.worker import SingleProcess, Worker
@@ -48,13 +50,17 @@ from al_ray.project.file import ProjectFile, load_project
 from al_ray.project.outlook import outlook
 from al_ray.project.state import Batch, CurvePoint, Progress, Status, Task, Told
 from al_ray.records.cell import CellStore
-from al_ray.records.lease import Lease
+from al_ray.records.lease import InUseError, Lease
 from al_ray.records.study import StudyStore
 from al_ray.runtime.pool import CellPool, text_table
 from al_ray.study.cell import SharedQueries, SharedRecords, encodings_of, make_classifier, make_loop, summarize
-from al_ray.study.names import plugin_label
+from al_ray.study.names import Method, plugin_label
 from al_ray.study.plan import misfits_of_files, misfits_of_model
+from al_ray.study.run import installed_versions
 from al_ray.study.spec import CellSpec
+
+if TYPE_CHECKING:
+    from al_ray.project.export import Exported
 
 _GIVEN = "given"
 
@@ -142,7 +148,13 @@ class Project:
         if write:
             study.claim()
             study = study.claimed()
-            exit_.enter_context(Lease(study.folder, file.name).held())
+            try:
+                exit_.enter_context(Lease(study.folder, file.name).held())
+            except InUseError as error:
+                raise InUseError(
+                    f"project {file.name} is open in {error.holder}, and one process at a time asks and is told. Use "
+                    "that one, or end it and try again; 'al-ray status' and 'al-ray export' work meanwhile."
+                ) from None
         try:
             opened = cls(file, dataset, spec, model, study, threads or min(os.cpu_count() or 1, 8))
         except BaseException:
@@ -339,6 +351,55 @@ class Project:
             seconds_per_answer=median(seconds) if seconds else None,
         )
 
+    def export(self, folder: "str | os.PathLike[str]") -> "Exported":
+        """Write the model, a card made from the records, and all labels into a folder that transformers opens.
+
+        The model is that of the last round: fitted on the answers of all closed rounds, and measured as
+        :meth:`status` says. Answers to the open query are among the labels, and not in the model.
+
+        Args:
+            folder: new or empty.
+
+        Raises:
+            DataError: no round is closed with a label.
+            ModelError: the model cannot be exported.
+            StorageError: the folder holds something, or cannot be written.
+        """
+        from al_ray.model.classifier import RoundClassifier
+        from al_ray.project.export import ExportFacts, export_project
+
+        labeled = labeled_after(self._rounds)
+        if not len(labeled):
+            raise DataError(
+                f"project {self.name} has no closed round with a label, so there is no model. Answer its first query, "
+                "or close it with 'al-ray tell --close'."
+            )
+        answers, labels, spec = [*self._given, *self._answers.all()], self.labels(), self.spec
+        facts = ExportFacts(
+            name=self.name,
+            description=self.file.description,
+            data=self.dataset.source,
+            content_sha256=self.dataset.content_sha256,
+            class_names=self.class_names,
+            texts={id_: self.text_of(id_) for id_ in labels},
+            answers=answers,
+            labels=labels,
+            evaluation_ids=frozenset(labels.keys() & set(self._test_pool.tolist())),
+            is_random=spec.estimation is not None and not spec.estimation.needs_probs,
+            method=Method.of(spec).name,
+            learner=_learner_words(spec),
+            max_tokens=spec.max_tokens,
+            status=replace(self.status(), n_labeled=len(labeled)),
+            fingerprint=self.store.fingerprint,
+            spec=spec.to_json(),
+            versions=installed_versions(),
+        )
+        with self._computing:
+            classifier = self.classifier
+            assert isinstance(classifier, RoundClassifier)
+            classifier.finetune(labeled, round_index=len(self._rounds))
+            return export_project(Path(folder), facts, classifier, model=self.model, init=spec.model.init)
+
     def _advice(self, fitted: Sequence[RoundRecord]) -> dict[str, str | None]:
         """Return what each stopping rule says of the last model."""
         n_left = len(self.dataset.train) - len(self._test_pool) - len(asked_ids(fitted))
@@ -440,8 +501,8 @@ class Project:
         self._require_writing()
         try:
             if not self._has_begun:
-                versions = {"al_ray": __version__, "class_names": list(self.class_names), "data": self.dataset.source}
-                self.store.begin(self.spec.to_json(), {**versions, "model": self.model.path, **self._worker.place})
+                facts = {"class_names": list(self.class_names), "data": self.dataset.source, "model": self.model.path}
+                self.store.begin(self.spec.to_json(), {**installed_versions(), **facts, **self._worker.place})
                 self._has_begun = True
             classifier = self.classifier
             self._progress = Progress(doing="fitting the model and choosing texts")
@@ -524,6 +585,15 @@ class Project:
         return Task(id=id_, text=self.text_of(id_), reason=reason, role="evaluation")
 
 
+def _learner_words(spec: CellSpec) -> str:
+    recipe = spec.finetune
+    if recipe.is_frozen:
+        return "a linear head on the encoder, which stays as it was pretrained"
+    if recipe.lora is not None:
+        return f"low-rank adapters of rank {recipe.lora.rank} in the encoder, and its head"
+    return f"the encoder, but for its lowest {recipe.n_frozen} layers" if recipe.n_frozen else "the whole encoder"
+
+
 def _slug(spec: CellSpec) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in spec.strategy.name)
 
@@ -542,6 +612,10 @@ def _check(file: ProjectFile, dataset: TextDataset, model: ResolvedModel, facts:
             "or add texts."
         )
     problems += [*misfits_of_files(spec, model), *misfits_of_model(spec, facts)]
+    try:
+        check_exportable(spec.finetune, facts.family, n_classes=dataset.n_classes, n_features=facts.n_features)
+    except ModelError as error:
+        problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(f"project {file.name}: {problem}" for problem in problems))
 

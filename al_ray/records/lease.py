@@ -34,6 +34,16 @@ class LeaseLostError(StorageError):
     """Another driver took the study over."""
 
 
+class InUseError(StorageError):
+    """Another driver is at work.
+
+    Attributes:
+        holder: which, in words.
+    """
+
+    holder: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LeaseTimes:
     """How often a lease is renewed, when it counts as dead, how long writers settle, how often others look."""
@@ -153,10 +163,13 @@ class Lease:
                 raise self._refusal(found)
 
     def _refusal(self, holder: dict[str, Any]) -> StorageError:
-        return StorageError(
-            f"study {self.study} is being run by process {holder['pid']} on {holder['host']} since {holder['since']}. "
-            f"Watch it (al-ray watch {shlex.quote(self.folder.address)}), or stop it and run again."
+        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        error = InUseError(
+            f"study {self.study} is being run by {who}. Watch it (al-ray watch {shlex.quote(self.folder.address)}), or "
+            "stop it and run again."
         )
+        error.holder = who
+        return error
 
     def _renew_for_ever(self) -> None:
         silent_since: float | None = None

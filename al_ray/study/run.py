@@ -340,9 +340,8 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
 def _provenance(plan: Plan, cell: PlannedCell, execution: Execution) -> dict[str, Any]:
     dataset, model = plan.datasets[dataset_key(cell.spec.dataset)], cell.spec.model
     return {
-        "al_ray": __version__,
         "python": platform.python_version(),
-        **_versions(),
+        **installed_versions(),
         "cpus_per_worker": execution.cpus_per_worker,
         "gpus_per_worker": execution.gpus_per_worker,
         "data": dataset.source,
@@ -353,9 +352,9 @@ def _provenance(plan: Plan, cell: PlannedCell, execution: Execution) -> dict[str
 
 
 @cache
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Return the versions installed here; each takes half a millisecond to find, so once is enough."""
-    return {name: metadata.version(name) for name in RECORDED_VERSIONS}
+    return {"al_ray": __version__, **{name: metadata.version(name) for name in RECORDED_VERSIONS}}
 
 
 def _pools(plan: Plan, cells: Iterable[PlannedCell]) -> dict[str, PoolSource]:

@@ -21,7 +21,7 @@ from tests.project.trec import trec_pool, trec_project
 
 ROOT = Path(__file__).parents[2]
 N_ROUNDS = 5
-SHARE_KILLED = 0.4
+SHARE_KILLED = 0.7
 
 
 def run(rng: np.random.Generator, killed: list[int], *arguments: object) -> str:

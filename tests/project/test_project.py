@@ -220,7 +220,7 @@ def test_evaluation_texts_can_be_answered_ahead(pool: Pool, project: MakeProject
 def test_one_process_at_a_time_writes_and_others_may_look(project: MakeProject) -> None:
     with Project.open(project()) as opened:
         opened.batch()
-        with pytest.raises(StorageError, match="is being run by process"):
+        with pytest.raises(StorageError, match="project tickets is open in process"):
             Project.open(project())
         with Project.open(project(), write=False) as looking:
             assert looking.status().n_open == 10
