@@ -370,7 +370,8 @@ def test_colours_can_be_told_apart(browser: Browser, scheme: str) -> None:
 
 _TEXTS = {
     ("ink", "bg"), ("ink", "card"), ("ink", "chosen"), ("quiet", "bg"), ("quiet", "card"), ("accent", "bg"),
-    ("quiet", "chosen"), ("accent", "chosen"), ("on-accent", "accent"), ("good", "bg"), ("bad", "bg"), ("bad", "bad-bg"),
+    ("quiet", "chosen"), ("accent", "chosen"), ("on-accent", "accent"), ("good", "bg"), ("bad", "bg"),
+    ("bad", "bad-bg"),
 }  # fmt: skip
 _EDGES = {("edge", "bg"), ("edge", "card"), ("bar", "bg"), ("bar", "line"), ("accent", "bg")}
 

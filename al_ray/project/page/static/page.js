@@ -9,7 +9,7 @@ const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 
 const state = {
   annotator: "", classes: [], tasks: [], hand: null, shown: null, review: null, status: null,
-  outbox: [], sending: false, failures: 0, isLockedOut: false, lookedMs: 0, lookedSince: null, allClasses: false,
+  outbox: [], sending: false, failures: 0, isLockedOut: false, lookedMs: 0, lookedSince: null, allClasses: false, timer: 0,
 };
 
 // ---- small things ---------------------------------------------------------------------------------------------------
@@ -75,6 +75,7 @@ function takeHand(hand) {
   const stays = state.shown && !waiting.has(state.shown.id) ? fresh.find(task => task.id === state.shown.id) || state.shown : null;
   state.tasks = stays ? [stays, ...fresh.filter(task => task.id !== stays.id)] : fresh;
   if (!state.review) render();
+  pollLater();
 }
 
 function render() {
@@ -342,13 +343,18 @@ function pollEvery() {
   return { computing: 250, asking: 250, waiting: 1500 }[state.hand.state] || 4000;
 }
 
+function pollLater() {
+  clearTimeout(state.timer);
+  state.timer = setTimeout(poll, pollEvery());
+}
+
 async function poll() {
   if (!state.outbox.length && state.annotator) {
     const had = Boolean(state.shown);
     if (!had) await refresh();
     if (had || state.shown) await refreshStatus();
   }
-  setTimeout(poll, pollEvery());
+  pollLater();
 }
 
 document.addEventListener("visibilitychange", () => {
@@ -381,7 +387,7 @@ function renderBalance(counts) {
   $("balance").tBodies[0].replaceChildren(...shown.map(([label, n]) => {
     const bar = make("svg:svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true" },
       make("svg:rect", { class: "ground", width: 100, height: 12, rx: 2 }), make("svg:rect", { class: "share", width: 100 * n / most, height: 12, rx: 2 }));
-    return make("tr", {}, make("th", { scope: "row" }, name(label)), make("td", {}, bar), make("td", {}, n.toLocaleString("en")));
+    return make("tr", {}, make("th", { scope: "row", title: visible(label) }, name(label)), make("td", {}, bar), make("td", {}, n.toLocaleString("en")));
   }));
   $("all-classes").hidden = counts.length <= N_BARS;
   $("all-classes").setAttribute("aria-expanded", String(state.allClasses));
@@ -451,6 +457,7 @@ function buildClasses() {
       button.setAttribute("aria-keyshortcuts", String(index + 1));
     }
     button.append(name(label));
+    button.title = visible(label);
     button.addEventListener("click", () => give(label));
     return button;
   }));
