@@ -6,6 +6,7 @@ from collections.abc import Callable
 import typer
 
 from al_ray.cli.doctor import doctor
+from al_ray.cli.label import label
 from al_ray.cli.methods import list_methods
 from al_ray.cli.new import new
 from al_ray.cli.project import ask, export, status, tell
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("new")(new)
 app.command("run")(run)
+app.command("label")(label)
 app.command("watch")(watch)
 app.command("report")(report)
 app.command("ask")(ask)

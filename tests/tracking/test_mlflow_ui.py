@@ -12,7 +12,7 @@ import al_ray
 from al_ray.cli.app import app
 from al_ray.records.study import StudyStore
 from al_ray.report.analysis.results import StudyResults
-from tests.tracking.browser import Browser, browsing, chromium
+from tests.browser import Browser, browsing, chromium
 from tests.tracking.mlflow_server import mlflow_server
 from tests.tracking.tracked_study import N_METHODS, specs, write_study
 

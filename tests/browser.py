@@ -26,6 +26,8 @@ _FLAGS = (
     "--disable-sync", "--disable-extensions", "--remote-debugging-port=0", f"--window-size={_SIZE[0]},{_SIZE[1]}",
 )  # fmt: skip
 
+_KEY_CODES = {"Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowUp": 38, "ArrowDown": 40, "/": 191}
+
 
 class Browser:
     """One page of a browser. Every wait is for a condition, with the patience of all tests.
@@ -80,6 +82,53 @@ class Browser:
             text = self.evaluate("document.body.innerText")
             raise AssertionError(f"{error}; the page says: {str(text)[:1500]}") from None
         return self.evaluate(condition)
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after the other, as a hand does: a character, or a name such as ``Enter``."""
+        for key in keys:
+            is_character = len(key) == 1
+            text = {"Enter": "\r"}.get(key, key if is_character else "")
+            code = _KEY_CODES.get(key, ord(key.upper()) if is_character and key.isalnum() else 0)
+            about = {"key": key, "windowsVirtualKeyCode": code}
+            self._call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **about)
+            self._call("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    def type(self, text: str) -> None:
+        """Press the keys of a text."""
+        self.press(*text)
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the window another size."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def prefer(self, **media: str) -> None:
+        """Let the person prefer something: ``color_scheme="dark"``, ``reduced_motion="reduce"``."""
+        features = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in media.items()]
+        self._call("Emulation.setEmulatedMedia", features=features)
+
+    def forget(self) -> None:
+        """Lose all cookies."""
+        self._call("Network.clearBrowserCookies")
+
+    def offline(self, is_offline: bool) -> None:
+        """Cut the browser off from every server, or let it reach them again."""
+        self._call("Network.enable")
+        self._call(
+            "Network.emulateNetworkConditions",
+            offline=is_offline,
+            latency=0,
+            downloadThroughput=-1,
+            uploadThroughput=-1,
+        )
+
+    def accessible(self) -> list[tuple[str, str]]:
+        """Return role and name of everything that a screen reader is told of."""
+        nodes = self._call("Accessibility.getFullAXTree")["nodes"]
+        return [
+            (str(node["role"]["value"]), str(node.get("name", {}).get("value", "")))
+            for node in nodes
+            if not node["ignored"]
+        ]
 
     def picture(self, name: str) -> None:
         """Keep what the window shows, also in ``AL_RAY_SCREENSHOTS`` where that names a folder."""

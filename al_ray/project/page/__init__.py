@@ -1,0 +1,1 @@
+"""Page: people label a project's texts in a browser on the same machine."""
