@@ -16,7 +16,7 @@ from rich.text import Text
 
 from al_ray.cli.run import user_errors
 from al_ray.core.types import labeled_after
-from al_ray.errors import AlRayError, ConfigError, StorageError, unknown_name
+from al_ray.errors import ConfigError, StorageError, unknown_name, without_logins
 from al_ray.records.lease import InUseError
 from al_ray.report.wording import joined, percent, plural, points, seconds_in_words, signed_points
 from al_ray.terminal import make_console, plain_table
@@ -53,7 +53,7 @@ def ask(
     storage: _Storage = None,
 ) -> None:
     """Write the texts to label now; asked again, the same ones until they are answered."""
-    from al_ray.project.exchange import n_cut, write_batch
+    from al_ray.project.exchange import is_told, n_cut, write_batch
     from al_ray.project.project import Project
 
     console = make_console()
@@ -70,12 +70,16 @@ def ask(
                 return
             _say(console, _batch_words(batch))
             if to == LABEL_STUDIO:
-                _send(console, opened, batch, address, place, with_predictions=not hide, named=project)
+                place = _send(console, opened, batch, address, place, with_predictions=not hide)
+                there = ["--from", LABEL_STUDIO, "--url", without_logins(address), "--project", str(place)]
+                _next(console, "tell", project, *there, storage=storage)
                 return
             content = write_batch(
                 batch, format_of_file, project=opened.name, separator=separator_, with_predictions=not hide
             )
-            written = _write(file, content, may_replace=lambda: force or _is_told(opened, file))
+            written = _write(
+                file, content, may_replace=lambda: force or is_told(file, _asked(opened), opened.answers())
+            )
             _say(console, f"{written}: {file}")
             if format_of_file == "csv" and (n := n_cut(batch)):
                 _say(
@@ -126,7 +130,11 @@ def tell(
                 _record(console, opened, reading)
             if close:
                 _close(console, opened)
-            _say_what_is_open(console, opened, project, storage)
+            to = ["--to", "next.csv"]
+            if from_:
+                to = ["--to", LABEL_STUDIO, "--url", without_logins(address), "--project", str(place)]
+            if _say_what_is_open(console, opened):
+                _next(console, "ask", project, *to, storage=storage)
 
 
 def status(
@@ -340,18 +348,6 @@ def _choice(option: str, value: str, choices: Mapping[str, _Choice]) -> _Choice:
     return choices[value]
 
 
-def _is_told(project: "Project", file: Path) -> bool:
-    """Tell whether a file is an earlier query of the project whose answers are all recorded, if it has any."""
-    from al_ray.project.exchange import read_answers
-
-    try:
-        answers = read_answers(file, _asked(project)).answers
-    except AlRayError:
-        return False
-    known = {(answer.id, answer.label, answer.note) for answer in project.answers()}
-    return {(answer.id, answer.label, answer.note) for answer in answers} <= known
-
-
 def _write(file: Path, content: bytes, *, may_replace: Callable[[], bool]) -> str:
     """Write a file whole, and say what was done.
 
@@ -393,15 +389,9 @@ def _server(url: str | None, number: str | None, *, may_be_new: bool) -> tuple[s
 
 
 def _send(
-    console: Console,
-    project: "Project",
-    batch: "Batch",
-    url: str,
-    place: int | None,
-    *,
-    with_predictions: bool,
-    named: str,
-) -> None:
+    console: Console, project: "Project", batch: "Batch", url: str, place: int | None, *, with_predictions: bool
+) -> int:
+    """Send a query to Label Studio, and return the number of the project there."""
     from al_ray.project.label_studio import LabelStudio
 
     sent = LabelStudio.connect(url).send(
@@ -409,7 +399,7 @@ def _send(
     )
     there = f", {sent.n_there} there already" if sent.n_there else ""
     _say(console, f"Label Studio: {plural(sent.n_sent, 'task')} sent{there}: {sent.address}")
-    _next(console, "tell", named, "--from", LABEL_STUDIO, "--url", url, "--project", str(sent.project_id))
+    return sent.project_id
 
 
 def _fetched(url: str, place: int | None, asked: "Asked") -> "Reading":
@@ -436,7 +426,9 @@ def _record(console: Console, project: "Project", reading: "Reading") -> None:
     counts += [f"{told.n_changed:,} changed or by another annotator"] if told.n_changed else []
     counts += [f"{told.n_same:,} known already"] if told.n_same else []
     counts += [f"{reading.n_open:,} without a label"] if reading.n_open else []
-    counts += [f"{plural(reading.n_others, 'task')} of other projects left alone"] if reading.n_others else []
+    counts += (
+        [f"{plural(reading.n_others, 'task')} of other projects or methods left alone"] if reading.n_others else []
+    )
     _say(console, f"recorded: {', '.join(counts)}")
 
 
@@ -452,7 +444,8 @@ def _close(console: Console, project: "Project") -> None:
     )
 
 
-def _say_what_is_open(console: Console, project: "Project", named: str, storage: str | None) -> None:
+def _say_what_is_open(console: Console, project: "Project") -> bool:
+    """Say what is still to be answered; return whether the next query has to be asked for."""
     batch = project.batch_if_ready()
     if batch is not None:
         _say(console, f"round {batch.round_index}: {len(batch.open)} of {plural(len(batch.tasks), 'text')} to go")
@@ -460,7 +453,8 @@ def _say_what_is_open(console: Console, project: "Project", named: str, storage:
         _say(console, f"nothing more will be asked: {project.end}")
     else:
         _say(console, "the round is answered; the next one is computed when it is asked for")
-        _next(console, "ask", named, "--to", "next.csv", storage=storage)
+        return True
+    return False
 
 
 def _next(console: Console, *words: str, storage: str | None = None) -> None:

@@ -76,7 +76,8 @@ class Reading:
     Attributes:
         answers: one a text and annotator, in the order of the file.
         n_open: rows without a label.
-        n_others: tasks of other projects, which were left alone.
+        n_others: tasks of other projects, or that the project asks for no more since its method changed; they were left
+            alone.
     """
 
     answers: tuple[Answer, ...]
@@ -232,9 +233,7 @@ def read_answers(file: Path, asked: Asked, *, annotator: str = "") -> Reading:
     return Reading(answers=answers, n_open=n_open)
 
 
-def read_label_studio(
-    tasks: Sequence[Any], asked: Asked, annotators: Mapping[int, str], where: str, n_known_others: int = 0
-) -> Reading:
+def read_label_studio(tasks: Sequence[Any], asked: Asked, annotators: Mapping[int, str], where: str) -> Reading:
     """Read the answers of tasks as Label Studio gives them: an annotation an answer, a skip an abstention.
 
     Of several annotations by one person the last counts.
@@ -244,17 +243,17 @@ def read_label_studio(
         asked: what was asked.
         annotators: number of a user -> name; others are called ``user 3``.
         where: the file or the server, for messages.
-        n_known_others: tasks of other projects that were left out before.
 
     Raises:
         DataError: annotations cannot be answers; with all such tasks.
     """
-    found, problems, n_open, n_others = list[Answer](), list[str](), 0, n_known_others
+    found, problems, n_open, n_others = list[Answer](), list[str](), 0, 0
     for number, task in enumerate(tasks, start=1):
         if not isinstance(task, Mapping) or not isinstance(task.get("data"), Mapping):
             raise DataError(f"{where}: task {number} has no 'data'. Export the project as JSON, with annotations.")
         data = task["data"]
-        if data.get("al_project") != asked.project or not asked.has_batch(data.get("al_batch")):
+        is_ours = data.get("al_project") == asked.project and asked.has_batch(data.get("al_batch"))
+        if not is_ours or not ids_meant(data.get("al_id"), asked.ids):
             n_others += 1
             continue
         annotations = sorted(task.get("annotations") or [], key=lambda each: _said_at(each) or _EARLIEST)
@@ -300,6 +299,25 @@ def ids_meant(value: object, asked: Collection[int]) -> list[int]:
     return [id_ for id_ in candidates if id_ in asked]
 
 
+def is_told(file: Path, asked: Asked, told: Iterable[Answer]) -> bool:
+    """Tell whether a file is a query of the project in which nothing stands that is not recorded, so that it may go.
+
+    Args:
+        file: one that is there.
+        asked: what was asked.
+        told: every answer that is recorded.
+    """
+    try:
+        sheet = read_sheet(file, _READ)
+        answers = read_answers(file, asked).answers
+    except DataError:
+        return False
+    is_ours = sheet.columns == _COLUMNS and all(asked.has_batch(cells.get("batch")) for _, cells in sheet.rows)
+    has_loose_notes = any("note" in cells and "label" not in cells for _, cells in sheet.rows)
+    known = {(answer.id, answer.label, answer.note) for answer in told}
+    return is_ours and not has_loose_notes and {(each.id, each.label, each.note) for each in answers} <= known
+
+
 class _RowError(ValueError):
     """Why a row is no answer, without a full stop."""
 
@@ -337,7 +355,7 @@ class _RowReader:
                 f"{' or '.join(sorted(self.asked.prefixes))}"
             )
         return Answer(
-            id=self._id(cells.get("id")),
+            id=self._id(cells.get("id"), was_ours="batch" in cells),
             label=self._label(label),
             annotator=str(cells.get("annotator", self.annotator)).strip(),
             source="file",
@@ -345,7 +363,7 @@ class _RowReader:
             note=str(cells.get("note", "")),
         )
 
-    def _id(self, value: object) -> int:
+    def _id(self, value: object, *, was_ours: bool) -> int:
         if value is None:
             raise _RowError("has a label and no id")
         meant = sorted(ids_meant(value, self.asked.ids))
@@ -357,7 +375,10 @@ class _RowReader:
                 "column as a number without decimals"
             )
         is_long = sum(character.isdigit() for character in str(value)) > _DIGITS_OF_A_SPREADSHEET
-        hint = "; a spreadsheet keeps 15 digits of a number, use .jsonl" if is_long else ""
+        if is_long:
+            hint = "; a spreadsheet keeps 15 digits of a number, use .jsonl"
+        else:
+            hint = " by the method that the project has now; tell answers before you change it" if was_ours else ""
         raise _RowError(f"id {value!r} was not asked for{hint}")
 
     def _label(self, value: object) -> int | None:
@@ -459,11 +480,8 @@ def _annotated(data: Mapping[str, Any], annotation: Any, asked: Asked, annotator
     """Return the answer that one annotation is."""
     if not isinstance(annotation, Mapping):
         raise _RowError("an annotation is no object")
-    meant = ids_meant(data.get("al_id"), asked.ids)
-    if len(meant) != 1:
-        raise _RowError(f"al_id {data.get('al_id')!r} was not asked for")
     return Answer(
-        id=meant[0],
+        id=ids_meant(data["al_id"], asked.ids)[0],
         label=None if annotation.get("was_cancelled") else _chosen(annotation, asked.class_names),
         annotator=_annotator(annotation.get("completed_by"), annotators),
         source="label_studio",

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 MOST_UNITS = 32_767
 ROWS_WITH_ALL_CELLS = 16
-FORMULA = re.compile(r"[=+\-@＝＋－＠\t\r]")
+FORMULA = re.compile(r"[\t\r]*[=+\-@＝＋－＠]")  # white space before it may be dropped
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _DATE = re.compile(r"(\d{1,2})[-/](\d{1,2})")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]

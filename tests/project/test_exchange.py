@@ -23,6 +23,7 @@ from al_ray.project.exchange import (
     disarm,
     ids_meant,
     index_of_class,
+    is_told,
     n_cut,
     read_answers,
     rearm,
@@ -126,6 +127,7 @@ cells = st.text(st.one_of(st.sampled_from("=+-@'\", ;|\t\r\n\0a1＝"), st.charac
 def test_the_apostrophes_of_a_cell_are_taken_off_exactly(cell: str) -> None:
     assert rearm(disarm(cell)) == cell
     assert not FORMULA.match(disarm(cell))
+    assert not disarm(cell).startswith(("\t", "\r"))
 
 
 @given(st.lists(cells, min_size=1, max_size=4), st.sampled_from(",;\t|"), st.sampled_from(",;\t|"))
@@ -311,6 +313,10 @@ def test_an_id_stands_for_the_asked_ids_that_a_spreadsheet_may_have_written_so(w
     ("content", "message"),
     [
         ("id,label\n1,bug\n99,bug\n", "row 3: id '99' was not asked for"),
+        (
+            "id,label,batch\n99,bug,1a2b3c4d/0\n",
+            "was not asked for by the method that the project has now; tell answers b",
+        ),
         ("id,label\n1,bgu\n", "row 2: unknown class 'bgu'. Did you mean 'bug'. Known: billing, bug, other"),
         ("id,label\n,bug\n", "row 2: has a label and no id"),
         ("id,label,seconds\n1,bug,-3\n", "row 2: seconds is '-3', not a number of 0 or more"),
@@ -333,6 +339,39 @@ def test_an_id_stands_for_the_asked_ids_that_a_spreadsheet_may_have_written_so(w
 def test_a_row_that_is_no_answer_is_named_and_nothing_is_read(tell: Tell, content: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         tell(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "may_go"),
+    [
+        ({}, True),
+        ({"label": "bug"}, True),
+        ({"label": "other"}, False),
+        ({"label": "bug", "note": "odd"}, False),
+        ({"note": "odd"}, False),
+        ({"batch": "99999999/0"}, False),
+        ({"batch": ""}, False),
+        ({"mine": "a column of my own"}, False),
+    ],
+)
+def test_a_query_may_be_written_over_where_nothing_in_it_would_be_lost(
+    tmp_path: Path, change: dict[str, str], may_go: bool
+) -> None:
+    batch = batch_of("a", "b")
+    written = write_batch(batch, "csv", project="tickets").decode("utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(written, newline="")))
+    rows[0] |= change
+    with (tmp_path / "query.csv").open("w", encoding="utf-8-sig", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    told = [Answer(id=0, label=1, source="file")]
+    assert is_told(tmp_path / "query.csv", asked_of(batch), told) is may_go
+
+
+def test_a_table_of_somebody_is_no_query(tmp_path: Path) -> None:
+    (tmp_path / "pool.csv").write_text("id,text,label\n1,a,\n")
+    assert not is_told(tmp_path / "pool.csv", asked_of(batch_of("a", "b")), [])
 
 
 def test_all_bad_rows_are_named_up_to_a_number(tell: Tell) -> None:
@@ -386,6 +425,7 @@ def test_an_export_of_label_studio_gives_an_answer_for_every_annotation(tell: Te
         exported(5),
         exported(6, annotation("bug"), al_project="another"),
         exported(6, annotation("bug"), al_batch="99999999/0"),
+        exported(99, annotation("bug")),  # of a query before the method changed
         {"id": 1, "data": {"text": "of somebody else"}, "annotations": [annotation("bug")]},
     ]
     reading = tell(json.dumps(tasks), "export.json")
@@ -397,7 +437,7 @@ def test_an_export_of_label_studio_gives_an_answer_for_every_annotation(tell: Te
     assert {each.source for each in reading.answers} == {"label_studio"}
     assert reading.answers[0].at is not None
     assert reading.answers[0].at.isoformat() == "2026-11-30T05:00:00.123000+00:00"
-    assert (reading.n_open, reading.n_others) == (1, 3)
+    assert (reading.n_open, reading.n_others) == (1, 4)
 
 
 def test_of_several_annotations_by_one_person_the_last_counts_whatever_the_order(tell: Tell) -> None:
@@ -415,7 +455,6 @@ def test_a_submission_without_a_class_abstains(tell: Tell) -> None:
     ("tasks", "message"),
     [
         ([exported(4, annotation("bgu"))], "task 1004: unknown class 'bgu'. Did you mean 'bug'"),
-        ([exported(99, annotation("bug"))], "task 1099: al_id 99 was not asked for"),
         ({"tasks": []}, "it must hold a list of tasks"),
         (["text"], "task 1 has no 'data'. Export the project as JSON"),
         ([exported(4, annotation("bug", result=[{"from_name": "label", "value": {"choices": ["bug", "other"]}}]))],

@@ -28,7 +28,7 @@ def run(rng: np.random.Generator, killed: list[int], *arguments: object) -> str:
     """Run a command to its end; now and then it is killed before that while it writes, and started again."""
     words = [str(each) for each in arguments]
     if rng.random() < SHARE_KILLED:
-        moment, n = rng.choice(["before", "after"]), rng.integers(1, 4)
+        moment, n = rng.choice(["before", "after"]), rng.integers(1, 3)
         ended = subprocess.run(
             [sys.executable, "-m", "tests.project.dying", str(n), str(moment), *words],
             cwd=ROOT,

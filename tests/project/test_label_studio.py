@@ -80,7 +80,9 @@ def test_a_query_is_sent_once_and_its_annotations_come_back(
     assert answers[tasks[5]["data"]["al_id"], "user 2"].label == 0
     for task in tasks[7:]:
         server.annotate(task, names[pool.labels[task["data"]["al_id"]]])
-    al_ray(tell, "1")
+    said = al_ray(tell, "1")[1]
+    assert "next:    al-ray ask" in said
+    assert f"--to label-studio --url {URL} --project 1\n" in said
     assert "6 texts to learn from" in al_ray(ask, "1")[1]
     sent = server.tasks[1][10:]
     assert len(sent) == 8
@@ -107,7 +109,7 @@ def test_tasks_of_others_are_left_alone(server: Server, al_ray: Callable[..., tu
     al_ray(ask, "new")
     server.tasks[1].append({"id": 99, "data": {"text": "theirs"}, "annotations": []})
     server.annotate(server.tasks[1][-1], "their class")
-    assert "1 task of other projects left alone" in al_ray(tell, "1")[1]
+    assert "1 task of other projects or methods left alone" in al_ray(tell, "1")[1]
     assert "10 there already" in al_ray(ask, "1")[1]
 
 
