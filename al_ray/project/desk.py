@@ -49,6 +49,10 @@ class Labelled(Protocol):
         """Return the open query, computing it where needed."""
         ...
 
+    def prepare(self) -> None:
+        """Compute what later queries need, while people label this one."""
+        ...
+
     def batch_if_ready(self) -> Batch | None:
         """Return the open query, or None where it has to be computed first."""
         ...
@@ -340,6 +344,11 @@ class Desk:
             self._failure = failure
             self._is_exhausted = failure is None and batch is None
             self._computing_since = None
+        if batch is not None:
+            try:
+                self.project.prepare()
+            except AlRayError as error:
+                _log.warning("the next query cannot be prepared: %s", one_line(error))
 
     def wait(self) -> None:
         """Wait until nothing is being computed."""

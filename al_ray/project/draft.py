@@ -12,7 +12,7 @@ from al_ray.model.recipe import FinetuneRecipe
 from al_ray.project.file import DEFAULTS
 from al_ray.study.spec import CellSpec
 
-_MOST_FOR_TYPICLUST = 20_000  # texts whose clusters take seconds
+_MOST_FOR_TYPICLUST = 2_000  # texts that are read within seconds; nobody waits for the first query of more
 _FEWEST_TO_MEASURE, _MOST_TO_MEASURE = 20, 200
 
 # What a project is to do, in the words of its file: key -> (value, comment), in this order.

@@ -34,7 +34,7 @@ from al_ray.core.types import (
     last_labels,
     listed_ids,
 )
-from al_ray.errors import ConfigError, DataError, ModelError, StorageError
+from al_ray.errors import AlRayError, ConfigError, DataError, ModelError, StorageError
 from al_ray.evaluation import Draws
 from al_ray.loop import learner
 from al_ray.loop.ports import Classifier, Loop
@@ -106,7 +106,7 @@ class Project:
         self._progress: Progress | None = None
         self._is_open_for_writing = False
         self._has_begun = False
-        self._closing = False
+        self._closing = self._is_closing = False
         self._exit = contextlib.ExitStack()
         self._rounds: list[RoundRecord] = []
         self._pending: RoundRecord | None = None
@@ -171,6 +171,7 @@ class Project:
 
     def close(self) -> None:
         """Wait for what is being computed, and let others have the project."""
+        self._is_closing = True
         with self._computing:
             self._exit.close()
             self._is_open_for_writing = False
@@ -246,6 +247,20 @@ class Project:
             if self.batch_if_ready() is None and self.end is None:
                 self._compute()
         return self.batch_if_ready()
+
+    def prepare(self) -> None:
+        """Compute what the next rounds need of the texts, so that nobody waits for what the encoder makes of them.
+
+        A project that is closed meanwhile stops it; what is done is kept.
+
+        Raises:
+            AlRayError: the model or the storage cannot be used.
+        """
+        with self._computing, contextlib.suppress(_ClosedError):
+            try:
+                _ = self.classifier
+            finally:
+                self._progress = None
 
     def batch_if_ready(self) -> Batch | None:
         """Return what is asked for now, or None while the next round has to be computed first, or nothing is left."""
@@ -469,6 +484,11 @@ class Project:
         """The model, on tokens or encodings of the pool; these are computed where they are not stored yet."""
         return make_classifier(self.spec, self._loop, self._pool, self._worker)
 
+    def _ready_classifier(self) -> Classifier:
+        classifier = self.classifier
+        self._progress = Progress(doing="fitting the model and choosing texts")
+        return classifier
+
     @functools.cached_property
     def _pool(self) -> CellPool:
         table = text_table(self.dataset.train)
@@ -490,6 +510,8 @@ class Project:
 
     def _encoded(self, encoding: Encoding, tokens: Callable[[], pa.Table]) -> Any:
         def tell(n_done: int, n: int) -> None:
+            if self._is_closing:
+                raise _ClosedError("the project was closed")
             self._progress = Progress(doing=f"reading {n_done:,} of {n:,} texts", share=n_done / n)
 
         key = f"{encoding.key}-{self.dataset.content_sha256[:16]}-{self.spec.max_tokens}"
@@ -504,8 +526,8 @@ class Project:
                 facts = {"class_names": list(self.class_names), "data": self.dataset.source, "model": self.model.path}
                 self.store.begin(self.spec.to_json(), {**installed_versions(), **facts, **self._worker.place})
                 self._has_begun = True
-            classifier = self.classifier
-            self._progress = Progress(doing="fitting the model and choosing texts")
+            # A first query at random needs nothing of the texts, so that people start while they are being read.
+            classifier: Any = _WhenNeeded(self._ready_classifier)
             queries = SharedQueries(self.store, self._worker, self._answered)
             with SharedRecords(self.store, self._worker, lambda record: None) as records:
                 rounds = learner.run(self._loop, classifier, records, queries)
@@ -583,6 +605,20 @@ class Project:
         # What the model believes is not shown: it would pull the answer towards it, and the estimate up.
         reason = "to measure the model, which does not learn from it"
         return Task(id=id_, text=self.text_of(id_), reason=reason, role="evaluation")
+
+
+class _ClosedError(AlRayError):
+    """The project was closed while something was computed for it."""
+
+
+class _WhenNeeded:
+    """A classifier that is made when something is first asked of it."""
+
+    def __init__(self, make: Callable[[], Classifier]) -> None:
+        self._make = make
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make(), name)
 
 
 def _learner_words(spec: CellSpec) -> str:

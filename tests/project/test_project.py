@@ -1,6 +1,7 @@
 """Projects: what people answer, in whatever order and with whatever interruptions, becomes the rounds of the loop."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from al_ray.core.answers import Answer
 from al_ray.core.types import labeled_after
 from al_ray.errors import ConfigError, DataError, StorageError
+from al_ray.model.encoding import Encoding
 from al_ray.project.project import Project
 from al_ray.project.state import Told
 from al_ray.storage.folder import Folder
@@ -197,6 +199,48 @@ def test_a_pool_is_labelled_to_its_end(pool: Pool, project: MakeProject, tmp_pat
         assert opened.status().n_labeled == 30
     with Project.open(values) as opened:
         assert opened.batch() is None
+
+
+def test_a_first_query_at_random_needs_no_encoder_and_later_ones_are_prepared(
+    pool: Pool, project: MakeProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    encodings = tmp_path / "projects" / "tickets" / "encodings"
+    with Project.open(project()) as opened:
+        assert opened.batch() is not None
+        assert not encodings.exists()
+        opened.prepare()
+        assert len(list(encodings.iterdir())) == 1
+        assert opened.progress is None
+    with Project.open(project()) as opened, monkeypatch.context() as patch:
+        patch.setattr(Encoding, "encoder", lambda *_: pytest.fail("what is stored is not computed again"))
+        opened.prepare()
+
+
+def test_closing_a_project_does_not_wait_for_all_texts_to_be_read(
+    project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_reading, may_read, read = threading.Event(), threading.Event(), Encoding.encoder
+
+    def slow(self: Encoding, device: Any) -> Any:
+        encode = read(self, device)
+        is_reading.set()
+        assert may_read.wait(600)
+        return encode
+
+    monkeypatch.setattr(Encoding, "encoder", slow)
+    opened = Project.open(project())
+    preparing = threading.Thread(target=opened.prepare)
+    preparing.start()
+    assert is_reading.wait(600)
+    closing = threading.Thread(target=opened.close)
+    closing.start()
+    while not opened._is_closing:
+        closing.join(0.01)
+    may_read.set()
+    for thread in (closing, preparing):
+        thread.join(600)
+        assert not thread.is_alive()
+    assert "classifier" not in vars(opened)
 
 
 def test_evaluation_texts_can_be_answered_ahead(pool: Pool, project: MakeProject) -> None:

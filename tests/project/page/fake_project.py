@@ -66,6 +66,9 @@ class FakeProject:
             id=id_, text=self.texts[id_], prediction=prediction, confidence=confidence, reason="margin: a near call"
         )
 
+    def prepare(self) -> None:
+        """Nothing is needed."""
+
     def batch_if_ready(self) -> Batch | None:
         answered = {answer.id for answer in self.answers()}
         query = self._query
