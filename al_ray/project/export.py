@@ -12,7 +12,6 @@ In CSV an apostrophe stands before what a spreadsheet would take for a formula; 
 
 import csv
 import html
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from al_ray.errors import DataError, without_secrets
 from al_ray.model.export import ExportCheck, export_classifier
 from al_ray.model.score import ModelNote
 from al_ray.model.source import ALIASES, ResolvedModel
+from al_ray.project.exchange import disarm
 from al_ray.project.state import Status
 from al_ray.storage.local_files import whole_folder
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 LEAST_TO_CALIBRATE = 30
 N_COMPARED = 64
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _ROLES = {False: "train", True: "evaluation"}
 
 
@@ -224,7 +223,7 @@ def _write_csv(file: Path, table: pa.Table) -> None:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
-        return f"'{value}" if _FORMULA.match(value) else value
+        return disarm(value)
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
