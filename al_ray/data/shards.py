@@ -31,7 +31,10 @@ from al_ray.data.rows import (
 from al_ray.errors import DataError
 from al_ray.storage.address import check_address, hidden, is_uri, shown
 
-SHARD_ROWS = 4096
+# A shard is a number of grains: where each of them begins is found on the way through a file.
+GRAIN_ROWS, MOST_GRAINS = 256, 16
+# In so many shards a pool is cut at least, where they are larger than a grain, so that many processes share it.
+_N_SHARDS = 64
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 # What a column of JSON becomes, by the kinds of its values.
@@ -146,7 +149,7 @@ class ShardedPool:
                       if last - size < end and last > shard.start]  # fmt: skip
             at = ends[groups[0]] - sizes[groups[0]]
             parts = []
-            for batch in parquet.iter_batches(batch_size=SHARD_ROWS, row_groups=groups, use_threads=False):
+            for batch in parquet.iter_batches(batch_size=shard.n_rows, row_groups=groups, use_threads=False):
                 first, last = max(shard.start - at, 0), min(end - at, batch.num_rows)
                 if first < last:
                     parts.append(batch.slice(first, last - first))
@@ -186,7 +189,7 @@ class ShardedPool:
 
 
 def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: None) -> ShardedPool:
-    """Look through the files of a pool and cut them into shards of 4,096 rows.
+    """Look through the files of a pool and cut them into shards of 256 to 4,096 rows, more in larger pools.
 
     Of Parquet the footers are read; CSV and JSONL are read to their ends once, a row at a time, so that a line that is
     broken is told before anything is computed.
@@ -209,7 +212,7 @@ def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: Non
         )
     scan = {".parquet": _scan_parquet, ".csv": _scan_csv, ".jsonl": _scan_jsonl}[formats[0]]
     files: list[PoolFile] = []
-    shards: list[Shard] = []
+    scanned: list[_Found] = []
     columns: tuple[str, ...] = ()
     kinds: dict[str, set[str]] = {}
     for info in infos:
@@ -226,17 +229,7 @@ def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: Non
                 f"{info.path} has other columns than {files[0].path}: {', '.join(map(repr, odd[:5]))}. All files of a "
                 "pool need the same; score them one by one."
             )
-        starts = range(0, found.n_rows, SHARD_ROWS)
-        shards += [
-            Shard(
-                file=len(files),
-                number=i,
-                start=start,
-                n_rows=min(SHARD_ROWS, found.n_rows - start),
-                offset=found.offsets[i] if found.offsets else 0,
-            )
-            for i, start in enumerate(starts)
-        ]
+        scanned.append(found)
         files.append(
             PoolFile(
                 path=info.path,
@@ -246,7 +239,7 @@ def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: Non
                 separator=found.separator,
             )
         )
-    if not shards:
+    if not scanned:
         raise DataError(f"{address} has no rows to score. Give a file or folder with at least one.")
     if formats[0] == ".jsonl":
         columns = tuple(kinds)
@@ -256,9 +249,27 @@ def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: Non
         root=root.rstrip("/"),
         format=formats[0],
         files=tuple(files),
-        shards=tuple(shards),
+        shards=_cut(scanned),
         columns=columns,
         types={name: _TYPES.get(frozenset(found)) for name, found in kinds.items()},
+    )
+
+
+def _cut(files: "Sequence[_Found]") -> tuple[Shard, ...]:
+    """Return the shards of all files, which depend on nothing but their rows."""
+    n_rows = sum(found.n_rows for found in files)
+    n_grains = min(max(n_rows // (GRAIN_ROWS * _N_SHARDS), 1), MOST_GRAINS)
+    size = n_grains * GRAIN_ROWS
+    return tuple(
+        Shard(
+            file=file,
+            number=number,
+            start=number * size,
+            n_rows=min(size, found.n_rows - number * size),
+            offset=found.offsets[number * n_grains] if found.offsets else 0,
+        )
+        for file, found in enumerate(files)
+        for number in range(-(-found.n_rows // size))
     )
 
 
@@ -300,7 +311,7 @@ def _is_hidden(path: str) -> bool:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a look through a file found; ``offsets`` are the bytes at which every 4,096th row begins."""
+    """What a look through a file found; ``offsets`` are the bytes at which each grain of rows begins."""
 
     n_rows: int
     columns: tuple[str, ...]
@@ -332,7 +343,7 @@ def _scan_csv(filesystem: fs.FileSystem, info: fs.FileInfo, kinds: dict[str, set
         _check_names(info.path, header)
         offsets, n_rows, at = [], 0, lines.offset
         for _ in rows:
-            if n_rows % SHARD_ROWS == 0:
+            if n_rows % GRAIN_ROWS == 0:
                 offsets.append(at)
             n_rows, at = n_rows + 1, lines.offset
     return _Found(n_rows, tuple(header), tuple(offsets), separator)
@@ -344,7 +355,7 @@ def _scan_jsonl(filesystem: fs.FileSystem, info: fs.FileInfo, kinds: dict[str, s
         lines = _CountedLines(text, _mark_length(filesystem, info.path))
         at = lines.offset
         for line in lines:
-            if n_rows % SHARD_ROWS == 0:
+            if n_rows % GRAIN_ROWS == 0:
                 offsets.append(at)
             n_rows, at = n_rows + 1, lines.offset
             for name, value in json_object(Path(info.path), n_rows, line.removesuffix("\n")).items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from al_ray.data.looking import is_missing
-from al_ray.data.shards import SHARD_ROWS, Shard, ShardedPool
+from al_ray.data.shards import Shard, ShardedPool
 from al_ray.errors import ConfigError, ExecutionError, StorageError
 from al_ray.model.score import ModelNote
 from al_ray.model.source import ResolvedModel
@@ -70,7 +70,7 @@ class ScoringJob:
                           for each in self.pool.files],
                 "n_rows": self.pool.n_rows,
             },
-            "shard_rows": SHARD_ROWS,
+            "shard_rows": max(shard.n_rows for shard in self.pool.shards),
             "text": self.text,
             "columns": list(self.new_columns),
             "model": {"sha256": self.model.sha256, "settings_sha256": self.model.settings_sha256},

@@ -28,6 +28,22 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_bert(tmp_path_factory.mktemp("models") / "bert")
 
 
+@pytest.fixture(scope="session")
+def classifier(bert: Path) -> Path:
+    """A stock classifier of three classes that nobody has trained."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from al_ray.model.encoder import quiet
+
+    folder = bert.with_name("classifier")
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForSequenceClassification.from_pretrained(bert, num_labels=3).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def study(tmp_path: Path, bert: Path) -> Callable[..., Path]:
     """Return a function that writes a study of tiny cells and gives its path."""

@@ -15,21 +15,6 @@ from tests.docs.pages import ROOT
 Invoke = Callable[..., Outcome]
 
 
-@pytest.fixture(scope="session")
-def classifier(bert: Path) -> Path:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from al_ray.model.encoder import quiet
-
-    folder = bert.with_name("classifier")
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        AutoModelForSequenceClassification.from_pretrained(bert, num_labels=3).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
     rows = [f'{i};"the goal, {i} match";x\r\n' for i in range(20)]

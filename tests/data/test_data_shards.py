@@ -19,7 +19,7 @@ TEXTS = [f'text {i}; with "quotes",\nlines and é' if i % 3 else f"plain {i}" fo
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "SHARD_ROWS", 4)
+    monkeypatch.setattr(shards, "GRAIN_ROWS", 4)
 
 
 def rows(pool: ShardedPool) -> list[dict[str, Any]]:
@@ -63,6 +63,17 @@ def test_a_parquet_file_is_cut_across_its_row_groups(tmp_path: Path, group: int)
     assert [shard.n_rows for shard in pool.shards] == [4, 4, 4, 4, 4, 4, 1]
     assert rows(pool) == table.to_pylist()
     assert pool.read(pool.shards[3]).schema == table.schema
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(60, {4}), (1030, {16, 6}), (100_000, {64, 32})])
+def test_a_larger_pool_has_larger_shards_up_to_a_limit(tmp_path: Path, n: int, sizes: set[int]) -> None:
+    (tmp_path / "pool.csv").write_text("id\n" + "".join(f"{i}\n" for i in range(n)))
+    pool = shard_pool(str(tmp_path / "pool.csv"))
+    assert {shard.n_rows for shard in pool.shards} == sizes
+    assert pool.n_rows == n
+    for shard in (pool.shards[0], pool.shards[len(pool.shards) // 2], pool.shards[-1]):
+        found = [int(row["id"]) for row in pool.read(shard).to_pylist()]
+        assert found == list(range(shard.start, shard.start + shard.n_rows))
 
 
 def test_json_keeps_its_kinds_and_one_kind_a_column_in_all_shards(tmp_path: Path) -> None:

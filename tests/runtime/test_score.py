@@ -17,7 +17,6 @@ from al_ray.data.shards import shard_pool
 from al_ray.errors import ConfigError, DataError, ExecutionError, StorageError
 from al_ray.model.score import ModelNote
 from al_ray.model.source import resolve_model
-from al_ray.runtime import score
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.score import MANIFEST, ScoringActors, ScoringJob, ShardScored, check_job, score_here, score_on_ray
 from al_ray.storage.folder import Folder
@@ -48,8 +47,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (shards, score):
-        monkeypatch.setattr(module, "SHARD_ROWS", 4)
+    monkeypatch.setattr(shards, "GRAIN_ROWS", 4)
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from al_ray.storage import local_files, outages
-from tests.cli.conftest import al_ray, bert, study
+from tests.cli.conftest import al_ray, bert, classifier, study
 from tests.proxy import Proxy
 
-__all__ = ["al_ray", "bert", "study"]
+__all__ = ["al_ray", "bert", "classifier", "study"]
 
 SECRET = "SECRETxNOBODYxSEES"
 _numbers = count()
