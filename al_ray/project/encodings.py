@@ -1,12 +1,13 @@
 """Stored encodings of a project's pool: computed once, in parts, so that a kill loses a part at most."""
 
-import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from al_ray.errors import StorageError
 from al_ray.model.encoding import ENCODED_ROWS, Encoding, blocks_of
@@ -15,6 +16,7 @@ from al_ray.storage.folder import Folder
 if TYPE_CHECKING:
     import torch
 
+_NAME = "encoded"
 BLOCKS_OF_A_PART = 8
 """Blocks of texts in one file: 8,192 texts, 12 MiB of a small encoder's embeddings."""
 
@@ -51,7 +53,7 @@ def stored_encoding(
     parts: list[npt.NDArray[Any]] = []
     encode = None
     for number, start in enumerate(starts):
-        name = f"{key}-{number:04d}-of-{len(starts):04d}.npy"
+        name = f"{key}-{number:04d}-of-{len(starts):04d}.safetensors"
         stored = folder.read(name)
         if stored is None:
             if encode is None:
@@ -61,22 +63,16 @@ def stored_encoding(
                 tell(start + len(done) * ENCODED_ROWS, n_texts)
                 done.append(encode(block))
             part = np.concatenate(done)
-            folder.write(name, _bytes_of(part), "an encoding of the texts")
+            folder.write(name, save({_NAME: part}), "an encoding of the texts")
         else:
             part = _array_of(stored, folder.where(name))
         parts.append(part)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _bytes_of(array: npt.NDArray[Any]) -> bytes:
-    sink = io.BytesIO()
-    np.save(sink, array, allow_pickle=False)
-    return sink.getvalue()
-
-
 def _array_of(data: bytes, where: str) -> npt.NDArray[Any]:
     try:
-        array: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array: npt.NDArray[Any] = load(data)[_NAME]
+    except (SafetensorError, KeyError) as error:
         raise StorageError(f"{where} is damaged: {error}. Delete it; it is computed again.") from None
     return array

@@ -329,3 +329,21 @@ def test_a_project_that_cannot_be_is_refused_before_anything_is_written(
 def test_the_learner_may_stand_beside_the_models_name(project: MakeProject, encoder: Path) -> None:
     with Project.open(project(model={"name": str(encoder), "frozen_layers": 1, "epochs": 2})) as opened:
         assert (opened.spec.finetune.frozen_layers, opened.spec.finetune.epochs) == (1, 2)
+
+
+def test_a_damaged_encoding_is_named_with_what_to_do_and_the_advice_works(
+    pool: Pool, project: MakeProject, tmp_path: Path
+) -> None:
+    with Project.open(project()) as opened:
+        opened.prepare()
+    (file,) = (tmp_path / "projects" / "tickets" / "encodings").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    with (
+        Project.open(project()) as opened,
+        pytest.raises(StorageError, match=r"safetensors is damaged: .* Delete it; it is computed again"),
+    ):
+        opened.prepare()
+    file.unlink()
+    with Project.open(project()) as opened:
+        opened.prepare()
+    assert file.exists()
