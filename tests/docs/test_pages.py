@@ -57,7 +57,11 @@ def test_every_path_that_a_page_names_is_there(name: str) -> None:
 
 @every_page
 def test_every_module_that_a_page_names_is_there(name: str) -> None:
-    there = {path.name for folder in ("al_ray", "pipelines", "tests", "docs") for path in (ROOT / folder).rglob("*.py")}
+    there = {
+        path.name
+        for folder in ("al_ray", "pipelines", "tests", "docs", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+    }
     named = set(re.findall(r"\b\w+\.py\b", text_of(name)))
     assert named <= there | {path.rpartition("/")[2] for path in MADE_UP}
 
