@@ -113,7 +113,9 @@ def _option(plugin: Any) -> Any:
 def _recipe_option(recipe: FinetuneRecipe) -> dict[str, Any]:
     """Return the shortest option that builds a recipe."""
     stored = recipe.to_json()
-    kept = {key: stored[key] for key in ("frozen_layers", "solver", "lora") if stored.get(key) not in (0, None)}
+    usual_kind = FinetuneRecipe.of({"frozen_layers": "all"}).to_json() | {"frozen_layers": 0, "lora": None}
+    kinds = ("frozen_layers", "solver", "lora")
+    kept = {key: stored[key] for key in kinds if key in stored and stored[key] != usual_kind[key]}
     usual = FinetuneRecipe.of(kept).to_json()
     return {**kept, **{key: value for key, value in stored.items() if key not in kept and usual.get(key) != value}}
 
