@@ -71,7 +71,10 @@ class ActiveTesting(Evaluation):
         is_known = ~np.isnan(losses)
         if not is_known.any():
             return None
-        weights = lure_weights(drawn.proposals, n_test_pool)
+        # The weights are right for all draws together, so that those behind the last answer have not happened yet.
+        n_drawn = int(np.flatnonzero(is_known)[-1]) + 1
+        losses, is_known = losses[:n_drawn], is_known[:n_drawn]
+        weights = lure_weights(drawn.proposals[:n_drawn], n_test_pool)
         weighted = weights * np.where(is_known, losses, 0.0)
         total = 1.0 if is_known.all() else max(float((weights * is_known).mean()), 1 / n_test_pool)
         value = min(max(float(weighted.mean()) / total, 0.0), 1.0)

@@ -66,7 +66,7 @@ def _gains(
     # The shared part of the errors moves the whole curve: its covariance is inverted in closed form.
     own = errors**2 * (1 - _SHARED) + _WOBBLE**2
     precision = 1 / own
-    shared = float((errors**2).mean() * _SHARED)
+    shared = max(float((errors**2).mean() * _SHARED), 1e-12)
     weighted = residual @ precision
     chi2 = (residual**2) @ precision - weighted**2 / (1 / shared + precision.sum())
     weights = np.exp(-0.5 * (chi2 - chi2.min()))

@@ -150,6 +150,27 @@ def test_lure_is_unbiased_over_all_orders_of_drawing_and_the_plain_mean_is_not()
         assert (n_drawn == 5) == (plain == pytest.approx(losses.mean(), abs=1e-3))
 
 
+def test_draws_that_have_no_answer_yet_leave_the_estimate_unbiased() -> None:
+    losses, expected = np.array([0.0, 1.0, 0.3, 0.9, 0.1]), np.array([0.1, 0.8, 0.4, 0.6, 0.2])
+    evaluation = evaluations.build({"name": "active_testing", "n": 5})
+    mean = total = 0.0
+    for order in itertools.permutations(range(5), 4):
+        left, chance, proposals = list(range(5)), 1.0, []
+        for pick in order:
+            proposals.append(expected[pick] / expected[left].sum())
+            chance *= proposals[-1]
+            left.remove(pick)
+        answered = np.array([*losses[list(order[:2])], np.nan, np.nan])
+        found = evaluation.estimate(Draws(ids=np.array(order), proposals=np.array(proposals)), answered, 5)
+        weights = lure_weights(np.array(proposals[:2]), 5)
+        assert found is not None
+        assert found.value == pytest.approx(min(max(float((weights * answered[:2]).mean()), 0), 1))
+        mean += chance * float((weights * answered[:2]).mean())
+        total += chance
+    assert total == pytest.approx(1)
+    assert mean == pytest.approx(losses.mean())
+
+
 def errors_of(sharpness: float, n_draws: int = 1000, size: int = 60) -> dict[str, np.ndarray]:
     """Draw again and again from one test pool: errors of LURE, of the plain mean, and of a random sample."""
     ids, probs, losses = pool_of(400, seed=5, sharpness=sharpness)
