@@ -1,15 +1,13 @@
 """A small pool to label, its hidden answers, and a tiny encoder."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from al_ray.data import resolve_dataset
 from tests.model import tiny
-from tests.project.simulated import Pool
+from tests.project.simulated import Pool, ticket_pool
 
 
 @pytest.fixture(scope="session")
@@ -20,20 +18,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     """Write 160 tickets without labels, and the same ones with labels beside a test split, for a study of them."""
-    folder = tmp_path_factory.mktemp("pool")
-    dataset = resolve_dataset({"name": "tickets", "n_train": 200, "n_test": 40})
-    texts, labels = list(dataset.train.texts)[:160], dataset.train.labels[:160].tolist()
-    names = list(dataset.class_names)
-    tested = zip(dataset.test.texts, dataset.test.labels.tolist(), strict=True)
-    tables = {
-        "pool.csv": [["text"], *([text] for text in texts)],
-        "train.csv": [["text", "label"], *([text, names[c]] for text, c in zip(texts, labels, strict=True))],
-        "test.csv": [["text", "label"], *([text, names[c]] for text, c in tested)],
-    }
-    for name, rows in tables.items():
-        with (folder / name).open("w", encoding="utf-8", newline="") as out:
-            csv.writer(out).writerows(rows)
-    return Pool(folder=folder, class_names=tuple(names), labels=dict(enumerate(labels)))
+    return ticket_pool(tmp_path_factory.mktemp("pool"), 160)
 
 
 @pytest.fixture

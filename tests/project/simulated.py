@@ -1,5 +1,6 @@
 """Simulated annotators, who answer by hidden labels, and the ground-truth cell that they have to agree with."""
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from al_ray.api import run
 from al_ray.core.answers import Answer
 from al_ray.core.types import RoundRecord
+from al_ray.data import resolve_dataset
 from al_ray.project.project import Project
 from al_ray.project.state import Task
 from al_ray.records.study import StudyStore
@@ -33,6 +35,23 @@ class Pool:
     def answers(self, tasks: Iterable[Task], annotator: str = "ada") -> list[Answer]:
         """Answer tasks by the hidden labels."""
         return [Answer(id=task.id, label=self.labels[task.id], annotator=annotator, source="file") for task in tasks]
+
+
+def ticket_pool(folder: Path, n: int) -> Pool:
+    """Write some tickets without labels, and the same ones with labels beside a test split, for a study of them."""
+    dataset = resolve_dataset({"name": "tickets", "n_train": max(200, n), "n_test": 40})
+    texts, labels = list(dataset.train.texts)[:n], dataset.train.labels[:n].tolist()
+    names = list(dataset.class_names)
+    tested = zip(dataset.test.texts, dataset.test.labels.tolist(), strict=True)
+    tables = {
+        "pool.csv": [["text"], *([text] for text in texts)],
+        "train.csv": [["text", "label"], *([text, names[c]] for text, c in zip(texts, labels, strict=True))],
+        "test.csv": [["text", "label"], *([text, names[c]] for text, c in tested)],
+    }
+    for name, rows in tables.items():
+        with (folder / name).open("w", encoding="utf-8", newline="") as out:
+            csv.writer(out).writerows(rows)
+    return Pool(folder=folder, class_names=tuple(names), labels=dict(enumerate(labels)))
 
 
 def ground_truth(pool: Pool, values: Mapping[str, Any], storage: Path, n_rounds: int) -> list[RoundRecord]:

@@ -85,6 +85,7 @@ function render() {
   if (!task) {
     state.shown = null;
     $("text").textContent = "";
+    delete $("text").dataset.id;
     renderPause();
     return;
   }
@@ -92,6 +93,7 @@ function render() {
   if (isNew) {
     const text = visible(task.text);
     $("text").textContent = text;
+    $("text").dataset.id = task.id;
     $("text").classList.toggle("long", text.length > LONG);
     $("text").scrollTop = 0;
     state.lookedMs = 0;
