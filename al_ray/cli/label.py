@@ -51,7 +51,6 @@ def label(
             console.print(f"nothing more is asked: {one_line(status.end)}.")
         if desk.is_computing:
             console.print("The next texts are being chosen, which is waited for; Ctrl-C again leaves at once.")
-            desk.wait()
 
 
 def _has_display() -> bool:

@@ -349,9 +349,3 @@ class Desk:
                 self.project.prepare()
             except AlRayError as error:
                 _log.warning("the next query cannot be prepared: %s", one_line(error))
-
-    def wait(self) -> None:
-        """Wait until nothing is being computed."""
-        thread = self._thread
-        if thread is not None:
-            thread.join()
