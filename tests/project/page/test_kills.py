@@ -19,7 +19,7 @@ from tests.project.page.serving import Client
 from tests.project.simulated import Pool, asked, ground_truth, ticket_pool
 
 ROOT = Path(__file__).parents[3]
-N_KILLS = int(os.environ.get("AL_RAY_KILLS", "10"))
+N_KILLS = int(os.environ.get("AL_RAY_KILLS", "4"))
 LONGEST_LIFE_S, LONGEST_THOUGHT_S = 0.6, 0.08
 
 
