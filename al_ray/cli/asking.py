@@ -1,5 +1,6 @@
 """Asking for what a file does not say: columns, names, and where to write."""
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,3 +85,21 @@ def token_counter(console: Console) -> Callable[[Sequence[str]], Iterable[int]]:
 def rows_have(n: int) -> str:
     """Begin a sentence about so many rows."""
     return "1 row has" if n == 1 else f"{n:,} rows have"
+
+
+def write_draft(file: Path, text: str) -> None:
+    """Write a drafted file.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}. Name another file with --out.") from None
+
+
+def say_next(console: Console, file: Path, *command: str) -> None:
+    """Print what was written, and what comes next."""
+    console.print(f"\nwritten: {file}", highlight=False, soft_wrap=True)
+    console.print(f"next:    al-ray {shlex.join(command)}", highlight=False, soft_wrap=True)

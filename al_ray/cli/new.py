@@ -1,7 +1,6 @@
 """``al-ray new``: from a file of labelled texts to a study of it."""
 
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from al_ray.cli.asking import Asker, asked_column, free_file, names_in, rows_have, token_counter
+from al_ray.cli.asking import Asker, asked_column, free_file, names_in, rows_have, say_next, token_counter, write_draft
 from al_ray.cli.new_project import Wanted, new_project
 from al_ray.cli.run import user_errors
 from al_ray.core.types import TextDataset
@@ -89,13 +88,9 @@ def new(
         sizes = fitting_sizes(len(dataset.train), dataset.n_classes, findings)
         written = draft_study(looked.name, looked.source, dataset, findings, sizes, str(file))
         load_study(read_yaml(file.name, written))
-        try:
-            file.write_text(written, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{file} cannot be written: {error.strerror}. Name another file with --out.") from None
+        write_draft(file, written)
         _say(console, looked, dataset, findings, sizes)
-        console.print(f"\nwritten: {file}", highlight=False, soft_wrap=True)
-        console.print(f"next:    al-ray run {shlex.quote(str(file))} --plan", highlight=False, soft_wrap=True)
+        say_next(console, file, "run", str(file), "--plan")
 
 
 @dataclass(frozen=True, kw_only=True)

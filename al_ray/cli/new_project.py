@@ -1,6 +1,5 @@
 """``al-ray new --project``: from texts without labels to a project file."""
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from al_ray.cli.asking import Asker, asked_column, free_file, names_in, rows_have, token_counter
+from al_ray.cli.asking import Asker, asked_column, free_file, names_in, rows_have, say_next, token_counter, write_draft
 from al_ray.core.types import TextDataset
 from al_ray.data.files import PathSource, split_files
 from al_ray.data.looking import (
@@ -92,13 +91,9 @@ def new_project(console: Console, asker: Asker, wanted: Wanted, *, skip_unusable
     about = f"{len(dataset.train):,} texts, {n_known:,} of them with a label. A path starts where al-ray is called."
     written = draft_project(name, data, classes, settings, str(file), about)
     load_project(read_yaml(file.name, written))
-    try:
-        file.write_text(written, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}. Name another file with --out.") from None
+    write_draft(file, written)
     _say(console, path, dataset, findings, max_tokens)
-    console.print(f"\nwritten: {file}", highlight=False, soft_wrap=True)
-    console.print(f"next:    al-ray label {shlex.quote(str(file))}", highlight=False, soft_wrap=True)
+    say_next(console, file, "label", str(file))
 
 
 def _has_tables(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from al_ray.data.files import PathSource
 from al_ray.errors import ConfigError, unknown_name
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.registry import LARGEST, describe, validation_words
-from al_ray.study.file import SLUG, read_yaml
+from al_ray.study.file import SLUG, read_yaml_file
 from al_ray.study.spec import CellSpec, make_spec
 
 # What a project does where its file is silent. The learner is the one that keeps nobody waiting.
@@ -162,21 +162,10 @@ def load_project(project: "str | os.PathLike[str] | Mapping[str, Any] | ProjectF
         return project
     if isinstance(project, Mapping):
         return ProjectFile(**{str(key): value for key, value in project.items()})
-    file = Path(os.fspath(project)).expanduser()
-    where = os.fspath(project)
-    if not file.is_file():
-        raise ConfigError(
-            f"project file {where!r} is not there{'' if file.is_absolute() else f' in {Path.cwd()}'}. Write one with "
-            "'al-ray new --project DATA'."
-        )
-    try:
-        values = read_yaml(where, file.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{where} is no UTF-8 text. Save it as UTF-8.") from None
-    except OSError as error:
-        raise ConfigError(f"{where} cannot be read: {error.strerror}.") from None
+    where = Path(os.fspath(project)).name
+    values = read_yaml_file(os.fspath(project), "project")
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} holds no keys. A project file has 'project', 'data' and 'classes'.")
     if "study" in values and "project" not in values:
-        raise ConfigError(f"{where} is a study file. Run it with 'al-ray run {where}'.")
+        raise ConfigError(f"{where} is a study file. Run it with 'al-ray run {os.fspath(project)}'.")
     return ProjectFile(where, **{str(key): value for key, value in values.items()})

@@ -306,53 +306,57 @@ def load_study(study: "str | os.PathLike[str] | Mapping[str, Any] | Study") -> S
         return study
     if isinstance(study, Mapping):
         return Study(**{str(key): value for key, value in study.items()})
-    path = os.fspath(study)
-    file = Path(path)
-    values = read_yaml(file.name, _text(path))
+    file = Path(os.fspath(study))
+    values = read_yaml_file(os.fspath(study), "study")
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds a {type(values).__name__}"
         raise ConfigError(f"{file.name} {found}, a study is a mapping with 'study' and 'grid'.")
     return Study(file.name, **{str(key): value for key, value in values.items()})
 
 
-def _text(path: str) -> str:
-    """Return what a study file holds.
+def read_yaml_file(path: str, kind: str) -> Any:
+    """Return what a study file, or a file like it, holds.
+
+    Args:
+        path: of the file.
+        kind: of the file, for messages: ``study`` or ``project``.
 
     Raises:
-        ConfigError: it is not there, is no file, too large, or not UTF-8.
+        ConfigError: it is not there, is no file, too large, not UTF-8, or no YAML.
     """
     if not path.strip():
-        raise ConfigError(f"STUDY.yaml is {path!r}. Name a study file.")
+        raise ConfigError(f"{kind.upper()}.yaml is {path!r}. Name a {kind} file.")
     if is_uri(path):
-        raise ConfigError(f"{shown(path)!r} is an address, and a study file is read from a disk. Copy it here first.")
+        raise ConfigError(f"{shown(path)!r} is an address, and a {kind} file is read from a disk. Copy it here first.")
     file = Path(path)
     if os.path.isdir(file):
         inside = ", ".join(str(file / name) for name in _study_files(file)[:5])
-        raise ConfigError(f"{path!r} is a folder. Name a study file{f' in it: {inside}' if inside else ''}.")
+        raise ConfigError(f"{path!r} is a folder. Name a {kind} file{f' in it: {inside}' if inside else ''}.")
     if not os.path.isfile(file):  # also of a name that is too long
-        pipe = f"{path!r} is a pipe or a device. Save the study in a file, and name that."
-        raise ConfigError(pipe if os.path.exists(file) else _no_file(file))
+        pipe = f"{path!r} is a pipe or a device. Save the {kind} in a file, and name that."
+        raise ConfigError(pipe if os.path.exists(file) else _no_file(file, kind))
     try:
         size = file.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise ConfigError(f"{file.name} has {size:,} bytes, a study file has at most {MAX_FILE_BYTES:,}.")
+            raise ConfigError(f"{file.name} has {size:,} bytes, a {kind} file has at most {MAX_FILE_BYTES:,}.")
         content = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path!r} cannot be read: {error.strerror}. Make it readable.") from None
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(
             f"{file.name} is not UTF-8 at line {line}, byte {error.start:,} (0x{content[error.start]:02x}). "
             "Save it as UTF-8."
         ) from None
+    return read_yaml(file.name, text)
 
 
-def _no_file(file: Path) -> str:
-    """Word that a study file is not there, with the nearest one that is."""
+def _no_file(file: Path, kind: str) -> str:
+    """Word that a file is not there, with the nearest one that is."""
     folder = Path(os.path.abspath(file)).parent
-    said = f"there is no study file {file.name!r} in {folder}."
+    said = f"there is no {kind} file {file.name!r} in {folder}."
     if not folder.is_dir():
         return f"{said[:-1]}, nor that folder. Correct the path; it starts at {Path.cwd()} unless it is absolute."
     near = difflib.get_close_matches(file.name, _study_files(folder), n=1)

@@ -12,6 +12,7 @@ from al_ray.core.answers import Answer
 from al_ray.core.types import labeled_after
 from al_ray.errors import ConfigError, DataError, StorageError
 from al_ray.model.encoding import Encoding
+from al_ray.project.file import load_project
 from al_ray.project.project import Project
 from al_ray.project.state import Told
 from al_ray.storage.folder import Folder
@@ -347,3 +348,21 @@ def test_a_damaged_encoding_is_named_with_what_to_do_and_the_advice_works(
     with Project.open(project()) as opened:
         opened.prepare()
     assert file.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tickts.yaml", None, r"there is no project file 'tickts.yaml' in .* Did you mean '.*tickets.yaml'\?"),
+        ("tickets.yaml", "project: a: b", "tickets.yaml is not YAML"),
+        ("tickets.yaml", "- 1", "tickets.yaml holds no keys. A project file has 'project', 'data' and 'classes'"),
+        ("tickets.yaml", "study: x\ngrid: []", "tickets.yaml is a study file. Run it with 'al-ray run"),
+        ("tickets.yaml", "project: x\nclasses: [a, b]", "data"),
+    ],
+)
+def test_a_file_that_is_no_project_is_named_with_what_to_do(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    (tmp_path / "tickets.yaml").write_text(content or "project: x", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_project(tmp_path / name)
