@@ -62,6 +62,11 @@ class AnswerStore:
         with self._lock:
             return list(self._answers)
 
+    def ids(self) -> set[int]:
+        """Return the ids that have an answer."""
+        with self._lock:
+            return {id_ for id_, _ in self._last}
+
     def add(self, answers: Sequence[Answer]) -> tuple[list[Answer], list[Answer]]:
         """Record answers; when this returns they are durable.
 
