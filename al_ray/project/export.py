@@ -60,6 +60,7 @@ class ExportFacts:
         method: how texts were chosen, in words.
         learner: how the model is fitted, in words.
         max_tokens: texts are cut to this many tokens.
+        n_members: models that were asked and measured together, of which the first is exported.
         status: how far the project is.
         fingerprint: of the cell that the project is.
         spec: of that cell, as JSON.
@@ -79,6 +80,7 @@ class ExportFacts:
     method: str
     learner: str
     max_tokens: int
+    n_members: int = 1
     status: Status
     fingerprint: str
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -292,7 +294,15 @@ def _quality(facts: ExportFacts) -> str:
     return (
         f"## Quality\n\nEstimated accuracy on texts like those of the pool: **{last.accuracy:.1%}**, 95 % interval "
         f"{last.low:.1%} to {last.high:.1%}{of}. It rests on {_n(last.n_evaluated, 'answer')}, and was estimated "
-        f"{_plain(status.how_estimated)}."
+        f"{_plain(status.how_estimated)}.{_of_ensemble(facts)}"
+    )
+
+
+def _of_ensemble(facts: ExportFacts) -> str:
+    if facts.n_members == 1:
+        return ""
+    return (
+        f" An ensemble of {facts.n_members} models was measured; this is the first of them, and may be less accurate."
     )
 
 

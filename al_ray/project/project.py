@@ -404,6 +404,7 @@ class Project:
             method=Method.of(spec).name,
             learner=_learner_words(spec),
             max_tokens=spec.max_tokens,
+            n_members=spec.confidence.sampling.n_members,
             status=replace(self.status(), n_labeled=len(labeled)),
             fingerprint=self.store.fingerprint,
             spec=spec.to_json(),

@@ -28,7 +28,7 @@ from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import tokenize_table
 from al_ray.model.worker import SingleProcess
 from al_ray.project.exchange import rearm
-from al_ray.project.export import ExportFacts, export_project
+from al_ray.project.export import ExportFacts, export_project, model_card
 from al_ray.project.project import Project
 from al_ray.project.state import CurvePoint, Status
 from al_ray.runtime.score import ScoringJob, check_job, score_here
@@ -243,6 +243,12 @@ def test_a_card_without_an_estimate_says_so(tmp_path: Path, classifier: FrozenCl
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "Not known: not estimated: the project file says 'evaluation: none'." in text
     assert "Nobody has measured it." in text
+
+
+def test_a_card_says_that_an_ensemble_was_measured_and_one_model_of_it_exported(model: ResolvedModel) -> None:
+    said = "An ensemble of 5 models was measured; this is the first of them"
+    assert said in model_card(facts(n_members=5), model, "not calibrated")
+    assert "ensemble" not in model_card(facts(), model, "not calibrated")
 
 
 def test_nothing_to_export_and_a_full_folder_are_refused(
