@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+GIVEN = "given"
+"""Source of a label that the data had from the start."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -34,18 +37,26 @@ def aggregate(answers: Iterable[Answer]) -> dict[int, int | None]:
     """Return the label that fitting sees of every answered example: None where nobody named a class.
 
     Of each annotator the last answer counts, so that a mind may be changed. Among annotators the class named by most
-    counts, and of several such the one that was named first. An abstention names no class.
+    counts, and of several such the one that the data had, or else that was named first. An abstention names no class.
+    A label that the data had also counts as long as nobody names a class.
 
     Args:
         answers: in the order in which they were given.
     """
     last: dict[int, dict[str, int | None]] = {}
+    given: dict[int, int | None] = {}
     for answer in answers:
-        last.setdefault(answer.id, {})[answer.annotator] = answer.label
-    return {id_: _majority(said) for id_, said in last.items()}
+        if answer.source == GIVEN:
+            given[answer.id] = answer.label
+        else:
+            last.setdefault(answer.id, {})[answer.annotator] = answer.label
+    return {id_: _label(last.get(id_, {}), given.get(id_)) for id_ in dict.fromkeys([*given, *last])}
 
 
-def _majority(said: Mapping[str, int | None]) -> int | None:
-    """Return the class that most annotators named; of equals the first, as a dict keeps the order of first answers."""
+def _label(said: Mapping[str, int | None], given: int | None) -> int | None:
+    """Return the class that most annotators named; of equals the given one or the first, as a dict keeps the order."""
     counts = Counter(label for label in said.values() if label is not None)
-    return counts.most_common(1)[0][0] if counts else None
+    if not counts:
+        return given
+    label, most = counts.most_common(1)[0]
+    return given if given is not None and counts[given] == most else label

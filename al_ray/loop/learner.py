@@ -277,8 +277,9 @@ class _Cell:
         return self.loop.confidence.calibrate(outputs, labeled.labels[np.searchsorted(labeled.ids, outputs.ids)])
 
     def _features_of_first_model(self) -> FloatArray:
-        """Fine-tune the model of round 1 again; a resumed cell gets the same one."""
-        self.classifier.finetune(labeled_after(self.rounds[:1]), round_index=1)
+        """Fine-tune the first model again, that of the round before which something had a label first."""
+        first = next(n for n in range(1, len(self.rounds) + 1) if len(labeled_after(self.rounds[:n])))
+        self.classifier.finetune(labeled_after(self.rounds[:first]), round_index=first)
         features = self.classifier.predict("pool", self.loop.truth.ids, with_features=True).features
         assert features is not None
         return features
@@ -362,9 +363,10 @@ class _Cell:
             log_probs = predictions.predict("pool", ids)
             predicted = log_probs.argmax(axis=1)
             now.metrics["stop_set_entropy"] = float(entropy(log_probs).mean())
-            if now.index > 1:
-                before = self.records.arrays(now.index - 1)["stop_set"]["predicted"]
-                changed, kappa = agreement(before, predicted, self.loop.n_classes)
+            # The round before has none where it had no model: it was the first, or nobody had named a class yet.
+            before = self.records.arrays(now.index - 1).get("stop_set")
+            if before is not None:
+                changed, kappa = agreement(before["predicted"], predicted, self.loop.n_classes)
                 now.metrics |= {"stop_set_changed": changed, "stop_set_kappa": kappa}
             now.arrays["stop_set"] = {"id": ids, "predicted": predicted}
 

@@ -55,44 +55,57 @@ class AnswerStore:
         self._check_texts()
         self._answers = [self._answer(row) for row in self._rows]
         self._last = {(each.id, each.annotator): each for each in self._answers}
+        self._said = {_said(each) for each in self._answers}
 
     def all(self) -> list[Answer]:
         """Return every answer, oldest first."""
         with self._lock:
             return list(self._answers)
 
+    def ids(self) -> set[int]:
+        """Return the ids that have an answer."""
+        with self._lock:
+            return {id_ for id_, _ in self._last}
+
     def add(self, answers: Sequence[Answer]) -> tuple[list[Answer], list[Answer]]:
         """Record answers; when this returns they are durable.
 
         Returns:
             those that were added, and those that were there already: the annotator's last answer to that text is the
-            same class, with the same note or without one.
+            same class, with the same note or without one; or the same answer, of the same time, is among the earlier
+            ones, as where all that a server has is fetched again.
 
         Raises:
-            StorageError: they cannot be written; none of those not yet written counts.
+            StorageError: they cannot be written; those of the files that were written before count, no others.
         """
         with self._lock:
             last, added, same = ChainMap({}, self._last), list[Answer](), list[Answer]()
             for answer in answers:
                 key = (answer.id, answer.annotator)
                 before = last.get(key)
-                if before is not None and before.label == answer.label and answer.note in ("", before.note):
+                is_last = before is not None and before.label == answer.label and answer.note in ("", before.note)
+                if is_last or (answer.at is not None and _said(answer) in self._said):
                     same.append(answer)
                 else:
                     added.append(answer)
                     last[key] = answer
+            start, end = len(self._rows), len(self._rows) + len(added)
             rows = [self._row(answer) for answer in added]
-            start = len(self._rows)
-            n_files_before = start // ROWS_OF_A_FILE
             everything = self._rows + rows
-            for number in range(n_files_before, -(-len(everything) // ROWS_OF_A_FILE) if rows else n_files_before):
+            for number in range(start // ROWS_OF_A_FILE, -(-end // ROWS_OF_A_FILE) if added else 0):
                 part = everything[number * ROWS_OF_A_FILE : (number + 1) * ROWS_OF_A_FILE]
                 content = {"format": FORMAT, "rows": part, "sha256": fingerprint(part)}
                 self._folder.write(_file(number), json_file(content, indent=None), "the answers")
-            self._rows = everything
-            self._answers += added
-            self._last.update(last.maps[0])
+                written = slice(len(self._rows) - start, (number + 1) * ROWS_OF_A_FILE - start)
+                self._keep(rows[written], added[written])
         return added, same
+
+    def _keep(self, rows: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> None:
+        """Count what a file holds by now: where the next file fails, it stays, and is not written over."""
+        self._rows += rows
+        self._answers += answers
+        self._last.update({(answer.id, answer.annotator): answer for answer in answers})
+        self._said.update(map(_said, answers))
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         where = self._folder.where(name)
@@ -153,6 +166,11 @@ class AnswerStore:
             at=datetime.fromisoformat(row["at"]),
             note=row["note"],
         )
+
+
+def _said(answer: Answer) -> tuple[Any, ...]:
+    """Return what makes an answer the same one when it comes again."""
+    return answer.id, answer.annotator, answer.label, answer.at, answer.source, answer.note
 
 
 def _file(number: int) -> str:

@@ -56,10 +56,11 @@ class ExportFacts:
         answers: all of them in the order in which they were given, labels that the data had included.
         labels: id -> class index of every answered text; None where nobody named a class.
         evaluation_ids: texts that measure the model and that it never learned from.
-        is_random: whether these were drawn at random, so that a temperature may be fitted to them.
+        random_ids: those of them that were drawn at random, so that a temperature may be fitted to them.
         method: how texts were chosen, in words.
         learner: how the model is fitted, in words.
         max_tokens: texts are cut to this many tokens.
+        n_members: models that were asked and measured together, of which the first is exported.
         status: how far the project is.
         fingerprint: of the cell that the project is.
         spec: of that cell, as JSON.
@@ -75,10 +76,11 @@ class ExportFacts:
     answers: Sequence[Answer]
     labels: Mapping[int, int | None]
     evaluation_ids: Collection[int] = frozenset()
-    is_random: bool = False
+    random_ids: Collection[int] = frozenset()
     method: str
     learner: str
     max_tokens: int
+    n_members: int = 1
     status: Status
     fingerprint: str
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -160,8 +162,8 @@ def _calibrate(
     facts: ExportFacts, classifier: "RoundClassifier", labelled: Mapping[int, int]
 ) -> tuple[float | None, int, str]:
     """Fit a temperature to the texts that measure the model; return it, how many they are, and what is to be said."""
-    ids = np.array([id_ for id_ in labelled if id_ in facts.evaluation_ids], dtype=np.int64)
-    if len(ids) and not facts.is_random:
+    ids = np.array([id_ for id_ in labelled if id_ in facts.random_ids], dtype=np.int64)
+    if not len(ids) and not labelled.keys().isdisjoint(facts.evaluation_ids):
         return None, 0, "not calibrated: the texts that measure the model were not drawn at random"
     if len(ids) < LEAST_TO_CALIBRATE:
         why = f"{len(ids)} texts that measure the model have a label, {LEAST_TO_CALIBRATE} are needed"
@@ -292,7 +294,15 @@ def _quality(facts: ExportFacts) -> str:
     return (
         f"## Quality\n\nEstimated accuracy on texts like those of the pool: **{last.accuracy:.1%}**, 95 % interval "
         f"{last.low:.1%} to {last.high:.1%}{of}. It rests on {_n(last.n_evaluated, 'answer')}, and was estimated "
-        f"{_plain(status.how_estimated)}."
+        f"{_plain(status.how_estimated)}.{_of_ensemble(facts)}"
+    )
+
+
+def _of_ensemble(facts: ExportFacts) -> str:
+    if facts.n_members == 1:
+        return ""
+    return (
+        f" An ensemble of {facts.n_members} models was measured; this is the first of them, and may be less accurate."
     )
 
 

@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 
-from al_ray.core.answers import Answer, aggregate
+from al_ray.core.answers import GIVEN, Answer, aggregate
 from al_ray.core.seeding import stream
 from al_ray.core.types import (
     Annotation,
@@ -50,7 +50,8 @@ from al_ray.project.file import ProjectFile, load_project
 from al_ray.project.outlook import outlook
 from al_ray.project.state import Batch, CurvePoint, Progress, Status, Task, Told
 from al_ray.records.cell import CellStore
-from al_ray.records.lease import InUseError, Lease
+from al_ray.records.json import fingerprint
+from al_ray.records.lease import InUseError, Lease, LeaseLostError
 from al_ray.records.study import StudyStore
 from al_ray.runtime.pool import CellPool, text_table
 from al_ray.study.cell import SharedQueries, SharedRecords, encodings_of, make_classifier, make_loop, summarize
@@ -61,8 +62,6 @@ from al_ray.study.spec import CellSpec
 
 if TYPE_CHECKING:
     from al_ray.project.export import Exported
-
-_GIVEN = "given"
 
 
 class Project:
@@ -98,19 +97,17 @@ class Project:
         self._rows = {id_: row for row, id_ in enumerate(dataset.train.ids.tolist())}
         self._answers = AnswerStore(study.folder, dataset.class_names, self.text_of)
         self._given = [
-            Answer(id=id_, label=label, source=_GIVEN)
+            Answer(id=id_, label=label, source=GIVEN)
             for id_, label in zip(dataset.train.ids.tolist(), dataset.train.labels.tolist(), strict=True)
             if label >= 0
         ]
-        self._computing = threading.Lock()
+        self._computing, self._telling = threading.Lock(), threading.Lock()
         self._progress: Progress | None = None
-        self._is_open_for_writing = False
         self._has_begun = False
         self._closing = self._is_closing = False
         self._exit = contextlib.ExitStack()
-        self._rounds: list[RoundRecord] = []
-        self._pending: RoundRecord | None = None
-        self._read()
+        self._lease: Lease | None = None
+        self._recorded = self._read()
 
     @classmethod
     def open(
@@ -144,12 +141,12 @@ class Project:
         pinned = spec.model.model_copy(update=content)
         spec = spec.model_copy(update={"dataset_sha256": dataset.content_sha256, "model": pinned})
         study = StudyStore.open(file.storage if storage is None else storage, file.name)
-        exit_ = contextlib.ExitStack()
+        exit_, lease = contextlib.ExitStack(), None
         if write:
             study.claim()
             study = study.claimed()
             try:
-                exit_.enter_context(Lease(study.folder, file.name).held())
+                lease = exit_.enter_context(Lease(study.folder, file.name).held())
             except InUseError as error:
                 raise InUseError(
                     f"project {file.name} is open in {error.holder}, and one process at a time asks and is told. Use "
@@ -157,10 +154,12 @@ class Project:
                 ) from None
         try:
             opened = cls(file, dataset, spec, model, study, threads or min(os.cpu_count() or 1, 8))
+            if write and opened.end is not None:
+                opened.store.finish(summarize(list(opened.rounds)))  # a kill may have come between
         except BaseException:
             exit_.close()
             raise
-        opened._exit, opened._is_open_for_writing = exit_, write
+        opened._exit, opened._lease = exit_, lease
         return opened
 
     def __enter__(self) -> Self:
@@ -172,9 +171,8 @@ class Project:
     def close(self) -> None:
         """Wait for what is being computed, and let others have the project."""
         self._is_closing = True
-        with self._computing:
+        with self._computing, self._telling:
             self._exit.close()
-            self._is_open_for_writing = False
 
     # ---- what there is ----------------------------------------------------------------------------------------------
 
@@ -191,7 +189,7 @@ class Project:
     @property
     def rounds(self) -> Sequence[RoundRecord]:
         """The closed rounds, oldest first."""
-        return tuple(self._rounds)
+        return self._rounds
 
     @property
     def address(self) -> str:
@@ -206,7 +204,7 @@ class Project:
     @property
     def end(self) -> str | None:
         """Why nothing more will be asked, or None."""
-        return self._rounds[-1].stop_reason if self._rounds else None
+        return self._recorded.end
 
     def text_of(self, id_: int) -> str:
         """Return the text of an example.
@@ -240,13 +238,12 @@ class Project:
         Raises:
             AlRayError: the project is open for looking only, or a round cannot be computed.
         """
-        ready = self.batch_if_ready()
-        if ready is not None or self.end is not None:
-            return ready
-        with self._computing:
-            if self.batch_if_ready() is None and self.end is None:
-                self._compute()
-        return self.batch_if_ready()
+        # Again, where all of the new query has an answer before it is returned: its texts could be answered ahead.
+        while (ready := self.batch_if_ready()) is None and self.end is None:
+            with self._computing:
+                if self.batch_if_ready() is None and self.end is None:
+                    self._compute()
+        return ready
 
     def prepare(self) -> None:
         """Compute what the next rounds need of the texts, so that nobody waits for what the encoder makes of them.
@@ -280,8 +277,7 @@ class Project:
         evaluation = self.spec.estimation
         if evaluation is None or evaluation.needs_probs or self.end is not None:
             return ()
-        rounds = [*self._rounds, *([] if self._pending is None else [self._pending])]
-        drawn = evaluated_after(rounds)
+        drawn = evaluated_after(self._recorded.all)
         before = Draws(ids=drawn.ids, proposals=drawn.proposals)
         known = self.labels()
         more = evaluation.draw(self._test_pool, None, before, n + len(known), stream(self.spec.seed, "ahead"))
@@ -296,11 +292,12 @@ class Project:
                 recorded.
             StorageError: they cannot be written.
         """
-        self._require_writing()
         given = list(answers)
-        self._check_asked(given)
-        known = self.labels().keys()
-        added, same = self._answers.add(given)
+        with self._telling:
+            self._require_writing()
+            self._check_asked(given)
+            known = self.labels().keys()
+            added, same = self._answers.add(given)
         n_new = len({answer.id for answer in added} - known)
         return Told(n_new=n_new, n_changed=len(added) - n_new, n_same=len(same))
 
@@ -313,8 +310,8 @@ class Project:
         Raises:
             StorageError: the records cannot be written.
         """
-        self._require_writing()
         with self._computing:
+            self._require_writing()
             batch = self.batch_if_ready()
             if batch is None:
                 return []
@@ -327,11 +324,12 @@ class Project:
         return sorted(task.id for task in batch.open)
 
     def asked(self) -> set[int]:
-        """Return the ids that answers are taken for: of all queries so far, and those that may be answered ahead."""
-        asked = {*last_labels(self._rounds)}
-        if self._pending is not None:
-            asked |= {task.id for task in self._batch(self._pending, {}).tasks}
-        return asked | self._ahead_ids()
+        """Return the ids that answers are taken for.
+
+        They are those of all queries so far, those that may be answered ahead, and those that have an answer from a
+        time when the project had another method.
+        """
+        return {*last_labels(self._recorded.all), *self._answers.ids()} | self._ahead_ids()
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
@@ -342,13 +340,13 @@ class Project:
         in_training = {id_: label for id_, label in labels.items() if id_ not in test_ids}
         named = [label for label in in_training.values() if label is not None]
         counts = Counter(named)
-        batch = None if self._pending is None else self._batch(self._pending, labels)
-        fitted = [*self._rounds, *([] if self._pending is None else [self._pending])]
-        curve = curve_of(fitted)
+        recorded = self._recorded
+        batch = None if recorded.pending is None else self._batch(recorded.pending, labels)
+        curve = curve_of(recorded.all)
         seconds = [answer.seconds for answer in answers if answer.seconds is not None]
         return Status(
             name=self.name,
-            round_index=len(self._rounds),
+            round_index=len(recorded.rounds),
             n_pool=len(self.dataset.train),
             n_labeled=len(named),
             n_abstained=sum(label is None for label in labels.values()),
@@ -359,8 +357,8 @@ class Project:
             n_open=0 if batch is None else len(batch.open),
             curve=curve,
             outlook=outlook(tuple(curve)),
-            advice=self._advice(fitted),
-            end=self.end,
+            advice=self._advice(recorded.all),
+            end=recorded.end,
             how_estimated=self._how_estimated(),
             annotators=dict(Counter(answer.annotator or "unnamed" for answer in answers)),
             seconds_per_answer=median(seconds) if seconds else None,
@@ -369,7 +367,7 @@ class Project:
     def export(self, folder: "str | os.PathLike[str]") -> "Exported":
         """Write the model, a card made from the records, and all labels into a folder that transformers opens.
 
-        The model is that of the last round: fitted on the answers of all closed rounds, and measured as
+        The model is that of the last round: fitted on the answers of all rounds before it, and measured as
         :meth:`status` says. Answers to the open query are among the labels, and not in the model.
 
         Args:
@@ -383,11 +381,14 @@ class Project:
         from al_ray.model.classifier import RoundClassifier
         from al_ray.project.export import ExportFacts, export_project
 
-        labeled = labeled_after(self._rounds)
+        recorded = self._recorded
+        # A round after which nothing is asked holds the measures of a model, and no labels for another one.
+        rounds = recorded.rounds[:-1] if recorded.end is not None else recorded.rounds
+        labeled = labeled_after(rounds)
         if not len(labeled):
             raise DataError(
                 f"project {self.name} has no closed round with a label, so there is no model. Answer its first query, "
-                "or close it with 'al-ray tell --close'."
+                "or close it with 'al-ray tell PROJECT --close'."
             )
         answers, labels, spec = [*self._given, *self._answers.all()], self.labels(), self.spec
         facts = ExportFacts(
@@ -400,20 +401,30 @@ class Project:
             answers=answers,
             labels=labels,
             evaluation_ids=frozenset(labels.keys() & set(self._test_pool.tolist())),
-            is_random=spec.estimation is not None and not spec.estimation.needs_probs,
+            random_ids=self._drawn_at_random(),
             method=Method.of(spec).name,
             learner=_learner_words(spec),
             max_tokens=spec.max_tokens,
+            n_members=spec.confidence.sampling.n_members,
             status=replace(self.status(), n_labeled=len(labeled)),
             fingerprint=self.store.fingerprint,
             spec=spec.to_json(),
             versions=installed_versions(),
         )
         with self._computing:
-            classifier = self.classifier
+            try:
+                classifier = self.classifier
+            finally:
+                self._progress = None
             assert isinstance(classifier, RoundClassifier)
-            classifier.finetune(labeled, round_index=len(self._rounds))
+            classifier.finetune(labeled, round_index=len(rounds))
             return export_project(Path(folder), facts, classifier, model=self.model, init=spec.model.init)
+
+    def _drawn_at_random(self) -> frozenset[int]:
+        """Return what was drawn at random to measure the model, and no text that has a label for another reason."""
+        if self.spec.estimation is None or self.spec.estimation.needs_probs:
+            return frozenset()
+        return frozenset(evaluated_after(self.rounds).ids.tolist())
 
     def _advice(self, fitted: Sequence[RoundRecord]) -> dict[str, str | None]:
         """Return what each stopping rule says of the last model."""
@@ -429,15 +440,41 @@ class Project:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        """Take up what is recorded."""
-        self._rounds = self.store.rounds()
-        pending = self.store.pending()
-        self._pending = None if pending is None else pending[0]
+    def _read(self) -> "_Recorded":
+        """Read what is recorded; until it is assigned, whole, other threads see what was recorded before."""
+        rounds, pending = self.store.rounds(), self.store.pending()
+        return _Recorded(
+            tuple(rounds), None if pending is None or pending[0].round_index != len(rounds) else pending[0]
+        )
+
+    @property
+    def _rounds(self) -> tuple[RoundRecord, ...]:
+        return self._recorded.rounds
+
+    @property
+    def _pending(self) -> RoundRecord | None:
+        return self._recorded.pending
 
     def _require_writing(self) -> None:
-        if not self._is_open_for_writing:
+        if self._is_closing:
+            raise StorageError(f"project {self.name} is closed. Open it again.")
+        if self._lease is None:
             raise StorageError(f"project {self.name} was opened to be looked at. Open it with write=True.")
+        self._check_lease(self._lease)
+
+    def _check_lease(self, lease: Lease) -> None:
+        """Make sure that no other process has the project by now: what this one wrote would replace its answers.
+
+        Raises:
+            LeaseLostError: another one took over while this one gave no sign of life.
+        """
+        try:
+            lease.check()
+        except LeaseLostError as error:
+            raise LeaseLostError(
+                f"project {self.name} was taken over by {error.holder}, while this process gave no sign of life, as a "
+                "machine that sleeps. What was confirmed is recorded. Go on there, or end that one and open it again."
+            ) from None
 
     def _check_asked(self, answers: Sequence[Answer]) -> None:
         asked = self.asked()
@@ -459,11 +496,10 @@ class Project:
 
     @functools.cached_property
     def _loop(self) -> Loop:
-        """The loop of this cell; what was answered before its first round is given to it."""
+        """The loop of this cell, without the labels that it begins with."""
         table = text_table(self.dataset.train).drop_columns(["text"])
         loop = make_loop(self.spec, len(self.class_names), {"pool": table, "test": table.slice(0, 0)})
-        known = [id_ for id_, label in self.labels().items() if label is not None]
-        return replace(loop, given=np.sort(np.array(known, dtype=np.int64)), groups=None)
+        return replace(loop, groups=None)
 
     @functools.cached_property
     def _test_pool(self) -> IntArray:
@@ -514,7 +550,8 @@ class Project:
                 raise _ClosedError("the project was closed")
             self._progress = Progress(doing=f"reading {n_done:,} of {n:,} texts", share=n_done / n)
 
-        key = f"{encoding.key}-{self.dataset.content_sha256[:16]}-{self.spec.max_tokens}"
+        texts = fingerprint(list(self.dataset.train.texts))  # new labels leave what the encoder makes of them
+        key = f"{encoding.key}-{texts[:16]}-{self.spec.max_tokens}"
         folder = self._study.folder.child("encodings")
         return stored_encoding(folder, key, len(self.dataset.train), tokens, encoding, self._worker.device, tell)
 
@@ -529,11 +566,17 @@ class Project:
             # A first query at random needs nothing of the texts, so that people start while they are being read.
             classifier: Any = _WhenNeeded(self._ready_classifier)
             queries = SharedQueries(self.store, self._worker, self._answered)
-            with SharedRecords(self.store, self._worker, lambda record: None) as records:
-                rounds = learner.run(self._loop, classifier, records, queries)
+
+            def take_up(record: RoundRecord) -> None:
+                self._recorded = _Recorded((*self._rounds, record), None)
+
+            with SharedRecords(self.store, self._worker, take_up) as records:
+                known = [id_ for id_, label in self.labels().items() if label is not None]
+                loop = replace(self._loop, given=np.sort(np.array(known, dtype=np.int64)))
+                rounds = learner.run(loop, classifier, records, queries)
                 if rounds and rounds[-1].stop_reason is not None:
                     records.finish(summarize(rounds))
-            self._read()
+            self._recorded = self._read()
         finally:
             self._progress = None
 
@@ -543,7 +586,7 @@ class Project:
         assert answered is not None
         assert pending is not None
         self.store.append(answered, pending[1])
-        self._read()
+        self._recorded = self._read()
 
     def _answered(self, record: RoundRecord) -> RoundRecord | None:
         """Fill the answers that are there into a round; None while some are missing and the round is not closed."""
@@ -605,6 +648,28 @@ class Project:
         # What the model believes is not shown: it would pull the answer towards it, and the estimate up.
         reason = "to measure the model, which does not learn from it"
         return Task(id=id_, text=self.text_of(id_), reason=reason, role="evaluation")
+
+
+class _Recorded(NamedTuple):
+    """What is recorded, as one value: a thread that looks never sees the rounds of one moment and the query of another.
+
+    Attributes:
+        rounds: the closed ones, oldest first.
+        pending: the open one, or None.
+    """
+
+    rounds: tuple[RoundRecord, ...]
+    pending: RoundRecord | None
+
+    @property
+    def all(self) -> tuple[RoundRecord, ...]:
+        """Closed rounds and the open one."""
+        return self.rounds if self.pending is None else (*self.rounds, self.pending)
+
+    @property
+    def end(self) -> str | None:
+        """Why nothing more will be asked, or None."""
+        return self.rounds[-1].stop_reason if self.rounds else None
 
 
 class _ClosedError(AlRayError):

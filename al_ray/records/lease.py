@@ -30,10 +30,6 @@ _KEYS = {"id", "host", "host_id", "pid", "process_start", "since", "renewed_at"}
 _log = logging.getLogger(__name__)
 
 
-class LeaseLostError(StorageError):
-    """Another driver took the study over."""
-
-
 class InUseError(StorageError):
     """Another driver is at work.
 
@@ -42,6 +38,10 @@ class InUseError(StorageError):
     """
 
     holder: str = ""
+
+
+class LeaseLostError(InUseError):
+    """Another driver took the study over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +105,12 @@ class Lease:
             LeaseLostError: naming it.
         """
         if self._taken_by is not None:
-            raise LeaseLostError(
+            error = LeaseLostError(
                 f"study {self.study} was taken over by {self._taken_by}, while this one gave no sign of life. "
                 "Nothing was lost. Leave it to that one, or stop it and run again."
             )
+            error.holder = self._taken_by
+            raise error
 
     def _take(self) -> None:
         for name in self._others():

@@ -120,6 +120,32 @@ def test_people_who_are_sure_of_nothing_are_asked_for_other_examples() -> None:
     assert not set(refused) & {*labeled_after(rounds).ids.tolist()}
 
 
+@pytest.mark.parametrize("n_refused", [1, 2])
+def test_rules_that_compare_models_begin_with_the_first_model(n_refused: int) -> None:
+    world, records, people = make_world(), RecordsInMemory(), PeopleInMemory()
+    loop = make_loop(world, initial="random", oracle="people", stopping=["classification_change", "kappa_agreement"])
+    for _ in range(n_refused):
+        learner.run(loop, make_classifier(world, loop), records, people)
+        people.answers |= dict.fromkeys(people.pending()[0].query.ids.tolist(), -1)
+    people.answers = hidden_labels(world) | people.answers
+    rounds = learner.run(loop, make_classifier(world, loop), records, people)
+    fitted = [record for record in rounds if record.n_labeled]
+    assert fitted[0].round_index == n_refused + 1
+    assert "stop_set_changed" not in fitted[0].metrics
+    assert all("stop_set_changed" in record.metrics for record in fitted[1:])
+
+
+def test_features_of_the_first_model_are_those_of_the_first_that_had_labels() -> None:
+    world, records, people = make_world(), RecordsInMemory(), PeopleInMemory()
+    loop = make_loop(world, initial="random", oracle="people", confidence="gonsior2022/trust_score")
+    learner.run(loop, make_classifier(world, loop), records, people)
+    refused = people.pending()[0].query.ids.tolist()
+    people.answers = hidden_labels(world) | dict.fromkeys(refused, -1)
+    classifier = make_classifier(world, loop)
+    learner.run(loop, classifier, records, people)
+    assert 0 not in classifier.fitted_on
+
+
 def test_people_are_asked_for_what_is_left_and_then_it_ends() -> None:
     world = make_world(n_train=30)
     loop = make_loop(world, initial="random", oracle="people", rounds=99, query_size=7)

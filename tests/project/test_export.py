@@ -28,7 +28,7 @@ from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import tokenize_table
 from al_ray.model.worker import SingleProcess
 from al_ray.project.exchange import rearm
-from al_ray.project.export import ExportFacts, export_project
+from al_ray.project.export import ExportFacts, export_project, model_card
 from al_ray.project.project import Project
 from al_ray.project.state import CurvePoint, Status
 from al_ray.runtime.score import ScoringJob, check_job, score_here
@@ -102,7 +102,7 @@ def facts(**changes: Any) -> ExportFacts:
         "answers": answers,
         "labels": aggregate(answers),
         "evaluation_ids": EVALUATION,
-        "is_random": True,
+        "random_ids": EVALUATION,
         "method": "margin",
         "learner": "a linear head on the frozen encoder",
         "max_tokens": 40,
@@ -152,8 +152,8 @@ def test_probabilities_are_calibrated_by_the_evaluation_labels_alone(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"is_random": False}, "not calibrated: the texts that measure the model were not drawn at random"),
-        ({"evaluation_ids": frozenset(IDS[60:70].tolist())}, "not calibrated: 10 texts .* have a label, 30 are needed"),
+        ({"random_ids": frozenset()}, "not calibrated: the texts that measure the model were not drawn at random"),
+        ({"random_ids": frozenset(IDS[60:70].tolist())}, "not calibrated: 10 texts .* have a label, 30 are needed"),
     ],
 )
 def test_without_enough_evaluation_labels_at_random_nothing_is_calibrated(
@@ -243,6 +243,12 @@ def test_a_card_without_an_estimate_says_so(tmp_path: Path, classifier: FrozenCl
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "Not known: not estimated: the project file says 'evaluation: none'." in text
     assert "Nobody has measured it." in text
+
+
+def test_a_card_says_that_an_ensemble_was_measured_and_one_model_of_it_exported(model: ResolvedModel) -> None:
+    said = "An ensemble of 5 models was measured; this is the first of them"
+    assert said in model_card(facts(n_members=5), model, "not calibrated")
+    assert "ensemble" not in model_card(facts(), model, "not calibrated")
 
 
 def test_nothing_to_export_and_a_full_folder_are_refused(

@@ -12,9 +12,11 @@ from al_ray.core.answers import Answer
 from al_ray.core.types import labeled_after
 from al_ray.errors import ConfigError, DataError, StorageError
 from al_ray.model.encoding import Encoding
+from al_ray.model.frozen import FrozenClassifier
 from al_ray.project.file import load_project
 from al_ray.project.project import Project
 from al_ray.project.state import Told
+from al_ray.records.cell import CellStore
 from al_ray.storage.folder import Folder
 from tests.project.simulated import Pool, answer_rounds, asked, ground_truth
 
@@ -366,3 +368,88 @@ def test_a_file_that_is_no_project_is_named_with_what_to_do(
     (tmp_path / "tickets.yaml").write_text(content or "project: x", encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         load_project(tmp_path / name)
+
+
+def test_who_looks_while_a_round_is_recorded_sees_what_was_before_or_what_is_after(
+    pool: Pool, project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Project.open(project()) as opened:
+        opened.tell(pool.answers(opened.batch().tasks))  # type: ignore[union-attr]
+        read, seen = CellStore.pending, list[int]()
+
+        def looked_at(store: CellStore) -> Any:
+            assert len(opened.ahead(3)) == 3
+            seen.append(len(opened.status().curve))
+            return read(store)
+
+        monkeypatch.setattr(CellStore, "pending", looked_at)
+        opened.batch()
+        assert seen
+        assert len(opened.status().curve) == 1
+
+
+def test_a_query_that_is_answered_before_it_is_returned_is_not_the_end(
+    pool: Pool, project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Project.open(project()) as opened:
+        opened.tell(pool.answers(opened.batch().tasks))  # type: ignore[union-attr]
+        read, is_answered = CellStore.pending, list[bool]()
+
+        def answered_at_once(store: CellStore) -> Any:
+            found = read(store)
+            if found is not None and found[0].round_index == 1 and not is_answered:
+                is_answered.append(True)
+                ids = [*found[0].query.ids.tolist(), *found[0].evaluation.ids.tolist()]
+                opened._answers.add([Answer(id=id_, label=pool.labels[id_], source="page") for id_ in ids])
+            return found
+
+        monkeypatch.setattr(CellStore, "pending", answered_at_once)
+        batch = opened.batch()
+        assert is_answered
+        assert batch is not None
+        assert batch.round_index == 2
+
+
+def test_a_label_that_comes_after_the_method_changed_is_among_the_first(pool: Pool, project: MakeProject) -> None:
+    with Project.open(project(evaluation="none")) as opened:
+        task, *others = opened.batch().tasks  # type: ignore[union-attr]
+        opened.tell([Answer(id=task.id, label=None, annotator="ada", source="file"), *pool.answers(others)])
+    with Project.open(project(evaluation="none", strategy="entropy")) as opened:
+        assert opened.status().n_abstained == 1
+        opened.tell(pool.answers([task]))
+        assert opened.tell(pool.answers(others)) == Told(n_same=len(others))
+        opened.batch()
+        assert sorted(opened.rounds[0].query.ids.tolist()) == sorted([task.id, *(each.id for each in others)])
+
+
+def test_a_project_that_is_closed_or_taken_over_takes_no_answers(pool: Pool, project: MakeProject) -> None:
+    with Project.open(project()) as opened:
+        answers = pool.answers(opened.batch().tasks)  # type: ignore[union-attr]
+        opened._lease._taken_by = "process 7 on attic"  # type: ignore[union-attr]
+        with pytest.raises(StorageError, match=r"project tickets was taken over by process 7 on attic"):
+            opened.tell(answers)
+    with pytest.raises(StorageError, match=r"project tickets is closed. Open it again"):
+        opened.tell(answers)
+    assert opened.answers() == []
+
+
+def test_the_exported_model_of_an_ended_project_is_the_one_that_was_measured(
+    pool: Pool, project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits, fit = list[tuple[int, int]](), FrozenClassifier.finetune
+
+    def noted(self: FrozenClassifier, labeled: Any, *, round_index: int, **more: Any) -> Any:
+        fits.append((len(labeled), round_index))
+        return fit(self, labeled, round_index=round_index, **more)
+
+    monkeypatch.setattr(FrozenClassifier, "finetune", noted)
+    lines = (pool.folder / "pool.csv").read_text().splitlines()[:25]
+    (tmp_path / "small.csv").write_text("\n".join(lines))
+    values = project(data=str(tmp_path / "small.csv"), query_size=10, evaluation={"name": "random_sample", "n": 4})
+    with Project.open(values) as opened:
+        while batch := opened.batch():
+            opened.tell(pool.answers(batch.open))
+        last = opened.rounds[-1]
+        assert "estimated_accuracy" in last.metrics
+        opened.export(tmp_path / "model")
+    assert fits[-1] == (last.n_labeled, last.round_index)
