@@ -54,11 +54,12 @@ def report(
         console.print(f"page: {without_secrets(written[0])}", soft_wrap=True, highlight=False)
         console.print(f"tables: {len(written) - 1} files beside it", soft_wrap=True, highlight=False)
         if address is not None:
-            log_report(records.store, address, written, method_runs(results))
+            logged = [*written, *([] if project is None else [project])]
+            log_report(records.store, address, logged, method_runs(results))
             console.print(f"logged to MLflow: {without_secrets(address)}", soft_wrap=True, highlight=False)
             print_mlflow(console, records.store, address)
         if project is not None:
-            console.print(f"use this on your unlabelled pool: {project}", soft_wrap=True, highlight=False)
+            console.print(f"use this on your unlabelled pool: {shown(project)}", soft_wrap=True, highlight=False)
 
 
 def write_project(records: "StudyRecords", results: "StudyResults", folder: "Folder") -> str | None:
@@ -70,7 +71,7 @@ def write_project(records: "StudyRecords", results: "StudyResults", folder: "Fol
         folder: of the report.
 
     Returns:
-        where it is, for people; None where no method is ranked.
+        its location, which opens the file again and may hold a key; None where no method is ranked.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -87,8 +88,8 @@ def write_project(records: "StudyRecords", results: "StudyResults", folder: "Fol
     spec = read_spec(records.cell_store(int(first)).spec())
     classes = tuple(records.datasets.get(str(of_method.at[first, "dataset"]), {}).get("class_names", ()))
     data = {"path": "your_texts.csv", "text": "text"}
-    where = shown(below(folder.location, PROJECT))
+    where = below(folder.location, PROJECT)
     about = f"{verdict.headline} Name your texts and your classes here."
-    written = draft_project(f"{results.study}-labels", data, classes, settings_of_cell(spec), where, about)
+    written = draft_project(f"{results.study}-labels", data, classes, settings_of_cell(spec), shown(where), about)
     folder.write(PROJECT, written.encode(), f"the project file of study {results.study}")
     return where

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from al_ray.report.stats.bootstrap import Interval
-from al_ray.report.stats.paired import Comparison
+if TYPE_CHECKING:  # these bring pandas, and whoever needs the words alone should not wait for it
+    from al_ray.report.stats.bootstrap import Interval
+    from al_ray.report.stats.paired import Comparison
 
 METRIC_WORDS = "accuracy averaged over the learning curve"
 """How people call :data:`al_ray.report.analysis.results.METRIC`."""
@@ -71,17 +73,17 @@ def p_words(p: float) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
-def interval_points(interval: Interval | None) -> str:
+def interval_points(interval: "Interval | None") -> str:
     """Write an interval of a difference in points: ``+0.4 to +2.0``; a dash for None."""
     return DASH if interval is None else f"{signed_points(interval.low)} to {signed_points(interval.high)}"
 
 
-def interval_count(interval: Interval | None) -> str:
+def interval_count(interval: "Interval | None") -> str:
     """Write an interval of a count: ``40 to 120``; a dash for None."""
     return DASH if interval is None else f"{count(interval.low)} to {count(interval.high)}"
 
 
-def tally(comparison: Comparison | None) -> str:
+def tally(comparison: "Comparison | None") -> str:
     """Write wins, ties and losses: ``7 / 0 / 3``; a dash for None."""
     return DASH if comparison is None else f"{comparison.wins} / {comparison.ties} / {comparison.losses}"
 

@@ -16,6 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from al_ray.cli.app import app
+from al_ray.cli.report import PROJECT
 from al_ray.cli.watch import N_SHOWN, totals
 from al_ray.errors import StorageError
 from al_ray.records.cell import CellStore
@@ -107,7 +108,7 @@ def test_a_report_by_study_file_writes_the_page_and_every_table_twice(here: Path
     outcome = al_ray("report", here / "study.yaml", "--storage", records, "--tracking", "off")
     assert outcome.code == 0, outcome.text
     folder = records / STUDY / "report"
-    files = {PAGE, *(f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet"))}
+    files = {PAGE, PROJECT, *(f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet"))}
     assert {path.name for path in folder.iterdir()} == files
     assert f"page: {folder / PAGE}" in outcome.text
     assert f"tables: {2 * len(TABLES)} files beside it" in outcome.text
