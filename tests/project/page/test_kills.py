@@ -17,10 +17,12 @@ import yaml
 from al_ray.project.project import Project
 from tests.project.page.serving import Client
 from tests.project.simulated import Pool, asked, ground_truth, ticket_pool
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 N_KILLS = int(os.environ.get("AL_RAY_KILLS", "4"))
-LONGEST_LIFE_S, LONGEST_THOUGHT_S = 0.6, 0.08
+LONGEST_THOUGHT_S, LONGEST_REQUEST_S = 0.02, 0.03
+MOST_TRIES = 6
 
 
 class Lives:
@@ -72,7 +74,8 @@ class Person(threading.Thread):
 
     Attributes:
         confirmed: id, label and note of every answer that was confirmed.
-        n_again: answers that were sent again.
+        n_tries: answers that were sent.
+        n_again: those of them that were sent again.
     """
 
     def __init__(self, name: str, lives: Lives, pool: Pool, seed: int) -> None:
@@ -81,7 +84,7 @@ class Person(threading.Thread):
         self.stop = threading.Event()
         self.error: BaseException | None = None
         self.confirmed: list[tuple[int, int, str]] = []
-        self.n_again = 0
+        self.n_tries = self.n_again = 0
 
     def run(self) -> None:
         try:
@@ -107,6 +110,7 @@ class Person(threading.Thread):
                     pending, sent = (id_, str(uuid.uuid4()), note), 0
                 id_, submission, note = pending
                 self.n_again += sent > 0
+                self.n_tries += 1
                 sent += 1
                 label = self._pool.labels[id_]
                 reply = client.answer(id_, self._pool.class_names[label], submission, note=note)
@@ -120,7 +124,7 @@ class Person(threading.Thread):
 @pytest.fixture
 def killed_project(tmp_path: Path, encoder: Path) -> tuple[Pool, dict, Path]:
     (tmp_path / "pool").mkdir()
-    pool = ticket_pool(tmp_path / "pool", max(160, 20 * N_KILLS))
+    pool = ticket_pool(tmp_path / "pool", max(160, 10 * N_KILLS))
     values = {
         "project": "tickets",
         "data": str(pool.folder / "pool.csv"),
@@ -155,7 +159,10 @@ def test_a_server_killed_at_any_moment_loses_and_doubles_no_answer(
             n_before_page += 1
         else:
             lives.wait_for_page()
-            time.sleep(rng.uniform(0, LONGEST_LIFE_S))
+            # After so many answers were sent, wherever the server then is with the last: reading, writing, computing.
+            enough = sum(person.n_tries for person in people) + rng.integers(0, MOST_TRIES + 1)
+            wait_until(lambda enough=enough: sum(person.n_tries for person in people) >= enough, "answers are sent")
+            time.sleep(rng.uniform(0, LONGEST_REQUEST_S))
             lives.kill()
         while lives._line() != "ended":
             pass
