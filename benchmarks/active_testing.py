@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from al_ray.core.intervals import wilson
 from al_ray.core.seeding import stream
-from al_ray.core.types import Float64Array
+from al_ray.core.types import Draws, Float64Array
 from al_ray.core.uncertainty import log_softmax
 from al_ray.data import resolve_dataset
 from al_ray.errors import AlRayError
-from al_ray.evaluation import Draws
 from al_ray.evaluation.active_testing import ActiveTesting
 from al_ray.model.encoding import Encoding, encode_table
 from al_ray.model.frozen import logistic_regression

@@ -342,22 +342,39 @@ class Annotation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationQuery:
-    """The texts of the test pool that one round asks for, to measure models by, and what was answered.
+class Draws:
+    """Texts drawn from the test pool, in the order in which they were drawn.
 
     Attributes:
-        ids: ``[n]``, unique, in the order in which they were drawn.
-        proposals: probability with which each was drawn among those not drawn before it ``[n]``, in (0, 1].
-        labels: class indices ``[n]``; -1 where nobody named a class.
+        ids: ``[n_drawn]``, unique.
+        proposals: probability with which each was drawn among those not drawn before it ``[n_drawn]``, in (0, 1].
     """
 
     ids: IntArray
     proposals: Float64Array
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.proposals)
+        assert len(set(self.ids.tolist())) == len(self.ids), "a text is drawn twice"
+        assert ((self.proposals > 0) & (self.proposals <= 1)).all(), "a proposal is no probability"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationQuery(Draws):
+    """The texts of the test pool that one round asks for, to measure models by, and what was answered.
+
+    Attributes:
+        labels: class indices ``[n_drawn]``; -1 where nobody named a class.
+    """
+
     labels: IntArray
 
     def __post_init__(self) -> None:
-        assert len(self.ids) == len(self.proposals) == len(self.labels)
-        assert ((self.proposals > 0) & (self.proposals <= 1)).all(), "a proposal is no probability"
+        super().__post_init__()
+        assert len(self.labels) == len(self.ids)
 
 
 NO_LABELS = LabeledSet(ids=np.empty(0, np.int64), labels=np.empty(0, np.int64))

@@ -10,28 +10,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from al_ray.core.types import Float64Array, FloatArray, IntArray
+from al_ray.core.types import Draws, Float64Array, FloatArray, IntArray
 from al_ray.registry import Plugin, Registry
-
-
-@dataclass(frozen=True, kw_only=True)
-class Draws:
-    """Texts drawn from the test pool so far, in the order in which they were drawn.
-
-    Attributes:
-        ids: ``[n_drawn]``, unique.
-        proposals: probability with which each was drawn among those not drawn before it ``[n_drawn]``, in (0, 1].
-    """
-
-    ids: IntArray
-    proposals: Float64Array
-
-    def __post_init__(self) -> None:
-        assert len(self.ids) == len(self.proposals)
-        assert len(set(self.ids.tolist())) == len(self.ids), "a text is drawn twice"
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from al_ray.core.intervals import wilson
-from al_ray.core.types import Float64Array, FloatArray, IntArray
-from al_ray.evaluation import Draws, Estimate, Evaluation, evaluations
+from al_ray.core.types import Draws, Float64Array, FloatArray, IntArray
+from al_ray.evaluation import Estimate, Evaluation, evaluations
 from al_ray.registry import Within
 
 MOST_GAINED = 2.0

@@ -7,8 +7,8 @@ import numpy as np
 
 from al_ray.core.intervals import wilson
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import Float64Array, FloatArray, IntArray
-from al_ray.evaluation import Draws, Estimate, Evaluation, evaluations
+from al_ray.core.types import Draws, Float64Array, FloatArray, IntArray
+from al_ray.evaluation import Estimate, Evaluation, evaluations
 from al_ray.registry import Within
 
 _ORDER = 11  # of the hash that sorts the texts; any number would do

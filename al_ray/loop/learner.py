@@ -35,7 +35,6 @@ from al_ray.core.types import (
 )
 from al_ray.core.uncertainty import entropy, log_softmax
 from al_ray.errors import RoundError
-from al_ray.evaluation import Draws
 from al_ray.loop.ports import Arrays, Classifier, Loop, Outside, Records
 from al_ray.loop.predictions import RoundPredictions, needs_embeddings
 
@@ -314,8 +313,7 @@ class _Cell:
         predicted = np.empty(len(drawn.ids), np.int64)
         predicted[order] = predictions.predict("pool", drawn.ids[order]).argmax(axis=1)
         losses = np.where(drawn.labels < 0, np.nan, predicted != drawn.labels)
-        draws = Draws(ids=drawn.ids, proposals=drawn.proposals)
-        estimate = evaluation.estimate(draws, losses, len(self.test_pool))
+        estimate = evaluation.estimate(drawn, losses, len(self.test_pool))
         if estimate is None:
             return {}
         return {
@@ -333,8 +331,7 @@ class _Cell:
         probs = None
         if predictions is not None and loop.estimation.needs_probs:
             probs = np.exp(predictions.predict("pool", ids))
-        drawn = evaluated_after(self.rounds)
-        before = Draws(ids=drawn.ids, proposals=drawn.proposals)
+        before = evaluated_after(self.rounds)
         n = loop.estimation.n_per_round(loop.query_size)
         new = loop.estimation.draw(ids, probs, before, n, stream(loop.seed, "round", now.index, "evaluation"))
         if len(new):

@@ -35,7 +35,6 @@ from al_ray.core.types import (
     listed_ids,
 )
 from al_ray.errors import AlRayError, ConfigError, DataError, ModelError, StorageError
-from al_ray.evaluation import Draws
 from al_ray.loop import learner
 from al_ray.loop.ports import Classifier, Loop
 from al_ray.model.check import ModelFacts, examine_model
@@ -104,7 +103,8 @@ class Project:
         self._computing, self._telling = threading.Lock(), threading.Lock()
         self._progress: Progress | None = None
         self._has_begun = False
-        self._closing = self._is_closing = False
+        self._is_closing = False
+        self._aggregated: tuple[int, Mapping[int, int | None]] = (-1, {})
         self._exit = contextlib.ExitStack()
         self._lease: Lease | None = None
         self._recorded = self._read()
@@ -187,9 +187,9 @@ class Project:
         return self.dataset.class_names
 
     @property
-    def rounds(self) -> Sequence[RoundRecord]:
+    def rounds(self) -> tuple[RoundRecord, ...]:
         """The closed rounds, oldest first."""
-        return self._rounds
+        return self._recorded.rounds
 
     @property
     def address(self) -> str:
@@ -218,9 +218,14 @@ class Project:
         """Return every answer that was told, oldest first; labels that the data had are not among them."""
         return self._answers.all()
 
-    def labels(self) -> dict[int, int | None]:
+    def labels(self) -> Mapping[int, int | None]:
         """Return what counts for every example that has an answer or a label of its own; None: nobody named a class."""
-        return aggregate([*self._given, *self._answers.all()])
+        answers = self._answers.all()
+        n, labels = self._aggregated  # answers are only added, so that their number says whether these are all
+        if n != len(answers):
+            labels = aggregate([*self._given, *answers])
+            self._aggregated = len(answers), labels
+        return labels
 
     @property
     def progress(self) -> Progress | None:
@@ -277,9 +282,7 @@ class Project:
         evaluation = self.spec.estimation
         if evaluation is None or evaluation.needs_probs or self.end is not None:
             return ()
-        drawn = evaluated_after(self._recorded.all)
-        before = Draws(ids=drawn.ids, proposals=drawn.proposals)
-        known = self.labels()
+        before, known = evaluated_after(self._recorded.all), self.labels()
         more = evaluation.draw(self._test_pool, None, before, n + len(known), stream(self.spec.seed, "ahead"))
         open_ = [id_ for id_ in more.ids.tolist() if id_ not in known]
         return tuple(self._evaluation_task(id_) for id_ in open_[:n])
@@ -315,12 +318,11 @@ class Project:
             batch = self.batch_if_ready()
             if batch is None:
                 return []
-            self._closing = True
-            try:
-                assert self._pending is not None
-                self._record(self._pending)
-            finally:
-                self._closing = False
+            pending = self.store.pending()
+            assert pending is not None
+            record, arrays = pending
+            self.store.append(self._with_answers(record, self.labels()), arrays)
+            self._recorded = self._read()
         return sorted(task.id for task in batch.open)
 
     def asked(self) -> set[int]:
@@ -448,10 +450,6 @@ class Project:
         )
 
     @property
-    def _rounds(self) -> tuple[RoundRecord, ...]:
-        return self._recorded.rounds
-
-    @property
     def _pending(self) -> RoundRecord | None:
         return self._recorded.pending
 
@@ -568,7 +566,7 @@ class Project:
             queries = SharedQueries(self.store, self._worker, self._answered)
 
             def take_up(record: RoundRecord) -> None:
-                self._recorded = _Recorded((*self._rounds, record), None)
+                self._recorded = _Recorded((*self.rounds, record), None)
 
             with SharedRecords(self.store, self._worker, take_up) as records:
                 known = [id_ for id_, label in self.labels().items() if label is not None]
@@ -580,27 +578,21 @@ class Project:
         finally:
             self._progress = None
 
-    def _record(self, record: RoundRecord) -> None:
-        """Record the open round with the answers that are there."""
-        answered, pending = self._answered(record), self.store.pending()
-        assert answered is not None
-        assert pending is not None
-        self.store.append(answered, pending[1])
-        self._recorded = self._read()
-
     def _answered(self, record: RoundRecord) -> RoundRecord | None:
-        """Fill the answers that are there into a round; None while some are missing and the round is not closed."""
-        labels = self.labels()
-        evaluation = record.evaluation
+        """Return a round with its answers, or None while some are missing."""
+        labels, evaluation = self.labels(), record.evaluation
         asked = [*record.query.ids.tolist(), *([] if evaluation is None else evaluation.ids.tolist())]
-        if not self._closing and any(id_ not in labels for id_ in asked):
-            return None
+        return self._with_answers(record, labels) if all(id_ in labels for id_ in asked) else None
+
+    def _with_answers(self, record: RoundRecord, labels: Mapping[int, int | None]) -> RoundRecord:
+        """Fill the answers that are there into a round; what has none counts as abstained."""
+        evaluation = record.evaluation
 
         def found(ids: IntArray) -> IntArray:
             return np.array([-1 if (label := labels.get(id_)) is None else label for id_ in ids.tolist()], np.int64)
 
         answers = found(record.query.ids)
-        before = last_labels(self._rounds)
+        before = last_labels(self.rounds)
         revised = {
             id_: -1 if label is None else label
             for id_, label in labels.items()
@@ -631,7 +623,8 @@ class Project:
     def _task(self, id_: int, probs: Any) -> Task:
         text = self.text_of(id_)
         if probs is None:
-            return Task(id=id_, text=text, reason=f"one of the first texts, before there is a model ({self._initial})")
+            initial = plugin_label(self.spec.initial)
+            return Task(id=id_, text=text, reason=f"one of the first texts, before there is a model ({initial})")
         first, second = np.argsort(-probs, kind="stable")[:2].tolist()
         names = self.class_names
         reason = (
@@ -639,10 +632,6 @@ class Project:
             f"{names[second]} {probs[second]:.0%}"
         )
         return Task(id=id_, text=text, prediction=names[first], confidence=float(probs[first]), reason=reason)
-
-    @property
-    def _initial(self) -> str:
-        return plugin_label(self.spec.initial)
 
     def _evaluation_task(self, id_: int) -> Task:
         # What the model believes is not shown: it would pull the answer towards it, and the estimate up.

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
-
-from al_ray.core.types import RoundRecord, labeled_after
+from al_ray.core.types import RoundRecord
 from al_ray.errors import StorageError
 from al_ray.records.json import FORMAT, canonical_json, changed_fields, check_format, fingerprint, parse_json
 
@@ -108,13 +106,14 @@ def check_rounds(records: Sequence[RoundRecord], where: Callable[[int], str]) ->
     """
     asked: set[int] = set()
     drawn: set[int] = set()
-    n_answered, n_classes, is_revised = 0, None, False
+    labeled: set[int] = set()
+    n_classes = None
     for index, record in enumerate(records):
         ids, annotation, why = record.query.ids.tolist(), record.annotation, None
         to_measure = [] if record.evaluation is None else record.evaluation.ids.tolist()
         revised = record.revised.ids.tolist()
-        if record.n_labeled != n_answered:
-            why = f"was fine-tuned on {record.n_labeled} labels, but {n_answered} were answered before it"
+        if record.n_labeled != len(labeled):
+            why = f"was fine-tuned on {record.n_labeled} labels, but {len(labeled)} were answered before it"
         elif not asked.isdisjoint(ids):
             why = f"asks again for example {min(asked.intersection(ids))}"
         elif (
@@ -137,10 +136,9 @@ def check_rounds(records: Sequence[RoundRecord], where: Callable[[int], str]) ->
             )
         asked.update(ids)
         drawn.update(to_measure)
-        is_revised |= len(revised) > 0
-        n_answered += len(ids) - int(np.count_nonzero(annotation.abstained))
-        if is_revised:
-            n_answered = len(labeled_after(records[: index + 1]))
+        labeled.update(annotation.ids[~annotation.abstained].tolist())
+        for id_, label in zip(revised, record.revised.labels.tolist(), strict=True):
+            (labeled.discard if label < 0 or id_ in drawn else labeled.add)(id_)
 
 
 def pending_file(index: int) -> str:

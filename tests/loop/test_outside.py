@@ -8,6 +8,7 @@ import pytest
 
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import (
+    Draws,
     Float64Array,
     FloatArray,
     IntArray,
@@ -17,7 +18,7 @@ from al_ray.core.types import (
     evaluated_after,
     labeled_after,
 )
-from al_ray.evaluation import Draws, Estimate, Evaluation
+from al_ray.evaluation import Estimate, Evaluation
 from al_ray.loop import learner
 from al_ray.loop.learner import POOL_ASKED
 from al_ray.strategy import strategies

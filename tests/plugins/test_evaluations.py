@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from al_ray.core.intervals import wilson
 from al_ray.core.seeding import stream
-from al_ray.evaluation import Draws, Evaluation, evaluations
+from al_ray.core.types import Draws
+from al_ray.evaluation import Evaluation, evaluations
 from al_ray.evaluation.active_testing import lure_weights, proposal
 
 NOTHING = Draws(ids=np.empty(0, np.int64), proposals=np.empty(0))

@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,21 +124,15 @@ class Person(threading.Thread):
 
 
 @pytest.fixture
-def killed_project(tmp_path: Path, encoder: Path) -> tuple[Pool, dict, Path]:
+def killed_project(tmp_path: Path, project: Callable[..., dict[str, Any]]) -> tuple[Pool, dict, Path]:
     (tmp_path / "pool").mkdir()
     pool = ticket_pool(tmp_path / "pool", max(160, 10 * N_KILLS))
-    values = {
-        "project": "tickets",
-        "data": str(pool.folder / "pool.csv"),
-        "classes": list(pool.class_names),
-        "model": str(encoder),
-        "max_tokens": 16,
-        "initial_size": 8,
-        "query_size": 12,
-        "stopping": [],
-        "evaluation": {"name": "random_sample", "n": max(30, 2 * N_KILLS)},
-        "storage": str(tmp_path / "projects"),
-    }
+    values = project(
+        data=str(pool.folder / "pool.csv"),
+        query_size=12,
+        stopping=[],
+        evaluation={"name": "random_sample", "n": max(30, 2 * N_KILLS)},
+    )
     file = tmp_path / "tickets.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return pool, values, file
@@ -176,6 +172,7 @@ def test_a_server_killed_at_any_moment_loses_and_doubles_no_answer(
     lives.close()
     with Project.open(values, threads=1) as opened:
         stored, rounds = opened.answers(), list(opened.rounds)
+    assert stored, "no answer was confirmed between the kills"
     for person in people:
         mine = [(a.id, a.label, a.note) for a in stored if a.annotator == person.name]
         assert mine == person.confirmed, "an answer was lost, doubled or put in another order"
