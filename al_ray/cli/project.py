@@ -15,7 +15,6 @@ from rich.live import Live
 from rich.text import Text
 
 from al_ray.cli.run import user_errors
-from al_ray.core.types import labeled_after
 from al_ray.errors import ConfigError, StorageError, unknown_name, without_logins
 from al_ray.records.lease import InUseError
 from al_ray.report.wording import joined, percent, plural, points, seconds_in_words, signed_points
@@ -177,7 +176,7 @@ def export(
 
 def _export(console: Console, project: "Project", to: str) -> None:
     written, found = project.export(Path(to).expanduser()), project.status()
-    _say(console, f"model: {written.folder}, on {plural(len(labeled_after(project.rounds)), 'label')}")
+    _say(console, f"model: {written.folder}, on {plural(written.n_learned, 'label')}")
     if found.curve:
         last = found.curve[-1]
         _say(console, f"accuracy: {percent(last.accuracy)}, between {percent(last.low)} and {percent(last.high)}")

@@ -96,6 +96,7 @@ class Exported:
         check: how the folder compares with the classifier.
         temperature: that probabilities are calibrated by, or None.
         calibration: in one sentence, how, or why not.
+        n_learned: labels that the model was fitted on.
         n_labels: labelled texts beside the model.
     """
 
@@ -103,6 +104,7 @@ class Exported:
     check: ExportCheck
     temperature: float | None
     calibration: str
+    n_learned: int
     n_labels: int
 
 
@@ -154,7 +156,12 @@ def export_project(
         card = model_card(facts, model, calibration)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
     return Exported(
-        folder=folder, check=check, temperature=temperature, calibration=calibration, n_labels=len(labelled)
+        folder=folder,
+        check=check,
+        temperature=temperature,
+        calibration=calibration,
+        n_learned=facts.status.n_labeled,
+        n_labels=len(labelled),
     )
 
 

@@ -107,7 +107,7 @@ class Project:
         self._aggregated: tuple[int, Mapping[int, int | None]] = (-1, {})
         self._exit = contextlib.ExitStack()
         self._lease: Lease | None = None
-        self._recorded = self._read()
+        self._recorded = self._with_query(tuple(self.store.rounds()))
 
     @classmethod
     def open(
@@ -321,8 +321,9 @@ class Project:
             pending = self.store.pending()
             assert pending is not None
             record, arrays = pending
-            self.store.append(self._with_answers(record, self.labels()), arrays)
-            self._recorded = self._read()
+            closed = self._with_answers(record, self.labels())
+            self.store.append(closed, arrays)
+            self._take_up(closed)
         return sorted(task.id for task in batch.open)
 
     def asked(self) -> set[int]:
@@ -442,12 +443,10 @@ class Project:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> "_Recorded":
-        """Read what is recorded; until it is assigned, whole, other threads see what was recorded before."""
-        rounds, pending = self.store.rounds(), self.store.pending()
-        return _Recorded(
-            tuple(rounds), None if pending is None or pending[0].round_index != len(rounds) else pending[0]
-        )
+    def _with_query(self, rounds: tuple[RoundRecord, ...]) -> "_Recorded":
+        """Return closed rounds and the query that is out after them, or none where that is of another moment."""
+        record, _ = self.store.pending() or (None, {})
+        return _Recorded(rounds, record if record is not None and record.round_index == len(rounds) else None)
 
     @property
     def _pending(self) -> RoundRecord | None:
@@ -565,18 +564,19 @@ class Project:
             classifier: Any = _WhenNeeded(self._ready_classifier)
             queries = SharedQueries(self.store, self._worker, self._answered)
 
-            def take_up(record: RoundRecord) -> None:
-                self._recorded = _Recorded((*self.rounds, record), None)
-
-            with SharedRecords(self.store, self._worker, take_up) as records:
+            with SharedRecords(self.store, self._worker, self._take_up) as records:
                 known = [id_ for id_, label in self.labels().items() if label is not None]
                 loop = replace(self._loop, given=np.sort(np.array(known, dtype=np.int64)))
                 rounds = learner.run(loop, classifier, records, queries)
                 if rounds and rounds[-1].stop_reason is not None:
                     records.finish(summarize(rounds))
-            self._recorded = self._read()
+            self._recorded = self._with_query(tuple(rounds))
         finally:
             self._progress = None
+
+    def _take_up(self, record: RoundRecord) -> None:
+        """Count a round that was just recorded; its query is not out any more."""
+        self._recorded = _Recorded((*self.rounds, record), None)
 
     def _answered(self, record: RoundRecord) -> RoundRecord | None:
         """Return a round with its answers, or None while some are missing."""
