@@ -94,9 +94,10 @@ class NearestCentroid:
             logits[fold == number, 0] = self._logits(self._points("pool", held), self._means(rest))
         return ModelOutputs(ids=labeled.ids, logits=logits)
 
-    def embed(self, split: Split, ids: IntArray) -> np.ndarray:
+    def embeddings(self, split: Split) -> np.ndarray:
         """Return the points at unit length."""
-        points = self._points(split, ids)
+        known = self.pool_points if split == "pool" else self.test_points
+        points = self._points(split, np.array(sorted(known)))
         return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
 
     def _means(self, labeled: LabeledSet) -> np.ndarray:

@@ -5,7 +5,7 @@ when it is made, because most of them are made at a border: a data file, a model
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal
@@ -226,18 +226,46 @@ class PoolView:
         """Return the view of some candidates only, given in any order."""
         if len(ids) == len(self):
             return self
-        return replace(self, **_rows_of(self, ids, POOL_ARRAYS))
+        rows = np.searchsorted(self.ids, np.sort(ids))
+        arrays = {name: getattr(self, name) for name in POOL_ARRAYS}
+        picked: dict[str, Any] = {name: None if all_ is None else all_[rows] for name, all_ in arrays.items()}
+        return replace(self, ids=self.ids[rows], **picked)
 
 
 POOL_ARRAYS = ("log_probs", "features", "embeddings", "predicted", "uncertainty", "dynamics")
 LABELED_ARRAYS = ("labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty")
 
 
-def _rows_of(view: "PoolView | UnscoredPool", ids: IntArray, names: Sequence[str]) -> dict[str, Any]:
-    """Return the ids, ascending, and the rows that the named arrays have for them."""
-    rows = np.searchsorted(view.ids, np.sort(ids))
-    arrays = {name: getattr(view, name) for name in names}
-    return {"ids": view.ids[rows], **{name: None if all_ is None else all_[rows] for name, all_ in arrays.items()}}
+@dataclass(frozen=True)
+class RowView:
+    """Some rows of a large array, which may be mapped from a file: no more of it is in memory than is looked at.
+
+    Attributes:
+        array: ``[n_all, width]``; only read.
+        rows: which of its rows ``[n]``.
+    """
+
+    array: FloatArray
+    rows: IntArray
+
+    BLOCK_ROWS = 2**17
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, at: IntArray) -> "RowView":
+        """Return only some of the rows, given by their places among these."""
+        return RowView(self.array, self.rows[at])
+
+    def read(self) -> FloatArray:
+        """Return a copy of all of them ``[n, width]``."""
+        return self.array[self.rows]
+
+    def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Yield all rows in order, copied some 130,000 at a time, with their places among these."""
+        for start in range(0, len(self), self.BLOCK_ROWS):
+            places = slice(start, min(start + self.BLOCK_ROWS, len(self)))
+            yield places, self.array[self.rows[places]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +274,7 @@ class UnscoredPool:
 
     Attributes:
         ids: unlabelled examples ``[n_pool]``, ascending.
-        embeddings: ``[n_pool, n_embedding]`` unit length, of the pretrained encoder; None where not asked for.
+        embeddings: of each ``[n_embedding]``, unit length, of the pretrained encoder; None where not asked for.
         last_scores: the last known acquisition value of each ``[n_pool]``, NaN where it never had one; None where not
             asked for.
         labeled: what has been answered so far, ids ascending.
@@ -257,7 +285,7 @@ class UnscoredPool:
     """
 
     ids: IntArray
-    embeddings: FloatArray | None = None
+    embeddings: RowView | None = None
     last_scores: FloatArray | None = None
     labeled: LabeledSet
     labeled_embeddings: FloatArray | None = None
@@ -273,7 +301,13 @@ class UnscoredPool:
 
     def take(self, ids: IntArray) -> "UnscoredPool":
         """Return the pool of some examples only, given in any order."""
-        return replace(self, **_rows_of(self, ids, ("embeddings", "last_scores")))
+        at = np.searchsorted(self.ids, np.sort(ids))
+        return replace(
+            self,
+            ids=self.ids[at],
+            embeddings=None if self.embeddings is None else self.embeddings.take(at),
+            last_scores=None if self.last_scores is None else self.last_scores[at],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from al_ray.registry import Within
 
 CLASS_NAMES = tuple(CLASSES)
 _CHOICE = re.compile(r"\[([^\[\]]*)\]|\{(\w+)\}")
-_LEAST, _MOST = len(CLASS_NAMES), 100_000
+_LEAST, _MOST = len(CLASS_NAMES), 1_000_000
 _Size = Annotated[int, Within(ge=_LEAST, le=_MOST, right=f"it must lie in [{_LEAST}, {_MOST}]")]
 _Fraction = Annotated[float, Within(ge=0, le=1, right="it must lie in [0, 1]")]
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import Float64Array, FloatArray, IntArray, UnscoredPool
+from al_ray.core.types import Float64Array, FloatArray, IntArray, RowView, UnscoredPool
 from al_ray.filtering import CandidateFilter, filters
 from al_ray.registry import Within
 
@@ -60,7 +60,7 @@ class AnchorSubpool(CandidateFilter):
         return np.concatenate([points[_spread(points, self.anchors, stream)] for points in of_class if len(points)])
 
     def _values(
-        self, embeddings: FloatArray, anchors: FloatArray, keys: npt.NDArray[np.uint64]
+        self, embeddings: RowView, anchors: FloatArray, keys: npt.NDArray[np.uint64]
     ) -> tuple[Float64Array, int]:
         """Return what the sub-pool is chosen by ``[n_pool]``, and how many candidates were retrieved.
 
@@ -69,8 +69,11 @@ class AnchorSubpool(CandidateFilter):
         total, n_hits = np.zeros(len(embeddings)), np.zeros(len(embeddings), np.int64)
         nearest = np.full(len(embeddings), -1.0)
         for start in range(0, len(anchors), _ANCHORS_PER_BLOCK):
-            block = anchors[start : start + _ANCHORS_PER_BLOCK] @ embeddings.T
-            for similarity in np.round(block, _DIGITS, out=block):
+            of_anchors = anchors[start : start + _ANCHORS_PER_BLOCK]
+            similarities = np.empty((len(of_anchors), len(embeddings)), dtype=of_anchors.dtype)
+            for places, rows in embeddings.blocks():
+                similarities[:, places] = of_anchors @ rows.T
+            for similarity in np.round(similarities, _DIGITS, out=similarities):
                 hits = _top(similarity, keys, self.neighbours)
                 total[hits] += similarity[hits]
                 n_hits[hits] += 1

@@ -28,6 +28,7 @@ from al_ray.core.types import (
     Query,
     Ranking,
     RoundRecord,
+    RowView,
     UnscoredPool,
     asked_ids,
     evaluated_after,
@@ -143,7 +144,7 @@ class _Cell:
             n_more = min(max(loop.initial_size - int(given.sum()), 0), int((~given).sum()))
             unknown = LabeledSet(ids=pool.ids[~given], labels=pool.labels[~given])
             names = ("initial",) if now.index == 0 else ("round", now.index, "initial")
-            embeddings = self._embedded(unknown.ids) if loop.initial.needs_embeddings else None
+            embeddings = self._embedded(unknown.ids).read() if loop.initial.needs_embeddings else None
             more = (
                 loop.initial.pick(unknown, n_more, stream(loop.seed, *names), embeddings) if n_more else unknown.ids[:0]
             )
@@ -200,6 +201,8 @@ class _Cell:
         for candidate_filter in loop.filters:
             kept = candidate_filter.select(pool, stream(loop.seed, "round", now.index, "filter", candidate_filter.name))
             pool = pool.take(kept)
+        if loop.filters:
+            now.metrics["n_candidates"] = float(len(pool))
         n_watched = loop.strategy.n_watched
         if 0 < n_watched < len(pool):
             return _sample(pool.ids, n_watched, stream_seed(loop.seed, "round", now.index, "watched"))
@@ -214,7 +217,7 @@ class _Cell:
             embeddings=self._embedded(pool_ids) if embed else None,
             last_scores=self._known_scores()[np.searchsorted(self.loop.truth.ids, pool_ids)] if past else None,
             labeled=labeled,
-            labeled_embeddings=self._embedded(labeled.ids) if embed else None,
+            labeled_embeddings=self._embedded(labeled.ids).read() if embed else None,
             n_classes=self.loop.n_classes,
             round_index=now.index,
             query_size=self._query_size(len(pool_ids)),
@@ -224,10 +227,10 @@ class _Cell:
         """Return how many examples are asked for; people are asked for what is left, too, where that is less."""
         return min(self.loop.query_size, n_left) if self.loop.oracle.is_outside else self.loop.query_size
 
-    def _embedded(self, ids: IntArray) -> FloatArray:
+    def _embedded(self, ids: IntArray) -> RowView:
         if self._embeddings is None:
-            self._embeddings = self.classifier.embed("pool", self.loop.truth.ids)
-        return self._embeddings[np.searchsorted(self.loop.truth.ids, ids)]
+            self._embeddings = self.classifier.embeddings("pool")
+        return RowView(self._embeddings, np.searchsorted(self.loop.truth.ids, ids))
 
     def _known_scores(self) -> FloatArray:
         """Return the last score of every example of the training split, NaN where it never had one."""
@@ -247,7 +250,7 @@ class _Cell:
         loop, labeled = self.loop, now.labeled.sorted()
         if may_query and needs_embeddings(loop) and self._embeddings is None:
             with now.phase("select"):
-                self._embedded(labeled.ids)
+                self._embeddings = self.classifier.embeddings("pool")
         state: State | None = None
         if loop.confidence.n_folds:
             with now.phase("calibrate"):

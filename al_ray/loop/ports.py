@@ -67,8 +67,11 @@ class Classifier(Protocol):
         """
         ...
 
-    def embed(self, split: Split, ids: IntArray) -> Float32Array:
-        """Return embeddings of the encoder before any fine-tune ``[n, n_embedding]``, unit length, by ascending id."""
+    def embeddings(self, split: Split) -> Float32Array:
+        """Return embeddings of all of a split by the encoder before any fine-tune ``[n, n_embedding]``, unit length.
+
+        By ascending id; they may be mapped from a file, and are only read.
+        """
         ...
 
 

@@ -200,9 +200,9 @@ class RoundClassifier(ABC):
         order = np.argsort(ids)
         return ModelOutputs(ids=ids[order], logits=logits[order])
 
-    def embed(self, split: Split, ids: IntArray) -> Float32Array:
+    def embeddings(self, split: Split) -> Float32Array:
         """Return mean embeddings of the encoder as it was pretrained ``[n, n_features]``, unit length, by id."""
-        return self._embeddings()[split][np.searchsorted(self._ids[split], np.sort(ids))]
+        return self._embeddings()[split]
 
     def _fit_members(
         self, labeled: LabeledSet, settings: FitSettings, round_index: int, watched: IntArray | None

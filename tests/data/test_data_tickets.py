@@ -144,7 +144,7 @@ def test_all_junk_and_all_rare_can_be_written() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"n_train": 5}, r"n_train is 5, it must lie in \[6, 100000\]"),
+        ({"n_train": 5}, r"n_train is 5, it must lie in \[6, 1000000\]"),
         ({"n_test": 0}, "n_test is 0"),
         ({"junk_fraction": -0.1}, r"junk_fraction is -0\.1, it must lie in \[0, 1\]"),
         ({"junk_fraction": 0.9, "rare_fraction": 0.5}, "the four fractions sum to 1.54"),

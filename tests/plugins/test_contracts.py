@@ -9,7 +9,7 @@ from al_ray.confidence import confidences
 from al_ray.confidence.mc_dropout import MCDropout
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import LabeledSet, ModelOutputs, PoolView, Ranking, UnscoredPool
+from al_ray.core.types import LabeledSet, ModelOutputs, PoolView, Ranking, RowView, UnscoredPool
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ConfigError
 from al_ray.filtering import filters
@@ -56,7 +56,7 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
 def unscored(pool: PoolView) -> UnscoredPool:
     return UnscoredPool(
         ids=pool.ids,
-        embeddings=pool.embeddings,
+        embeddings=None if pool.embeddings is None else RowView(pool.embeddings, np.arange(len(pool))),
         last_scores=np.where(pool.ids % 3 == 0, np.nan, pool.uncertainty),
         labeled=pool.labeled,
         labeled_embeddings=pool.labeled_embeddings,

@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import LabeledSet, PoolView, Ranking, UnscoredPool
+from al_ray.core.types import LabeledSet, PoolView, Ranking, RowView, UnscoredPool
 from al_ray.errors import ConfigError
 from al_ray.filtering import filters
 from al_ray.filtering.anchor_subpool import AnchorSubpool
@@ -62,7 +62,9 @@ def unscored(n: int, *, round_index: int = 3, query_size: int = 5, seed: int = 0
         "round_index": round_index,
         "query_size": query_size,
     }
-    return UnscoredPool(**(values | changes))
+    values |= changes
+    points = values["embeddings"]
+    return UnscoredPool(**values | {"embeddings": None if points is None else RowView(points, np.arange(n))})
 
 
 def draws(*names: str | int) -> np.random.Generator:
@@ -300,7 +302,7 @@ def test_anchoral_keeps_the_highest_mean_similarity_to_the_anchors_that_retrieve
     assert pool.embeddings is not None
     assert pool.labeled_embeddings is not None
     distance, at = (
-        NearestNeighbors(n_neighbors=20, metric="cosine").fit(pool.embeddings).kneighbors(pool.labeled_embeddings)
+        NearestNeighbors(n_neighbors=20, metric="cosine").fit(pool.embeddings.read()).kneighbors(pool.labeled_embeddings)
     )  # 4 labelled examples a class: all 12 are anchors
     found: dict[int, list[float]] = {}
     for row, value in zip(at.ravel().tolist(), (1 - distance).ravel().tolist(), strict=True):
@@ -319,7 +321,7 @@ def test_anchoral_fills_the_query_with_the_next_most_similar() -> None:
     pool = unscored(500, query_size=40, labeled=LabeledSet(ids=np.array([200_000]), labels=np.array([2])),
                     labeled_embeddings=one)  # fmt: skip
     kept = AnchorSubpool(size=100, neighbours=5).select(pool, draws())
-    assert set(kept.tolist()) == set(pool.ids[np.argsort(-(pool.embeddings @ one[0]))[:40]].tolist())
+    assert set(kept.tolist()) == set(pool.ids[np.argsort(-(pool.embeddings.read() @ one[0]))[:40]].tolist())
 
 
 def planted(n_pool: int = 3000, n_rare: int = 30, seed: int = 0) -> tuple[UnscoredPool, npt.NDArray[np.bool_]]:
@@ -367,7 +369,7 @@ def test_labelled_copies_are_drawn_as_anchors_without_end() -> None:
     pool = unscored(200, labeled=labeled, labeled_embeddings=known)
     assert pool.embeddings is not None
     kept = AnchorSubpool(size=10, neighbours=20).select(pool, draws())
-    assert set(kept.tolist()) == set(pool.ids[np.argsort(-(pool.embeddings @ known[0]))[:10]].tolist())
+    assert set(kept.tolist()) == set(pool.ids[np.argsort(-(pool.embeddings.read() @ known[0]))[:10]].tolist())
 
 
 def test_copies_in_the_pool_are_chosen_by_hash_and_not_by_place() -> None:
