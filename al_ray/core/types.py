@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -167,6 +167,43 @@ class ModelOutputs:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class RowView:
+    """Some rows of a large array, which may be mapped from a file: no more of it is in memory than is looked at.
+
+    Attributes:
+        array: ``[n_all, width]``; only read.
+        rows: which of its rows ``[n]``.
+    """
+
+    array: FloatArray
+    rows: IntArray
+
+    BLOCK_ROWS: ClassVar[int] = 2**17
+
+    @classmethod
+    def of(cls, array: FloatArray) -> "RowView":
+        """Return all rows of an array."""
+        return cls(array, np.arange(len(array)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: IntArray) -> "RowView":
+        """Return only some of the rows, given by their places among these; nothing is read."""
+        return RowView(self.array, self.rows[at])
+
+    def read(self) -> FloatArray:
+        """Return a copy of all of them ``[n, width]``."""
+        return self.array[self.rows]
+
+    def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Yield all rows in order, copied some 130,000 at a time, with their places among these."""
+        for start in range(0, len(self), self.BLOCK_ROWS):
+            places = slice(start, min(start + self.BLOCK_ROWS, len(self)))
+            yield places, self.array[self.rows[places]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PoolView:
     """All that a query strategy may see: arrays about the pool and the labelled examples, never a model.
@@ -177,7 +214,7 @@ class PoolView:
         ids: candidates ``[n_pool]``, ascending.
         log_probs: ``[n_pool, n_draws, n_classes]``, natural logarithm; no draw where the strategy needs no scores.
         features: ``[n_pool, n_features]`` of the fine-tuned model.
-        embeddings: ``[n_pool, n_embedding]`` unit length, of the pretrained encoder, the same in every round.
+        embeddings: of each candidate ``[n_embedding]``, unit length, of the pretrained encoder, the same always.
         predicted: class predicted without dropout ``[n_pool]``.
         uncertainty: the confidence method's own measure, high = unsure ``[n_pool]``.
         dynamics: log-probabilities after every epoch of fine-tuning ``[n_pool, n_epochs, n_classes]``.
@@ -191,7 +228,7 @@ class PoolView:
     ids: IntArray
     log_probs: FloatArray
     features: FloatArray | None = None
-    embeddings: FloatArray | None = None
+    embeddings: RowView | None = None
     predicted: IntArray | None = None
     uncertainty: FloatArray | None = None
     dynamics: FloatArray | None = None
@@ -236,38 +273,6 @@ POOL_ARRAYS = ("log_probs", "features", "embeddings", "predicted", "uncertainty"
 LABELED_ARRAYS = ("labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty")
 
 
-@dataclass(frozen=True)
-class RowView:
-    """Some rows of a large array, which may be mapped from a file: no more of it is in memory than is looked at.
-
-    Attributes:
-        array: ``[n_all, width]``; only read.
-        rows: which of its rows ``[n]``.
-    """
-
-    array: FloatArray
-    rows: IntArray
-
-    BLOCK_ROWS = 2**17
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, at: IntArray) -> "RowView":
-        """Return only some of the rows, given by their places among these."""
-        return RowView(self.array, self.rows[at])
-
-    def read(self) -> FloatArray:
-        """Return a copy of all of them ``[n, width]``."""
-        return self.array[self.rows]
-
-    def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
-        """Yield all rows in order, copied some 130,000 at a time, with their places among these."""
-        for start in range(0, len(self), self.BLOCK_ROWS):
-            places = slice(start, min(start + self.BLOCK_ROWS, len(self)))
-            yield places, self.array[self.rows[places]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class UnscoredPool:
     """What a filter may see before the model of the round exists.
@@ -305,7 +310,7 @@ class UnscoredPool:
         return replace(
             self,
             ids=self.ids[at],
-            embeddings=None if self.embeddings is None else self.embeddings.take(at),
+            embeddings=None if self.embeddings is None else self.embeddings[at],
             last_scores=None if self.last_scores is None else self.last_scores[at],
         )
 

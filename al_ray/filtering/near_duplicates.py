@@ -36,7 +36,7 @@ class NearDuplicates(CandidateFilter):
         """Return the ranking without near-duplicates in its first ``depth``."""
         assert pool.embeddings is not None
         assert pool.labeled_embeddings is not None
-        top = pool.embeddings[np.searchsorted(pool.ids, ranking.ids[: self.depth])]
+        top = pool.embeddings[np.searchsorted(pool.ids, ranking.ids[: self.depth])].read()
         kept = np.ones(len(ranking), np.bool_)
         kept[: len(top)] = ~_repeats(top, pool.labeled_embeddings, self.threshold)
         missing = query_size - int(kept.sum())

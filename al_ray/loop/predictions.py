@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from al_ray.confidence import State
-from al_ray.core.types import Float64Array, FloatArray, IntArray, LabeledSet, ModelOutputs, PoolView, Split
+from al_ray.core.types import Float64Array, FloatArray, IntArray, LabeledSet, ModelOutputs, PoolView, RowView, Split
 from al_ray.core.uncertainty import log_softmax, mean_log_probs
 from al_ray.loop.ports import Classifier, Loop
 
@@ -64,7 +64,7 @@ class RoundPredictions:
         if embeddings is None:
             return view
         rows, labeled_rows = (np.searchsorted(loop.truth.ids, asked) for asked in (ids, self._labeled.ids))
-        return replace(view, embeddings=embeddings[rows], labeled_embeddings=embeddings[labeled_rows])
+        return replace(view, embeddings=RowView(embeddings, rows), labeled_embeddings=embeddings[labeled_rows])
 
     def query_probs(self, view: PoolView, ids: IntArray) -> Float64Array:
         """Return the class probabilities of the queried examples ``[query_size, n_classes]``, in the query's order."""

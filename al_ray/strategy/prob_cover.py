@@ -62,7 +62,7 @@ class ProbCover(QueryStrategy):
         assert pool.labeled_embeddings is not None, "prob_cover needs PoolView.labeled_embeddings"
         # In the order of a hash the first of several best ones is a fair choice, and the first rows are a fair sample.
         order = np.argsort(tie_keys(pool.ids, int(stream.integers(2**62))))
-        points = single(pool.embeddings[order[: self.max_candidates]])
+        points = single(pool.embeddings[order[: self.max_candidates]].read())
         delta = self.delta
         if delta is None:
             delta = largest_pure_delta(points, min(pool.n_classes, len(points)), self.purity, stream)

@@ -33,6 +33,6 @@ class TypiClust(QueryStrategy):
         """Return ``n`` ids in the order in which clusters are visited."""
         assert pool.embeddings is not None, "typiclust needs PoolView.embeddings"
         assert pool.labeled_embeddings is not None, "typiclust needs PoolView.labeled_embeddings"
-        points = np.concatenate([pool.labeled_embeddings, pool.embeddings], dtype=np.float32)
+        points = np.concatenate([pool.labeled_embeddings, pool.embeddings.read()], dtype=np.float32)
         n_labeled = len(pool.labeled)
         return pool.ids[typical_rows(points, n_labeled, n, stream) - n_labeled]

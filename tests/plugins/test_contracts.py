@@ -41,7 +41,7 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
         ids=np.sort(rng.choice(10_000, size=n, replace=False)).astype(np.int64),
         log_probs=log_softmax(rng.normal(size=(n, n_draws, n_classes)) * 3),
         features=rng.normal(size=(n, 8)).astype(np.float32),
-        embeddings=unit(n),
+        embeddings=RowView.of(unit(n)),
         predicted=rng.integers(n_classes, size=n),
         uncertainty=rng.normal(size=n),
         dynamics=log_softmax(rng.normal(size=(n, 5, n_classes))),
@@ -56,7 +56,7 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
 def unscored(pool: PoolView) -> UnscoredPool:
     return UnscoredPool(
         ids=pool.ids,
-        embeddings=None if pool.embeddings is None else RowView(pool.embeddings, np.arange(len(pool))),
+        embeddings=pool.embeddings,
         last_scores=np.where(pool.ids % 3 == 0, np.nan, pool.uncertainty),
         labeled=pool.labeled,
         labeled_embeddings=pool.labeled_embeddings,
@@ -295,7 +295,9 @@ def test_an_initial_query_picks_so_many_distinct_examples_and_hangs_on_the_seed(
     labels = np.repeat([0, 1, 2], [70, 25, 5])
     truth = LabeledSet(ids=np.arange(100) * 2, labels=labels)
     start = initial_queries.build(name)
-    embeddings = pool_view(n=100).embeddings
+    found = pool_view(n=100).embeddings
+    assert found is not None
+    embeddings = found.read()
     one = start.pick(truth, 12, stream(1, "initial"), embeddings)
     assert len(set(one.tolist())) == 12
     assert set(one.tolist()) <= set(truth.ids.tolist())

@@ -44,7 +44,7 @@ def view(ranking: Ranking, seed: int = 0, n_classes: int = 3, n_labeled: int = 4
     return PoolView(
         ids=np.sort(ranking.ids),
         log_probs=np.log(probs),
-        embeddings=unit(rng.normal(size=(n, 2))),
+        embeddings=RowView.of(unit(rng.normal(size=(n, 2)))),
         labeled=LabeledSet(ids=np.arange(n_labeled), labels=rng.integers(n_classes, size=n_labeled)),
         labeled_embeddings=unit(rng.normal(size=(n_labeled, 2))),
     )
@@ -64,7 +64,7 @@ def unscored(n: int, *, round_index: int = 3, query_size: int = 5, seed: int = 0
     }
     values |= changes
     points = values["embeddings"]
-    return UnscoredPool(**values | {"embeddings": None if points is None else RowView(points, np.arange(n))})
+    return UnscoredPool(**values | {"embeddings": None if points is None else RowView.of(points)})
 
 
 def draws(*names: str | int) -> np.random.Generator:
@@ -301,9 +301,8 @@ def test_anchoral_keeps_the_highest_mean_similarity_to_the_anchors_that_retrieve
     pool = unscored(500, seed=4)
     assert pool.embeddings is not None
     assert pool.labeled_embeddings is not None
-    distance, at = (
-        NearestNeighbors(n_neighbors=20, metric="cosine").fit(pool.embeddings.read()).kneighbors(pool.labeled_embeddings)
-    )  # 4 labelled examples a class: all 12 are anchors
+    neighbors = NearestNeighbors(n_neighbors=20, metric="cosine").fit(pool.embeddings.read())
+    distance, at = neighbors.kneighbors(pool.labeled_embeddings)  # 4 labelled examples a class: all 12 are anchors
     found: dict[int, list[float]] = {}
     for row, value in zip(at.ravel().tolist(), (1 - distance).ravel().tolist(), strict=True):
         found.setdefault(row, []).append(value)
@@ -311,6 +310,15 @@ def test_anchoral_keeps_the_highest_mean_similarity_to_the_anchors_that_retrieve
     for size in (30, 10_000):
         kept = AnchorSubpool(size=min(size, 499), neighbours=20).select(pool, draws())
         assert kept.tolist() == pool.ids[best[:size]].tolist()
+
+
+def test_anchoral_is_the_same_where_a_large_pool_is_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = unscored(500, seed=4)
+    whole = AnchorSubpool(size=40, neighbours=20).select(pool, draws())
+    monkeypatch.setattr(RowView, "BLOCK_ROWS", 64)
+    assert pool.embeddings is not None
+    assert [len(rows) for _, rows in pool.embeddings.blocks()] == [64] * 7 + [52]
+    assert AnchorSubpool(size=40, neighbours=20).select(pool, draws()).tolist() == whole.tolist()
 
 
 def test_anchoral_fills_the_query_with_the_next_most_similar() -> None:
@@ -470,7 +478,7 @@ def on_circle(degrees: list[float], labeled: list[float]) -> tuple[Ranking, Pool
     ranking = Ranking(ids=np.arange(n)[::-1].copy(), scores=np.linspace(1, 0, n))
     answers = LabeledSet(ids=np.arange(1000, 1000 + len(labeled)), labels=np.zeros(len(labeled), np.int64))
     pool = PoolView(
-        ids=np.arange(n), log_probs=np.zeros((n, 0, 2)), embeddings=points(degrees)[::-1], labeled=answers,
+        ids=np.arange(n), log_probs=np.zeros((n, 0, 2)), embeddings=RowView.of(points(degrees)[::-1]), labeled=answers,
         labeled_embeddings=points(labeled),
     )  # fmt: skip
     return ranking, pool
