@@ -245,7 +245,7 @@ def _rounds_of(study: Path) -> list[Any]:
 
 
 def measure_project(folder: Path, n_texts: int) -> Found:
-    """Ask for two queries of a project as files, answer the first one, export the model and score the pool with it."""
+    """Ask for three queries of a project as files, answer them, export the model and score the pool with it."""
     import pyarrow.csv
     import pyarrow.parquet as pq
 
@@ -260,14 +260,14 @@ def measure_project(folder: Path, n_texts: int) -> Found:
 
     truth = pq.read_table(folder / "data" / "train.parquet", columns=["id", "label"])
     labels = dict(zip(truth["id"].to_pylist(), truth["label"].to_pylist(), strict=True))
-    for number, what in enumerate(("ask first, and encode", "ask again")):
-        query = folder / f"query-{number}.csv"
-        run(what, "ask", "project.yaml", "--to", str(query))
+    for what in ("first", "second (encodes)", "third"):
+        query = folder / f"query-{what.split()[0]}.csv"
+        run(f"ask {what}", "ask", "project.yaml", "--to", str(query))
         table = pyarrow.csv.read_csv(query)
         at = table.schema.get_field_index("label")
         answers = [labels[id_] for id_ in table["id"].to_pylist()]
         pyarrow.csv.write_csv(table.set_column(at, "label", [answers]), query)
-        run(f"tell {('first', 'again')[number]}", "tell", "project.yaml", str(query))
+        run("tell", "tell", "project.yaml", str(query))
     run("status", "status", "project.yaml")
     run("export", "export", "project.yaml", "--to", str(folder / "model"))
     scored = ["score", str(folder / "data" / "train.parquet"), "--model", str(folder / "model")]
