@@ -26,6 +26,7 @@ SHORT = (
     "load",
     "active_testing",
     "curve_forecast",
+    "gpu",
 )
 
 

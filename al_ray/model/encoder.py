@@ -37,6 +37,8 @@ POOLINGS: Mapping[str | None, Pooling] = {
     "bos": "first_token",
     "mean": "mean",
 }
+OUT_OF_MEMORY = "can't allocate memory"
+"""What torch says on a CPU, with no type of its own."""
 USE_AN_ENCODER = "Use an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, DeBERTa or ModernBERT."
 
 
@@ -231,7 +233,8 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
         built = AutoModelForSequenceClassification.from_config(
             config, dtype=torch.float32, trust_remote_code=False, **attention
         )
-        return Network(built).to(device)
+        network = Network(built)
+    return network.to(device)  # out of the block: where a GPU is full, that is not the model's fault
 
 
 def _check_family(model: ResolvedModel, config: Any) -> None:
@@ -335,7 +338,8 @@ def fork_random(device: torch.device, seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -377,9 +381,11 @@ def readable(model: ResolvedModel) -> Iterator[None]:
     """Say which model it was when a library cannot read it; a file from a stranger may raise anything there."""
     try:
         yield
-    except (MemoryError, ModelError):
+    except (MemoryError, ModelError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if OUT_OF_MEMORY in str(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"model {model.name!r} in {model.path!r} cannot be read: {reason} "

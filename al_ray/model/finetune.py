@@ -16,7 +16,7 @@ from al_ray.core.seeding import stream, stream_seed
 from al_ray.core.types import Float32Array, IntArray, LabeledSet
 from al_ray.errors import RoundError
 from al_ray.model.encoder import Network, fork_random
-from al_ray.model.packed import pack_rows
+from al_ray.model.packed import pack_rows, sent
 from al_ray.model.predict import score_rows
 from al_ray.model.recipe import (
     FinetuneRecipe,
@@ -383,11 +383,11 @@ class Fit:
 
     def _weighted_loss(self, rows: IntArray, weights: Any, epoch: int) -> Tensor:
         device = self.worker.device
-        targets = torch.from_numpy(self.labels[rows]).to(device)
+        targets = sent(self.labels[rows], device)
         logits, features = self.trained.forward(rows)
         losses: Tensor = self.loss(logits, targets, epoch, *((features,) if self.needs_features else ()))
         assert losses.shape == targets.shape, "a loss must give one value per example"
-        return (losses * torch.from_numpy(weights).to(device)).sum()
+        return (losses * sent(weights, device)).sum()
 
     def _update(self) -> None:
         rate = self.recipe.learning_rate * learning_rate_factor(self.recipe, self.step, self.n_steps)

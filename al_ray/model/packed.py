@@ -87,26 +87,32 @@ def pack(
     filled = place < lengths[:, None]
     slots = np.flatnonzero(filled)
 
-    def send(array: npt.NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
     return TokenBatch(
-        tokens=send(tokens.astype(np.int64)),
-        positions=send(place.ravel()[slots]),
-        first=send(first),
+        tokens=sent(tokens.astype(np.int64), device),
+        positions=sent(place.ravel()[slots], device),
+        first=sent(first, device),
         lengths=lengths,
         width=width,
-        slot_tokens=send((first[:, None] + np.where(filled, place, 0)).ravel()),
-        token_slots=send(slots),
-        filled=None if filled.all() else send(filled),
-        hidden=None if hidden is None else _floats(send, hidden),
+        slot_tokens=sent((first[:, None] + np.where(filled, place, 0)).ravel(), device),
+        token_slots=sent(slots, device),
+        filled=None if filled.all() else sent(filled, device),
+        hidden=None if hidden is None else _floats(hidden, device),
     )
 
 
-def _floats(send: Callable[[npt.NDArray[Any]], Tensor], hidden: HiddenStates) -> Tensor:
+def sent(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array as a tensor on a device.
+
+    On its way to a GPU it is pinned: else this process would wait for all that the GPU has been given before.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _floats(hidden: HiddenStates, device: torch.device) -> Tensor:
     # numpy has no bf16, so that its bits come as whole numbers.
-    return send(hidden.view(np.int16)).view(torch.bfloat16) if hidden.dtype == np.uint16 else send(hidden)
+    is_bf16 = hidden.dtype == np.uint16
+    return sent(hidden.view(np.int16), device).view(torch.bfloat16) if is_bf16 else sent(hidden, device)
 
 
 class _ToSlots(torch.autograd.Function):
@@ -189,9 +195,9 @@ def packed_layers(encoder: Any) -> nn.ModuleList:
 
 
 def _mean_of_texts(hidden: Tensor, batch: TokenBatch) -> Tensor:
-    lengths = torch.from_numpy(batch.lengths).to(hidden.device)
-    texts = torch.repeat_interleave(lengths, output_size=len(hidden))
-    sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device).index_add_(0, texts, hidden.float())
+    lengths = sent(batch.lengths, hidden.device)
+    # Each sum in the order of its tokens, on any device; adding by index has no order on a GPU.
+    sums = torch.segment_reduce(hidden.float(), "sum", lengths=lengths, unsafe=True)
     return sums / lengths[:, None]
 
 

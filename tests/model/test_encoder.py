@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from al_ray.errors import ModelError
-from al_ray.model.encoder import Network, build_network, load_weights, read_encoder
+from al_ray.model.encoder import Network, build_network, load_weights, read_encoder, readable
 from al_ray.model.source import ResolvedModel, resolve_model
 from tests.model import tiny
 
@@ -84,3 +84,18 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     classifier.finetune(tiny.labeled_of(split, range(20)), round_index=1)
     classifier.predict("pool", split.ids)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_full_memory_is_not_the_fault_of_the_model_that_is_being_read(error: Exception, bert: Path) -> None:
+    """A lane must learn of it as memory: else it would go on in a process that has none left."""
+    with pytest.raises(type(error)) as raised, readable(resolve_model(str(bert), None)):
+        raise error
+    assert raised.value is error

@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from al_ray.runtime.cluster.resources import (
     object_store_bytes,
     process_group_backend,
 )
+from al_ray.runtime.lane.worker import CUDA_CONTEXT_BYTES, bound_memory
 
 GIB = 1024**3
 
@@ -123,6 +125,21 @@ def test_nccl_is_used_only_where_every_rank_has_its_own_gpu() -> None:
     assert process_group_backend(0) == "gloo"
     assert process_group_backend(0.5) == "gloo"
     assert process_group_backend(1) == "cpu:gloo,cuda:nccl"
+
+
+def test_a_share_of_a_gpu_bounds_the_memory_that_its_worker_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CUDA takes of its own comes out of the share, or the shares of a GPU would add up to more than it has."""
+    import torch
+
+    set_to: list[float] = []
+    sizes = SimpleNamespace(total_memory=16 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: sizes)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: set_to.append(share))
+    device = torch.device("cuda", 0)
+    assert bound_memory(0.25, device) == 4 * GIB - CUDA_CONTEXT_BYTES
+    assert set_to == [(4 * GIB - CUDA_CONTEXT_BYTES) / (16 * GIB)]
+    with pytest.raises(ExecutionError, match=r"gpus_per_worker is 0.01, which is 164 MiB of this GPU, and CUDA takes"):
+        bound_memory(0.01, device)
 
 
 @pytest.mark.parametrize(

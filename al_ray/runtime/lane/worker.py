@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 IDLE_TIMEOUT = timedelta(days=365)
 AGREEMENT_TIMEOUT = timedelta(minutes=5)
+# What a process takes of a GPU beside its tensors, which torch does not count: its context, kernels, libraries. The
+# shares of a GPU add up to all of it.
+CUDA_CONTEXT_BYTES = 768 * 2**20
 LOG_BYTES = 4000
 TELL_EVERY_S = 0.5
 FREE_EVERY_S = 5.0
@@ -66,15 +69,17 @@ class TrainWorker:
         Args:
             threads: CPU threads for torch and for OpenMP libraries loaded later.
             gpus: GPUs of this worker; a fraction also bounds the GPU memory it may take.
+
+        Raises:
+            ExecutionError: the fraction is too small to compute anything.
         """
         set_threads(threads)
-        import torch
         from ray import train
         from ray.train.torch import get_device
 
         device = get_device()
         if 0 < gpus < 1:
-            torch.cuda.set_per_process_memory_fraction(gpus, device)
+            bound_memory(gpus, device)
         context = train.get_context()
         return cls(context.get_world_rank(), context.get_world_size(), device)
 
@@ -145,6 +150,32 @@ class TrainWorker:
         parts = [torch.empty_like(tensor) for _ in range(self.world)]
         dist.all_gather(parts, tensor)
         return parts
+
+
+def bound_memory(share: float, device: "torch.device") -> int:
+    """Let this process take no more than its share of a GPU's memory, what CUDA itself takes for it included.
+
+    Args:
+        share: in (0, 1).
+        device: a GPU, by its number.
+
+    Returns:
+        bytes that torch may allocate.
+
+    Raises:
+        ExecutionError: nothing would be left.
+    """
+    import torch
+
+    total = torch.cuda.get_device_properties(device).total_memory
+    bound = int(share * total) - CUDA_CONTEXT_BYTES
+    if bound <= 0:
+        raise ExecutionError(
+            f"gpus_per_worker is {share:g}, which is {share * total / 2**20:.0f} MiB of this GPU, and CUDA takes "
+            f"about {CUDA_CONTEXT_BYTES / 2**20:.0f} MiB of its own in every process. Use a larger share."
+        )
+    torch.cuda.set_per_process_memory_fraction(bound / total, device)
+    return bound
 
 
 class LaneClient:
