@@ -16,8 +16,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,7 @@ _N_FETCHED = 16
 _OTHER_CONTENT = "its content is not that of its hash"
 
 Rows = npt.NDArray[Any]
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -50,18 +52,28 @@ class DamagedEncodingError(StorageError):
     """A file of a stored encoding is not what was written, or gone; it is deleted, so that it is computed again."""
 
 
-def texts_sha256(texts: "pa.ChunkedArray") -> str:
-    """Hash texts in their order: the length of each in bytes, then all of them."""
-    import pyarrow.compute as pc
+@dataclass(frozen=True)
+class Texts:
+    """Texts in their order, known by their content."""
 
-    digest = hashlib.sha256(np.asarray(pc.binary_length(texts), dtype="<i8").tobytes())
-    for chunk in texts.chunks:
-        if len(chunk):
-            offset_type = np.int64 if str(chunk.type).startswith("large") else np.int32
-            _, offsets, data = chunk.buffers()
-            ends = np.frombuffer(offsets, offset_type, len(chunk) + 1, chunk.offset * np.dtype(offset_type).itemsize)
-            digest.update(memoryview(data)[ends[0] : ends[-1]] if data is not None else b"")
-    return digest.hexdigest()
+    column: "pa.ChunkedArray"
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the length of each text in bytes, then of all of them."""
+        import pyarrow.compute as pc
+
+        digest = hashlib.sha256(np.asarray(pc.binary_length(self.column), dtype="<i8").tobytes())
+        for chunk in self.column.chunks:
+            if len(chunk):
+                kind = np.dtype(np.int64 if str(chunk.type).startswith("large") else np.int32)
+                _, offsets, data = chunk.buffers()
+                ends = np.frombuffer(offsets, kind, len(chunk) + 1, chunk.offset * kind.itemsize)
+                digest.update(memoryview(data)[ends[0] : ends[-1]] if data is not None else b"")
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +94,7 @@ class StoredEncoding:
 
     @classmethod
     def of(
-        cls, storage: Folder, encoding: Encoding, texts: "pa.ChunkedArray", max_tokens: int, *, data: str, user: str
+        cls, storage: Folder, encoding: Encoding, texts: Texts, max_tokens: int, *, data: str, user: str
     ) -> "StoredEncoding":
         """Return the place of an encoding in a storage; nothing is looked at or written.
 
@@ -94,7 +106,8 @@ class StoredEncoding:
             data: what people call the texts.
             user: name of the study or project that asks.
         """
-        content = {"format": FORMAT, "texts_sha256": texts_sha256(texts), "max_tokens": max_tokens, **encoding.content}
+        assert len(texts) > 0, "no text to encode"
+        content = {"format": FORMAT, "texts_sha256": texts.sha256, "max_tokens": max_tokens, **encoding.content}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
         words = {"data": data, "n_texts": len(texts), "model": encoding.model.name, "revision": encoding.model.revision}
         folder = storage.child(CACHE).child(key)
@@ -125,7 +138,8 @@ class StoredEncoding:
             made = {"device": device, "made_at": _now(), "made_by": self.user}
             self.folder.create(ABOUT, _json({**self.about, **made}), what)
         begun = replace(self, folder=self.folder.claimed(ABOUT, self.folder.patience_s))
-        begun.folder.write(_use(self.user), _json({"at": _now()}), what)
+        with contextlib.suppress(StorageError):  # on a disk that cannot be written; whoever reads it last matters less
+            begun.folder.write(_use(self.user), _json({"at": _now()}), what)
         begun.folder.remove_leftovers(older_than_s=3600.0)
         return begun
 
@@ -136,6 +150,12 @@ class StoredEncoding:
             return []
         there = {int(found[1]) for name in files if (found := _PART.fullmatch(name))}
         return [number for number in range(self.n_parts) if number not in there]
+
+    def n_stored(self) -> int:
+        """Return how many texts are encoded and there."""
+        missing = self.missing()
+        last = self.n_texts - (self.n_parts - 1) * ENCODED_ROWS
+        return self.n_texts - sum(last if number == self.n_parts - 1 else ENCODED_ROWS for number in missing)
 
     def n_bytes(self) -> int:
         """Return what the numbers that are there take."""
@@ -221,6 +241,8 @@ class StoredEncoding:
             with open(path, "rb") as file:
                 file.seek(-_HASH_BYTES, os.SEEK_END)
                 digest = file.read()
+        except FileNotFoundError:
+            raise DamagedEncodingError(f"{path} is gone. Run again, and it is computed again.") from None
         except (ValueError, EOFError, OSError) as error:
             raise DamagedEncodingError(self._damage(path, error)) from error
         if not self._fits(rows):
@@ -268,13 +290,16 @@ class StoredEncoding:
 
 
 def completed(
-    stored: Mapping[str, StoredEncoding], compute: Callable[[Mapping[str, Sequence[int]]], None]
-) -> dict[str, Rows]:
-    """Compute what is missing of encodings and return their rows; what turns out to be damaged is computed again.
+    stored: Mapping[str, StoredEncoding],
+    compute: Callable[[Mapping[str, Sequence[int]]], None],
+    read: Callable[[StoredEncoding], T],
+) -> dict[str, T]:
+    """Compute what is missing of encodings and read them; what turns out to be damaged is computed again.
 
     Args:
         stored: of each split; begun.
         compute: computes and writes parts of the splits, by their numbers.
+        read: reads one of them.
 
     Raises:
         StorageError: the files cannot be read or written, or were damaged again and again.
@@ -284,7 +309,7 @@ def completed(
         if any(missing.values()):
             compute(missing)
         try:
-            return {split: each.rows() for split, each in stored.items()}
+            return {split: read(each) for split, each in stored.items()}
         except DamagedEncodingError as error:
             if not n_left:
                 raise
@@ -320,7 +345,7 @@ def completed_here(
                 tell(min(n_done * ENCODED_ROWS, n_texts), n_texts)
                 stored[split].write(number, encode(blocks[number]))
 
-    return completed(stored, compute)
+    return completed(stored, compute, StoredEncoding.rows)
 
 
 @dataclass(frozen=True, kw_only=True)

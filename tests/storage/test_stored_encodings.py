@@ -17,10 +17,10 @@ from al_ray.model.encoding import Encoding, blocks_of
 from al_ray.model.source import ResolvedModel
 from al_ray.model.stored import (
     StoredEncoding,
+    Texts,
     completed,
     completed_here,
     found_encodings,
-    texts_sha256,
 )
 from al_ray.storage.folder import Folder
 
@@ -31,6 +31,10 @@ N = 2500  # two whole blocks of 1,024 texts and a part of one
 
 def texts(n: int = N) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([f"text {row}" for row in range(n)])])
+
+
+def sha256_of(column: pa.ChunkedArray) -> str:
+    return Texts(column).sha256
 
 
 def tokens(n: int = N) -> pa.Table:
@@ -53,7 +57,7 @@ def place(
     storage: str, encoding: Encoding = MEANS, *, n: int = N, user: str = "mine", **changes: Any
 ) -> StoredEncoding:
     return StoredEncoding.of(
-        Folder.open(storage), encoding, texts(n), changes.pop("max_tokens", 60), data="tickets", user=user
+        Folder.open(storage), encoding, Texts(texts(n)), changes.pop("max_tokens", 60), data="tickets", user=user
     )
 
 
@@ -112,7 +116,7 @@ def test_of_two_that_compute_at_once_both_end_with_the_same(storage: str) -> Non
             together.wait()
 
         stored = place(storage, user=user).begin("cpu")
-        found[user] = np.array(completed({"pool": stored}, compute)["pool"])
+        found[user] = np.array(completed({"pool": stored}, compute, StoredEncoding.rows)["pool"])
 
     threads = [threading.Thread(target=one, args=each) for each in (("a", 0.0), ("b", 0.5))]
     for thread in threads:
@@ -208,9 +212,9 @@ def test_the_hash_of_texts_is_that_of_their_bytes_however_they_lie_in_memory(kin
     words = ["", "ä", "two", "", "three " * 9, "€"]
     whole = pa.chunked_array([pa.array(words, kind)])
     cut = pa.chunked_array([pa.array(["x", *words[:2]], kind)[1:], pa.array([], kind), pa.array(words[2:], kind)])
-    assert texts_sha256(whole) == texts_sha256(cut)
-    assert texts_sha256(whole) != texts_sha256(pa.chunked_array([pa.array(["ä", "", *words[2:]], kind)]))
-    assert texts_sha256(whole) == texts_sha256(pa.chunked_array([pa.array(words, pa.string())]))
+    assert sha256_of(whole) == sha256_of(cut)
+    assert sha256_of(whole) != sha256_of(pa.chunked_array([pa.array(["ä", "", *words[2:]], kind)]))
+    assert sha256_of(whole) == sha256_of(pa.chunked_array([pa.array(words, pa.string())]))
 
 
 def test_what_lies_there_is_listed_and_deleted(storage: str) -> None:
