@@ -19,7 +19,7 @@ from al_ray.model.tokens import load_tokenizer
 from al_ray.runtime.cluster.session import STORE_SHARE, private_store_bytes
 from al_ray.runtime.pool import text_table
 from al_ray.storage.address import below, shown
-from al_ray.storage.folder import Folder
+from al_ray.storage.folder import Folder, size_text
 from al_ray.study.cell import encodings_read
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key
 
@@ -105,8 +105,8 @@ class EncodingPlan:
         said = [self._sentence(cost) for cost in self.costs]
         if self.may_be_kept and not self.is_kept and self.costs:
             said.append(
-                f"encodings are not kept: writing them takes up to {size(self.written_bytes)}, and the disk of "
-                f"{self.cache} has {size(self.free_bytes or 0)} free"
+                f"encodings are not kept: writing them takes up to {size_text(self.written_bytes)}, and the disk of "
+                f"{self.cache} has {size_text(self.free_bytes or 0)} free"
             )
         return said
 
@@ -124,16 +124,17 @@ class EncodingPlan:
         in_room = [cost for cost in self.costs if cost.way in ("object store", "memory")]
         needed = sum(cost.n_bytes for cost in in_room)
         if needed > self.room_bytes:
-            advice = [] if self.may_be_kept else ["'cache: true', which reads them from disk"]
-            raise ExecutionError(self._too_large(in_room, needed, self.room, self.room_bytes, advice))
+            first = [] if self.may_be_kept else ["'cache: true', which reads them from disk"]
+            raise ExecutionError(self._too_large(in_room, needed, self.room, self.room_bytes, first))
         if self.is_kept and self.free_bytes is not None and self.free_bytes < self.written_bytes + records_bytes:
+            needed, where = self.written_bytes, f"the disk of {self.cache}"
             raise ExecutionError(
-                self._too_large(self.costs, self.written_bytes, f"the disk of {self.cache}", self.free_bytes, [])
+                self._too_large(self.costs, needed, where, self.free_bytes, last="choose another folder with --storage")
             )
         if self.fetched_bytes and (free := shutil.disk_usage(tempfile.gettempdir()).free) < self.fetched_bytes:
-            where = f"this machine, which fetches them from the bucket, in {tempfile.gettempdir()} (TMPDIR)"
-            on_disk = [cost for cost in self.costs if cost.way == "disk"]
-            raise ExecutionError(self._too_large(on_disk, self.fetched_bytes, where, free, []))
+            on_disk, where = [cost for cost in self.costs if cost.way == "disk"], f"the disk of {tempfile.gettempdir()}"
+            last = "let TMPDIR name a folder on a larger disk: what is in a bucket is fetched there"
+            raise ExecutionError(self._too_large(on_disk, self.fetched_bytes, where, free, last=last))
 
     def _sentence(self, cost: EncodingCost) -> str:
         had, kept = "computed first", f", kept in {self.cache}" if self.is_kept else ""
@@ -141,32 +142,34 @@ class EncodingPlan:
             had, kept = f"in {self.cache} already", ""
         elif cost.n_stored:
             had = f"{cost.n_stored:,} of {cost.n_texts:,} texts in the cache already"
-        since = f", since {self.room} has {size(self.room_bytes)}" if self.room != MEMORY else ""
+        since = f", since {self.room} has {size_text(self.room_bytes)}" if self.room != MEMORY else ""
         or_disk = ", or from disk where that is too small" if self.is_kept else ""
-        where = {"memory": "memory", "disk": f"disk{since}", "cluster": f"the object store{or_disk}"}.get(
-            cost.way, cost.way
-        )
-        return f"{cost.what} {cost.whose}, {size(cost.n_bytes)}: {had}{kept}, read from {where}"
+        where = {
+            "object store": "the object store",
+            "disk": f"disk{since}",
+            "cluster": f"the object store{or_disk}",
+        }.get(cost.way, cost.way)
+        return f"{cost.what} {cost.whose}, {size_text(cost.n_bytes)}: {had}{kept}, read from {where}"
 
     def _too_large(
-        self, costs: Sequence[EncodingCost], needed: int, where: str, free: int, advice: Sequence[str]
+        self,
+        costs: Sequence[EncodingCost],
+        needed: int,
+        where: str,
+        free: int,
+        first: Sequence[str] = (),
+        last: str = "join a Ray with a larger object store",
     ) -> str:
         largest = max(costs, key=attrgetter("n_bytes"))
-        ways = [*advice, "a smaller part of the data"]
+        smaller = ["a smaller part of the data"]
         if isinstance(largest.encoding.output, int):
-            ways[-1:] = ["fewer max_tokens", "'frozen_layers: all', which keeps one row a text"]
-            if largest.encoding.precision == "float32":
-                ways.insert(len(advice), "precision bf16, which halves it")
+            halved = ["precision bf16, which halves it"] if largest.encoding.precision == "float32" else []
+            smaller = [*halved, "fewer max_tokens", "'frozen_layers: all', which keeps one row a text"]
         return (
-            f"{largest.what} {largest.whose} takes {size(largest.n_bytes)} of the {size(needed)} that this study "
-            f"keeps, and {where} has {size(free)}. Use {', '.join(ways)}, or fewer data sets in a study; or join a "
-            "Ray with a larger object store."
+            f"{largest.what} {largest.whose} takes {size_text(largest.n_bytes)} of the {size_text(needed)} that this "
+            f"study keeps, and {where} has {size_text(free)}. Use {', '.join([*first, *smaller])}, or fewer data sets "
+            f"in a study; or {last}."
         )
-
-
-def size(n_bytes: float) -> str:
-    """Return bytes in words."""
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
 
 
 def stored_places(plan: Plan, cells: Sequence[PlannedCell], storage: Folder) -> dict[str, dict[str, StoredEncoding]]:
