@@ -102,7 +102,8 @@ def test_on_ray_a_pool_is_encoded_once_and_read_from_the_object_store_or_from_di
     assert on_disk.how.startswith(
         "found in the cache, of which 0.00 GiB are read from disk, since the object store has"
     )
-    check(on_disk.load(), encoder)
+    loaded = on_disk.load()
+    check(loaded, encoder)
     assert f"{stored['pool'].folder.path}/rows.npy" in Path("/proc/self/maps").read_text()
     check(prepared(None, encoder, 0.0).load(), encoder)
 
