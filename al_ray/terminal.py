@@ -464,6 +464,8 @@ def print_plan(console: Console, ready: ReadyStudy) -> None:
     for sentence in plan.missing:
         console.print(f"cannot be used here: {sentence}", style="yellow", markup=False, soft_wrap=True)
     _warn_bf16(console, ready)
+    for sentence in ready.encodings.sentences():
+        console.print(sentence, markup=False, soft_wrap=True, highlight=False)
     console.print(forecast_lines(cost, disk_bytes(cost, ready.execution), ready.lanes), soft_wrap=True)
     console.print("nothing was started.")
 

@@ -20,6 +20,7 @@ SHORT = (
     "frozen",
     "grid",
     "quick_cells",
+    "encoding_cache",
     "batch_strategies",
     "report_size",
     "tracking",

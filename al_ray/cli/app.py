@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import typer
 
+from al_ray.cli.cache import cache
 from al_ray.cli.doctor import doctor
 from al_ray.cli.label import label
 from al_ray.cli.methods import list_methods
@@ -35,6 +36,7 @@ app.command("score")(score)
 app.command("list")(list_methods)
 app.command("doctor")(doctor)
 app.command("sync")(sync_mlflow)
+app.add_typer(cache, name="cache")
 
 
 def run_alone(command: Callable[..., None]) -> None:

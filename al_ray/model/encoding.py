@@ -57,6 +57,19 @@ class Encoding:
         content = f"{weights}-{self.model.settings_sha256[:16]}"
         return f"{content}-{self.precision}-{self.batch_size}-{self.output}"
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What decides the numbers, beside the texts and how many tokens they are cut to, as JSON holds it."""
+        drawn = {"init": self.init, "seed": self.seed} if self.init == "random" else {}
+        return {
+            "weights_sha256": self.model.sha256 if self.init == "pretrained" else None,
+            "settings_sha256": self.model.settings_sha256,
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "output": self.output,
+            **drawn,
+        }
+
     def encoder(self, device: "torch.device") -> Encoder:
         """Load the model and return the function that encodes a block.
 

@@ -41,18 +41,18 @@ from al_ray.model.check import ModelFacts, examine_model
 from al_ray.model.encoding import Encoding
 from al_ray.model.export import check_exportable
 from al_ray.model.source import ResolvedModel, resolve_model
+from al_ray.model.stored import StoredEncoding, Texts, completed_here
 from al_ray.model.tokens import tokenize_table
 from al_ray.model.worker import SingleProcess, Worker
 from al_ray.project.answers import AnswerStore
-from al_ray.project.encodings import stored_encoding
 from al_ray.project.file import ProjectFile, load_project
 from al_ray.project.outlook import outlook
 from al_ray.project.state import Batch, CurvePoint, Progress, Status, Task, Told
 from al_ray.records.cell import CellStore
-from al_ray.records.json import fingerprint
 from al_ray.records.lease import InUseError, Lease, LeaseLostError
 from al_ray.records.study import StudyStore
 from al_ray.runtime.pool import CellPool, text_table
+from al_ray.storage.folder import Folder
 from al_ray.study.cell import SharedQueries, SharedRecords, encodings_of, make_classifier, make_loop, summarize
 from al_ray.study.names import Method, plugin_label
 from al_ray.study.plan import misfits_of_files, misfits_of_model
@@ -547,10 +547,17 @@ class Project:
                 raise _ClosedError("the project was closed")
             self._progress = Progress(doing=f"reading {n_done:,} of {n:,} texts", share=n_done / n)
 
-        texts = fingerprint(list(self.dataset.train.texts))  # new labels leave what the encoder makes of them
-        key = f"{encoding.key}-{texts[:16]}-{self.spec.max_tokens}"
-        folder = self._study.folder.child("encodings")
-        return stored_encoding(folder, key, len(self.dataset.train), tokens, encoding, self._worker.device, tell)
+        stored = StoredEncoding.of(
+            Folder.at(self._study.storage),
+            encoding,
+            Texts(text_table(self.dataset.train)["text"]),  # new labels leave what the encoder makes of them
+            self.spec.max_tokens,
+            data=self.dataset.name,
+            user=self._study.study,
+        )
+        device = self._worker.device
+        place = {"pool": stored.begin(device.type)}
+        return completed_here(place, lambda split: tokens(), lambda: encoding.encoder(device), tell)["pool"]
 
     def _compute(self) -> None:
         """Run the loop until answers are missing."""

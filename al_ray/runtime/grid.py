@@ -15,7 +15,7 @@ from ray import tune
 from al_ray.errors import one_line
 from al_ray.runtime.cluster.ray_internals import HEAD_RESOURCE, TUNE_CLOCKS
 from al_ray.runtime.cluster.resources import lanes_that_fit
-from al_ray.runtime.cluster.session import DATA_PLANE_CPUS, RaySession
+from al_ray.runtime.cluster.session import DATA_PLANE_CPUS, STORE_SHARE, RaySession, object_store_bytes_here
 from al_ray.runtime.cluster.sweeping import sweeping
 from al_ray.runtime.failures import ExchangeLostError, Failure
 from al_ray.runtime.lane.exchange import Exchange, ExchangeState
@@ -206,12 +206,15 @@ def preparing(
     """Prepare pools in a thread, beside the start of the lanes, and keep them in the object store as long as inside."""
     kept, left = list[PoolRefs | EncodedRefs](), threading.Event()
 
+    room_bytes = STORE_SHARE * object_store_bytes_here()
+
     def hand_on(key: str, refs: PoolRefs | EncodedRefs, n_texts: int, what: str, began: float) -> None:
         kept.append(refs)
         exchange.call(ExchangeState.put_pool, key, refs)
         _log.info("pool %s: %d texts %s in %.1f s", key, n_texts, what, time.monotonic() - began)
 
     def prepare() -> None:
+        nonlocal room_bytes
         try:
             for key, source in pools.items():
                 if left.is_set():
@@ -222,12 +225,14 @@ def preparing(
                 if left.is_set():
                     return
                 hand_on(key, pool, n_texts, "tokenised", began)
+                room_bytes -= sum(table.nbytes for table in pool.tables().values())
                 for encoding, make_encoder in source.encoders.items():
                     began = time.monotonic()
-                    encoded = prepare_encoding(pool, make_encoder, actors)
+                    encoded = prepare_encoding(pool, make_encoder, actors, source.stored.get(encoding), room_bytes)
+                    room_bytes -= encoded.store_bytes
                     if left.is_set():
                         return
-                    hand_on(f"{key}/{encoding}", encoded, n_texts, "encoded", began)
+                    hand_on(f"{key}/{encoding}", encoded, n_texts, encoded.how, began)
         except BaseException as error:
             if not left.is_set():  # the monitor may serve another start of the grid by now
                 monitor.stop(error)

@@ -1,9 +1,15 @@
-"""Pools in the object store: tokenised and encoded once by Ray Data, read zero-copy by every worker."""
+"""Pools: tokenised and encoded once by Ray Data, read without a copy by every worker.
+
+Tokens lie in the object store. Encodings lie there too, or, where they are kept in the storage and the object store is
+too small for them, in files that every worker maps.
+"""
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +18,8 @@ import numpy.typing as npt
 from al_ray.core.types import TextSplit
 from al_ray.errors import ExecutionError, one_line
 from al_ray.model.encoding import Encoder, blocks_of, encode_table
+from al_ray.model.stored import ROWS, Rows, StoredEncoding, completed, completed_here
+from al_ray.runtime.cluster.scratch import shared_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,11 +37,13 @@ class PoolSource:
         tables: split name (``pool``, ``test``) -> table with the columns ``id``, ``label``, ``text``.
         tokenize: table -> table with the same rows in the same order; picklable.
         encoders: key of an encoding -> what loads its model on a device; picklable.
+        stored: key of an encoding -> split -> its place in the storage; encodings without one are not kept.
     """
 
     tables: "Mapping[str, pa.Table]"
     tokenize: "Callable[[pa.Table], pa.Table]"
     encoders: "Mapping[str, Callable[[torch.device], Encoder]]" = field(default_factory=dict)
+    stored: Mapping[str, Mapping[str, StoredEncoding]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +71,16 @@ def text_table(split: TextSplit) -> "pa.Table":
 
 
 def local_pool(source: PoolSource, device: "torch.device") -> CellPool:
-    """Tokenise a pool in this process, and encode it when it is asked for."""
+    """Tokenise a pool in this process, and encode it when it is asked for, unless the storage has what it comes to."""
     tables = {split: source.tokenize(table) for split, table in source.tables.items()}
 
     @functools.cache
     def encoded(key: str) -> Arrays:
-        encode = source.encoders[key](device)
+        make_encoder, stored = source.encoders[key], source.stored.get(key)
+        if stored is not None:
+            begun = {split: each.begin(device.type) for split, each in stored.items()}
+            return completed_here(begun, tables.__getitem__, lambda: make_encoder(device))
+        encode = make_encoder(device)
         return {split: encode_table(table, encode) for split, table in tables.items()}
 
     return CellPool(tables=tables, encoded=encoded)
@@ -89,17 +103,36 @@ class PoolRefs:
         return {split: pa.concat_tables(ray.get(list(blocks))) for split, blocks in self.blocks.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodedRefs:
-    """One encoding in the object store: split name -> reference of an array, as long as its maker lives."""
+    """One encoding of a pool, for workers on all nodes.
 
-    arrays: Mapping[str, Any]
+    Attributes:
+        arrays: split -> reference of an array in the object store, as long as its maker lives.
+        files: split -> where its numbers are stored; of the splits that are not in the object store.
+        store_bytes: that it takes of the object store.
+        how: how it was had and where it lies, in words.
+    """
+
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, StoredEncoding] = field(default_factory=dict)
+    store_bytes: int = 0
+    how: str = "encoded"
 
     def load(self) -> Arrays:
-        """Return the arrays, views of the object store."""
+        """Return the arrays, views of the object store or of a file."""
         import ray
 
-        return dict(zip(self.arrays, ray.get(list(self.arrays.values())), strict=True))
+        arrays = dict(zip(self.arrays, ray.get(list(self.arrays.values())), strict=True))
+        return {**arrays, **{split: _mapped(stored) for split, stored in self.files.items()}}
+
+
+def _mapped(stored: StoredEncoding) -> Rows:
+    """Map what is stored, in place; from a bucket the first process of this machine that asks fetches it."""
+    path = Path(stored.folder.path) / ROWS
+    if not stored.folder.is_local:
+        path = shared_file(f"{stored.key}.npy", stored.put_together)
+    return stored.mapped(path, proved=False)
 
 
 def prepare_pool(source: PoolSource) -> PoolRefs:
@@ -147,35 +180,46 @@ class EncodingActors:
     gpus: float
     threads: int
 
+    @property
+    def device(self) -> str:
+        """What they compute on, in torch's word."""
+        return "cuda" if self.gpus > 0 else "cpu"
+
 
 def prepare_encoding(
-    pool: PoolRefs, make_encoder: "Callable[[torch.device], Encoder]", actors: EncodingActors
+    pool: PoolRefs,
+    make_encoder: "Callable[[torch.device], Encoder]",
+    actors: EncodingActors,
+    stored: Mapping[str, StoredEncoding] | None = None,
+    room_bytes: float = math.inf,
 ) -> EncodedRefs:
-    """Encode all splits of a pool by a Ray Data pool of actors, and leave an array each in the object store.
+    """Encode all splits of a pool by a Ray Data pool of actors, unless the storage has them already.
+
+    Args:
+        pool: its tokens.
+        make_encoder: loads the model on a device.
+        actors: that encode.
+        stored: split -> where to keep and to look for them; None: nowhere.
+        room_bytes: of the object store, for this encoding; of what is stored and larger, workers map files.
 
     Raises:
         ExecutionError: the model cannot be loaded, or rows were lost.
+        StorageError: the storage cannot be read or written.
     """
+    tables = pool.tables()
+    if stored is None:
+        return _encoded_into_the_store(tables, make_encoder, actors)
+    return _stored_encoding(tables, make_encoder, actors, stored, room_bytes)
+
+
+def _encoded_into_the_store(
+    tables: "Mapping[str, pa.Table]", make_encoder: "Callable[[torch.device], Encoder]", actors: EncodingActors
+) -> EncodedRefs:
     import ray
-    import ray.data
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    tables = pool.tables()
     blocks = [block for table in tables.values() for block in blocks_of(table) if block.num_rows]
-    tokens = ray.data.from_arrow(blocks)
-    tokens.context.enable_progress_bars = False
-    tokens.context.execution_options.preserve_order = True
-    encoding = tokens.map_batches(
-        EncodingActor,
-        fn_constructor_args=(make_encoder, actors.threads, actors.gpus > 0),
-        batch_format="pyarrow",
-        batch_size=None,
-        zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=min(actors.n, len(blocks))),
-        num_cpus=actors.cpus,
-        num_gpus=actors.gpus,
-    )
-    encoded = _materialized(encoding, "the texts cannot be encoded").to_arrow_refs()
+    encoded = _run_actors(blocks, EncodingActor, actors, make_encoder)
     # Joined on this process's node by a task, whose result is this process's: here it would take as much memory again.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     join = ray.remote(_joined).options(num_cpus=0, scheduling_strategy=here)
@@ -183,26 +227,100 @@ def prepare_encoding(
     for split, table in tables.items():
         arrays[split] = join.remote(start, table["id"].to_numpy(), *encoded)
         start += table.num_rows
-    ray.get(list(arrays.values()))  # views, no copies; where rows were lost, it is told here
-    return EncodedRefs(arrays)
+    views = ray.get(list(arrays.values()))  # no copies; where rows were lost, it is told here
+    return EncodedRefs(arrays=arrays, store_bytes=sum(view.nbytes for view in views))
+
+
+def _stored_encoding(
+    tables: "Mapping[str, pa.Table]",
+    make_encoder: "Callable[[torch.device], Encoder]",
+    actors: EncodingActors,
+    stored: Mapping[str, StoredEncoding],
+    room_bytes: float,
+) -> EncodedRefs:
+    """Let actors write what is missing to the storage, and put into the object store what fits there."""
+    import pyarrow as pa
+    import ray
+
+    begun = {split: each.begin(actors.device) for split, each in stored.items()}
+    n_texts, n_computed, in_store = sum(each.n_texts for each in begun.values()), 0, dict[str, int]()
+
+    def compute(missing: Mapping[str, Sequence[int]]) -> None:
+        nonlocal n_computed
+        blocks = []
+        for split, numbers in missing.items():
+            of_split = blocks_of(tables[split])
+            for number in numbers:
+                block = of_split[number].append_column("split", pa.array([split] * len(of_split[number])))
+                blocks.append(block.append_column("part", pa.array([number] * len(block))))
+        written = pa.concat_tables(ray.get(_run_actors(blocks, StoringActor, actors, make_encoder, begun)))
+        n_computed += sum(written["n_texts"].to_pylist())
+
+    def read(each: StoredEncoding) -> Any:
+        n_bytes = each.n_bytes()
+        if sum(in_store.values()) + n_bytes > room_bytes:
+            if each.folder.is_local:
+                each.rows()  # put together and proved here, once for all workers
+            return each
+        in_store[each.key] = n_bytes
+        return ray.put(each.rows())
+
+    found = completed(begun, compute, read)
+    files = {split: each for split, each in found.items() if isinstance(each, StoredEncoding)}
+    how = "encoded"
+    if n_computed < n_texts:
+        how = f"encoded ({n_texts - n_computed} of them were in the cache)" if n_computed else "found in the cache"
+    if files:
+        n_bytes = sum(each.n_bytes() for each in files.values())
+        how += (
+            f", of which {n_bytes / 2**30:.2f} GiB are read from disk, since the object store has "
+            f"{max(room_bytes, 0.0) / 2**30:.2f} GiB left,"
+        )
+    return EncodedRefs(
+        arrays={split: each for split, each in found.items() if split not in files},
+        files=files,
+        store_bytes=sum(in_store.values()),
+        how=how,
+    )
+
+
+def _run_actors(blocks: "Sequence[pa.Table]", actor: type, actors: EncodingActors, *arguments: Any) -> list[Any]:
+    """Hand blocks of tokens to processes that encode; return references of what they return, in order."""
+    import ray.data
+
+    tokens = ray.data.from_arrow(list(blocks))
+    tokens.context.enable_progress_bars = False
+    tokens.context.execution_options.preserve_order = True
+    encoding = tokens.map_batches(
+        actor,
+        fn_constructor_args=(actors.threads, actors.device, *arguments),
+        batch_format="pyarrow",
+        batch_size=None,
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(size=min(actors.n, len(blocks))),
+        num_cpus=actors.cpus,
+        num_gpus=actors.gpus,
+    )
+    references: list[Any] = _materialized(encoding, "the texts cannot be encoded").to_arrow_refs()
+    return references
 
 
 class EncodingActor:
     """One process of a Ray Data pool, which encodes block after block.
 
     Args:
-        make_encoder: loads the model on a device.
         threads: CPU threads to compute with.
-        on_gpu: whether it has a GPU.
+        device: to compute on, in torch's word.
+        make_encoder: loads the model on a device.
     """
 
-    def __init__(self, make_encoder: "Callable[[torch.device], Encoder]", threads: int, on_gpu: bool) -> None:
+    def __init__(self, threads: int, device: str, make_encoder: "Callable[[torch.device], Encoder]") -> None:
         from al_ray.model.worker import set_threads
 
         set_threads(threads)
         import torch
 
-        self._encode = make_encoder(torch.device("cuda" if on_gpu else "cpu"))
+        self._encode = make_encoder(torch.device(device))
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
         """Return the ids of a block with what it was encoded to: a flat list a text, and the width of its rows."""
@@ -217,6 +335,33 @@ class EncodingActor:
         values = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(np.ascontiguousarray(encoded).reshape(-1)))
         width = pa.array(np.full(len(block), encoded.shape[1], np.int32))
         return pa.table({"id": block["id"], "values": values, "width": width})
+
+
+class StoringActor(EncodingActor):
+    """One that writes what it encodes to the storage, so that it goes through no other process.
+
+    Args:
+        threads, device, make_encoder: as of :class:`EncodingActor`.
+        stored: split -> where to write; begun.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        device: str,
+        make_encoder: "Callable[[torch.device], Encoder]",
+        stored: Mapping[str, StoredEncoding],
+    ) -> None:
+        super().__init__(threads, device, make_encoder)
+        self._stored = stored
+
+    def __call__(self, block: "pa.Table") -> "pa.Table":
+        """Write the part that a block is (columns ``split`` and ``part``), and return how many texts it had."""
+        import pyarrow as pa
+
+        split, part = block["split"][0].as_py(), block["part"][0].as_py()
+        self._stored[split].write(part, self._encode(block))
+        return pa.table({"n_texts": [len(block)]})
 
 
 def _joined(start: int, ids: npt.NDArray[np.int64], *blocks: "pa.Table") -> npt.NDArray[Any]:

@@ -271,9 +271,9 @@ class Folder:
         free = "free space unknown"
         with contextlib.suppress(OSError):
             free_bytes = self.free_bytes()
-            free = free if free_bytes is None else f"{_size(free_bytes)} free"
+            free = free if free_bytes is None else f"{size_text(free_bytes)} free"
         return (
-            f"{what} was not recorded: no space left for {self.where(name)} ({_size(n_bytes)} needed, {free}). "
+            f"{what} was not recorded: no space left for {self.where(name)} ({size_text(n_bytes)} needed, {free}). "
             f"Nothing was lost: free space and run again."
         )
 
@@ -298,6 +298,7 @@ def _shown_names(names: list[str]) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _size(n_bytes: int) -> str:
+def size_text(n_bytes: float) -> str:
+    """Return bytes as people read them: ``27.5 KiB``, ``1.5 GiB``."""
     scale, unit = (2**10, "KiB") if n_bytes < 2**20 else (2**20, "MiB") if n_bytes < 2**30 else (2**30, "GiB")
     return f"{n_bytes / scale:.1f} {unit}"

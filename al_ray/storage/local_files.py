@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from al_ray.errors import StorageError
 
@@ -178,6 +179,33 @@ class LocalFiles:
 
     def _at(self, name: str) -> str:
         return os.path.join(self.path, name)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Let a file be written, piece by piece, under another name beside it, and give it its own once it is on the disk.
+
+    After an error it is gone, and one that had its name before stays.
+
+    Args:
+        path: of the file, in a folder that is there.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        with open(unfinished, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        size = os.stat(unfinished).st_size
+        try:
+            os.replace(unfinished, path)
+        except FileNotFoundError:  # as above, NFS sends it again when the reply was lost
+            if os.stat(path).st_size != size:
+                raise
+        _sync_folder(str(path.parent))
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
 
 
 @contextlib.contextmanager

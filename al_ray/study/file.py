@@ -131,6 +131,7 @@ class Execution(BaseModel):
         wait_for_nodes: accept more lanes than fit today, on a cluster that grows; needs ``lanes``.
         storage_patience_s: how long a cell waits for storage that is away, or full, before it fails; 0: not at all.
         retries: how often a cell is taken up again after a worker died.
+        cache: keep what encoders make of a pool in the storage, for all studies that read it, see ``al-ray cache``.
         address: Ray to join, ``auto`` or host:port; None starts one here, unless ``RAY_ADDRESS`` is set.
         tracking: MLflow address, ``off``, or None: ``MLFLOW_TRACKING_URI``, else a SQLite file in the storage folder.
     """
@@ -146,6 +147,7 @@ class Execution(BaseModel):
     # The other workers of a cell wait half an hour for its first one: longer than this, and than one slow try.
     storage_patience_s: Annotated[float, Field(ge=0, le=1200)] = 300.0
     retries: Annotated[int, Field(ge=0, le=1_000_000)] = 2
+    cache: bool = True
     address: str | None = None
     tracking: str | None = None
 

@@ -1,16 +1,14 @@
 """What a study will cost, before anything starts: forward passes, fine-tuned examples, time and disk."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from al_ray.confidence import ConfidenceMethod, needs_plain_model
 from al_ray.core.types import TextDataset
-from al_ray.model.encoding import Encoding
 from al_ray.model.source import ResolvedModel
-from al_ray.model.tokens import load_tokenizer
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key
 from al_ray.study.spec import CellSpec
 
@@ -24,7 +22,6 @@ STEP_PASSES, FROZEN_ROUND_TEXTS = 4.3, 20.0
 # beside others than alone. Set by hand after one run of the quickstart on two cores, of which 25 s and no more for all
 # three had told 92 of 134 s.
 START_UP_S, ENCODERS_START_S, SIDE_BY_SIDE = 28.0, 10.0, 1.1
-N_COUNTED = 500
 # What a disk takes for the files of a round and of a cell beyond their content, in blocks of 4 KiB, and what MLflow's
 # SQLite file and artifacts take: measured on the studies that come along.
 ROUND_SLACK_BYTES, CELL_SLACK_BYTES = 4096, 5 * 4096
@@ -77,7 +74,14 @@ def forecast(plan: Plan) -> Forecast:
     )
 
 
-def measured_seconds(plan: Plan, execution: "Execution", lanes: int, *, is_local: bool) -> float | None:
+def measured_seconds(
+    plan: Plan,
+    execution: "Execution",
+    lanes: int,
+    *,
+    is_local: bool,
+    unencoded: Callable[[str], float] = lambda pool_key: 1.0,
+) -> float | None:
     """Measure for some seconds what the rest of a study will take here, start-up included.
 
     Every kind of cell takes its own path on a few texts of its data, one after the other.
@@ -87,6 +91,7 @@ def measured_seconds(plan: Plan, execution: "Execution", lanes: int, *, is_local
         execution: threads and GPUs of a worker.
         lanes: cells that run side by side.
         is_local: whether it runs without Ray.
+        unencoded: pool key -> share of its encoding that the storage does not have yet.
 
     Returns:
         seconds; None where data or models are missing, or cells run on GPUs and this machine has none.
@@ -100,11 +105,12 @@ def measured_seconds(plan: Plan, execution: "Execution", lanes: int, *, is_local
         return None
     pace = Pace(execution.cpus_per_worker, execution.gpus_per_worker > 0)
     encoding_s = 0.0
-    for cells in by_pool(waiting).values():
+    for pool_key, cells in by_pool(waiting).items():
         spec = cells[0].spec
         dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
         seconds += sum(_cell_seconds(cell, dataset, model, pace) for cell in cells)
-        encoding_s += pace.encoding_s([cell.spec for cell in cells], dataset, model)
+        if share := unencoded(pool_key):
+            encoding_s += share * pace.encoding_s([cell.spec for cell in cells], dataset, model)
     if is_local:
         return seconds + encoding_s
     start_s = START_UP_S + (ENCODERS_START_S if encoding_s else 0.0)
@@ -128,24 +134,6 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def encoding_bytes(encoding: Encoding, dataset: TextDataset, model: ResolvedModel, max_tokens: int, width: int) -> int:
-    """Estimate what an encoding of a data set takes: a row a text, or, of the output of a layer, a row a token.
-
-    Args:
-        encoding: of the texts.
-        dataset: holds them.
-        model: whose tokens are counted, on some of the texts.
-        max_tokens: that texts are cut to.
-        width: of the encoder's output.
-    """
-    n_rows, texts = len(dataset.train) + len(dataset.test), dataset.train.texts
-    if not isinstance(encoding.output, int):
-        return n_rows * width * 4
-    sample = [texts[row] for row in range(0, len(texts), max(len(texts) // N_COUNTED, 1))]
-    n_tokens = sum(len(row) for row in load_tokenizer(model, max_tokens).encode_batch_fast(sample)) / len(sample)
-    return round(n_rows * n_tokens * width * (2 if encoding.precision == "bf16" else 4))
 
 
 def has_fast_bf16() -> bool | None:

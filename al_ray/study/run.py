@@ -8,25 +8,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import metadata
-from operator import itemgetter
 from typing import Any
 
-import psutil
-
 from al_ray import __version__
-from al_ray.errors import ConfigError, ExecutionError, StorageError
-from al_ray.model.encoding import Encoding
+from al_ray.errors import ConfigError, StorageError
 from al_ray.model.tokens import tokenize_table
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
 from al_ray.runtime.cluster.resources import LaneResources
-from al_ray.runtime.cluster.session import private_store_bytes
 from al_ray.runtime.driver import run_grid, run_local
 from al_ray.runtime.pool import PoolSource, text_table
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
+from al_ray.storage.folder import Folder
 from al_ray.study.cell import encodings_read, run_cell, warm_up
+from al_ray.study.encodings import EncodingPlan, plan_encodings, stored_places
 from al_ray.study.file import Execution, Study
-from al_ray.study.forecast import Forecast, encoding_bytes, forecast, measured_seconds
+from al_ray.study.forecast import Forecast, forecast, measured_seconds
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key, plan_record, plan_study, require_complete
 from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Methods, Tracker
@@ -47,6 +44,7 @@ class ReadyStudy:
         is_local: whether it runs in this process, without Ray.
         lanes: cells that will run side by side; None where only the cluster knows.
         cost: what is left of it will take.
+        encodings: of its pools that it reads, and where they will lie.
     """
 
     plan: Plan
@@ -54,6 +52,7 @@ class ReadyStudy:
     is_local: bool
     lanes: int | None
     cost: Forecast
+    encodings: EncodingPlan
 
     def run(self, listener: Listener, methods: Methods | None = None) -> None:
         """Run what is not finished.
@@ -63,7 +62,10 @@ class ReadyStudy:
             methods: what MLflow is to show of the study's methods; None: their runs stay as they are.
         """
         if self.plan.waiting():
-            run_study(self.plan, self.execution, local=self.is_local, listener=listener, methods=methods)
+            for sentence in self.encodings.sentences():
+                _log.info("%s", sentence)
+            execution = self.execution.model_copy(update={"cache": self.encodings.is_kept})
+            run_study(self.plan, execution, local=self.is_local, listener=listener, methods=methods)
 
 
 def prepare(
@@ -86,10 +88,11 @@ def prepare(
         check_shared(execution)
     plan = plan_study(study.laid_out_for(execution), execution.storage, only=cell)
     lanes = 1 if local else _lanes(execution, plan)
-    cost = forecast(plan)
+    cost, encodings = forecast(plan), plan_encodings(plan, execution, is_local=local)
     if measure:
-        cost = replace(cost, seconds=measured_seconds(plan, execution, lanes or 1, is_local=local))
-    return ReadyStudy(plan=plan, execution=execution, is_local=local, lanes=lanes, cost=cost)
+        seconds = measured_seconds(plan, execution, lanes or 1, is_local=local, unencoded=encodings.missing_share)
+        cost = replace(cost, seconds=seconds)
+    return ReadyStudy(plan=plan, execution=execution, is_local=local, lanes=lanes, cost=cost, encodings=encodings)
 
 
 def require_ready(ready: ReadyStudy, *, trusts_address: bool) -> None:
@@ -107,7 +110,7 @@ def require_ready(ready: ReadyStudy, *, trusts_address: bool) -> None:
     if not ready.is_local and not trusts_address:
         check_cluster(ready.execution)
     check_space(ready.plan, ready.cost, ready.execution)
-    check_encodings(ready)
+    ready.encodings.check(disk_bytes(ready.cost, ready.execution))
 
 
 def check_cluster(execution: Execution) -> None:
@@ -178,7 +181,7 @@ def _run(
         events = _Events(plan, tracker, lease, listener)
         tasks = [_task(plan, cell, execution) for cell in waiting]
         # One table a pool, however many cells share it.
-        pools = _pools(plan, waiting)
+        pools = _pools(plan, waiting, execution)
         if local:
             run_local(
                 cells=tasks,
@@ -213,42 +216,6 @@ def check_space(plan: Plan, cost: Forecast, execution: Execution) -> None:
         raise StorageError(
             f"the records of this study take about {needed / 2**20:.0f} MiB, and {plan.store.root} has "
             f"{free / 2**20:.0f} MiB free. Free some, or choose another folder with --storage."
-        )
-
-
-def check_encodings(ready: ReadyStudy) -> None:
-    """Refuse a study whose embeddings and hidden states will not fit where they are kept.
-
-    On a cluster only its nodes know how much that is, and Ray writes to their disks what does not fit.
-
-    Raises:
-        ExecutionError: the object store of a private Ray, or without Ray the memory, is too small.
-    """
-    plan, kept = ready.plan, list[tuple[int, str, Encoding]]()
-    if not ready.is_local and (ready.execution.address or os.environ.get("RAY_ADDRESS", "local")) != "local":
-        return
-    for cells in by_pool(plan.waiting()).values():
-        spec = cells[0].spec
-        dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
-        for encoding in encodings_read(cell.spec for cell in cells).values():
-            whose = f"of model {spec.model.name!r} for data set {dataset.name!r}"
-            n_bytes = encoding_bytes(encoding, dataset, model, spec.max_tokens, plan.facts[model].n_features)
-            kept.append((n_bytes, whose, encoding))
-    where = "the memory of this machine" if ready.is_local else "the object store of a private Ray on this machine"
-    free = psutil.virtual_memory().available if ready.is_local else private_store_bytes()
-    needed = sum(n_bytes for n_bytes, _, _ in kept)
-    if needed > free:
-        largest, whose, encoding = max(kept, key=itemgetter(0))
-        what, ways = "the embeddings", ["a smaller part of the data"]
-        if isinstance(encoding.output, int):
-            what = f"the output of layer {encoding.output}"
-            ways = ["fewer max_tokens", "'frozen_layers: all', which keeps one row a text"]
-            if encoding.precision == "float32":
-                ways.insert(0, "precision bf16, which halves it")
-        raise ExecutionError(
-            f"{what} {whose} takes {largest / 2**30:.1f} GiB of the {needed / 2**30:.1f} GiB that this study keeps, "
-            f"and {where} has {free / 2**30:.1f} GiB. Use {', '.join(ways)}, or fewer data sets in a study; or join a "
-            "Ray with a larger object store."
         )
 
 
@@ -357,12 +324,13 @@ def installed_versions() -> dict[str, str]:
     return {"al_ray": __version__, **{name: metadata.version(name) for name in RECORDED_VERSIONS}}
 
 
-def _pools(plan: Plan, cells: Iterable[PlannedCell]) -> dict[str, PoolSource]:
+def _pools(plan: Plan, cells: Iterable[PlannedCell], execution: Execution) -> dict[str, PoolSource]:
     """Return the pools that cells read, in the order of their use, with all that any of the cells reads of each."""
-    return {key: _pool_source(plan, of_pool) for key, of_pool in by_pool(cells).items()}
+    storage = Folder.at(plan.store.storage, patience_s=execution.storage_patience_s) if execution.cache else None
+    return {key: _pool_source(plan, of_pool, storage) for key, of_pool in by_pool(cells).items()}
 
 
-def _pool_source(plan: Plan, cells: Sequence[PlannedCell]) -> PoolSource:
+def _pool_source(plan: Plan, cells: Sequence[PlannedCell], storage: Folder | None) -> PoolSource:
     spec = cells[0].spec
     dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
     encodings = encodings_read(cell.spec for cell in cells)
@@ -370,4 +338,5 @@ def _pool_source(plan: Plan, cells: Sequence[PlannedCell]) -> PoolSource:
         tables={"pool": text_table(dataset.train), "test": text_table(dataset.test)},
         tokenize=partial(tokenize_table, model=model, max_tokens=spec.max_tokens),
         encoders={key: encoding.encoder for key, encoding in encodings.items()},
+        stored={} if storage is None else stored_places(plan, cells, storage),
     )

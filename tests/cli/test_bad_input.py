@@ -395,22 +395,23 @@ def test_a_relative_folder_on_a_joined_cluster_is_refused(study, al_ray, tmp_pat
 def test_hidden_states_that_do_not_fit_are_refused_with_their_size_and_a_row_a_text_fits(
     study, al_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import al_ray.study.run as run_module
+    import al_ray.study.encodings as module
     from al_ray.study.cell import encodings_of
-    from al_ray.study.forecast import encoding_bytes
 
     path = study({"seed": 1}, finetune={"frozen_layers": 1, "epochs": 1})
     plan = plan_study(load_study(path), str(tmp_path / "out"))
     [dataset], [cell] = plan.datasets.values(), plan.cells
     model = plan.models[cell.spec.model.name, cell.spec.model.revision]
     hidden = encodings_of(cell.spec)["hidden"]
-    needed = encoding_bytes(hidden, dataset, model, cell.spec.max_tokens, plan.facts[model].n_features)
-    monkeypatch.setattr(run_module.psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
+    needed = module.encoding_bytes(hidden, dataset, model, cell.spec.max_tokens, plan.facts[model].n_features)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
     options = ("--local", "--storage", tmp_path / "out", "--set", "tracking=off")
-    outcome = al_ray("run", path, *options)
+    outcome = al_ray("run", path, *options, "--set", "cache=false")
     assert outcome.code == 1
-    assert re.search(r"the output of layer 1 of model .* takes .* GiB .* and the memory of this machine", outcome.text)
-    assert "Use precision bf16, which halves it, fewer max_tokens, 'frozen_layers: all'" in outcome.text
+    assert re.search(r"the output of layer 1 of model .* takes .*iB .* and the memory of this machine", outcome.text)
+    advice = "Use 'cache: true', which reads them from disk, precision bf16, which halves it, fewer max_tokens"
+    assert f"{advice}, 'frozen_layers: all'" in outcome.text
     assert not (tmp_path / "out").exists()
     fitting = study({"seed": 1}, finetune={"frozen_layers": "all"}, name="fits")
-    assert al_ray("run", fitting, *options).code == 0
+    assert al_ray("run", fitting, *options, "--set", "cache=false").code == 0
+    assert al_ray("run", path, *options).code == 0

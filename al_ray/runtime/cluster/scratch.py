@@ -1,15 +1,20 @@
 """Scratch folders of a run on its machine: gone at its end, or at the next one's start."""
 
+import atexit
 import contextlib
+import fcntl
+import functools
 import hashlib
 import itertools
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
+from al_ray.errors import ExecutionError
 from al_ray.process import host_id, life_of, start_of_this
 from al_ray.runtime.cluster.ray_internals import log_files
 
@@ -43,6 +48,50 @@ def keep_logs(folder: Path) -> Path:
         for path in (*folder.glob("*.log"), *log_files(folder)):
             shutil.copy(path, kept)
     return kept
+
+
+def shared_file(name: str, fetch: Callable[[Path], None]) -> Path:
+    """Return a file of this machine that its processes share: the first one that asks fetches it, the others wait.
+
+    Files are gone once the last process that shares any has ended, or, where that was killed, when the next one asks.
+
+    Args:
+        name: of the file; two of one name have one content.
+        fetch: writes it, whole or not at all.
+
+    Raises:
+        ExecutionError: the folder for it is somebody else's.
+    """
+    path = _shared_folder() / name
+    with open(path.with_name(f"{name}.turn"), "a") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not path.exists():
+            fetch(path)
+    return path
+
+
+@functools.cache
+def _shared_folder() -> Path:
+    """Return the folder of shared files, which this process uses from now on."""
+    folder = Path(tempfile.gettempdir()) / f"al_ray_{_host()}_shared_{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not _is_mine(folder):
+        raise ExecutionError(f"{folder} is no folder of this user's. Move it away, or name another place with TMPDIR.")
+    users = open(folder / "users", "a")  # noqa: SIM115 - locked, and so open, as long as this process lives
+    _sweep(folder, users)
+    fcntl.flock(users, fcntl.LOCK_SH)
+    atexit.register(_sweep, folder, users)
+    return folder
+
+
+def _sweep(folder: Path, users: IO[str]) -> None:
+    """Delete the shared files unless another process uses them."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in folder.iterdir():
+            if path.name != "users":
+                path.unlink()
 
 
 def _make() -> Path:

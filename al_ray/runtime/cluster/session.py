@@ -19,6 +19,8 @@ from al_ray.runtime.cluster.resources import LaneResources, NodeSize, object_sto
 from al_ray.runtime.failures import RayStartError
 
 DATA_PLANE_CPUS = 1
+# Of the object store, for pools; the rest is for what Ray itself moves: blocks of texts, weights.
+STORE_SHARE = 0.8
 PATIENCE_S = 4.0
 # The first words of a client of HTTP/2, and settings that change nothing (RFC 9113, section 3.4). Ray's head speaks
 # gRPC, which is HTTP/2, and so its first words are a frame of settings.
@@ -255,6 +257,14 @@ def _nodes(reserved_cpus: int) -> tuple[NodeSize, ...]:
         types = frozenset(name.removeprefix(mark) for name in size if name.startswith(mark))
         nodes.append(NodeSize(size.get("CPU", 0) - reserved_cpus, size.get("GPU", 0), types))
     return tuple(nodes)
+
+
+def object_store_bytes_here() -> float:
+    """Return the size of the smallest object store among the nodes of the Ray in use."""
+    import ray
+
+    sizes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    return float(min(sizes, default=0.0))
 
 
 def private_store_bytes() -> int:
