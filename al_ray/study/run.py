@@ -298,7 +298,7 @@ class _Events:
                 self._tracker.round_recorded(event.key)
             case CellFailed():
                 assert cell.fingerprint is not None
-                records = self._store.cell(cell.slug, cell.fingerprint)
+                records = self._store.cell_folder(cell.slug, cell.fingerprint)
                 records.fail({**event.reason(), "starts": self._starts.pop(event.key, [])})
                 self._tracker.cell_finished(event.key, "failed")
             case CellFinished():
@@ -334,6 +334,7 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
         pool_key=cell.pool_key,
         workers=cell.spec.workers,
         is_quick=cell.spec.finetune.is_frozen,
+        is_new=cell.status == "waiting",
     )
 
 
