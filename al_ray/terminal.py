@@ -35,6 +35,7 @@ from al_ray.study.forecast import Forecast, has_fast_bf16, round_costs
 from al_ray.study.names import JOIN
 from al_ray.study.plan import Plan, dataset_key, plan_record
 from al_ray.study.run import ReadyStudy, disk_bytes
+from al_ray.study.spec import CellSpec, once_a_kind
 from al_ray.tracking.mlflow_address import DATABASES, scheme_of, tracking_address
 
 if TYPE_CHECKING:
@@ -482,12 +483,16 @@ def run_shown(ready: ReadyStudy, console: Console, *, verbose: bool = False) -> 
     plan = ready.plan
     waiting = plan.waiting()
     _announce(console, ready)
-    costs = {}
+
+    def costs_of(spec: CellSpec) -> list[float]:
+        dataset = plan.datasets[dataset_key(spec.dataset)]
+        return round_costs(spec, len(dataset.train), len(dataset.test))
+
+    usual, costs = once_a_kind(costs_of), dict[str, list[float]]()
     for cell in waiting:
-        dataset = plan.datasets[dataset_key(cell.spec.dataset)]
-        costs[cell.key] = round_costs(cell.spec, len(dataset.train), len(dataset.test))
-        n_done = max(cell.n_recorded - 1, 0)
-        costs[cell.key][:n_done] = [0.0] * n_done
+        costs[cell.key], n_done = usual(cell.spec), max(cell.n_recorded - 1, 0)
+        if n_done:
+            costs[cell.key] = [*[0.0] * n_done, *costs[cell.key][n_done:]]
     progress = Progress(console, costs, n_before=len(plan.cells) - len(waiting))
     if waiting:
         with shown_log(console, verbose=verbose), progress:

@@ -179,7 +179,9 @@ def encodings_of(spec: CellSpec) -> dict[EncodingRole, Encoding]:
 
 def encodings_read(specs: Iterable[CellSpec]) -> dict[str, Encoding]:
     """Return all encodings that any of some cells reads, by their keys, in the order of their use."""
-    return {encoding.key: encoding for spec in specs for encoding in encodings_of(spec).values()}
+    # Random weights are drawn from the seed; else cells that differ in it alone read the same.
+    distinct = {(spec.kind, spec.seed if spec.model.init == "random" else 0): spec for spec in specs}
+    return {encoding.key: encoding for spec in distinct.values() for encoding in encodings_of(spec).values()}
 
 
 def make_loop(spec: CellSpec, n_classes: int, tables: Mapping[str, pa.Table]) -> Loop:

@@ -28,6 +28,7 @@ from al_ray.study.cell import encodings_read, run_cell, warm_up
 from al_ray.study.file import Execution, Study
 from al_ray.study.forecast import Forecast, encoding_bytes, forecast, measured_seconds
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key, plan_record, plan_study, require_complete
+from al_ray.study.spec import CellSpec, once_a_kind
 from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Methods, Tracker
 
@@ -176,7 +177,8 @@ def _run(
     tracker.start()
     try:
         events = _Events(plan, tracker, lease, listener)
-        tasks = [_task(plan, cell, execution) for cell in waiting]
+        shared = once_a_kind(lambda spec: _shared(plan, spec, execution))
+        tasks = [_task(plan, cell, execution, shared(cell.spec)) for cell in waiting]
         # One table a pool, however many cells share it.
         pools = _pools(plan, waiting)
         if local:
@@ -319,7 +321,18 @@ def _resources(execution: Execution) -> LaneResources:
     )
 
 
-def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
+def _shared(plan: Plan, spec: CellSpec, execution: Execution) -> dict[str, Any]:
+    """Return what the tasks of cells have in common that differ in the seed alone."""
+    return {
+        "spec": spec.to_json(),
+        "n_classes": plan.datasets[dataset_key(spec.dataset)].n_classes,
+        "provenance": _provenance(plan, spec, execution),
+        "workers": spec.workers,
+        "is_quick": spec.finetune.is_frozen,
+    }
+
+
+def _task(plan: Plan, cell: PlannedCell, execution: Execution, shared: dict[str, Any]) -> CellTask:
     assert cell.fingerprint is not None
     return CellTask(
         key=cell.key,
@@ -328,18 +341,14 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
         storage_patience_s=execution.storage_patience_s,
         slug=cell.slug,
         fingerprint=cell.fingerprint,
-        spec=cell.spec.to_json(),
-        n_classes=plan.datasets[dataset_key(cell.spec.dataset)].n_classes,
-        provenance=_provenance(plan, cell, execution),
         pool_key=cell.pool_key,
-        workers=cell.spec.workers,
-        is_quick=cell.spec.finetune.is_frozen,
         is_new=cell.status == "waiting",
+        **{**shared, "spec": {**shared["spec"], "seed": cell.spec.seed}},
     )
 
 
-def _provenance(plan: Plan, cell: PlannedCell, execution: Execution) -> dict[str, Any]:
-    dataset, model = plan.datasets[dataset_key(cell.spec.dataset)], cell.spec.model
+def _provenance(plan: Plan, spec: CellSpec, execution: Execution) -> dict[str, Any]:
+    dataset, model = plan.datasets[dataset_key(spec.dataset)], spec.model
     return {
         "python": platform.python_version(),
         **installed_versions(),
