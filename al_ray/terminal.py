@@ -31,6 +31,7 @@ from al_ray.errors import without_secrets
 from al_ray.records.cell import ADVICE, failure_words
 from al_ray.records.study import StudyStore
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, RoundEnded
+from al_ray.study.file import MOST_TRACKED, tracks_cells
 from al_ray.study.forecast import Forecast, has_fast_bf16, round_costs
 from al_ray.study.names import JOIN
 from al_ray.study.plan import Plan, dataset_key, plan_record
@@ -498,7 +499,10 @@ def run_shown(ready: ReadyStudy, console: Console, *, verbose: bool = False) -> 
         with shown_log(console, verbose=verbose), progress:
             ready.run(progress, live_methods(plan))
     _print_results(console, plan)
-    _print_addresses(console, plan.store, tracking_address(ready.execution.tracking, ready.execution.storage))
+    address = tracking_address(ready.execution.tracking, ready.execution.storage)
+    _print_addresses(console, plan.store, address)
+    if address is not None and not tracks_cells(ready.execution.tracked_cells, len(plan.study.cells)):
+        console.print(f"MLflow: {methods_alone(len(plan.study.cells))}", soft_wrap=True, highlight=False)
     if progress.failures:
         console.print("\n".join(failure_lines(progress.failures)), style="red", soft_wrap=True)
     return progress.failures
@@ -548,12 +552,15 @@ def _print_results(console: Console, plan: Plan) -> None:
     from al_ray.report.analysis import analyse
     from al_ray.report.read import read_study
 
-    planned = {cell.key: plan.store.cell(cell.slug, cell.fingerprint) for cell in plan.cells if cell.fingerprint}
-    statuses = plan.store.folder.each(lambda key: planned[key].status(), list(planned))
-    done = {key for key, status in zip(planned, statuses, strict=True) if status == "done"}
+    store = plan.store
+    store.packed.look()
+    recorded = frozenset(store.recorded_keys())
+    planned = {c.key: store.cell(c.slug, c.fingerprint) for c in plan.cells if c.fingerprint and c.key in recorded}
+    progress = store.folder.each(lambda key: store.progress(planned[key]), list(planned))
+    done = {key for key, (status, _) in zip(planned, progress, strict=True) if status == "done"}
     if finished := tuple(cell for cell in plan.cells if cell.key in done):
         grid = plan_record(replace(plan, cells=finished))
-        records = read_study(plan.store.folder.location, grid=grid)
+        records = read_study(store.folder.location, grid=grid)
         results = analyse(records, with_arrays=False)
         for table in (*result_tables(results), *slice_tables(results)):
             console.print(table)
@@ -578,6 +585,14 @@ def _print_addresses(console: Console, store: StudyStore, address: str | None) -
         console.print(f"MLflow: off. Later: {later}", soft_wrap=True, highlight=False)
     else:
         print_mlflow(console, store, address)
+
+
+def methods_alone(n_cells: int) -> str:
+    """Say that MLflow has no runs of cells, and what gives it some."""
+    return (
+        f"runs of methods, and none of the {n_cells:,} cells: above {MOST_TRACKED:,} they are logged only when asked, "
+        "with 'tracked_cells: all', or later with 'al-ray sync --cells all'."
+    )
 
 
 def print_mlflow(console: Console, store: StudyStore, address: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.records.cell import SPEC, SPEC_KEYS, CellStore, cell_key
+from al_ray.records.cell import SPEC, SPEC_KEYS, CellStatus, CellStore, cell_key
 from al_ray.records.json import FORMAT, changed_fields, identity_of, json_file, read_json
 from al_ray.records.packed import PACKED, PackedCell, PackedCells
 from al_ray.records.round import now_text
@@ -170,6 +170,11 @@ class StudyStore:
     def packed_cell(self, packed: PackedCell) -> CellStore:
         """Return the records of a cell that is recorded together with others."""
         return CellStore(self.packed.files(packed), packed.slug, packed.fingerprint)
+
+    def progress(self, cell: CellStore) -> tuple[CellStatus, int]:
+        """Return the status of a recorded cell and how many rounds are recorded; of a packed one nothing is read."""
+        packed = self.packed.readable().get(cell.key)
+        return cell.progress() if packed is None else ("done", packed.n_rounds)
 
     def recorded_keys(self) -> list[str]:
         """Return the names of the recorded cells: those that are packed, then those of folders, not looked into.

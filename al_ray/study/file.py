@@ -113,6 +113,8 @@ for _tag, _pattern, _first in (
     )
 
 
+TrackedCells = typing.Literal["auto", "all", "none"]
+MOST_TRACKED = 1000
 LIST_FIELDS = ("filters", "stopping")
 MAX_FILE_BYTES = 2**20
 MAX_CELLS = 100_000
@@ -133,6 +135,8 @@ class Execution(BaseModel):
         retries: how often a cell is taken up again after a worker died.
         address: Ray to join, ``auto`` or host:port; None starts one here, unless ``RAY_ADDRESS`` is set.
         tracking: MLflow address, ``off``, or None: ``MLFLOW_TRACKING_URI``, else a SQLite file in the storage folder.
+        tracked_cells: whether MLflow gets a run for each cell, or those of methods alone: ``all``, ``none``, or
+            ``auto``: all where the study has no more than 1,000.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra=describe)
@@ -148,11 +152,17 @@ class Execution(BaseModel):
     retries: Annotated[int, Field(ge=0, le=1_000_000)] = 2
     address: str | None = None
     tracking: str | None = None
+    tracked_cells: TrackedCells = "auto"
 
     @property
     def device(self) -> str:
         """What its workers compute on, in torch's word: ``cuda`` where they have a GPU, else ``cpu``."""
         return "cuda" if self.gpus_per_worker > 0 else "cpu"
+
+
+def tracks_cells(tracked: TrackedCells, n_cells: int) -> bool:
+    """Tell whether MLflow gets a run for each cell of a study of so many, beside those of its methods."""
+    return tracked == "all" or (tracked == "auto" and n_cells <= MOST_TRACKED)
 
 
 DEVICES = ("cpu", "cuda")

@@ -61,8 +61,13 @@ class _Work:
     disk_bytes: int
 
 
-def forecast(plan: Plan) -> Forecast:
-    """Count what the rest of a study computes and writes, as far as its data sets and models are here."""
+def forecast(plan: Plan, *, tracks_cells: bool = True) -> Forecast:
+    """Count what the rest of a study computes and writes, as far as its data sets and models are here.
+
+    Args:
+        plan: the checked study.
+        tracks_cells: whether MLflow gets a run for each cell.
+    """
     dataset_of = once_a_kind(lambda spec: plan.datasets.get(dataset_key(spec.dataset)))
     known: dict[tuple[tuple[int, ...], int], _Work] = {}
     works = []
@@ -77,7 +82,7 @@ def forecast(plan: Plan) -> Forecast:
         n_scored=sum(work.n_scored for work in works),
         n_heads=sum(work.n_heads for work in works),
         disk_bytes=sum(work.disk_bytes for work in works),
-        tracking_bytes=_tracking_bytes(works),
+        tracking_bytes=_tracking_bytes(works if tracks_cells else works[:1]),
     )
 
 

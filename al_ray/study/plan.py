@@ -147,7 +147,7 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     resolve = once_a_kind(lambda spec: _resolve(spec, datasets, models))
     resolved = {slug: _planned(slug, spec, study.names[slug], resolve(spec)) for slug, spec in specs.items()}
     _check_content(resolved.values())
-    cells = store.folder.each(lambda slug: _with_status(resolved[slug], recorded), list(resolved))
+    cells = store.folder.each(lambda slug: _with_status(store, resolved[slug], recorded), list(resolved))
     planned = {cell.slug: cell for cell in cells if cell.fingerprint}
     also_planned = [(cell, planned[cell.slug]) for cell in found if cell.slug in planned]
     store.check_drift((cell, now.spec.to_json()) for cell, now in also_planned if now.fingerprint != cell.fingerprint)
@@ -220,12 +220,12 @@ def _check_content(cells: Iterable[PlannedCell]) -> None:
             )
 
 
-def _with_status(cell: PlannedCell, recorded: Mapping[str, CellStore]) -> PlannedCell:
+def _with_status(store: StudyStore, cell: PlannedCell, recorded: Mapping[str, CellStore]) -> PlannedCell:
     """Look a cell up by its fingerprint: a slug names what varies in a grid, so it changes when the grid grows."""
     found = recorded.get(cell.fingerprint or "")
     if found is None:
         return cell
-    status, n_recorded = found.progress()
+    status, n_recorded = store.progress(found)
     return replace(cell, slug=found.slug, status=status, n_recorded=n_recorded)
 
 

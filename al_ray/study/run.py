@@ -25,7 +25,7 @@ from al_ray.runtime.driver import run_grid, run_local
 from al_ray.runtime.pool import PoolSource, text_table
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
 from al_ray.study.cell import encodings_read, run_cell, warm_up
-from al_ray.study.file import Execution, Study
+from al_ray.study.file import Execution, Study, tracks_cells
 from al_ray.study.forecast import Forecast, encoding_bytes, forecast, measured_seconds
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key, plan_record, plan_study, require_complete
 from al_ray.study.spec import CellSpec, once_a_kind
@@ -87,7 +87,7 @@ def prepare(
         check_shared(execution)
     plan = plan_study(study.laid_out_for(execution), execution.storage, only=cell)
     lanes = 1 if local else _lanes(execution, plan)
-    cost = forecast(plan)
+    cost = forecast(plan, tracks_cells=_tracks_cells(plan, execution))
     if measure:
         cost = replace(cost, seconds=measured_seconds(plan, execution, lanes or 1, is_local=local))
     return ReadyStudy(plan=plan, execution=execution, is_local=local, lanes=lanes, cost=cost)
@@ -173,7 +173,8 @@ def _run(
     waiting = plan.waiting()
     first = ", ".join([*(cell.key for cell in waiting[:3]), *(["..."] if len(waiting) > 3 else [])])
     _log.info("study %s: %d of %d cells wait: %s", plan.study.name, len(waiting), len(plan.cells), first)
-    tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage), methods)
+    address, tracks = tracking_address(execution.tracking, execution.storage), _tracks_cells(plan, execution)
+    tracker = Tracker(plan.store, address, methods, tracks_cells=tracks)
     tracker.start()
     try:
         events = _Events(plan, tracker, lease, listener)
@@ -201,6 +202,10 @@ def _run(
             )
     finally:
         tracker.close()
+
+
+def _tracks_cells(plan: Plan, execution: Execution) -> bool:
+    return tracks_cells(execution.tracked_cells, len(plan.study.cells))
 
 
 def check_space(plan: Plan, cost: Forecast, execution: Execution) -> None:
