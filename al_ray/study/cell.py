@@ -32,7 +32,7 @@ from al_ray.records.writer import RoundWriter
 from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import HOLD_S, MAX_HELD_BYTES, CellTask, ReportRound, RoundEnded
 from al_ray.storage.folder import Folder
-from al_ray.storage.memory import Files, MemoryFolder
+from al_ray.storage.memory import MemoryFolder
 from al_ray.study.spec import CellSpec, read_spec
 
 
@@ -52,31 +52,42 @@ def run_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound
         AlRayError: on every worker alike; what is recorded stays.
     """
     spec = read_spec(task.spec)
+    records, loop = open_records(task, worker, report), make_loop(spec, task.n_classes, pool.tables)
+    with records:
+        rounds = learner.run(loop, make_classifier(spec, loop, pool, worker), records)
+        records.finish(summarize(rounds))
+    return records.held()
+
+
+def open_records(task: CellTask, worker: Worker, report: ReportRound) -> "SharedRecords":
+    """Begin a cell, or take it up again; one that is quick and new gets no folder, unless it turns out to need one.
+
+    Args:
+        task: the cell, and where its records are.
+        worker: this process among those of the cell.
+        report: told of each round once it is recorded; called on rank 0 alone.
+
+    Raises:
+        StorageError: its folder holds another spec, or cannot be written.
+    """
     study = StudyStore.open(task.storage, task.study, claimed=True, patience_s=task.storage_patience_s)
     store, provenance = study.cell_folder(task.slug, task.fingerprint), {**task.provenance, **worker.place}
-
-    def ended(record: RoundRecord) -> RoundEnded:
-        return RoundEnded(task.key, record.round_index, record.n_labeled, dict(record.metrics))
-
-    def tell(record: RoundRecord) -> None:
-        report(ended(record))
 
     def begin(store: CellStore) -> None:
         store.begin(task.spec, provenance)
 
+    def tell(record: RoundRecord) -> None:
+        report(_ended(task.key, record))
+
     if task.is_quick and task.is_new and worker.world == 1:
-        records: SharedRecords = HeldRecords(store, worker, tell, begin)
-    else:
-        records = SharedRecords(store, worker, tell, is_quick=task.is_quick)
-        records.on_rank_zero(lambda: begin(store))
-    loop = make_loop(spec, task.n_classes, pool.tables)
-    with records:
-        rounds = learner.run(loop, make_classifier(spec, loop, pool, worker), records)
-        records.finish(summarize(rounds))
-    if not isinstance(records, HeldRecords) or not isinstance(records.folder, MemoryFolder):
-        return None
-    files = FilesOfCell(store.key, task.fingerprint, records.folder)
-    return PackedSoon(files, study.folder, [ended(record) for record in records.untold])
+        return HeldRecords(store, worker, tell, begin, task.key, study.folder)
+    records = SharedRecords(store, worker, tell, is_quick=task.is_quick)
+    records.on_rank_zero(lambda: begin(store))
+    return records
+
+
+def _ended(key: str, record: RoundRecord) -> RoundEnded:
+    return RoundEnded(key, record.round_index, record.n_labeled, dict(record.metrics))
 
 
 @dataclass(frozen=True)
@@ -334,10 +345,9 @@ class SharedRecords:
         self._write(RoundWriter.flush)
         self.on_rank_zero(lambda: self._store.finish(summary))
 
-    @property
-    def folder(self) -> Files:
-        """Return where the cell's files are."""
-        return self._store.folder
+    def held(self) -> PackedSoon | None:
+        """Return the finished cell where it has no folder yet, and is to be recorded together with others."""
+        return None
 
     def _write(self, write: Callable[[RoundWriter], list[RoundRecord]]) -> None:
         written: list[RoundRecord] = []
@@ -366,11 +376,10 @@ class HeldRecords(SharedRecords):
     Args:
         store: the folder that the cell would have.
         worker: the only one of the cell.
-        report: as for :class:`SharedRecords`.
+        report: as for :class:`SharedRecords`; of rounds in memory the cell that is :meth:`held` tells.
         begin: starts a cell in a folder.
-
-    Attributes:
-        untold: rounds in memory, which are not told before they are recorded.
+        key: of the cell in its grid.
+        study: the study's folder.
     """
 
     def __init__(
@@ -379,12 +388,21 @@ class HeldRecords(SharedRecords):
         worker: Worker,
         report: Callable[[RoundRecord], None],
         begin: Callable[[CellStore], None],
+        key: str,
+        study: Folder,
     ) -> None:
-        held = MemoryFolder(store.folder.address)
-        super().__init__(replace(store, folder=held), worker, report, is_quick=True)
-        self._in_folder, self._begin, self._began_s = store, begin, time.monotonic()
-        self.untold: list[RoundRecord] = []
+        self._memory: MemoryFolder | None = MemoryFolder(store.folder.address)
+        super().__init__(replace(store, folder=self._memory), worker, report, is_quick=True)
+        self._in_folder, self._begin, self._key, self._study = store, begin, key, study
+        self._began_s, self._untold = time.monotonic(), list[RoundRecord]()
         begin(self._store)
+
+    def held(self) -> PackedSoon | None:
+        """Return the finished cell unless it has moved into a folder."""
+        if self._memory is None:
+            return None
+        files = FilesOfCell(self._store.key, self._store.fingerprint, self._memory)
+        return PackedSoon(files, self._study, [_ended(self._key, record) for record in self._untold])
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Keep what there is of a cell that did not come to its end in a folder, where its failure is told as well."""
@@ -396,10 +414,8 @@ class HeldRecords(SharedRecords):
     def append(self, record: RoundRecord, arrays: Arrays) -> None:
         """Write a round; a cell that is not quick after all moves into its folder."""
         super().append(record, arrays)
-        held = self.folder
-        if isinstance(held, MemoryFolder) and (
-            time.monotonic() - self._began_s >= HOLD_S or held.n_bytes >= MAX_HELD_BYTES
-        ):
+        memory = self._memory
+        if memory is not None and (time.monotonic() - self._began_s >= HOLD_S or memory.n_bytes >= MAX_HELD_BYTES):
             self._write(RoundWriter.flush)
             assert self._writer is not None
             self._writer.close()
@@ -408,9 +424,9 @@ class HeldRecords(SharedRecords):
 
     def _move(self) -> None:
         """Write what is in memory into the cell's folder, from where the cell goes on, and tell its rounds."""
-        if not isinstance(self.folder, MemoryFolder):
+        if self._memory is None:
             return
-        held, self._store = self._store, self._in_folder
+        held, self._store, self._memory = self._store, self._in_folder, None
         self._begin(self._store)
         rounds = [(record, held.arrays(record.round_index)) for record in held.rounds()]
         if rounds:
@@ -418,7 +434,7 @@ class HeldRecords(SharedRecords):
         self._tell(())
 
     def _tell(self, written: Iterable[RoundRecord]) -> None:
-        self.untold += written
-        if not isinstance(self.folder, MemoryFolder):
-            told, self.untold = self.untold, []
+        self._untold += written
+        if self._memory is None:
+            told, self._untold = self._untold, []
             super()._tell(told)
