@@ -31,10 +31,12 @@ from al_ray.errors import without_secrets
 from al_ray.records.cell import ADVICE, failure_words
 from al_ray.records.study import StudyStore
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, RoundEnded
+from al_ray.study.file import MOST_TRACKED, tracks_cells
 from al_ray.study.forecast import Forecast, has_fast_bf16, round_costs
 from al_ray.study.names import JOIN
 from al_ray.study.plan import Plan, dataset_key, plan_record
 from al_ray.study.run import ReadyStudy, disk_bytes
+from al_ray.study.spec import CellSpec, once_a_kind
 from al_ray.tracking.mlflow_address import DATABASES, scheme_of, tracking_address
 
 if TYPE_CHECKING:
@@ -484,18 +486,25 @@ def run_shown(ready: ReadyStudy, console: Console, *, verbose: bool = False) -> 
     plan = ready.plan
     waiting = plan.waiting()
     _announce(console, ready)
-    costs = {}
+
+    def costs_of(spec: CellSpec) -> list[float]:
+        dataset = plan.datasets[dataset_key(spec.dataset)]
+        return round_costs(spec, len(dataset.train), len(dataset.test))
+
+    usual, costs = once_a_kind(costs_of), dict[str, list[float]]()
     for cell in waiting:
-        dataset = plan.datasets[dataset_key(cell.spec.dataset)]
-        costs[cell.key] = round_costs(cell.spec, len(dataset.train), len(dataset.test))
-        n_done = max(cell.n_recorded - 1, 0)
-        costs[cell.key][:n_done] = [0.0] * n_done
+        costs[cell.key], n_done = usual(cell.spec), max(cell.n_recorded - 1, 0)
+        if n_done:
+            costs[cell.key] = [*[0.0] * n_done, *costs[cell.key][n_done:]]
     progress = Progress(console, costs, n_before=len(plan.cells) - len(waiting))
     if waiting:
         with shown_log(console, verbose=verbose), progress:
             ready.run(progress, live_methods(plan))
     _print_results(console, plan)
-    _print_addresses(console, plan.store, tracking_address(ready.execution.tracking, ready.execution.storage))
+    address = tracking_address(ready.execution.tracking, ready.execution.storage)
+    _print_addresses(console, plan.store, address)
+    if address is not None and not tracks_cells(ready.execution.tracked_cells, len(plan.study.cells)):
+        console.print(f"MLflow: {methods_alone(len(plan.study.cells))}", soft_wrap=True, highlight=False)
     if progress.failures:
         console.print("\n".join(failure_lines(progress.failures)), style="red", soft_wrap=True)
     return progress.failures
@@ -545,12 +554,15 @@ def _print_results(console: Console, plan: Plan) -> None:
     from al_ray.report.analysis import analyse
     from al_ray.report.read import read_study
 
-    planned = {cell.key: plan.store.cell(cell.slug, cell.fingerprint) for cell in plan.cells if cell.fingerprint}
-    statuses = plan.store.folder.each(lambda key: planned[key].status(), list(planned))
-    done = {key for key, status in zip(planned, statuses, strict=True) if status == "done"}
+    store = plan.store
+    store.packed.look()
+    recorded = frozenset(store.recorded_keys())
+    planned = {c.key: store.cell(c.slug, c.fingerprint) for c in plan.cells if c.fingerprint and c.key in recorded}
+    progress = store.folder.each(lambda key: store.progress(planned[key]), list(planned))
+    done = {key for key, (status, _) in zip(planned, progress, strict=True) if status == "done"}
     if finished := tuple(cell for cell in plan.cells if cell.key in done):
         grid = plan_record(replace(plan, cells=finished))
-        records = read_study(plan.store.folder.location, grid=grid)
+        records = read_study(store.folder.location, grid=grid)
         results = analyse(records, with_arrays=False)
         for table in (*result_tables(results), *slice_tables(results)):
             console.print(table)
@@ -575,6 +587,14 @@ def _print_addresses(console: Console, store: StudyStore, address: str | None) -
         console.print(f"MLflow: off. Later: {later}", soft_wrap=True, highlight=False)
     else:
         print_mlflow(console, store, address)
+
+
+def methods_alone(n_cells: int) -> str:
+    """Say that MLflow has no runs of cells, and what gives it some."""
+    return (
+        f"runs of methods, and none of the {n_cells:,} cells: above {MOST_TRACKED:,} they are logged only when asked, "
+        "with 'tracked_cells: all', or later with 'al-ray sync --cells all'."
+    )
 
 
 def print_mlflow(console: Console, store: StudyStore, address: str) -> None:

@@ -111,7 +111,7 @@ def stub_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRoun
     """Report three made-up rounds with as many metrics as real ones; write records where the task names a storage."""
     store = None
     if task.storage:
-        store = StudyStore.open(task.storage, task.study).cell(task.slug, task.fingerprint)
+        store = StudyStore.open(task.storage, task.study).cell_folder(task.slug, task.fingerprint)
         store.begin(task.spec, task.provenance)
     for index in range(N_ROUNDS):
         time.sleep(WORK_S)

@@ -20,7 +20,7 @@ import numpy as np
 from al_ray.core.seeding import stream
 from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.model.worker import Worker
-from al_ray.runtime.tasks import CellFinished, CellStarted, CellTask, ReportRound, RoundEnded
+from al_ray.runtime.tasks import CellFinished, CellStarted, CellTask, ReportRound
 from benchmarks.inputs import minilm, trec6
 from benchmarks.processes import cpu_seconds, descendants, machine_cpu_seconds
 from benchmarks.report import Report, n_cores, run_benchmark
@@ -152,28 +152,26 @@ def computed_within(cells: Sequence[CellTimes], begin: float, end: float) -> flo
     )
 
 
-def made_cell(task: CellTask, pool: Any, worker: Worker, report: ReportRound) -> None:
+def made_cell(task: CellTask, pool: Any, worker: Worker, report: ReportRound) -> Any:
     """Use up CPU time and record rounds of the real size."""
-    from al_ray.records.study import StudyStore
-    from al_ray.study.cell import SharedRecords, summarize
+    return record_made_cell(task, worker, report, MADE_ROUND_S)
 
-    store = StudyStore.open(task.storage, task.study, claimed=True).cell(task.slug, task.fingerprint)
-    store.begin(task.spec, {**task.provenance, **worker.place})
-    records = SharedRecords(
-        store,
-        worker,
-        lambda record: report(RoundEnded(task.key, record.round_index, record.n_labeled, record.metrics)),
-        is_quick=task.is_quick,
-    )
+
+def record_made_cell(task: CellTask, worker: Worker, report: ReportRound, round_s: float) -> Any:
+    """Record made-up rounds as a cell does, each after so many seconds of CPU time."""
+    from al_ray.study.cell import open_records, summarize
+
+    records = open_records(task, worker, report)
     rounds = records.rounds()
     with records:
         for index in range(len(rounds), N_QUERIES + 2):
-            spent = time.thread_time() + MADE_ROUND_S
+            spent = time.thread_time() + round_s
             while time.thread_time() < spent:
                 sum(range(1000))
             rounds.append(made_round(task.spec["seed"], index))
             records.append(rounds[-1], made_arrays(task.spec["seed"], index))
         records.finish(summarize(rounds))
+    return records.held()
 
 
 def made_round(seed: int, index: int) -> RoundRecord:

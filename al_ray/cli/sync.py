@@ -8,7 +8,8 @@ from al_ray.api import find_study
 from al_ray.cli.run import user_errors
 from al_ray.errors import AlRayError, ExecutionError, without_secrets
 from al_ray.records.study import open_study
-from al_ray.terminal import make_console, print_mlflow
+from al_ray.study.file import MOST_TRACKED, TrackedCells, tracks_cells
+from al_ray.terminal import make_console, methods_alone, print_mlflow
 from al_ray.tracking.mlflow import MethodRun, Projection, sync
 from al_ray.tracking.mlflow_address import tracking_address
 
@@ -17,6 +18,10 @@ def sync_mlflow(
     study: Annotated[str, typer.Argument(help="Study file, name or folder of a study.", metavar="STUDY")],
     storage: Annotated[str | None, typer.Option("--storage", help="Folder or URI of the records.")] = None,
     tracking: Annotated[str | None, typer.Option("--tracking", help="MLflow address to fill.")] = None,
+    cells: Annotated[
+        TrackedCells | None,
+        typer.Option("--cells", help=f"A run for each cell: all, none, or auto: of up to {MOST_TRACKED:,} cells."),
+    ] = None,
 ) -> None:
     """Bring MLflow up to the records: what is missing is logged, what is there stays, nothing is doubled."""
     from al_ray.report.analysis import analyse
@@ -39,8 +44,11 @@ def sync_mlflow(
         except AlRayError as error:  # cells can be shown without a word of what they mean
             sentence = f"the methods are left as MLflow has them, since they cannot be worked out: {error}"
             console.print(without_secrets(sentence), style="yellow", soft_wrap=True, highlight=False)
-        projection = sync(store, address, methods)
-        console.print(f"{without_secrets(address)}: {said(projection)}", soft_wrap=True, highlight=False)
+        n_cells = len(store.recorded_keys())
+        tracks = tracks_cells(found.execution.tracked_cells if cells is None else cells, n_cells)
+        projection = sync(store, address, methods, tracks_cells=tracks)
+        said_of_cells = said(projection) if tracks else methods_alone(n_cells)
+        console.print(f"{without_secrets(address)}: {said_of_cells}", soft_wrap=True, highlight=False)
         print_mlflow(console, store, address)
 
 

@@ -91,7 +91,7 @@ class Project:
         threads: int,
     ) -> None:
         self.file, self.dataset, self.spec, self.model = file, dataset, spec, model
-        self.store: CellStore = study.cell(_slug(spec), spec.fingerprint())
+        self.store: CellStore = study.cell_folder(_slug(spec), spec.fingerprint())
         self._study, self._threads = study, threads
         self._rows = {id_: row for row, id_ in enumerate(dataset.train.ids.tolist())}
         self._answers = AnswerStore(study.folder, dataset.class_names, self.text_of)

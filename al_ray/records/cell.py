@@ -33,7 +33,7 @@ from al_ray.records.round import (
     pending_file,
     round_file,
 )
-from al_ray.storage.folder import Folder
+from al_ray.storage.memory import Files
 
 SPEC, DONE, FAILED, PROVENANCE = "spec.json", "done.json", "failed.json", "provenance.json"
 SPEC_KEYS = {"slug", "fingerprint", "created_at", "spec"}
@@ -74,15 +74,15 @@ def cell_key(slug: str, digest: str | None) -> str:
 
 @dataclass(frozen=True)
 class CellStore:
-    """Cell folder, ``{slug}--{first 8 digits of the fingerprint}``.
+    """Cell folder, ``{slug}--{first 8 digits of the fingerprint}``: on a storage, in memory, or packed with others.
 
     Attributes:
-        folder: where it is.
+        folder: its files.
         slug: what people call the cell.
         fingerprint: SHA-256 of its spec's identity, 64 digits.
     """
 
-    folder: Folder
+    folder: Files
     slug: str
     fingerprint: str
 
@@ -296,10 +296,20 @@ class CellStore:
         failed = read_json(self.folder, FAILED, _FAILED_KEYS)
         return None if failed is None else dict(failed["reason"])
 
+    def done(self) -> tuple[datetime, dict[str, Any]] | None:
+        """Return when the cell was done and its final figures, or None while it is not."""
+        done = read_json(self.folder, DONE, _DONE_KEYS)
+        return None if done is None else (datetime.fromisoformat(done["finished_at"]), dict(done["summary"]))
+
+    def begun_at(self) -> datetime | None:
+        """Return when the cell was first begun, or None where it never was."""
+        head = read_json(self.folder, SPEC, SPEC_KEYS)
+        return None if head is None else datetime.fromisoformat(head["created_at"])
+
     def ended_at(self) -> datetime | None:
         """Return when the cell was done or failed, or None while it is neither."""
-        if done := read_json(self.folder, DONE, _DONE_KEYS):
-            return datetime.fromisoformat(done["finished_at"])
+        if done := self.done():
+            return done[0]
         if failed := read_json(self.folder, FAILED, _FAILED_KEYS):
             return datetime.fromisoformat(failed["failed_at"])
         return None

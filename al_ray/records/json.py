@@ -10,7 +10,7 @@ from typing import Any
 
 from al_ray.errors import StorageError
 from al_ray.registry import LARGEST
-from al_ray.storage.folder import Folder
+from al_ray.storage.memory import Files
 
 FORMAT = 1
 _LEAVES = frozenset({str, int, float, bool, type(None)})
@@ -127,7 +127,7 @@ def parse_json(where: str, text: bytes) -> Any:
         raise StorageError(f"{where} is truncated or damaged: {error}. Put the file back or move it away.") from error
 
 
-def read_json(folder: Folder, name: str, keys: set[str], optional: Set[str] = frozenset()) -> dict[str, Any] | None:
+def read_json(folder: Files, name: str, keys: set[str], optional: Set[str] = frozenset()) -> dict[str, Any] | None:
     """Return the content of a stored file, checked as by :func:`check_format`, or None where there is no such file.
 
     Raises:

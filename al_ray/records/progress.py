@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from al_ray.errors import StorageError
-from al_ray.records.cell import CellStatus, CellStore, failure_words
+from al_ray.records.cell import CellStatus, CellStore, cell_key, failure_words
 from al_ray.records.round import now
 from al_ray.records.study import StudyStore
 
@@ -23,7 +23,7 @@ class CellView:
         n_labeled: labels of the last fine-tuned round; 0 before it.
         accuracy: of that round, or None.
         idle_s: seconds since its last record, of a running cell; None otherwise.
-        took_s: seconds from its first record to its end, of a cell that has one; None otherwise.
+        took_s: seconds from when it was first begun to its end, of a cell that has one; None otherwise.
         reason: why it failed, or None.
     """
 
@@ -43,6 +43,9 @@ class CellView:
 @dataclass
 class Watcher:
     """Looks at a study again and again; cells that are done are not read a second time.
+
+    Of a cell that is done only its final figures are read, of one that runs its last round: what a part, or such a
+    file, holds is proven by its checksum, but not that the rounds follow from each other, as a report proves.
 
     Args:
         store: the study's records.
@@ -69,33 +72,47 @@ class Watcher:
                 f"{self.store.root} holds no plan.json, so nobody knows which cells there should be. "
                 "'al-ray run' writes it when it starts the whole study, not for '--cell'."
             )
-        return [self._view(cell) for cell in plan["cells"]]
+        self.store.packed.look().whole()
+        recorded = frozenset(self.store.recorded_keys())
+        planned = {cell_key(cell["slug"], cell["fingerprint"]): cell for cell in plan["cells"]}
+        fresh = [key for key in planned if key in recorded and key not in self._done]
+        fresh = self.store.part_by_part(fresh)
+        found = self.store.folder.each(lambda key: self._view(planned[key]), fresh)
+        views = dict(zip(fresh, found, strict=True))
+        self._done |= {key: view for key, view in views.items() if view.status == "done"}
+        views |= self._done
+        return [views.get(key) or CellView(**_place(cell), status="waiting") for key, cell in planned.items()]
 
     def _view(self, planned: Mapping[str, Any]) -> CellView:
-        place = {name: planned[name] for name in ("slug", "dataset", "model", "method")}
-        cell = self.store.cell(planned["slug"], planned["fingerprint"]) if planned["fingerprint"] else None
-        if cell is not None and cell.key in self._done:
-            return self._done[cell.key]
-        if cell is None:
-            return CellView(**place, status="waiting")
+        cell = self.store.cell(planned["slug"], planned["fingerprint"])
         status, n_rounds = cell.progress()
-        if status == "waiting":
-            return CellView(**place, status=status)
-        view = CellView(**place, status=status, n_rounds=n_rounds, **self._figures(cell, status, n_rounds))
-        if status == "done":  # a failed cell may be tried again, and fail again for another reason
-            self._done[cell.key] = view
-        return view
+        figures = {} if status == "waiting" else self._figures(cell, status, n_rounds)
+        return CellView(**_place(planned), status=status, n_rounds=n_rounds, **figures)
 
     def _figures(self, cell: CellStore, status: CellStatus, n_rounds: int) -> dict[str, Any]:
-        first, last = (cell.recorded_round(at) for at in (0, n_rounds - 1)) if n_rounds else (None, None)
+        if status == "done" and (done := cell.done()) is not None:
+            figures = {"n_labeled": done[1].get("n_labeled", 0), "accuracy": done[1].get("final", {}).get("accuracy")}
+            return {**figures, "took_s": _took_s(cell, done[0])}
         found: dict[str, Any] = {"reason": failure_words(cell.failure() or {})} if status == "failed" else {}
-        if last is not None and last.record.metrics:
+        last = cell.recorded_round(n_rounds - 1) if n_rounds else None
+        if last is None:
+            return found
+        if last.record.metrics:
             found |= {"n_labeled": last.record.n_labeled, "accuracy": last.record.metrics.get("accuracy")}
-        if last is not None and status == "running":
+        if status == "running":
             found["idle_s"] = (self.clock() - last.recorded_at).total_seconds()
-        if first is not None and (ended_at := cell.ended_at()) is not None:
-            found["took_s"] = (ended_at - first.recorded_at).total_seconds()
+        elif (failed_at := cell.ended_at()) is not None:
+            found["took_s"] = _took_s(cell, failed_at)
         return found
+
+
+def _took_s(cell: CellStore, ended_at: datetime) -> float | None:
+    began_at = cell.begun_at()
+    return None if began_at is None else (ended_at - began_at).total_seconds()
+
+
+def _place(planned: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: planned[name] for name in ("slug", "dataset", "model", "method")}
 
 
 def seconds_left(cells: list[CellView]) -> float | None:

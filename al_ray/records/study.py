@@ -9,13 +9,15 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from pyarrow import fs
 
 from al_ray.errors import StorageError
-from al_ray.records.cell import SPEC, SPEC_KEYS, CellStore, cell_key
+from al_ray.records.cell import SPEC, SPEC_KEYS, CellStatus, CellStore, cell_key
 from al_ray.records.json import FORMAT, changed_fields, identity_of, json_file, read_json
+from al_ray.records.packed import PACKED, PackedCell, PackedCells
 from al_ray.records.round import now_text
 from al_ray.storage.address import above, is_uri
 from al_ray.storage.folder import Folder, check_name
@@ -137,8 +139,13 @@ class StudyStore:
             raise StorageError(f"{self.root} holds no study. Run the study first, or name the storage folder it is in.")
         return found
 
-    def cell(self, slug: str, fingerprint: str) -> CellStore:
-        """Return the records of one cell, which need not exist yet.
+    @cached_property
+    def packed(self) -> PackedCells:
+        """The finished quick cells that are recorded together, as they were when somebody first asked."""
+        return PackedCells(self.folder)
+
+    def cell_folder(self, slug: str, fingerprint: str) -> CellStore:
+        """Return the folder of one cell, which need not exist yet: what a run writes to. Nothing is looked at.
 
         Args:
             slug: what people call the cell.
@@ -151,31 +158,77 @@ class StudyStore:
         assert _FINGERPRINT.fullmatch(fingerprint), fingerprint
         return CellStore(self.folder.child(cell_key(slug, fingerprint)), slug, fingerprint)
 
-    def cells(self) -> list[CellStore]:
-        """Return every recorded cell, in the order of the folders' names; other folders are not cells.
+    def cell(self, slug: str, fingerprint: str) -> CellStore:
+        """Return the records of one cell, wherever they are, to read; there need not be any yet.
 
         Raises:
-            StorageError: the study cannot be read, or a cell's ``spec.json`` is damaged or missing.
+            StorageError: the slug cannot be a folder, or the parts that may hold the cell cannot be looked at.
+        """
+        packed = self.packed.readable().get(cell_key(slug, fingerprint))
+        return self.cell_folder(slug, fingerprint) if packed is None else self.packed_cell(packed)
+
+    def packed_cell(self, packed: PackedCell) -> CellStore:
+        """Return the records of a cell that is recorded together with others."""
+        return CellStore(self.packed.files(packed), packed.slug, packed.fingerprint)
+
+    def progress(self, cell: CellStore) -> tuple[CellStatus, int]:
+        """Return the status of a recorded cell and how many rounds are recorded; of a packed one nothing is read."""
+        packed = self.packed.readable().get(cell.key)
+        return cell.progress() if packed is None else ("done", packed.n_rounds)
+
+    def recorded_keys(self) -> list[str]:
+        """Return the names of the recorded cells: those that are packed, then those of folders, not looked into.
+
+        A folder whose cell is packed as well was left behind when the cell was computed again, and does not count.
+
+        Raises:
+            StorageError: the study cannot be read.
+        """
+        packed = self.packed.readable()
+        folders = self.folder.names()[1]
+        return [*packed, *(name for name in folders if name not in packed and _CELL_FOLDER.fullmatch(name))]
+
+    def part_by_part(self, keys: Iterable[str]) -> list[str]:
+        """Return names of cells in the order in which they are read fastest: each part's together, folders first."""
+        packed = self.packed.readable()
+        return sorted(keys, key=lambda key: packed[key].part if key in packed else "")
+
+    def cells(self) -> list[CellStore]:
+        """Return every recorded cell, in the order of their names; other folders are not cells.
+
+        Raises:
+            StorageError: the study cannot be read, or a part or a cell's ``spec.json`` is damaged or missing.
         """
         self._found_id()
-        found = self.folder.each(self.find, self.folder.names()[1])
-        return [cell for cell in found if cell is not None]
+        packed = self.packed.look().whole()
+        folders = [key for key in self.recorded_keys() if key not in packed]
+        found = self.folder.each(self._find_folder, folders)
+        cells = [*map(self.packed_cell, packed.values()), *(cell for cell in found if cell is not None)]
+        return sorted(cells, key=lambda cell: cell.key)
 
     def sizes(self) -> dict[str, int]:
-        """Return how many bytes every cell has left here, by the name of its folder."""
+        """Return how many bytes every cell has left here, by its name; packed cells share their part's evenly."""
         sizes: dict[str, int] = {}
+        parts = self.packed.parts()
         for path, size in self.folder.sizes().items():
             key, _, name = path.partition("/")
-            if name and _CELL_FOLDER.fullmatch(key):
+            if key == PACKED:
+                for cell in parts.get(name, ()):
+                    sizes[cell.key] = sizes.get(cell.key, 0) + size // len(parts[name])
+            elif name and _CELL_FOLDER.fullmatch(key):
                 sizes[key] = sizes.get(key, 0) + size
         return sizes
 
     def find(self, key: str) -> CellStore | None:
-        """Return the recorded cell whose folder has this name, or None where there is none or it was never begun.
+        """Return the recorded cell of this name, or None where there is none or it was never begun.
 
         Raises:
             StorageError: its ``spec.json`` is damaged or missing beside recorded rounds.
         """
+        packed = self.packed.readable().get(key)
+        return self._find_folder(key) if packed is None else self.packed_cell(packed)
+
+    def _find_folder(self, key: str) -> CellStore | None:
         match = _CELL_FOLDER.fullmatch(key)
         if match is None:
             return None

@@ -182,6 +182,9 @@ class LiveMethods:
 
     def _run(self, group: _Group) -> MethodRun:
         cells = group.finished()
+        unread = [cell.key for cell in cells if cell.key not in group.curves]
+        if unread and not self._store.packed.readable().keys() >= set(unread):
+            self._store.packed.look()
         for cell in cells:
             if cell.key not in group.curves:
                 assert cell.fingerprint is not None

@@ -121,11 +121,12 @@ def read_study(address: str, *, grid: Mapping[str, Any] | None = None, skip_dama
     found_plan = store.plan() if grid is None else grid
     plan = {"cells": [], "methods": {}, "datasets": {}, **(found_plan or {})}
     planned = {cell_key(each["slug"], each["fingerprint"]): each for each in plan["cells"]}
-    folders = dict.fromkeys(name for name in store.folder.names()[1] if grid is None or name in planned)
+    folders = dict.fromkeys(name for name in store.recorded_keys() if grid is None or name in planned)
     keys = [*(key for key in planned if key in folders), *(name for name in folders if name not in planned)]
     found = dict(zip(keys, store.folder.each(functools.partial(_cell_or_error, store), keys), strict=True))
     read = {key: cell for key, cell in found.items() if isinstance(cell, RecordedCell)}
-    problems = {key: str(error) for key, error in found.items() if isinstance(error, AlRayError)}
+    problems = {part: str(error) for part, error in store.packed.problems.items()}
+    problems |= {key: str(error) for key, error in found.items() if isinstance(error, AlRayError)}
     _check_problems(store, problems, len(read), skip_damaged)
     if not read and not planned:
         raise StorageError(f"{store.root} is a study without cells: nothing has run yet. Run it, then report.")

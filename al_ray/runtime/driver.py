@@ -21,7 +21,7 @@ from al_ray.runtime.cluster.session import RaySession, address_of, is_here, ray_
 from al_ray.runtime.failures import ExchangeLostError, Failure, RayLostError, RayStartError, RetryPolicy
 from al_ray.runtime.monitor import GridMonitor, GridPlan
 from al_ray.runtime.pool import CellPool, PoolSource, local_pool
-from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RunCell
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, HeldCells, RunCell
 
 # Much longer than both take on a slow machine: what is not there is told within seconds by other means.
 STARTING_TIMEOUT_S, JOINING_TIMEOUT_S = 900.0, 120.0
@@ -99,15 +99,29 @@ def run_local(
     def pool_of(key: str) -> CellPool:
         return local_pool(pools[key], worker.device)
 
-    for cell in cells:
-        pool = pool_of(cell.pool_key)
-        on_event(CellStarted(cell.key))
-        try:
-            run_cell(cell, pool, worker, on_event)
-        except Exception as error:
-            on_event(CellFailed(cell.key, Failure.of(error), attempts=1))
-        else:
-            on_event(CellFinished(cell.key))
+    held = HeldCells()
+
+    def record() -> None:
+        for event in held.record():
+            on_event(event)
+
+    try:
+        for cell in cells:
+            pool = pool_of(cell.pool_key)
+            on_event(CellStarted(cell.key))
+            try:
+                computed = run_cell(cell, pool, worker, on_event)
+            except Exception as error:
+                on_event(CellFailed(cell.key, Failure.of(error), attempts=1))
+            else:
+                if computed is None:
+                    on_event(CellFinished(cell.key))
+                else:
+                    held.add(cell.key, computed)
+            if held.is_due:
+                record()
+    finally:
+        record()
 
 
 def run_until_ended(

@@ -1,10 +1,15 @@
 """Messages of the runtime: a cell to run, and the events that tell what became of it; no ray here."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from al_ray.errors import AlRayError
 from al_ray.runtime.failures import Failure
+
+# What a killed lane loses, against how many files a study leaves.
+HOLD_S, MAX_HELD, MAX_HELD_BYTES = 10.0, 1000, 2**25
 
 if TYPE_CHECKING:
     from al_ray.model.worker import Worker
@@ -28,6 +33,7 @@ class CellTask:
         pool_key: which of the grid's pools the cell works on.
         workers: size of its worker group, a part of its identity.
         is_quick: takes seconds, so that a lane is given many at a time.
+        is_new: nothing of it is recorded, so that a quick one need not have a folder of its own.
     """
 
     key: str
@@ -42,6 +48,7 @@ class CellTask:
     pool_key: str
     workers: int = 1
     is_quick: bool = False
+    is_new: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,77 @@ class CellFailed:
 CellEvent = CellStarted | RoundEnded | CellFinished | CellFailed
 LAST_EVENTS = (CellFinished, CellFailed)
 ReportRound = Callable[[RoundEnded], None]
-# Runs one cell on every rank of a worker group: its task, its pool, the rank's worker, and what takes its rounds (on
-# rank 0). A module-level function, pickled by reference. It resumes by itself: after a lost worker it is called again
-# with the same task.
-RunCell = Callable[[CellTask, "CellPool", "Worker", ReportRound], None]
+
+
+class HeldCell(Protocol):
+    """A cell that is computed, and is to be recorded together with others."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Return how much memory it takes."""
+        ...
+
+    @property
+    def rounds(self) -> Sequence[RoundEnded]:
+        """Return what is to be told of its rounds once they are recorded."""
+        ...
+
+    def record_with(self, others: Sequence[Any]) -> None:
+        """Record it and other cells that the same function ran: all of them, or none.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
+        ...
+
+
+# Runs one cell on every rank of a worker group: its task, its pool, the rank's worker, and what takes its recorded
+# rounds (on rank 0). A module-level function, pickled by reference. It resumes by itself: after a lost worker it is
+# called again with the same task. A quick cell may come back computed, to be recorded together with others.
+RunCell = Callable[[CellTask, "CellPool", "Worker", ReportRound], "HeldCell | None"]
+
+
+class HeldCells:
+    """Cells that a process has computed and not recorded yet: it records them together, every few seconds.
+
+    What a killed process held is computed again, and is the same.
+    """
+
+    def __init__(self) -> None:
+        self._cells: list[tuple[str, HeldCell]] = []
+        self._since_s = 0.0
+
+    def __bool__(self) -> bool:
+        """Tell whether there are any."""
+        return bool(self._cells)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to record them."""
+        if not self._cells:
+            return False
+        n_bytes = sum(cell.n_bytes for _, cell in self._cells)
+        return time.monotonic() - self._since_s >= HOLD_S or len(self._cells) >= MAX_HELD or n_bytes >= MAX_HELD_BYTES
+
+    def add(self, key: str, cell: HeldCell) -> None:
+        """Hold a cell."""
+        if not self._cells:
+            self._since_s = time.monotonic()
+        self._cells.append((key, cell))
+
+    def record(self) -> list[CellEvent]:
+        """Record all that are held; return what is to be told of them: their ends, or that they failed."""
+        cells, self._cells = self._cells, []
+        if not cells:
+            return []
+        try:
+            cells[0][1].record_with([cell for _, cell in cells[1:]])
+        except AlRayError as error:
+            return [CellFailed(key, Failure.of(error), attempts=1) for key, _ in cells]
+        events: list[CellEvent] = []
+        for key, cell in cells:
+            events += [*cell.rounds, CellFinished(key)]
+        return events
 
 
 def by_workers(cells: Sequence[CellTask]) -> dict[int, list[CellTask]]:

@@ -136,6 +136,14 @@ class Folder:
         """
         return self._look(name, lambda files: files.read(name))
 
+    def read_with(self, name: str, look: Callable[[pa.NativeFile], T]) -> T | None:
+        """Return what ``look`` finds in an open file, of which it need not read all, or None where there is none.
+
+        Raises:
+            StorageError: it is there and cannot be read; or what ``look`` raises.
+        """
+        return self._look(name, lambda files: files.read_with(name, look))
+
     def each(self, read: Callable[[str], T], names: list[str]) -> list[T]:
         """Return ``read(name)`` for every name, in order; side by side where each costs a network round trip."""
         if self.is_local or len(names) < 2:

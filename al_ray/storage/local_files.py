@@ -10,16 +10,20 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
+
+import pyarrow as pa
 
 from al_ray.errors import StorageError
 
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _SUFFIX = ".tmp"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,14 @@ class LocalFiles:
         try:
             with open(self._at(name), "rb") as file:
                 return file.read()
+        except FileNotFoundError:
+            return None
+
+    def read_with(self, name: str, look: Callable[[pa.NativeFile], T]) -> T | None:
+        """Return what ``look`` finds in an open file, or None where there is no such file."""
+        try:
+            with pa.OSFile(self._at(name)) as file:
+                return look(file)
         except FileNotFoundError:
             return None
 

@@ -17,8 +17,10 @@ obstore 0.12 was weighed in its place. It creates and updates on a condition, in
 import contextlib
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
@@ -35,6 +37,8 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(r"HTTP status 301|PermanentRedirect|AuthorizationHeaderMalformed")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,14 @@ class RemoteFiles:
         try:
             with self.filesystem.open_input_stream(self._at(name), compression=None) as file:
                 return bytes(file.read())
+        except FileNotFoundError:
+            return None
+
+    def read_with(self, name: str, look: Callable[[pa.NativeFile], T]) -> T | None:
+        """Return what ``look`` finds in an open file, or None where there is no such file."""
+        try:
+            with self.filesystem.open_input_file(self._at(name)) as file:
+                return look(file)
         except FileNotFoundError:
             return None
 

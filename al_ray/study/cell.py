@@ -4,7 +4,9 @@
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -24,14 +26,17 @@ from al_ray.model.source import ResolvedModel, pinned_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
 from al_ray.records.cell import CellStore
+from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.records.study import StudyStore
 from al_ray.records.writer import RoundWriter
 from al_ray.runtime.pool import CellPool
-from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
+from al_ray.runtime.tasks import HOLD_S, MAX_HELD_BYTES, CellTask, ReportRound, RoundEnded
+from al_ray.storage.folder import Folder
+from al_ray.storage.memory import MemoryFolder
 from al_ray.study.spec import CellSpec, read_spec
 
 
-def run_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
+def run_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> "PackedSoon | None":
     """Run one cell to its end, from wherever its records stop.
 
     Args:
@@ -40,23 +45,67 @@ def run_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound
         worker: this process among those of the cell.
         report: told of each round once it is recorded; called on rank 0 alone.
 
+    Returns:
+        a quick cell that is computed, to be recorded together with others; None where the cell has a folder.
+
     Raises:
         AlRayError: on every worker alike; what is recorded stays.
     """
     spec = read_spec(task.spec)
-    study = StudyStore.open(task.storage, task.study, claimed=True, patience_s=task.storage_patience_s)
-    store = study.cell(task.slug, task.fingerprint)
-    records = SharedRecords(
-        store,
-        worker,
-        lambda record: report(RoundEnded(task.key, record.round_index, record.n_labeled, dict(record.metrics))),
-        is_quick=task.is_quick,
-    )
-    records.on_rank_zero(lambda: store.begin(task.spec, {**task.provenance, **worker.place}))
-    loop = make_loop(spec, task.n_classes, pool.tables)
+    records, loop = open_records(task, worker, report), make_loop(spec, task.n_classes, pool.tables)
     with records:
         rounds = learner.run(loop, make_classifier(spec, loop, pool, worker), records)
         records.finish(summarize(rounds))
+    return records.held()
+
+
+def open_records(task: CellTask, worker: Worker, report: ReportRound) -> "SharedRecords":
+    """Begin a cell, or take it up again; one that is quick and new gets no folder, unless it turns out to need one.
+
+    Args:
+        task: the cell, and where its records are.
+        worker: this process among those of the cell.
+        report: told of each round once it is recorded; called on rank 0 alone.
+
+    Raises:
+        StorageError: its folder holds another spec, or cannot be written.
+    """
+    study = StudyStore.open(task.storage, task.study, claimed=True, patience_s=task.storage_patience_s)
+    store, provenance = study.cell_folder(task.slug, task.fingerprint), {**task.provenance, **worker.place}
+
+    def begin(store: CellStore) -> None:
+        store.begin(task.spec, provenance)
+
+    def tell(record: RoundRecord) -> None:
+        report(_ended(task.key, record))
+
+    if task.is_quick and task.is_new and worker.world == 1:
+        return HeldRecords(store, worker, tell, begin, task.key, study.folder)
+    records = SharedRecords(store, worker, tell, is_quick=task.is_quick)
+    records.on_rank_zero(lambda: begin(store))
+    return records
+
+
+def _ended(key: str, record: RoundRecord) -> RoundEnded:
+    return RoundEnded(key, record.round_index, record.n_labeled, dict(record.metrics))
+
+
+@dataclass(frozen=True)
+class PackedSoon:
+    """A quick cell that is computed: see :class:`~al_ray.runtime.tasks.HeldCell`."""
+
+    files: FilesOfCell
+    study: Folder
+    rounds: Sequence[RoundEnded]
+
+    @property
+    def n_bytes(self) -> int:
+        """Return the bytes of its files."""
+        return self.files.folder.n_bytes
+
+    def record_with(self, others: "Sequence[PackedSoon]") -> None:
+        """Record it and others of its study in one part: all of them, or none."""
+        write_part(self.study, [self.files, *(other.files for other in others)])
 
 
 def warm_up(specs: Iterable[CellSpec]) -> Callable[[], None]:
@@ -141,7 +190,9 @@ def encodings_of(spec: CellSpec) -> dict[EncodingRole, Encoding]:
 
 def encodings_read(specs: Iterable[CellSpec]) -> dict[str, Encoding]:
     """Return all encodings that any of some cells reads, by their keys, in the order of their use."""
-    return {encoding.key: encoding for spec in specs for encoding in encodings_of(spec).values()}
+    # Random weights are drawn from the seed; else cells that differ in it alone read the same.
+    distinct = {(spec.kind, spec.seed if spec.model.init == "random" else 0): spec for spec in specs}
+    return {encoding.key: encoding for spec in distinct.values() for encoding in encodings_of(spec).values()}
 
 
 def make_loop(spec: CellSpec, n_classes: int, tables: Mapping[str, pa.Table]) -> Loop:
@@ -294,6 +345,10 @@ class SharedRecords:
         self._write(RoundWriter.flush)
         self.on_rank_zero(lambda: self._store.finish(summary))
 
+    def held(self) -> PackedSoon | None:
+        """Return the finished cell where it has no folder yet, and is to be recorded together with others."""
+        return None
+
     def _write(self, write: Callable[[RoundWriter], list[RoundRecord]]) -> None:
         written: list[RoundRecord] = []
 
@@ -311,3 +366,75 @@ class SharedRecords:
     def on_rank_zero(self, action: Callable[[], Any]) -> Any:
         """Do something with the storage on rank 0, see :func:`on_rank_zero`."""
         return on_rank_zero(self._worker, action)
+
+
+class HeldRecords(SharedRecords):
+    """The records of a quick cell that begins: in memory, unless it takes long, grows large or fails.
+
+    Then they get a folder like any other, from the first round on, so that no more than seconds are ever lost.
+
+    Args:
+        store: the folder that the cell would have.
+        worker: the only one of the cell.
+        report: as for :class:`SharedRecords`; of rounds in memory the cell that is :meth:`held` tells.
+        begin: starts a cell in a folder.
+        key: of the cell in its grid.
+        study: the study's folder.
+    """
+
+    def __init__(
+        self,
+        store: CellStore,
+        worker: Worker,
+        report: Callable[[RoundRecord], None],
+        begin: Callable[[CellStore], None],
+        key: str,
+        study: Folder,
+    ) -> None:
+        self._memory: MemoryFolder | None = MemoryFolder(store.folder.address)
+        super().__init__(replace(store, folder=self._memory), worker, report, is_quick=True)
+        self._in_folder, self._begin, self._key, self._study = store, begin, key, study
+        self._began_s, self._untold = time.monotonic(), list[RoundRecord]()
+        begin(self._store)
+
+    def held(self) -> PackedSoon | None:
+        """Return the finished cell unless it has moved into a folder."""
+        if self._memory is None:
+            return None
+        files = FilesOfCell(self._store.key, self._store.fingerprint, self._memory)
+        return PackedSoon(files, self._study, [_ended(self._key, record) for record in self._untold])
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Keep what there is of a cell that did not come to its end in a folder, where its failure is told as well."""
+        super().__exit__(kind, error, at)
+        if error is not None:
+            with contextlib.suppress(Exception):  # the reason why the block is left counts
+                self._move()
+
+    def append(self, record: RoundRecord, arrays: Arrays) -> None:
+        """Write a round; a cell that is not quick after all moves into its folder."""
+        super().append(record, arrays)
+        memory = self._memory
+        if memory is not None and (time.monotonic() - self._began_s >= HOLD_S or memory.n_bytes >= MAX_HELD_BYTES):
+            self._write(RoundWriter.flush)
+            assert self._writer is not None
+            self._writer.close()
+            self._move()
+            self._writer = RoundWriter(self._store)
+
+    def _move(self) -> None:
+        """Write what is in memory into the cell's folder, from where the cell goes on, and tell its rounds."""
+        if self._memory is None:
+            return
+        held, self._store, self._memory = self._store, self._in_folder, None
+        self._begin(self._store)
+        rounds = [(record, held.arrays(record.round_index)) for record in held.rounds()]
+        if rounds:
+            self._store.append_all(rounds)
+        self._tell(())
+
+    def _tell(self, written: Iterable[RoundRecord]) -> None:
+        self._untold += written
+        if self._memory is None:
+            told, self._untold = self._untold, []
+            super()._tell(told)

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from al_ray.errors import ConfigError, unknown_name
-from al_ray.registry import describe, shown_value, validate, validation_words
+from al_ray.registry import LARGEST, describe, shown_value, validate, validation_words
 from al_ray.storage.address import is_uri, shown
 from al_ray.study.names import CellNames, name_cells, slugs_of
 from al_ray.study.spec import CellSpec, Precision, make_spec
@@ -113,6 +113,8 @@ for _tag, _pattern, _first in (
     )
 
 
+TrackedCells = typing.Literal["auto", "all", "none"]
+MOST_TRACKED = 1000
 LIST_FIELDS = ("filters", "stopping")
 MAX_FILE_BYTES = 2**20
 MAX_CELLS = 100_000
@@ -134,6 +136,8 @@ class Execution(BaseModel):
         cache: keep what encoders make of a pool in the storage, for all studies that read it, see ``al-ray cache``.
         address: Ray to join, ``auto`` or host:port; None starts one here, unless ``RAY_ADDRESS`` is set.
         tracking: MLflow address, ``off``, or None: ``MLFLOW_TRACKING_URI``, else a SQLite file in the storage folder.
+        tracked_cells: whether MLflow gets a run for each cell, or those of methods alone: ``all``, ``none``, or
+            ``auto``: all where the study has no more than 1,000.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra=describe)
@@ -150,11 +154,17 @@ class Execution(BaseModel):
     cache: bool = True
     address: str | None = None
     tracking: str | None = None
+    tracked_cells: TrackedCells = "auto"
 
     @property
     def device(self) -> str:
         """What its workers compute on, in torch's word: ``cuda`` where they have a GPU, else ``cpu``."""
         return "cuda" if self.gpus_per_worker > 0 else "cpu"
+
+
+def tracks_cells(tracked: TrackedCells, n_cells: int) -> bool:
+    """Tell whether MLflow gets a run for each cell of a study of so many, beside those of its methods."""
+    return tracked == "all" or (tracked == "auto" and n_cells <= MOST_TRACKED)
 
 
 DEVICES = ("cpu", "cuda")
@@ -249,28 +259,49 @@ class Study(BaseModel):
                     yield f"grid block {number}", value
 
     def _laid_out(self) -> list[tuple[str, CellSpec]]:
-        """Return every cell's spec, with the words for its grid block."""
+        """Return every cell's spec, with the words for its grid block; seeds share a check."""
         specs: list[tuple[str, CellSpec]] = []
         problems: list[str] = []
-        for at, cell in self._combinations():
+        known: dict[Any, CellSpec | None] = {}
+        for at, kind, cell in self._combinations():
+            seed = cell.get("seed")
+            is_usual = type(seed) is int and 0 <= seed <= LARGEST
+            if is_usual and (at, kind) in known:
+                like = known[at, kind]
+                specs += [] if like is None else [(at, like.changed(seed=seed))]
+                continue
             try:
-                if isinstance(cell.get("precision"), Mapping):
-                    cell["precision"] = _precision_on(self.execution.device, cell["precision"], at)
-                spec = make_spec(cell, at)
-                problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
-                if spec.oracle.is_outside:
-                    problems.append(f"{at}: {_NOT_IN_A_STUDY.format(spec.oracle.name)}")
+                spec = self._checked(at, cell, problems)
                 specs.append((at, spec))
             except ConfigError as error:
                 problems += str(error).split("\n")
+                spec = None
+            if is_usual:
+                known[at, kind] = spec
         if problems:
             raise ConfigError("\n".join(dict.fromkeys(problems)))
         return specs
 
-    def _combinations(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield every cell's values, with the words for its grid block; all cells are counted before the first.
+    def _checked(self, at: str, cell: dict[str, Any], problems: list[str]) -> CellSpec:
+        """Return the spec of a cell, and add what does not fit together in it to the problems.
 
         The options of ``finetune`` in a block are laid over those in the defaults.
+        """
+        usual = self.defaults.get("finetune")
+        if isinstance(usual, Mapping) and isinstance(cell["finetune"], Mapping):
+            cell["finetune"] = {**usual, **cell["finetune"]}
+        if isinstance(cell.get("precision"), Mapping):
+            cell["precision"] = _precision_on(self.execution.device, cell["precision"], at)
+        spec = make_spec(cell, at)
+        problems += [f"{at}: {conflict}" for conflict in spec.conflicts()]
+        if spec.oracle.is_outside:
+            problems.append(f"{at}: {_NOT_IN_A_STUDY.format(spec.oracle.name)}")
+        return spec
+
+    def _combinations(self) -> Iterator[tuple[str, tuple[int, ...], dict[str, Any]]]:
+        """Yield every cell: the words for its grid block, what it shares with those of other seeds there, its values.
+
+        All cells are counted before the first.
 
         Raises:
             ConfigError: an axis without values, or too many cells.
@@ -286,13 +317,11 @@ class Study(BaseModel):
                     "Shorten an axis, or make several studies of it."
                 )
             blocks.append((at, axes))
-        usual = self.defaults.get("finetune")
         for at, axes in blocks:
-            for values in itertools.product(*axes.values()):
-                cell = dict(zip(axes, values, strict=True))
-                if isinstance(usual, Mapping) and isinstance(cell["finetune"], Mapping):
-                    cell["finetune"] = {**usual, **cell["finetune"]}
-                yield at, cell
+            held = {key: tuple(axis) for key, axis in axes.items()}  # so that a value stays the same object
+            others = [place for place, key in enumerate(axes) if key != "seed"]
+            for values in itertools.product(*held.values()):
+                yield at, tuple(id(values[place]) for place in others), dict(zip(axes, values, strict=True))
 
 
 def load_study(study: "str | os.PathLike[str] | Mapping[str, Any] | Study") -> Study:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from al_ray.identifiers import with_hash
 from al_ray.records.json import canonical_json, flatten
-from al_ray.study.spec import CellSpec
+from al_ray.study.spec import CellSpec, once_a_kind
 
 MAX_SLUG = 150  # with the fingerprint behind it, a folder on any file system
 JOIN = " + "
@@ -114,7 +114,8 @@ def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:
 
     Two of different seeds have one name where nothing else but ``rounds`` differs: a longer run is no other method.
     """
-    texts = [spec.model_dump_json(exclude={"seed"}) for spec in specs]
+    text_of = once_a_kind(lambda spec: spec.model_dump_json(exclude={"seed"}))
+    texts = [text_of(spec) for spec in specs]
     distinct = dict(zip(texts, specs, strict=True))
     datasets = _labels((spec.dataset_name(), dataset_content(spec), spec.dataset) for spec in distinct.values())
     models = _labels((_last_part(spec.model.name), learner_content(spec), _learner(spec)) for spec in distinct.values())
@@ -145,10 +146,14 @@ def slugs_of(specs: Sequence[CellSpec], names: Sequence[CellNames]) -> list[str]
     Where characters that a folder cannot have leave two cells with one name, or a name is too long, a hash follows.
     """
     ends = [f"-s{spec.seed}" for spec in specs]
-    readable = ["-".join(map(_squeezed, (n.dataset, n.model, *n.method.labels, *n.variant))) for n in names]
+    distinct = {id(name): name for name in names}  # cells that differ in the seed have one name
+    texts = {
+        key: "-".join(map(_squeezed, (n.dataset, n.model, *n.method.labels, *n.variant))) for key, n in distinct.items()
+    }
+    readable = [texts[id(name)] for name in names]
     meant: dict[str, set[CellNames]] = {}
-    for text, name in zip(readable, names, strict=True):
-        meant.setdefault(text, set()).add(name)
+    for key, name in distinct.items():
+        meant.setdefault(texts[key], set()).add(name)
     return [
         text + end
         if len(meant[text]) == 1 and len(text + end) <= MAX_SLUG

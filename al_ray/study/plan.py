@@ -3,7 +3,7 @@
 import bisect
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,13 +21,13 @@ from al_ray.records.study import StudyStore
 from al_ray.stopping import stopping_rules
 from al_ray.study.file import Study
 from al_ray.study.names import JOIN, CellNames
-from al_ray.study.spec import CellSpec
+from al_ray.study.spec import CellSpec, fingerprints, once_a_kind
 
 _N_SHOWN = 20
 _EARLY_END = stopping_rules.build("pool_exhausted")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedCell:
     """One cell, ready to run.
 
@@ -88,7 +88,8 @@ class Plan:
 
     def datasets_by_name(self) -> dict[str, TextDataset]:
         """Return the data sets that were found, by what the cells call them."""
-        keys = {cell.names.dataset: dataset_key(cell.spec.dataset) for cell in self.cells}
+        options = {cell.names.dataset: cell.spec.dataset for cell in self.cells}
+        keys = {name: dataset_key(option) for name, option in options.items()}
         return {name: self.datasets[key] for name, key in keys.items() if key in self.datasets}
 
     def waiting(self) -> list[PlannedCell]:
@@ -127,13 +128,15 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     datasets: dict[str, TextDataset] = {}
     models: dict[tuple[str, str | None], ResolvedModel] = {}
     missing: list[str] = []
-    for option in {dataset_key(spec.dataset): spec.dataset for spec in specs.values()}.values():
+    options = {id(spec.dataset): spec.dataset for spec in specs.values()}.values()
+    for option in {dataset_key(option): option for option in options}.values():
         _collect(datasets, dataset_key(option), functools.partial(resolve_dataset, option), missing)
     for name, revision in dict.fromkeys((spec.model.name, spec.model.revision) for spec in specs.values()):
         _collect(models, (name, revision), functools.partial(resolve_model, name, revision), missing)
     models |= {(model.name, model.revision): model for model in models.values()}
     facts, problems = _examine(models.values())
-    problems += [problem for slug, spec in specs.items() for problem in _misfits(slug, spec, datasets, models, facts)]
+    misfits = once_a_kind(lambda spec: _misfits(spec, datasets, models, facts))
+    problems += [f"cell {slug}: {problem}" for slug, spec in specs.items() for problem in misfits(spec)]
     if problems:
         more = [f"... and {len(problems) - _N_SHOWN} more"] if len(problems) > _N_SHOWN else []
         raise ConfigError("\n".join([*problems[:_N_SHOWN], *more]))
@@ -141,9 +144,10 @@ def plan_study(study: Study, storage: str, only: str | None = None) -> Plan:
     store.check_free()
     found = store.cells()
     recorded = {cell.fingerprint: cell for cell in found}
-    resolved = {slug: _resolve(slug, spec, study.names[slug], datasets, models) for slug, spec in specs.items()}
+    resolve = once_a_kind(lambda spec: _resolve(spec, datasets, models))
+    resolved = {slug: _planned(slug, spec, study.names[slug], resolve(spec)) for slug, spec in specs.items()}
     _check_content(resolved.values())
-    cells = store.folder.each(lambda slug: _with_status(resolved[slug], recorded), list(resolved))
+    cells = store.folder.each(lambda slug: _with_status(store, resolved[slug], recorded), list(resolved))
     planned = {cell.slug: cell for cell in cells if cell.fingerprint}
     also_planned = [(cell, planned[cell.slug]) for cell in found if cell.slug in planned]
     store.check_drift((cell, now.spec.to_json()) for cell, now in also_planned if now.fingerprint != cell.fingerprint)
@@ -179,20 +183,25 @@ def _examine(models: Iterable[ResolvedModel]) -> tuple[dict[ResolvedModel, Model
 
 
 def _resolve(
-    slug: str,
-    spec: CellSpec,
-    names: CellNames,
-    datasets: Mapping[str, TextDataset],
-    models: Mapping[Any, ResolvedModel],
-) -> PlannedCell:
+    spec: CellSpec, datasets: Mapping[str, TextDataset], models: Mapping[Any, ResolvedModel]
+) -> tuple[dict[str, Any], Callable[[int], str]] | None:
+    """Return what a spec becomes with the content of its data and its model, and its fingerprint by its seed."""
     dataset = datasets.get(dataset_key(spec.dataset))
     model = models.get((spec.model.name, spec.model.revision))
     if dataset is None or model is None:
-        return PlannedCell(slug=slug, spec=spec, names=names, fingerprint=None)
+        return None
     content = {"revision": model.revision, "sha256": model.sha256, "settings_sha256": model.settings_sha256}
-    pinned = spec.model.model_copy(update=content)
-    resolved = spec.model_copy(update={"dataset_sha256": dataset.content_sha256, "model": pinned})
-    return PlannedCell(slug=slug, spec=resolved, names=names, fingerprint=resolved.fingerprint())
+    pinned = {"dataset_sha256": dataset.content_sha256, "model": spec.model.model_copy(update=content)}
+    return pinned, fingerprints(spec.changed(**pinned))
+
+
+def _planned(
+    slug: str, spec: CellSpec, names: CellNames, resolved: tuple[dict[str, Any], Callable[[int], str]] | None
+) -> PlannedCell:
+    if resolved is None:
+        return PlannedCell(slug=slug, spec=spec, names=names, fingerprint=None)
+    content, fingerprint = resolved
+    return PlannedCell(slug=slug, spec=spec.changed(**content), names=names, fingerprint=fingerprint(spec.seed))
 
 
 def _check_content(cells: Iterable[PlannedCell]) -> None:
@@ -211,17 +220,16 @@ def _check_content(cells: Iterable[PlannedCell]) -> None:
             )
 
 
-def _with_status(cell: PlannedCell, recorded: Mapping[str, CellStore]) -> PlannedCell:
+def _with_status(store: StudyStore, cell: PlannedCell, recorded: Mapping[str, CellStore]) -> PlannedCell:
     """Look a cell up by its fingerprint: a slug names what varies in a grid, so it changes when the grid grows."""
     found = recorded.get(cell.fingerprint or "")
     if found is None:
         return cell
-    status, n_recorded = found.progress()
+    status, n_recorded = store.progress(found)
     return replace(cell, slug=found.slug, status=status, n_recorded=n_recorded)
 
 
 def _misfits(
-    slug: str,
     spec: CellSpec,
     datasets: Mapping[str, TextDataset],
     models: Mapping[Any, ResolvedModel],
@@ -242,7 +250,7 @@ def _misfits(
         found += misfits_of_files(spec, model)
     if model is not None and model in facts:
         found += misfits_of_model(spec, facts[model])
-    return [f"cell {slug}: {problem}" for problem in found]
+    return found
 
 
 def _misfits_of_sizes(spec: CellSpec, dataset: TextDataset) -> list[str]:

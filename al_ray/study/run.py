@@ -22,9 +22,10 @@ from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarte
 from al_ray.storage.folder import Folder
 from al_ray.study.cell import encodings_read, run_cell, warm_up
 from al_ray.study.encodings import EncodingPlan, plan_encodings, stored_places
-from al_ray.study.file import Execution, Study
+from al_ray.study.file import Execution, Study, tracks_cells
 from al_ray.study.forecast import Forecast, forecast, measured_seconds
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key, plan_record, plan_study, require_complete
+from al_ray.study.spec import CellSpec, once_a_kind
 from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Methods, Tracker
 
@@ -88,7 +89,8 @@ def prepare(
         check_shared(execution)
     plan = plan_study(study.laid_out_for(execution), execution.storage, only=cell)
     lanes = 1 if local else _lanes(execution, plan)
-    cost, encodings = forecast(plan), plan_encodings(plan, execution, is_local=local)
+    cost = forecast(plan, tracks_cells=_tracks_cells(plan, execution))
+    encodings = plan_encodings(plan, execution, is_local=local)
     if measure:
         seconds = measured_seconds(plan, execution, lanes or 1, is_local=local, unencoded=encodings.missing_share)
         cost = replace(cost, seconds=seconds)
@@ -175,11 +177,13 @@ def _run(
     waiting = plan.waiting()
     first = ", ".join([*(cell.key for cell in waiting[:3]), *(["..."] if len(waiting) > 3 else [])])
     _log.info("study %s: %d of %d cells wait: %s", plan.study.name, len(waiting), len(plan.cells), first)
-    tracker = Tracker(plan.store, tracking_address(execution.tracking, execution.storage), methods)
+    address, tracks = tracking_address(execution.tracking, execution.storage), _tracks_cells(plan, execution)
+    tracker = Tracker(plan.store, address, methods, tracks_cells=tracks)
     tracker.start()
     try:
         events = _Events(plan, tracker, lease, listener)
-        tasks = [_task(plan, cell, execution) for cell in waiting]
+        shared = once_a_kind(lambda spec: _shared(plan, spec, execution))
+        tasks = [_task(plan, cell, execution, shared(cell.spec)) for cell in waiting]
         # One table a pool, however many cells share it.
         pools = _pools(plan, waiting, execution)
         if local:
@@ -202,6 +206,10 @@ def _run(
             )
     finally:
         tracker.close()
+
+
+def _tracks_cells(plan: Plan, execution: Execution) -> bool:
+    return tracks_cells(execution.tracked_cells, len(plan.study.cells))
 
 
 def check_space(plan: Plan, cost: Forecast, execution: Execution) -> None:
@@ -265,7 +273,7 @@ class _Events:
                 self._tracker.round_recorded(event.key)
             case CellFailed():
                 assert cell.fingerprint is not None
-                records = self._store.cell(cell.slug, cell.fingerprint)
+                records = self._store.cell_folder(cell.slug, cell.fingerprint)
                 records.fail({**event.reason(), "starts": self._starts.pop(event.key, [])})
                 self._tracker.cell_finished(event.key, "failed")
             case CellFinished():
@@ -286,7 +294,18 @@ def _resources(execution: Execution) -> LaneResources:
     )
 
 
-def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
+def _shared(plan: Plan, spec: CellSpec, execution: Execution) -> dict[str, Any]:
+    """Return what the tasks of cells have in common that differ in the seed alone."""
+    return {
+        "spec": spec.to_json(),
+        "n_classes": plan.datasets[dataset_key(spec.dataset)].n_classes,
+        "provenance": _provenance(plan, spec, execution),
+        "workers": spec.workers,
+        "is_quick": spec.finetune.is_frozen,
+    }
+
+
+def _task(plan: Plan, cell: PlannedCell, execution: Execution, shared: dict[str, Any]) -> CellTask:
     assert cell.fingerprint is not None
     return CellTask(
         key=cell.key,
@@ -295,17 +314,14 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
         storage_patience_s=execution.storage_patience_s,
         slug=cell.slug,
         fingerprint=cell.fingerprint,
-        spec=cell.spec.to_json(),
-        n_classes=plan.datasets[dataset_key(cell.spec.dataset)].n_classes,
-        provenance=_provenance(plan, cell, execution),
         pool_key=cell.pool_key,
-        workers=cell.spec.workers,
-        is_quick=cell.spec.finetune.is_frozen,
+        is_new=cell.status == "waiting",
+        **{**shared, "spec": {**shared["spec"], "seed": cell.spec.seed}},
     )
 
 
-def _provenance(plan: Plan, cell: PlannedCell, execution: Execution) -> dict[str, Any]:
-    dataset, model = plan.datasets[dataset_key(cell.spec.dataset)], cell.spec.model
+def _provenance(plan: Plan, spec: CellSpec, execution: Execution) -> dict[str, Any]:
+    dataset, model = plan.datasets[dataset_key(spec.dataset)], spec.model
     return {
         "python": platform.python_version(),
         **installed_versions(),

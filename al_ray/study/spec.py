@@ -4,8 +4,9 @@ Validated by pydantic, strictly: no value is converted and no key is guessed. A 
 dataclass that its option builds.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -26,7 +27,7 @@ from al_ray.filtering import CandidateFilter, filters
 from al_ray.initial import InitialQuery, initial_queries
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.oracle import Oracle, oracles
-from al_ray.records.json import cell_fingerprint
+from al_ray.records.json import canonical_json, cell_fingerprint, identity_of
 from al_ray.registry import LARGEST, describe, option_of, options_model, validate
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
@@ -34,6 +35,7 @@ from al_ray.strategy import QueryStrategy, strategies
 SPEC_VERSION = 3
 _CONSISTENT = "'ensemble', or {name: mc_dropout, where: head}"
 
+T = TypeVar("T")
 Precision = Literal["float32", "bf16"]
 MeasuredModel = Literal["own", "plain", "gonsior2022/plain"]
 
@@ -180,6 +182,19 @@ class CellSpec(Identity):
     ] = "own"
     workers: Annotated[int, Field(ge=1, le=LARGEST)] = 1
 
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """What two specs share, as long as both are held, that are one but for the seed: all other values, as objects.
+
+        So what does not depend on the seed is worked out once for thousands of cells (:func:`once_a_kind`). Specs that
+        were made apart may be equal and have other kinds.
+        """
+        return tuple(id(value) for name, value in self.__dict__.items() if name != "seed")
+
+    def changed(self, **values: Any) -> "CellSpec":
+        """Return the spec with other values, which are valid; it shares all others, so that many take little memory."""
+        return CellSpec.model_construct(self.model_fields_set, **{**self.__dict__, **values})
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form that is stored; :func:`read_spec` reads it back equal."""
         return {"spec_version": SPEC_VERSION, **self.model_dump(mode="json")}
@@ -318,6 +333,34 @@ class CellSpec(Identity):
                     "the pool. Use 'random_subsample'."
                 )
         return found
+
+
+def once_a_kind(work: Callable[[CellSpec], T]) -> Callable[[CellSpec], T]:
+    """Return a function of a spec that is worked out once for all specs of a kind; it does not depend on the seed."""
+    known: dict[tuple[int, ...], tuple[T, CellSpec]] = {}
+
+    def of(spec: CellSpec) -> T:
+        kind = spec.kind
+        if kind not in known:
+            known[kind] = work(spec), spec  # held, so that no other object gets the identity of one of its values
+        return known[kind][0]
+
+    return of
+
+
+def fingerprints(spec: CellSpec) -> Callable[[int], str]:
+    """Return what gives the fingerprint of a spec with another seed; the text of all else is written once."""
+    parts = {name: canonical_json({name: value})[1:-1] for name, value in identity_of(spec.to_json()).items()}
+    names = sorted(parts)
+    at = names.index("seed")
+    before = "".join(f"{parts[name]}," for name in names[:at])
+    after = "".join(f",{parts[name]}" for name in names[at + 1 :])
+
+    def of(seed: int) -> str:
+        return hashlib.sha256(f'{{{before}"seed":{seed}{after}}}'.encode("ascii")).hexdigest()
+
+    assert of(spec.seed) == spec.fingerprint(), "a fingerprint is that of the canonical JSON"
+    return of
 
 
 def make_spec(values: Mapping[str, Any], where: str) -> CellSpec:

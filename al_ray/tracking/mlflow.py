@@ -42,6 +42,7 @@ _FAILURE, _VIEW_TAG, _COLOUR = "al_ray.failure", "al_ray.view", "mlflow.runColor
 _NESTED_BELOW, _OLD_COMPLETE = "mlflow.parentRunId", "al_ray.complete"  # what views before the third had
 ENDED = {"done": "FINISHED", "failed": "FAILED"}
 """Status of a cell that has ended -> of its run."""
+_OF_STATUS = {**ENDED, "waiting": "RUNNING", "running": "RUNNING", "killed": "KILLED"}
 _VIEW = "3"  # one more wherever a cell is shown otherwise than before: runs that are complete are then looked at again
 _NOTE = "mlflow.note.content"
 # Databases cut what is long, and may take one Unicode form for another; MLflow takes a name for a path.
@@ -256,6 +257,8 @@ class Projection:
             the recorded rounds that were read for it.
         """
         self._set_status(self._study, "RUNNING")
+        if status in ENDED and key not in self._store.packed.readable():
+            self._store.packed.look()
         cell = self._cells.get(key) or self._store.find(key)
         if cell is not None:
             self._cells[key] = cell
@@ -357,7 +360,7 @@ class Projection:
             for name, data in files.items():
                 (Path(folder) / name).write_bytes(data)
             self._client.log_artifacts(self._study.run_id, folder, "report")
-        if not self._runs:
+        if not self._runs and not self._methods:
             # A study that is not tracked gets its report alone, and nothing of it runs here.
             self._set_status(self._study, "FINISHED")
 
@@ -367,9 +370,13 @@ class Projection:
             if key in self._runs and self._runs[key].status == "RUNNING":
                 self._set_status(self._runs[key], "KILLED")
 
-    def close_study(self) -> None:
-        """Give the study's run the status that its cells add up to."""
-        statuses = {run.status for run in self._runs.values()}
+    def close_study(self, untracked: Iterable[str] = ()) -> None:
+        """Give the study's run the status that its cells add up to.
+
+        Args:
+            untracked: statuses of cells that have no run of their own: ``done``, ``failed``, ``running``, ``killed``.
+        """
+        statuses = {run.status for run in self._runs.values()} | {_OF_STATUS[status] for status in untracked}
         found = next((status for status in ("RUNNING", "KILLED", "FAILED") if status in statuses), "FINISHED")
         self._set_status(self._study, found if statuses else "RUNNING")
 
@@ -608,13 +615,16 @@ def view_paths(store: StudyStore, tracking_uri: str) -> Mapping[str, str]:
     return _view_paths.get((tracking_uri, store.root), {})
 
 
-def sync(store: StudyStore, tracking_uri: str, methods: Sequence[MethodRun] | None = None) -> Projection:
+def sync(
+    store: StudyStore, tracking_uri: str, methods: Sequence[MethodRun] | None = None, *, tracks_cells: bool = True
+) -> Projection:
     """Bring MLflow up to the records of a study; running it again changes nothing.
 
     Args:
         store: the study's records.
         tracking_uri: where MLflow is.
         methods: what the analysis has for the methods; None: their runs stay as they are.
+        tracks_cells: whether each cell has a run of its own; else cells that have one keep it as it is.
 
     Returns:
         the study in MLflow, with what was found and done.
@@ -626,11 +636,12 @@ def sync(store: StudyStore, tracking_uri: str, methods: Sequence[MethodRun] | No
     advice = "The records are safe. Mend the address or the server, then sync again."
     with _worded(tracking_uri, "does not do what it should", advice):
         projection = Projection(store, tracking_uri)
-        for cell in store.cells():
+        cells = store.cells()
+        for cell in cells if tracks_cells else ():
             projection.project_cell(cell)
         if methods is not None:
             projection.keep_methods(methods)
-        projection.close_study()
+        projection.close_study(() if tracks_cells else {store.progress(cell)[0] for cell in cells})
     return projection
 
 

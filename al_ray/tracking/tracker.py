@@ -178,6 +178,7 @@ class Tracker:
         store: the study's records.
         tracking_uri: where MLflow is; None: nothing is tracked.
         methods: what of the study's methods is to be shown; None: nothing.
+        tracks_cells: whether each cell has a run of its own; else the ends of cells only move their methods on.
         live_s: seconds that news of a cell that runs wait for more.
         waits_s: seconds between the first attempts, of which nobody is told.
         looks_s: seconds before the first look at an MLflow that is down and, doubling, at most before a later one.
@@ -189,6 +190,7 @@ class Tracker:
         tracking_uri: str | None,
         methods: Methods | None = None,
         *,
+        tracks_cells: bool = True,
         live_s: float = 10.0,
         waits_s: Sequence[float] = (1.0, 4.0, 15.0),
         looks_s: tuple[float, float] = (30.0, 300.0),
@@ -196,6 +198,8 @@ class Tracker:
         self._store = store
         self._uri = tracking_uri
         self._methods = methods
+        self._tracks_cells = tracks_cells
+        self._statuses: set[str] = set()
         self._live_s = live_s
         shown = without_secrets(tracking_uri or "")
         self._address = f"MLflow at {shown}"
@@ -221,16 +225,20 @@ class Tracker:
         """Show a cell, by the name of its folder, as running, with its spec in JSON form as parameters."""
         self._under_way.add(key)
         # The time of now, not when the thread gets there: it may be importing MLflow for half a minute.
-        self._note(key, wait_s=self._live_s, spec=spec, started_at=now(), status="running")
+        if self._tracks_cells:
+            self._note(key, wait_s=self._live_s, spec=spec, started_at=now(), status="running")
 
     def round_recorded(self, key: str) -> None:
         """Show what has been recorded of a cell."""
-        self._note(key, wait_s=self._live_s)
+        if self._tracks_cells:
+            self._note(key, wait_s=self._live_s)
 
     def cell_finished(self, key: str, status: str) -> None:
         """Show a cell as ``done`` or ``failed``, and add from its records whatever is missing."""
         self._under_way.discard(key)
-        self._note(key, status=status)
+        self._statuses.add(status)
+        if self._tracks_cells or self._methods is not None:
+            self._note(key, status=status)
 
     def close(self, timeout_s: float = 60.0) -> bool:
         """Write what is waiting, for at most so long; an MLflow that is down gets one last attempt.
@@ -271,7 +279,9 @@ class Tracker:
 
     def _show(self, key: str, news: News, last: bool) -> bool:
         try:
-            rounds = self._connected().show_cell(key, news.status, news.spec, news.started_at)
+            rounds: Sequence[RecordedRound] = ()
+            if self._tracks_cells:
+                rounds = self._connected().show_cell(key, news.status, news.spec, news.started_at)
             if self._methods is not None and news.status in ENDED:
                 self._methods.cell_ended(key, rounds, is_done=news.status == "done")
             self._show_methods()
@@ -296,7 +306,8 @@ class Tracker:
         try:
             self._show_methods(is_last=True)
             self._connected().interrupt(self._under_way)
-            self._connected().close_study()
+            untracked = set() if self._tracks_cells else {*self._statuses, *(["killed"] if self._under_way else [])}
+            self._connected().close_study(untracked)
         except Exception as error:
             return self._wait_after(error, last=True)
         self._complete = not self._backlog.behind()

@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from al_ray.cli.app import app
+from al_ray.records.study import open_study
 from tests.model import tiny
 
 
@@ -82,13 +83,16 @@ def al_ray() -> Callable[..., Outcome]:
 
 
 def computed(storage: Path, study: str = "tiny") -> dict[str, Any]:
-    """Return everything that a study computed, without times: records by file, arrays by hash."""
+    """Return everything that a study computed, without times: records by file, arrays by hash; packed or not."""
     found: dict[str, Any] = {}
-    for path in sorted((storage / study).rglob("round-*")):
-        name = f"{path.parent.name}/{path.name}"
-        if path.suffix == ".json":
-            record = json.loads(path.read_text(encoding="utf-8"))["record"]
-            found[name] = {key: value for key, value in record.items() if key != "seconds"}
-        else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for cell in open_study(str(storage / study)).cells():
+        for file in cell.folder.names()[0]:
+            if not file.startswith("round-"):
+                continue
+            name, data = f"{cell.key}/{file}", cell.folder.read(file) or b""
+            if file.endswith(".json"):
+                record = json.loads(data)["record"]
+                found[name] = {key: value for key, value in record.items() if key != "seconds"}
+            else:
+                found[name] = hashlib.sha256(data).hexdigest()
     return found

@@ -348,7 +348,7 @@ def test_watch_needs_a_plan(records: Path, al_ray: AlRay) -> None:
 
 
 def test_watch_names_a_damaged_record(records: Path, al_ray: AlRay) -> None:
-    damaged = Path(_cell(records).folder.address) / "round-003.json"
+    damaged = Path(_cell(records).folder.address) / "done.json"
     damaged.write_text("{")
     outcome = al_ray("watch", records / STUDY, "--once")
     assert outcome.code == 1
@@ -422,11 +422,13 @@ def test_a_running_cell_is_as_idle_as_the_clock_says(records: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_done_cell_took_from_its_first_record_to_its_end(records: Path) -> None:
+def test_a_done_cell_took_from_its_beginning_to_its_end(records: Path) -> None:
     cell = _cell(records)
     done = Path(cell.folder.address) / "done.json"
     content = json.loads(done.read_text())
-    content["finished_at"] = (cell.recorded_rounds()[0].recorded_at + timedelta(seconds=42)).isoformat()
+    began_at = cell.begun_at()
+    assert began_at is not None
+    content["finished_at"] = (began_at + timedelta(seconds=42)).isoformat()
     done.write_text(json.dumps(content))
     (view,) = (v for v in Watcher(_store(records), _never).look() if v.slug == cell.slug)
     assert (view.status, view.took_s, view.idle_s, view.n_labeled) == ("done", 42.0, None, 40)
@@ -451,8 +453,7 @@ def test_a_cell_that_is_done_is_not_read_again_and_one_that_failed_is(records: P
     failed.fail({"error": "A", "message": "first"})
     watcher = Watcher(_store(records), _never)
     assert {v.reason for v in watcher.look()} == {None, "A: first"}
-    for path in Path(done.folder.address).glob("round-*"):
-        path.write_text("damaged after it was seen")
+    Path(done.folder.where("done.json")).write_text("damaged after it was seen")
     failed.fail({"error": "B", "message": "second"})
     assert {v.reason for v in watcher.look()} == {None, "B: second"}
     with pytest.raises(StorageError, match=re.escape(done.folder.address)):

@@ -9,7 +9,7 @@ import pytest
 
 from al_ray.errors import RoundError, StorageError
 from al_ray.runtime.failures import ExchangeLostError, Failed, Failure, RetryPolicy, lane_survives
-from al_ray.runtime.lane.channel import Assignment, Channel
+from al_ray.runtime.lane.channel import Assignment, Channel, RecordHeld
 from al_ray.runtime.monitor import GridMonitor
 from al_ray.runtime.tasks import (
     CellEvent,
@@ -153,6 +153,114 @@ def test_a_lane_that_cannot_start_fails_one_cell_and_gives_the_others_back() -> 
         update = play(lambda channel, end=end: script(channel, end), retries=8)  # type: ignore[misc]
         assert [(kind_of_event(event), event.key) for event in update.events] == [("failed", "a")]
         assert update.is_idle
+
+
+def ends(*keys: str) -> list[CellEvent]:
+    """What is told of held cells once they are recorded."""
+    return [event for key in keys for event in (RoundEnded(key, 0, 0, {}), CellFinished(key))]
+
+
+def test_a_held_cell_frees_the_lane_and_its_end_is_told_later() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign([task("a"), task("b")])
+        generation = await channel.enter()
+        taken = [await channel.take(generation, {}), await channel.take(generation, {}, is_computed=True)]
+        taken.append(await channel.take(generation, {}, is_computed=True))
+        before = await channel.wait_for_update(1)
+        assert await channel.push(generation, ends("a", "b"))
+        return taken, before, await channel.wait_for_update(1)
+
+    taken, before, after = play(script)
+    assert taken == [Assignment(task("a"), 1), Assignment(task("b"), 1), RecordHeld()]
+    assert kinds(before.events) == ["started", "started"]
+    assert not before.is_idle
+    assert kinds(after.events) == ["round", "finished"] * 2
+    assert after.is_idle
+
+
+def test_cells_that_a_lost_group_held_are_run_again_first_and_without_blame() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign([task(key) for key in "abcd"])
+        generation = await channel.enter()
+        await channel.take(generation, {})
+        await channel.take(generation, {}, is_computed=True)
+        await channel.take(generation, {}, is_computed=True)  # a and b are held, c is in hand
+        generation = await channel.enter()
+        taken = [await channel.take(generation, {})]
+        taken += [await channel.take(generation, {}, is_computed=True) for _ in range(2)]
+        await channel.push(generation, ends("a", "b"))
+        taken.append(await channel.take(generation, {}))
+        return taken, await channel.wait_for_update(1)
+
+    taken, update = play(script, retries=1)
+    # What killed the group may be c: what is held is recorded before it is tried again.
+    assert taken == [Assignment(task("a"), 2), Assignment(task("b"), 2), RecordHeld(), Assignment(task("c"), 2)]
+    blamed = [event.failures_since_progress for event in update.events if isinstance(event, CellStarted)]
+    assert blamed == [0, 0, 0, 0, 0, 1]
+
+
+async def serve_until_death(channel: Channel) -> None:
+    """Do what a worker does that holds every cell, and dies of one that is called deadly."""
+    generation, held, is_computed = await channel.enter(), list[str](), False
+    while (found := await channel.take(generation, {}, is_computed=is_computed)) is not None:
+        is_computed = False
+        if isinstance(found, RecordHeld):
+            await channel.push(generation, ends(*held))
+            held = []
+        elif found.task.key == "deadly":
+            return
+        else:
+            held.append(found.task.key)
+            is_computed = True
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+@pytest.mark.parametrize("keys", [("a", "b", "deadly"), ("a", "deadly", "b"), ("deadly", "a")])
+def test_a_deadly_cell_among_held_ones_fails_alone(keys: tuple[str, ...], retries: int) -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign([task(key) for key in keys])
+        news = asyncio.create_task(channel.wait_for_update(60, gather_s=60))
+        while not news.done():
+            worker = asyncio.create_task(serve_until_death(channel))
+            await asyncio.wait({worker, news}, return_when=asyncio.FIRST_COMPLETED)
+            worker.cancel()
+        return await news
+
+    update = play(script, retries=retries)
+    ended = [(kind_of_event(event), event.key) for event in update.events if kind_of_event(event) != "started"]
+    innocent = [key for key in keys if key != "deadly"]
+    assert sorted(ended) == sorted(
+        [("failed", "deadly"), *((what, k) for k in innocent for what in ("round", "finished"))]
+    )
+    assert update.is_idle
+
+
+def test_a_cell_that_is_lost_again_and_again_before_it_is_recorded_fails() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign([task()])
+        for _ in range(3):
+            generation = await channel.enter()
+            await channel.take(generation, {})
+            await channel.take(generation, {}, is_computed=True)
+        waiting = asyncio.create_task(channel.take(await channel.enter(), {}))
+        update = await channel.wait_for_update(1)
+        waiting.cancel()
+        return update, await channel.wait_for_update(0.01)
+
+    first, rest = play(script, retries=1)
+    assert "failed" in kinds([*first.events, *rest.events])
+
+
+def test_an_orphan_tells_no_end_of_cells_that_are_run_again() -> None:
+    async def script(channel: Channel) -> Any:
+        await channel.assign([task("a"), task("b")])
+        orphan = await channel.enter()
+        await channel.take(orphan, {})
+        await channel.take(orphan, {}, is_computed=True)
+        again = await channel.take(await channel.enter(), {})
+        return again, await channel.push(orphan, ends("a")), await channel.take(orphan, {}, is_computed=True)
+
+    assert play(script) == (Assignment(task("a"), 2), False, None)
 
 
 def test_a_closed_lane_begins_none_of_its_other_cells() -> None:

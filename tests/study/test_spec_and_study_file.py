@@ -24,8 +24,8 @@ from al_ray.registry import Registry
 from al_ray.report.read import _read_spec
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import strategies
-from al_ray.study.file import Execution, load_study, set_options
-from al_ray.study.spec import CellSpec, make_spec, read_spec
+from al_ray.study.file import Execution, Study, load_study, set_options
+from al_ray.study.spec import CellSpec, fingerprints, make_spec, once_a_kind, read_spec
 from tests.study.study_texts import study_of, write
 
 STUDIES = sorted(Path("pipelines/studies").glob("*.yaml"))
@@ -346,3 +346,52 @@ class TestAPrecisionForEachDevice:
         study = load_study(study_of({"precision": [self.BOTH["precision"], "bf16"]}))
         with pytest.raises(ConfigError, match="is in the grid already"):
             study.laid_out_for(Execution(gpus_per_worker=1))
+
+
+# ------------------------------------------------------------------------------------------------------- large grids
+
+MANY = {
+    "seed": {"range": [0, 200]},
+    "strategy": ["margin", {"name": "label_dispersion", "n_watched": 40}],
+    "finetune": [{"epochs": 3}, {"epochs": 4}],
+}
+
+
+def test_cells_that_differ_in_the_seed_are_checked_once_and_are_what_each_would_be_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import al_ray.study.file
+
+    checked: list[Any] = []
+    usual = al_ray.study.file.make_spec
+    monkeypatch.setattr(al_ray.study.file, "make_spec", lambda *args: (checked.append(args), usual(*args))[1])
+    study = Study(**study_of(MANY))
+    assert (len(study.cells), len(checked)) == (800, 4)
+    for spec in study.cells.values():
+        alone = read_spec(spec.to_json())
+        assert spec == alone
+        assert fingerprints(alone)(spec.seed) == spec.fingerprint() == alone.fingerprint()
+    assert len({spec.fingerprint() for spec in study.cells.values()}) == 800
+
+
+def test_fingerprints_of_other_seeds_need_no_more_than_the_seed() -> None:
+    spec = next(iter(Study(**study_of({"seed": 7, "dataset": {"name": "tickets", "seed": 3}})).cells.values()))
+    of = fingerprints(spec)
+    for seed in (0, 7, 41, 2**31):
+        assert of(seed) == spec.model_copy(update={"seed": seed}).fingerprint()
+
+
+def test_a_seed_that_cannot_be_is_refused_among_many_that_can() -> None:
+    with pytest.raises(ConfigError, match=r"grid block 1: seed .*-1"):
+        Study(**study_of({"seed": [1, 2, -1]}))
+    with pytest.raises(ConfigError, match="seed"):
+        Study(**study_of({"seed": [1, True]}))
+
+
+def test_what_is_worked_out_once_a_kind_is_not_mixed_up() -> None:
+    study, calls = Study(**study_of(MANY)), list[str]()
+    name = once_a_kind(lambda spec: (calls.append("x"), f"{spec.strategy.name} {spec.finetune.epochs}")[1])
+    assert {(name(spec), spec.strategy.name, spec.finetune.epochs) for spec in study.cells.values()} == {
+        (f"{strategy} {epochs}", strategy, epochs) for strategy in ("margin", "label_dispersion") for epochs in (3, 4)
+    }
+    assert len(calls) == 4

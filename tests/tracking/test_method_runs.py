@@ -1,6 +1,7 @@
 """Runs of methods in MLflow say what the analysis says, live and rebuilt, and saved views stay a person's own."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import al_ray
 from al_ray.records.study import StudyStore
 from al_ray.report.analysis.results import StudyResults
 from al_ray.report.method_runs import LiveMethods, method_colours, method_runs
+from al_ray.study.file import tracks_cells
 from al_ray.study.names import name_cells
 from al_ray.study.plan import PlannedCell
 from al_ray.study.spec import CellSpec
@@ -96,6 +98,49 @@ def test_methods_that_a_live_study_shows_are_those_of_a_rebuild(storage: Path, m
     shutil.copy(migrated, storage / "mlflow.db")
     sync(store, uri(storage), method_runs(al_ray.results(store.root)))
     assert without_ids(mlflow_view.shown(uri(storage), "methods")) == live
+
+
+def test_a_study_of_too_many_cells_shows_its_methods_alone_and_how_it_ended(storage: Path, migrated: Path) -> None:
+    cells = specs()
+    store = write_study(storage, cells)
+    sync(store, uri(storage), method_runs(al_ray.results(store.root)), tracks_cells=False)
+    rebuilt = without_ids(mlflow_view.shown(uri(storage), "methods"))
+    assert shown(storage, "cell") == {}
+    assert len(shown(storage)) == N_METHODS
+    (run,) = shown(storage, "study").values()
+    assert run["status"] == "FINISHED"
+    shutil.copy(migrated, storage / "mlflow.db")
+    plan = plan_of(store, cells)
+    tracker = Tracker(store, uri(storage), LiveMethods(plan), tracks_cells=False, live_s=0.0)
+    tracker.start()
+    for cell in plan.cells:
+        tracker.cell_started(cell.key, cell.spec.to_json())
+        tracker.round_recorded(cell.key)
+        tracker.cell_finished(cell.key, "done")
+    assert tracker.close(PATIENCE_S)
+    assert without_ids(mlflow_view.shown(uri(storage), "methods")) == rebuilt
+
+
+@pytest.mark.parametrize(("ends", "status"), [(("done", "failed"), "FAILED"), (("done",), "KILLED")])
+def test_the_run_of_a_study_without_runs_of_cells_ends_as_its_cells_did(
+    storage: Path, ends: tuple[str, ...], status: str
+) -> None:
+    store = write_study(storage, specs())
+    keys = [cell.key for cell in store.cells()]
+    tracker = Tracker(store, uri(storage), tracks_cells=False)
+    tracker.start()
+    for key, end in itertools.zip_longest(keys[:2], ends):
+        tracker.cell_started(key, {})
+        if end is not None:
+            tracker.cell_finished(key, end)
+    assert tracker.close(PATIENCE_S)
+    (run,) = shown(storage, "study").values()
+    assert run["status"] == status
+
+
+def test_cells_are_tracked_up_to_a_thousand_unless_it_is_said_otherwise() -> None:
+    assert [tracks_cells("auto", n) for n in (1, 1000, 1001)] == [True, True, False]
+    assert (tracks_cells("all", 100_000), tracks_cells("none", 1)) == (True, False)
 
 
 def test_a_study_that_goes_on_shows_the_cells_of_before_in_its_means(storage: Path) -> None:

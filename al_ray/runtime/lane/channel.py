@@ -24,13 +24,20 @@ class Assignment:
     attempt: int
 
 
+@dataclass(frozen=True)
+class RecordHeld:
+    """Said to a worker that holds cells in the place of a next one: it has to record them first."""
+
+
 @dataclass
 class _CellInHand:
-    """The cell that a lane works on: its attempts, and those since its last recorded round."""
+    """A cell of a lane: its attempts, and those since its last recorded round."""
 
     task: CellTask
     attempts: int = 0
     failures_since_progress: int = 0  # the one under way counts until it records a round
+    n_lost: int = 0  # how often it was computed and lost before it was recorded; the first time says nothing of it
+    trouble: Failure | None = None  # why its workers left
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,10 @@ class LaneUpdate:
 class Channel:
     """Holds the cells of one lane, the first of them in hand, and counts the attempts at that one.
 
-    A recorded round starts the count anew: on machines that come and go a long cell may lose its workers many times,
-    and only one that no longer gets on is given up.
+    Quick cells that are computed and not yet recorded are *held* by the worker: the next one is handed out meanwhile.
+    When the group is lost they are run again, before the others, and the first time that costs them no attempt. A
+    recorded round starts the count anew: on machines that come and go a long cell may lose its workers many times, and
+    only one that no longer gets on is given up.
 
     Args:
         policy: decides whether the cell is tried again.
@@ -59,9 +68,9 @@ class Channel:
         self._policy = policy
         self._changed = asyncio.Condition()
         self._cell: _CellInHand | None = None
-        self._next: deque[CellTask] = deque()
+        self._next: deque[_CellInHand] = deque()
+        self._held: dict[str, _CellInHand] = {}
         self._events: list[CellEvent] = []
-        self._trouble: Failure | None = None
         self._generation = 0
         self._closed = False
         self._group_lost = False
@@ -70,8 +79,8 @@ class Channel:
     async def assign(self, tasks: Sequence[CellTask]) -> None:
         """Give the lane its next cells, in the order to run them (trial)."""
         async with self._changed:
-            assert self._cell is None, f"cells assigned before {self._cell} ended"
-            self._next.extend(tasks)
+            assert self._is_idle, f"cells assigned before {self._cell} ended"
+            self._next.extend(map(_CellInHand, tasks))
             self._take_in_hand()
             self._changed.notify_all()
 
@@ -87,8 +96,8 @@ class Channel:
                 async with asyncio.timeout(timeout_s):
                     await self._changed.wait_for(lambda: self._events or self._group_lost)
                 async with asyncio.timeout(gather_s):
-                    await self._changed.wait_for(lambda: self._group_lost or self._cell is None)
-            update = LaneUpdate(tuple(self._events), self._group_lost, is_idle=self._cell is None)
+                    await self._changed.wait_for(lambda: self._group_lost or self._is_idle)
+            update = LaneUpdate(tuple(self._events), self._group_lost, is_idle=self._is_idle)
             self._events, self._group_lost = [], False
             return update
 
@@ -110,7 +119,8 @@ class Channel:
                 if not self._policy.tries_again(what, self._cell.failures_since_progress):
                     if what == "lane start":
                         self._next.clear()
-                    self._give_up(self._trouble or failure)
+                    self._give_up(self._cell.trouble or failure)
+            self._run_held_again()
             self._group_lost, self._group_served = True, False
             self._changed.notify_all()
 
@@ -118,53 +128,68 @@ class Channel:
         """Return the generation of a fresh worker group; older generations are not heard any more (worker)."""
         async with self._changed:
             self._generation += 1
+            self._run_held_again()
             self._changed.notify_all()
             return self._generation
 
-    async def take(self, generation: int, where: Mapping[str, Any]) -> Assignment | None:
+    async def take(
+        self, generation: int, where: Mapping[str, Any], *, is_computed: bool = False
+    ) -> Assignment | RecordHeld | None:
         """Wait for a cell and count the attempt; None when the lane is closed (worker).
 
         Args:
             generation: what :meth:`enter` returned.
             where: pid, machine and node of rank 0.
+            is_computed: the worker holds the cell in hand from now on, and tells its end later.
+
+        Returns:
+            the cell; or the wish that what is held be recorded, where there is no other, or one that may be deadly.
         """
         async with self._changed:
+            if is_computed and self._cell is not None and not self._closed and generation == self._generation:
+                self._held[self._cell.task.key] = self._cell
+                self._take_in_hand()
             while True:
                 await self._changed.wait_for(
-                    lambda: self._closed or generation != self._generation or self._cell is not None
+                    lambda: self._closed or generation != self._generation or not self._is_idle
                 )
-                if self._closed or generation != self._generation or self._cell is None:
+                if self._closed or generation != self._generation:
                     return None
+                if self._held and (self._cell is None or self._cell.failures_since_progress):
+                    return RecordHeld()
+                assert self._cell is not None
                 if self._policy.tries_again("workers", self._cell.failures_since_progress):
                     return self._hand_out(self._cell, where)
-                self._give_up(self._trouble or WORKERS_DIED)
+                self._give_up(self._cell.trouble or WORKERS_DIED)
 
     async def push(self, generation: int, events: Sequence[CellEvent]) -> bool:
-        """Take events of the cell in hand; False where the cell should stop (worker).
+        """Take events of the cell in hand, or of held ones; False where the cell should stop (worker).
 
         That is when the lane is closed, or another group has taken this one's place: an orphan must not end its cell.
 
         Args:
             generation: what :meth:`enter` returned.
-            events: of the cell in hand, in order.
+            events: of each cell in order.
         """
         async with self._changed:
-            if self._cell is None or self._closed or generation != self._generation:
+            if self._is_idle or self._closed or generation != self._generation:
                 return False
             for event in events:
-                if isinstance(event, RoundEnded):
-                    self._cell.failures_since_progress, self._trouble = 0, None
+                if isinstance(event, RoundEnded) and self._cell is not None and event.key == self._cell.task.key:
+                    self._cell.failures_since_progress, self._cell.trouble = 0, None
                 self._tell(event)
             return True
 
     async def note(self, failure: Failure) -> None:
         """Keep the reason why a worker is about to leave, for the event of a last attempt (worker)."""
-        self._trouble = failure
+        if self._cell is not None:
+            self._cell.trouble = failure
 
     async def note_loss(self, failure: Failure) -> None:
         """Keep what Ray says of a worker that left without a word (controller of the group)."""
-        if self._trouble is None or self._trouble.error == failure.error:
-            self._trouble = failure
+        cell = self._cell
+        if cell is not None and (cell.trouble is None or cell.trouble.error == failure.error):
+            cell.trouble = failure
 
     async def refuse(self, failure: Failure) -> None:
         """Report that a worker cannot start at all, which no retry mends (worker)."""
@@ -175,7 +200,7 @@ class Channel:
 
     def _hand_out(self, cell: _CellInHand, where: Mapping[str, Any]) -> Assignment:
         cell.attempts += 1
-        self._tell(CellStarted(cell.task.key, cell.attempts, where, cell.failures_since_progress, self._trouble))
+        self._tell(CellStarted(cell.task.key, cell.attempts, where, cell.failures_since_progress, cell.trouble))
         cell.failures_since_progress += 1
         self._group_served = self._any_served = True
         return Assignment(cell.task, cell.attempts)
@@ -184,12 +209,27 @@ class Channel:
         assert self._cell is not None
         self._tell(CellFailed(self._cell.task.key, failure, self._cell.attempts))
 
+    @property
+    def _is_idle(self) -> bool:
+        """Whether every cell has ended."""
+        return self._cell is None and not self._held
+
     def _tell(self, event: CellEvent) -> None:
         self._events.append(event)
-        if isinstance(event, LAST_EVENTS):
+        if isinstance(event, LAST_EVENTS) and self._held.pop(event.key, None) is None:
             self._take_in_hand()
         self._changed.notify_all()
 
     def _take_in_hand(self) -> None:
-        self._cell = _CellInHand(self._next.popleft()) if self._next else None
-        self._trouble = None
+        self._cell = self._next.popleft() if self._next else None
+
+    def _run_held_again(self) -> None:
+        """Put the cells that a lost group held before the others; the one that it lost has its turn behind them."""
+        if not self._held:
+            return
+        held, self._held = list(self._held.values()), {}
+        for cell in held:
+            cell.n_lost += 1
+            cell.failures_since_progress = cell.n_lost - 1
+        self._next.extendleft(reversed([*held, *([] if self._cell is None else [self._cell])]))
+        self._take_in_hand()

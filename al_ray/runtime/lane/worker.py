@@ -21,10 +21,10 @@ import numpy.typing as npt
 from al_ray.errors import ExecutionError
 from al_ray.model.worker import free_memory, place_of, set_threads
 from al_ray.runtime.failures import Failure, lane_survives
-from al_ray.runtime.lane.channel import Assignment, Channel
+from al_ray.runtime.lane.channel import Assignment, Channel, RecordHeld
 from al_ray.runtime.lane.exchange import ChannelClient, Exchange, ExchangeState
 from al_ray.runtime.pool import Arrays, CellPool
-from al_ray.runtime.tasks import LAST_EVENTS, CellEvent, CellFailed, CellFinished, RunCell
+from al_ray.runtime.tasks import LAST_EVENTS, CellEvent, CellFailed, CellFinished, HeldCell, HeldCells, RunCell
 
 if TYPE_CHECKING:
     import torch
@@ -182,20 +182,22 @@ class LaneClient:
     """One rank's side of its lane's channel, of which rank 0 alone gives events.
 
     Rounds of a quick cell within :data:`TELL_EVERY_S` are told together, but for the first of an attempt, which shows
-    that the cell gets on. What is not told yet is recorded all the same.
+    that the cell gets on. What is not told yet is recorded all the same. A cell that is computed and not recorded is
+    held, and recorded with others: then its rounds and its end are told.
     """
 
     def __init__(self, channel: ChannelClient, worker: TrainWorker) -> None:
         self._channel, self._worker = channel, worker
         self._generation = channel.call(Channel.enter) if worker.rank == 0 else 0
         self._untold: list[CellEvent] = []
+        self._held, self._is_computed = HeldCells(), False
         self._tell_every_s = self._told_at = 0.0
 
     def next_cell(self) -> Assignment | None:
         """Wait for a cell, the same on every rank; None when the lane is closed."""
         mine: Assignment | None = None
         if self._worker.rank == 0:
-            mine = self._channel.call(Channel.take, self._generation, {"pid": os.getpid(), **self._worker.place})
+            mine = self._take()
             self._told_at = -math.inf
             self._tell_every_s = TELL_EVERY_S if mine is not None and mine.task.is_quick else 0.0
         assignment: Assignment | None = self._worker.broadcast(mine, between_cells=True)
@@ -210,8 +212,35 @@ class LaneClient:
         if self._worker.rank != 0:
             return
         self._untold.append(event)
-        if isinstance(event, LAST_EVENTS) or time.monotonic() - self._told_at >= self._tell_every_s:
+        if self._held.is_due:
+            self.record_held()
+        elif isinstance(event, LAST_EVENTS) or time.monotonic() - self._told_at >= self._tell_every_s:
             self._tell()
+
+    def hold(self, key: str, cell: HeldCell) -> None:
+        """Hold the cell in hand, which is computed: its end is told once it is recorded.
+
+        Raises:
+            CellAbandonedError: the lane is closed.
+        """
+        self._held.add(key, cell)
+        self._is_computed = True
+        if self._held.is_due:
+            self.record_held()
+
+    def record_held(self) -> None:
+        """Record the cells that are held, and tell it.
+
+        Raises:
+            CellAbandonedError: the lane is closed; they are recorded all the same.
+        """
+        self._is_computed = False  # its end says so
+        self._untold += self._held.record()
+        self._tell()
+
+    def close(self) -> None:
+        """Record the cells that are held, whether or not anybody hears of it."""
+        self._held.record()
 
     def note(self, error: Exception) -> None:
         """Tell why this process is about to leave.
@@ -219,12 +248,21 @@ class LaneClient:
         Raises:
             CellAbandonedError: the lane is closed.
         """
-        self._tell()
+        self.record_held()
         self._channel.call(Channel.note, Failure.of(error, _log_tail()))
 
     def refuse(self, error: Exception) -> None:
         """Tell why this process cannot start."""
         self._channel.call(Channel.refuse, Failure.of(error, _log_tail()))
+
+    def _take(self) -> Assignment | None:
+        where = {"pid": os.getpid(), **self._worker.place}
+        while True:
+            is_computed, self._is_computed = self._is_computed, False
+            found = self._channel.call(Channel.take, self._generation, where, is_computed=is_computed)
+            if not isinstance(found, RecordHeld):
+                return found
+            self.record_held()
 
     def _tell(self) -> None:
         events, self._untold = self._untold, []
@@ -268,14 +306,12 @@ def serve(channel: ChannelClient, functions: bytes, threads: int, gpus: float) -
         return pools[key]
 
     freed_at = -math.inf
-    while (assignment := client.next_cell()) is not None:
-        try:
+    with contextlib.suppress(CellAbandonedError), contextlib.closing(client):
+        while (assignment := client.next_cell()) is not None:
             _serve_cell(run_cell, assignment, pool_of, worker, client)
-        except CellAbandonedError:
-            return
-        if time.monotonic() - freed_at >= FREE_EVERY_S:  # it takes longer than what is around a quick cell
-            free_memory(worker.device)
-            freed_at = time.monotonic()
+            if time.monotonic() - freed_at >= FREE_EVERY_S:  # it takes longer than what is around a quick cell
+                free_memory(worker.device)
+                freed_at = time.monotonic()
 
 
 def _fetch_pool(exchange: Exchange, key: str) -> CellPool:
@@ -312,8 +348,9 @@ def _serve_cell(
     """Run a cell and tell its end; raise where the group has to leave or to restart."""
     task = assignment.task
     end: CellEvent = CellFinished(task.key)
+    computed: HeldCell | None = None
     try:
-        run_cell(task, pool_of(task.pool_key), worker, client.push)
+        computed = run_cell(task, pool_of(task.pool_key), worker, client.push)
     except CellAbandonedError:
         raise
     except Exception as error:
@@ -323,4 +360,7 @@ def _serve_cell(
         end = CellFailed(task.key, Failure.of(error, _log_tail()), assignment.attempt)
     if not worker.all_agree(isinstance(end, CellFinished)):
         raise ExecutionError(f"the ranks disagree on whether cell {task.key!r} failed; the group restarts.")
-    client.push(end)
+    if computed is None:
+        client.push(end)
+    else:
+        client.hold(task.key, computed)
