@@ -93,7 +93,15 @@ class CellFailed:
         return {**asdict(self.failure), "attempts": self.attempts}
 
 
-CellEvent = CellStarted | RoundEnded | CellFinished | CellFailed
+@dataclass(frozen=True)
+class CellSaid:
+    """What a cell's workers have to say of how they compute it, for the log."""
+
+    key: str
+    words: str
+
+
+CellEvent = CellStarted | RoundEnded | CellSaid | CellFinished | CellFailed
 LAST_EVENTS = (CellFinished, CellFailed)
 ReportRound = Callable[[RoundEnded], None]
 # Runs one cell on every rank of a worker group: its task, its pool, the rank's worker, and what takes its rounds (on
