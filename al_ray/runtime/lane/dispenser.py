@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-# Each taker gets this part of its even share of what is left: a machine five times as slow as the others then takes
-# no more, in its first share, than it computes while they do the rest.
-PARTS_A_TAKER = 4
+# A share is a quarter of what would be even of what is left, so that a machine five times as slow as the others has
+# taken no more, at first, than it computes while they do the rest; and at least a part of what was even of all, since
+# every share costs a message or two.
+PARTS_A_TAKER, FINEST_PARTS_A_TAKER = 4, 32
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,36 @@ class Dispenser:
         self._cost_before = np.zeros(1)
         self._next = 0
         self._takers: set[str] = set()
+        self._n_expected = 1
         self._given: dict[int, Share] = {}
         self._first_ticket = 0
 
-    async def begin(self, scoring: int, costs: Sequence[float]) -> None:
+    async def begin(self, scoring: int, costs: Sequence[float], n_workers: int) -> None:
         """Lay out the batches of a scoring, none of which is given to others than the lane's own workers yet.
 
         Args:
             scoring: its number, higher than any before.
             costs: what each batch costs, the dearest first.
+            n_workers: of the lane.
         """
         assert scoring > self._scoring, f"scoring {scoring} after {self._scoring}"
         self._scoring, self._ref, self._next = scoring, None, 0
         self._cost_before = np.concatenate([[0.0], np.cumsum(costs)])
         self._takers.clear()
+        self._n_expected = n_workers + 1  # somebody else, perhaps
         self._given.clear()
 
-    async def open(self, scoring: int, ref: Any) -> None:
-        """Let processes beside the lane take part from now on; ``ref`` is what they need."""
+    async def open(self, scoring: int, ref: Any, n_processes: int) -> None:
+        """Let processes beside the lane take part from now on.
+
+        Args:
+            scoring: its number.
+            ref: what they need for it.
+            n_processes: how many they will be.
+        """
         async with self._changed:
             if scoring == self._scoring:
-                self._ref = ref
+                self._ref, self._n_expected = ref, self._n_expected - 1 + n_processes
                 self._changed.notify_all()
 
     async def take(self, scoring: int, taker: str) -> Share | None:
@@ -113,9 +123,9 @@ class Dispenser:
 
     def _cut(self, taker: str, ref: Any = None) -> Share:
         self._takers.add(taker)
+        n_takers = max(len(self._takers), self._n_expected)
         done, all_ = self._cost_before[self._next], self._cost_before[-1]
-        # Two at least: where one alone has come so far, another may be about to.
-        until = done + (all_ - done) / (PARTS_A_TAKER * max(len(self._takers), 2))
+        cost = max((all_ - done) / (PARTS_A_TAKER * n_takers), all_ / (FINEST_PARTS_A_TAKER * n_takers))
         first = self._next
-        self._next = max(int(np.searchsorted(self._cost_before, until, side="right")) - 1, first + 1)
+        self._next = max(int(np.searchsorted(self._cost_before, done + cost, side="right")) - 1, first + 1)
         return Share(self._scoring, first, self._next, ref)

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 START_PAYS_S, SHARING_PAYS_S = 15.0, 1.0
 # Fewer batches a worker than these are over before anything is known of them.
 FEWEST_BATCHES = 16
-# Of one execution, and how few of them make a new one worth its start.
-N_TICKETS, FEW_TICKETS = 1000, 250
+# Of one execution, each about three milliseconds at its start; and how many of them a scoring may take.
+TICKETS_AN_ACTOR, LEAST_TICKETS, MOST_TICKETS = 200, 400, 4000
+TICKETS_A_SCORING = 32
 CLOSING_TIMEOUT_S = 5.0
 # What a scoring may be asked for, a cell of bytes each in what an actor returns.
 COLUMNS = ("logits", "features", "logits_without_dropout")
@@ -106,7 +107,7 @@ class SharedScoring:
         self._plan, self._exchange, self._worker = plan, exchange, worker
         self._mode = plan.resources.scoring
         self._name: str = worker.broadcast(uuid.uuid4().hex if worker.rank == 0 else "")
-        self._scoring = self._n_pipelines = 0
+        self._scoring = self._next_ticket = 0
         self._pipeline: Pipeline | None = None
         self.begin_cell("", lambda words: None)
         if worker.rank == 0:
@@ -141,6 +142,7 @@ class SharedScoring:
         scoring = self._worker.broadcast(self._begin(batches) if rank == 0 else None)
         if scoring is None:
             return None
+        self._scoring = scoring
         by_cost = dearest_first(batches)
         left = np.append(np.cumsum(batches.costs[by_cost][::-1])[::-1], 0.0)
         what = tuple(batches.widths.items())
@@ -177,9 +179,9 @@ class SharedScoring:
             self.close()
             self._say_once("its pool is scored by its lane alone: nothing is free beside the lanes")
             return None
-        self._scoring += 1
-        self._dispenser(Dispenser.begin, self._scoring, batches.costs[dearest_first(batches)].tolist())
-        return self._scoring
+        scoring = self._scoring + 1
+        self._dispenser(Dispenser.begin, scoring, batches.costs[dearest_first(batches)].tolist(), world)
+        return scoring
 
     def _offer(self, scoring: int, alone_s: float | None, make_job: "Callable[[], ScoringJob]") -> bool:
         """Let processes beside the lane take part in a scoring, where that pays; tell whether it did."""
@@ -187,11 +189,12 @@ class SharedScoring:
 
         if not pays(self._mode, alone_s, is_open=self._pipeline is not None):
             return False
-        if not self._ready_pipeline(self._room(), alone_s):
+        room = self._room()
+        if not self._ready_pipeline(room, alone_s):
             return False
         ref = ray.put((self._pool_key, make_job()))
         # In a list, or Ray would hand over the value in the place of the reference.
-        self._dispenser(Dispenser.open, scoring, [ref])
+        self._dispenser(Dispenser.open, scoring, [ref], room.n_actors)
         return True
 
     def _room(self) -> Room:
@@ -215,10 +218,11 @@ class SharedScoring:
             lanes = f"{room.n_slots} workers fit on the nodes, and lanes have {room.n_reserved} of them"
             count = f"{room.n_actors} process{'' if room.n_actors == 1 else 'es'}"
             self._say(f"its pool is scored with {count} beside its lane (scoring: {self._mode}): {lanes}{left}")
-            first_ticket = self._n_pipelines * N_TICKETS
-            self._dispenser(Dispenser.dismiss, first_ticket)
-            self._pipeline = Pipeline(self._plan.resources, room, self._exchange, self._name, first_ticket)
-            self._n_pipelines += 1
+            n_tickets = min(max(TICKETS_AN_ACTOR * room.n_actors, LEAST_TICKETS), MOST_TICKETS)
+            tickets = range(self._next_ticket, self._next_ticket + n_tickets)
+            self._next_ticket = tickets.stop
+            self._dispenser(Dispenser.dismiss, tickets.start)
+            self._pipeline = Pipeline(self._plan.resources, room, self._exchange, self._name, tickets)
         return True
 
     def _take_in(self, scoring: int, by_cost: Any, batches: "Batches", began: float) -> "list[Part]":
@@ -271,15 +275,15 @@ class Pipeline:
         room: that there is for it.
         exchange: of the grid.
         name: of the lane's dispenser.
-        first_ticket: number of its first ticket.
+        tickets: the numbers of its tickets, which no other pipeline has.
 
     Attributes:
         failure: why it ended before its time, in a sentence.
     """
 
-    def __init__(self, resources: LaneResources, room: Room, exchange: Exchange, name: str, first_ticket: int) -> None:
+    def __init__(self, resources: LaneResources, room: Room, exchange: Exchange, name: str, tickets: range) -> None:
         self._resources, self._room = resources, room
-        self._exchange, self._name, self._first_ticket = exchange, name, first_ticket
+        self._exchange, self._name, self._tickets = exchange, name, tickets
         self.failure: str | None = None
         self._n_used = 0
         self._arrived: dict[tuple[int, int], Mapping[str, npt.NDArray[np.float32]]] = {}
@@ -293,7 +297,8 @@ class Pipeline:
     def serves(self, room: Room) -> bool:
         """Tell whether it is of the right size and has enough tickets left."""
         fits = room.n_reserved == self._room.n_reserved and room.n_actors >= self._room.n_actors
-        return fits and N_TICKETS - self._n_used >= FEW_TICKETS
+        few = min(TICKETS_A_SCORING * self._room.n_actors, len(self._tickets) // 4)
+        return fits and len(self._tickets) - self._n_used >= few
 
     def arrived(self, share: Share) -> Mapping[str, npt.NDArray[np.float32]] | None:
         """Return what was computed of a share, once it is here: name -> values of all its rows, flat."""
@@ -322,7 +327,7 @@ class Pipeline:
 
     def _follow(self) -> None:
         try:
-            dataset = self._tickets()
+            dataset = self._computed()
             with self._lock:
                 if self._is_closed:
                     return
@@ -333,13 +338,12 @@ class Pipeline:
         except Exception as error:  # it is told at the next scoring; the lane does not need this
             self.failure = one_line(error)
 
-    def _tickets(self) -> Any:
+    def _computed(self) -> Any:
         import ray
         import ray.data
 
         resources, n_actors = self._resources, self._room.n_actors
-        tickets = range(self._first_ticket, self._first_ticket + N_TICKETS)
-        dataset = ray.data.from_arrow([pa.table({"ticket": [ticket]}) for ticket in tickets])
+        dataset = ray.data.from_arrow([pa.table({"ticket": [ticket]}) for ticket in self._tickets])
         context = dataset.context
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = -1  # between two scorings actors wait, for hours where fits are long
