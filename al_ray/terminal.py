@@ -373,7 +373,7 @@ class Progress:
                 self._running.setdefault(event.key, _Running(self._costs[event.key]))
             case RoundEnded():
                 self._round(event)
-            case _:
+            case CellFinished() | CellFailed():
                 self._end(event)
         if not self._console.is_terminal:
             self._print_line(event, cell if event.key in self._ended else None)

@@ -1,6 +1,5 @@
 """The classifier of a cell: fitted from fresh weights every round, then scored over pool and test."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +11,20 @@ import torch
 from al_ray.core.seeding import stream, stream_seed
 from al_ray.core.types import Float32Array, IntArray, LabeledSet, ModelOutputs, Sampling, Split
 from al_ray.errors import ModelError, RoundError
-from al_ray.model.encoder import Network, build_network, load_weights, longest_text
+from al_ray.model.encoder import build_network, load_weights, longest_text
 from al_ray.model.finetune import FitReport, FitSettings, finetune
 from al_ray.model.layers import check_frozen_layers, encoder_layers
 from al_ray.model.lora import add_adapters
-from al_ray.model.predict import Passes, Scores, hidden_states, score_rows
+from al_ray.model.predict import (
+    NetworkRecipe,
+    Passes,
+    Scores,
+    ScoringJob,
+    as_scored,
+    copied_weights,
+    hidden_states,
+    score_rows,
+)
 from al_ray.model.recipe import folds
 from al_ray.model.source import ResolvedModel
 from al_ray.model.tokens import HiddenStates, TokenizedSplit
@@ -123,6 +131,8 @@ class RoundClassifier(ABC):
         """
         settings = self._plain if plain else self._settings
         self._members = {}
+        if self._worker.helpers is not None:
+            self._worker.helpers.prepare()
         if plain or self._sampling.n_members == 1:
             report = self._fit(labeled, settings, round_index, self._worker, (), watched)
             self._n_fitted = 1
@@ -241,7 +251,9 @@ class RoundClassifier(ABC):
 
     def _score_members(self, split: Split, ids: IntArray, passes: Passes, members: Sequence[int]) -> Scores:
         """Score with each worker's own members, whole pool each, and put the members side by side as draws."""
-        alone, mine = Alone(self._worker.device), self._my_members(members)
+        # The only worker of a cell may be helped; of several, each scores other members.
+        alone = self._worker if self._worker.world == 1 else Alone(self._worker.device)
+        mine = self._my_members(members)
         scores: list[Scores] = []
         for member in mine:
             with torch.no_grad():
@@ -276,6 +288,7 @@ class TransformerClassifier(RoundClassifier):
         test: the split that is evaluated.
         hidden: what the frozen layers put out at the tokens of each split, see
             :func:`al_ray.model.predict.hidden_states`; None: where layers are frozen, it is computed here.
+        hidden_key: what the pool calls that; without it nobody helps where layers are frozen.
         worker, sampling, new_plain_loss, embeddings: as of :class:`RoundClassifier`.
 
     Raises:
@@ -293,6 +306,7 @@ class TransformerClassifier(RoundClassifier):
         test: TokenizedSplit,
         worker: Worker,
         hidden: Mapping[Split, HiddenStates] | None = None,
+        hidden_key: str | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         new_plain_loss: Callable[[], Callable[..., Any] | None] = lambda: None,
         embeddings: Embeddings = no_embeddings,
@@ -305,7 +319,7 @@ class TransformerClassifier(RoundClassifier):
             ids={"pool": np.sort(pool.ids), "test": np.sort(test.ids)},
             embeddings=embeddings,
         )
-        self._model, self._init = model, init
+        self._model, self._init, self._hidden_key = model, init, hidden_key
         self._splits: dict[Split, TokenizedSplit] = {"pool": pool, "test": test}
         self._network = build_network(model, settings.n_classes, worker.device)
         self._check_lengths()
@@ -315,7 +329,7 @@ class TransformerClassifier(RoundClassifier):
         self._unfitted = frozenset(name for name, value in named if not value.requires_grad)
         if settings.recipe.lora is not None:
             add_adapters(self._network, settings.recipe.lora)
-        self._scorer = self._as_scored()
+        self._scorer = as_scored(self._network, settings.precision)
 
     def _freeze(self, n_frozen: int, hidden: Mapping[Split, HiddenStates] | None) -> None:
         """Take the frozen layers out of the network, and lay what they put out beside the tokens."""
@@ -325,19 +339,12 @@ class TransformerClassifier(RoundClassifier):
         if hidden is None:
             seed = stream_seed(self._settings.seed, "embed") if self._init == "random" else 0
             load_weights(self._network, self._model, self._init, seed)
-            whole = self._as_scored()
+            whole = as_scored(self._network, self._settings.precision)
             sizes = {"n_layers": n_frozen, "batch_size": self._settings.scoring_batch_size}
             device = self._worker.device
             hidden = {name: hidden_states(whole, split, device=device, **sizes) for name, split in self._splits.items()}
         self._splits = {name: replace(split, hidden=hidden[name]) for name, split in self._splits.items()}
         self._network.freeze(n_frozen)
-
-    def _as_scored(self) -> Network:
-        """Return the network as it predicts: itself, or a copy in bf16."""
-        network = self._network.eval()
-        if self._settings.precision == "bf16":
-            network = copy.deepcopy(network).to(torch.bfloat16).eval().requires_grad_(False)
-        return network
 
     def _fit(
         self,
@@ -371,14 +378,34 @@ class TransformerClassifier(RoundClassifier):
                 torch._foreach_copy_(list(self._scorer.parameters()), list(self._network.parameters()))
 
     def _score(self, split: Split, ids: IntArray, passes: Passes, worker: Worker) -> Scores:
-        texts = self._splits[split]
+        texts, settings = self._splits[split], self._settings
+        rows, n_frozen = texts.rows(ids), settings.recipe.n_frozen
+
+        def make_job() -> ScoringJob:
+            return ScoringJob(
+                network=NetworkRecipe(
+                    model=self._model,
+                    n_classes=settings.n_classes,
+                    n_frozen=n_frozen,
+                    lora=settings.recipe.lora,
+                    precision=settings.precision,
+                ),
+                weights=copied_weights(self._scorer),
+                split=split,
+                hidden=self._hidden_key,
+                rows=rows,
+                batch_size=settings.scoring_batch_size,
+                passes=passes,
+            )
+
         return score_rows(
             self._scorer,
             texts,
-            texts.rows(ids),
-            batch_size=self._settings.scoring_batch_size,
+            rows,
+            batch_size=settings.scoring_batch_size,
             worker=worker,
             passes=passes,
+            make_job=None if n_frozen and self._hidden_key is None else make_job,
         )
 
     def _weights(self) -> list[torch.Tensor]:

@@ -103,7 +103,7 @@ def _encode(
     network: "Network", texts: TokenizedSplit, output: str | int, batch_size: int, device: "torch.device"
 ) -> npt.NDArray[Any]:
     from al_ray.model.packed import TokenBatch
-    from al_ray.model.predict import hidden_states, run_batches
+    from al_ray.model.predict import Batches, hidden_states, run_batches
 
     if isinstance(output, int):
         return hidden_states(network, texts, n_layers=output, batch_size=batch_size, device=device)
@@ -112,8 +112,8 @@ def _encode(
         return {"features": network.embed(batch) if output == "mean" else network.encode(batch, "first_token")}
 
     widths = {"features": network.n_features}
-    rows = np.arange(len(texts))
-    return run_batches(texts, rows, forward, widths, batch_size=batch_size, worker=Alone(device))["features"]
+    batches = Batches(texts, np.arange(len(texts)), forward, widths, batch_size=batch_size, device=device)
+    return run_batches(batches, len(texts), Alone(device))["features"]
 
 
 def encode_table(table: "pa.Table", encode: Encoder) -> npt.NDArray[Any]:

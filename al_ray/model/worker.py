@@ -18,6 +18,8 @@ from al_ray.errors import ExecutionError
 if TYPE_CHECKING:
     import torch
 
+    from al_ray.model.predict import Helpers
+
 
 class Worker(Protocol):
     """One process among those of a cell; all of them make the same calls in the same order.
@@ -26,11 +28,13 @@ class Worker(Protocol):
         rank: 0 to ``world - 1``.
         world: how many processes the cell has.
         device: where this process computes.
+        helpers: processes beside those of the cell that score with them; None: there are none.
     """
 
     rank: int
     world: int
     device: "torch.device"
+    helpers: "Helpers | None"
 
     @property
     def place(self) -> Mapping[str, Any]:
@@ -55,6 +59,7 @@ class Alone:
 
     rank = 0
     world = 1
+    helpers: "Helpers | None" = None
 
     def __init__(self, device: "torch.device") -> None:
         self.device = device

@@ -19,10 +19,11 @@ from al_ray.runtime.cluster.session import DATA_PLANE_CPUS, STORE_SHARE, RaySess
 from al_ray.runtime.cluster.sweeping import sweeping
 from al_ray.runtime.failures import ExchangeLostError, Failure
 from al_ray.runtime.lane.exchange import Exchange, ExchangeState
+from al_ray.runtime.lane.sharing import SharingPlan
 from al_ray.runtime.lane.trial import LanePlan, LaneTrial
 from al_ray.runtime.monitor import GridMonitor, GridPlan
 from al_ray.runtime.pool import EncodedRefs, EncodingActors, PoolRefs, PoolSource, prepare_encoding, prepare_pool
-from al_ray.runtime.tasks import CellEvent, CellFailed, CellStarted, CellTask, by_workers, chunks
+from al_ray.runtime.tasks import LAST_EVENTS, CellEvent, CellFailed, CellSaid, CellStarted, CellTask, by_workers, chunks
 
 HEAD_SHARE = 0.001
 LEAVING_TIMEOUT_S = 10.0
@@ -86,9 +87,11 @@ class Grid:
             KeyboardInterrupt: Tune ended before its time.
         """
         grid, left = self.plan, list(cells)
+        sharing = SharingPlan(resources=grid.resources, kept_cpus=DATA_PLANE_CPUS if self.session.private else 0)
         for number in itertools.count():
             of_trials = [tuple(chunk) for chunk in chunks(left, n_lanes)]
-            plan = LanePlan(of_trials, workers, grid.resources, grid.policy, grid.functions, exchange)
+            plan = LanePlan(of_trials, workers, sharing, grid.policy, grid.functions, exchange)
+            exchange.call(ExchangeState.reserve, n_lanes * workers)
             given_back = self._run_trials(plan, n_lanes, self.folder / f"workers_{workers}_{number}")
             self.monitor.check()
             left = self.monitor.left_of(left)
@@ -100,7 +103,7 @@ class Grid:
 
     def _run_trials(self, plan: LanePlan, n_lanes: int, folder: Path) -> set[str]:
         """Run the chunks of a plan, a trial each; return the keys of the cells that a trial gave back."""
-        hooks = TuneHooks(plan, self.monitor)
+        hooks = TuneHooks(plan, n_lanes, self.monitor)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(LaneTrial, plan=plan), {HEAD_RESOURCE: HEAD_SHARE}),
             param_space={"chunk": tune.grid_search(list(range(len(plan.chunks))))},
@@ -127,8 +130,9 @@ class Grid:
 class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """Hands on the events in each trial's result, tells of lanes that died, and stops all where there is an error."""
 
-    def __init__(self, plan: LanePlan, monitor: GridMonitor) -> None:
-        self._plan, self._monitor = plan, monitor
+    def __init__(self, plan: LanePlan, n_lanes: int, monitor: GridMonitor) -> None:
+        self._plan, self._n_lanes, self._monitor = plan, n_lanes, monitor
+        self._n_left = sum(map(len, plan.chunks))
         self.given_back: set[str] = set()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -182,7 +186,14 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
                 "cell %s is given up after %d attempts (%s): %s",
                 *(event.key, event.attempts, event.failure.kind, event.failure),
             )
+        elif isinstance(event, CellSaid):
+            _log.info("cell %s: %s", event.key, event.words)
+            return
         self._monitor.tell(event)
+        if isinstance(event, LAST_EVENTS):
+            self._n_left -= 1
+            if self._n_left < self._n_lanes:  # the CPUs of lanes that have come to their end may score for the others
+                self._plan.exchange.call(ExchangeState.reserve, self._n_left * self._plan.workers)
 
     def _left_of(self, trial: Any) -> list[CellTask]:
         """Return the cells of a trial that have not ended; a lane has the first of them in hand."""

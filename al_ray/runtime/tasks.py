@@ -100,7 +100,15 @@ class CellFailed:
         return {**asdict(self.failure), "attempts": self.attempts}
 
 
-CellEvent = CellStarted | RoundEnded | CellFinished | CellFailed
+@dataclass(frozen=True)
+class CellSaid:
+    """What a cell's workers have to say of how they compute it, for the log."""
+
+    key: str
+    words: str
+
+
+CellEvent = CellStarted | RoundEnded | CellSaid | CellFinished | CellFailed
 LAST_EVENTS = (CellFinished, CellFailed)
 ReportRound = Callable[[RoundEnded], None]
 

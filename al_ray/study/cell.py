@@ -153,6 +153,7 @@ def make_classifier(spec: CellSpec, loop: Loop, pool: CellPool, worker: Worker) 
         pool=TokenizedSplit.from_table(pool.tables["pool"]),
         test=TokenizedSplit.from_table(pool.tables["test"]),
         hidden=encoded("hidden") if spec.finetune.n_frozen else None,
+        hidden_key=encodings["hidden"].key if spec.finetune.n_frozen else None,
         **shared,
     )
 

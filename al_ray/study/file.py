@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -131,6 +131,8 @@ class Execution(BaseModel):
         gpus_per_worker: GPUs, or a fraction of one.
         accelerator_type: Ray's name of a GPU, such as ``A10G``; cells run only on nodes that have it.
         wait_for_nodes: accept more lanes than fit today, on a cluster that grows; needs ``lanes``.
+        scoring: whether CPUs or GPUs beside a cell's lane score its pool with it: never (``lane``), wherever some are
+            free (``cluster``), or where it pays (``auto``).
         storage_patience_s: how long a cell waits for storage that is away, or full, before it fails; 0: not at all.
         retries: how often a cell is taken up again after a worker died.
         cache: keep what encoders make of a pool in the storage, for all studies that read it, see ``al-ray cache``.
@@ -148,6 +150,7 @@ class Execution(BaseModel):
     gpus_per_worker: Annotated[float, Field(ge=0, le=1000)] = 0.0
     accelerator_type: str | None = None
     wait_for_nodes: bool = False
+    scoring: Literal["lane", "cluster", "auto"] = "auto"
     # The other workers of a cell wait half an hour for its first one: longer than this, and than one slow try.
     storage_patience_s: Annotated[float, Field(ge=0, le=1200)] = 300.0
     retries: Annotated[int, Field(ge=0, le=1_000_000)] = 2

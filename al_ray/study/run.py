@@ -291,6 +291,7 @@ def _resources(execution: Execution) -> LaneResources:
         retries=execution.retries,
         wait_for_nodes=execution.wait_for_nodes,
         accelerator_type=execution.accelerator_type,
+        scoring=execution.scoring,
     )
 
 

@@ -1,15 +1,19 @@
 """Kills processes of a running study, for real."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
 
 from al_ray.model.worker import Worker
+from al_ray.runtime.lane import sharing
+from al_ray.runtime.lane.dispenser import Dispenser, Share
 from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import CellEvent, CellStarted, CellTask, ReportRound, RoundEnded
 from al_ray.study.cell import run_cell
@@ -89,6 +93,64 @@ def stop_at_gates(task: CellTask, pool: CellPool, worker: Worker, report: Report
     run_cell(task, pool, worker, report_and_wait)
 
 
+def score_with_help(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
+    """Run a cell whose lane computes nothing of a shared scoring before something of it came from beside the lane."""
+    shared: Any = worker.helpers
+    worker.helpers = _Helped(shared)
+    try:
+        run_cell(task, pool, worker, report)
+    finally:
+        worker.helpers = shared
+
+
+class _Helped:
+    """Sharing that makes every worker of a lane wait for help."""
+
+    def __init__(self, shared: Any) -> None:
+        self._shared = shared
+
+    def prepare(self) -> None:
+        self._shared.prepare()
+
+    def score(self, batches: Any, make_job: Any) -> Any:
+        compute = batches.compute
+
+        def compute_once_helped(numbers: Any) -> Any:
+            wait_until(self._is_helped, "help with a scoring")
+            return compute(numbers)
+
+        batches.compute = compute_once_helped
+        try:
+            return self._shared.score(batches, make_job)
+        finally:
+            batches.compute = compute
+
+    def _is_helped(self) -> bool:
+        pipeline, scoring = self._shared._pipeline, self._shared._scoring
+        if pipeline is None:  # that is on rank 0, which waits until the first share is back
+            return bool(self._shared._dispenser(Dispenser.given_beside, scoring))
+        assert pipeline.failure is None, pipeline.failure
+        return bool(pipeline.n_nodes(scoring))
+
+
+def lose_a_scoring_process(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
+    """Run a cell as :func:`score_with_help`, and let a process beside the lane die once, with a share in its hands.
+
+    It leaves the file ``died`` beside the storage.
+    """
+    been_here = Path(task.storage).parent / "died"
+
+    class Dying(sharing.ScoringActor):
+        def _batches(self, share: Share) -> Any:
+            if not been_here.exists():
+                been_here.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._batches(share)
+
+    sharing.ScoringActor = Dying  # type: ignore[misc]
+    score_with_help(task, pool, worker, report)
+
+
 def kill_the_raylet(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
     """Kill the raylet before the cell's first round, and wait for what comes of it."""
     [raylet] = [parent for parent in psutil.Process().parents() if parent.name() == "raylet"]
@@ -96,13 +158,15 @@ def kill_the_raylet(task: CellTask, pool: CellPool, worker: Worker, report: Repo
     signal.pause()
 
 
-def run_with(path: Path, storage: Path, listener: Callable[[CellEvent], None], *options: str) -> list[str]:
-    """Run a study on Ray in this process and return what it said."""
+def run_with(
+    path: Path, storage: Path, listener: Callable[[CellEvent], None], *options: str, level: int = logging.WARNING
+) -> list[str]:
+    """Run a study on Ray in this process and return what it said, from a level of importance on."""
     from al_ray.study.plan import plan_study
     from al_ray.study.run import run_study
 
     study = load_study(path)
     execution = set_options(study.execution, ["tracking=off", f"storage={storage}", *options])
-    with sentences() as said:
+    with sentences(level=level) as said:
         run_study(plan_study(study, str(storage)), execution, local=False, listener=listener)
     return said

@@ -56,6 +56,7 @@ class ThreadWorker:
         self.rank = rank
         self.world = group.world
         self.device = torch.device("cpu")
+        self.helpers = None
         self._group = group
 
     def wrap(self, module: nn.Module) -> nn.Module:

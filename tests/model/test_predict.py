@@ -34,7 +34,7 @@ def score(network: Network, pool: TokenizedSplit, worker: Any) -> Scores:
 def test_batches_hold_every_text_once_and_are_dealt_once(lengths: list[int], batch_size: int, world: int) -> None:
     array = np.array(lengths, dtype=np.int64)
     batches = plan_batches(array, batch_size)
-    hands = deal_batches(batches, array, world)
+    hands = deal_batches(np.array([array[batch].sum() for batch in batches]), world)
     assert sorted(np.concatenate([np.empty(0, int), *batches]).tolist()) == list(range(len(array)))
     assert sorted(index for hand in hands for index in hand) == list(range(len(batches)))
     assert all(array[left].max() <= array[right].min() for left, right in itertools.pairwise(batches))
@@ -43,7 +43,8 @@ def test_batches_hold_every_text_once_and_are_dealt_once(lengths: list[int], bat
 def test_work_is_dealt_evenly() -> None:
     lengths = np.random.default_rng(0).geometric(0.1, size=2000)
     batches = plan_batches(lengths, 32)
-    loads = [sum(lengths[batches[i]].sum() for i in hand) for hand in deal_batches(batches, lengths, 3)]
+    costs = np.array([float(lengths[batch].sum()) for batch in batches])
+    loads = [sum(costs[i] for i in hand) for hand in deal_batches(costs, 3)]
     assert max(loads) / min(loads) < 1.1
 
 

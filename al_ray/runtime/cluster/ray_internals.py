@@ -211,6 +211,12 @@ def cause_of_death(error: Exception) -> Exception:
     return cause
 
 
+def end_execution(dataset: Any) -> None:
+    """End what a thread of this process iterates over, with its actors; nothing public reaches it from outside."""
+    if dataset._current_executor is not None:
+        dataset._current_executor.shutdown(force=True)
+
+
 def log_files(scratch: Path) -> Sequence[Path]:
     """Return the logs of a private Ray that ran in a folder, in which it makes one for its session and a link to it."""
     return [path for path in scratch.glob("session_*/logs/*") if path.is_file() and "session_latest" not in path.parts]

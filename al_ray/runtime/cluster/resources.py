@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from al_ray.errors import ExecutionError
 
@@ -21,6 +22,8 @@ class LaneResources:
         retries: how often a cell is tried again after its workers died.
         wait_for_nodes: accept more lanes than fit today, for a cluster that grows.
         accelerator_type: Ray's name of a GPU, such as ``A10G``; only nodes that have it are used.
+        scoring: whether processes beside a lane score with it: never (``lane``), wherever there is room
+            (``cluster``), or where it pays (``auto``).
     """
 
     lanes: int | None = None
@@ -30,6 +33,7 @@ class LaneResources:
     retries: int = 2
     wait_for_nodes: bool = False
     accelerator_type: str | None = None
+    scoring: Literal["lane", "cluster", "auto"] = "lane"
 
     def __post_init__(self) -> None:
         """Refuse what the type and bounds of each field alone let through."""

@@ -74,7 +74,7 @@ def ray_session(resources: LaneResources, scratch: Path) -> Iterator[RaySession]
         import ray
 
         if is_here():
-            yield RaySession(False, _nodes(0))
+            yield RaySession(False, node_sizes(0))
             return
         address = address_of(resources)
         if address is None:
@@ -82,7 +82,7 @@ def ray_session(resources: LaneResources, scratch: Path) -> Iterator[RaySession]
         else:
             _join(address)
         try:
-            yield RaySession(address is None, _nodes(DATA_PLANE_CPUS if address is None else 0))
+            yield RaySession(address is None, node_sizes(DATA_PLANE_CPUS if address is None else 0))
         finally:
             ray.shutdown()
 
@@ -249,7 +249,8 @@ def _why_not_joined(error: Exception) -> str:
     return one_line(error)
 
 
-def _nodes(reserved_cpus: int) -> tuple[NodeSize, ...]:
+def node_sizes(reserved_cpus: float) -> tuple[NodeSize, ...]:
+    """Return what the nodes that are there now offer to lanes, each without some CPUs that are reserved."""
     import ray
 
     nodes, mark = [], ray_internals.ACCELERATOR

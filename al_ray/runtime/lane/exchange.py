@@ -1,9 +1,10 @@
-"""Exchange: the one small actor of a grid, with the channels of all its lanes and the pools that are ready.
+"""Exchange: the one small actor of a grid, with the channels and dispensers of its lanes and the pools that are ready.
 
 One process for all lanes, on the driver's node. Where it dies and the driver lives, the grid is started again.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -11,7 +12,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from al_ray.errors import one_line
 from al_ray.runtime.failures import ExchangeLostError, RetryPolicy
 from al_ray.runtime.lane.channel import Channel
-from al_ray.runtime.pool import EncodedRefs, PoolRefs
+from al_ray.runtime.lane.dispenser import Dispenser
+from al_ray.runtime.pool import Arrays, CellPool, EncodedRefs, PoolRefs
 
 CALLS_AT_ONCE = 10_000
 P = ParamSpec("P")
@@ -23,6 +25,8 @@ class ExchangeState:
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
+        self._dispensers: dict[str, Dispenser] = {}
+        self._n_workers = 0
         self._pools: dict[str, Any] = {}
         self._ended: set[str] = set()
         self._pool_came = asyncio.Condition()
@@ -42,6 +46,29 @@ class ExchangeState:
     ) -> T:
         """Call a method of a lane's channel."""
         return await method(self._channels[lane], *args, **options)
+
+    async def open_dispenser(self, name: str) -> None:
+        """Open the dispenser of a lane's worker group, whose processes may ask for it before the group does."""
+        self._dispensers.setdefault(name, Dispenser())
+
+    async def on_dispenser(
+        self,
+        name: str,
+        method: Callable[Concatenate[Dispenser, P], Coroutine[Any, Any, T]],
+        /,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> T:
+        """Call a method of a dispenser."""
+        return await method(self._dispensers[name], *args, **options)
+
+    async def reserve(self, n_workers: int) -> None:
+        """Note how many workers the lanes of the grid have or will need from now on (driver)."""
+        self._n_workers = n_workers
+
+    async def reserved(self) -> int:
+        """Return how many workers the lanes of the grid have or will need."""
+        return self._n_workers
 
     async def tell_ended(self, keys: Sequence[str]) -> None:
         """Note that cells have ended, as the driver knows: what a dead lane was told may not have come there."""
@@ -94,6 +121,16 @@ class Exchange:
         """Open the channel of a new lane."""
         self.call(ExchangeState.open_channel, lane, policy)
         return ChannelClient(self, lane)
+
+    def fetch_pool(self, key: str) -> CellPool:
+        """Wait for the tokens of a pool, and for its encodings when they are asked for."""
+
+        @functools.cache
+        def encoded(encoding: str) -> Arrays:
+            arrays: Arrays = self.call(ExchangeState.take_pool, f"{key}/{encoding}").load()
+            return arrays
+
+        return CellPool(tables=self.call(ExchangeState.take_pool, key).tables(), encoded=encoded)
 
     def call(
         self,

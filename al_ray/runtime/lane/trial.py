@@ -22,6 +22,7 @@ from al_ray.runtime.cluster.resources import LaneResources, process_group_backen
 from al_ray.runtime.failures import Failure, RetryPolicy, kind_of
 from al_ray.runtime.lane.channel import Channel
 from al_ray.runtime.lane.exchange import ChannelClient, Exchange, ExchangeState
+from al_ray.runtime.lane.sharing import SharingPlan
 from al_ray.runtime.lane.worker import serve
 from al_ray.runtime.tasks import CellTask
 
@@ -38,7 +39,7 @@ class LanePlan:
     Attributes:
         chunks: the cells of each trial; its configuration names them by their index.
         workers: size of the worker group.
-        resources: CPUs and GPUs.
+        sharing: CPUs and GPUs of a worker, and how lanes share scorings.
         policy: what is tried again.
         functions: pickled ``(run_cell, warm_up)``.
         exchange: the grid's exchange.
@@ -46,7 +47,7 @@ class LanePlan:
 
     chunks: Sequence[Sequence[CellTask]]
     workers: int
-    resources: LaneResources
+    sharing: SharingPlan
     policy: RetryPolicy
     functions: bytes
     exchange: Exchange
@@ -116,11 +117,10 @@ class WorkerGroup:
         os.environ.update(TRAIN_ENVIRONMENT)
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        resources = self._plan.resources
-        threads, gpus = resources.cpus_per_worker, resources.gpus_per_worker
+        resources = self._plan.sharing.resources
         return without_unused_actors(TorchTrainer)(
-            functools.partial(serve, self._channel, self._plan.functions, threads, gpus),
-            torch_config=TorchConfig(backend=process_group_backend(gpus)),
+            functools.partial(serve, self._channel, self._plan.functions, self._plan.sharing),
+            torch_config=TorchConfig(backend=process_group_backend(resources.gpus_per_worker)),
             scaling_config=scaling(self._plan.workers, resources),
             run_config=RunConfig(
                 name="lane",

@@ -22,12 +22,24 @@ from al_ray.errors import ExecutionError
 from al_ray.model.worker import free_memory, place_of, set_threads
 from al_ray.runtime.failures import Failure, lane_survives
 from al_ray.runtime.lane.channel import Assignment, Channel, RecordHeld
-from al_ray.runtime.lane.exchange import ChannelClient, Exchange, ExchangeState
-from al_ray.runtime.pool import Arrays, CellPool
-from al_ray.runtime.tasks import LAST_EVENTS, CellEvent, CellFailed, CellFinished, HeldCell, HeldCells, RunCell
+from al_ray.runtime.lane.exchange import ChannelClient
+from al_ray.runtime.lane.sharing import SharedScoring, SharingPlan
+from al_ray.runtime.pool import CellPool
+from al_ray.runtime.tasks import (
+    LAST_EVENTS,
+    CellEvent,
+    CellFailed,
+    CellFinished,
+    CellSaid,
+    HeldCell,
+    HeldCells,
+    RunCell,
+)
 
 if TYPE_CHECKING:
     import torch
+
+    from al_ray.model.predict import Helpers
 
 IDLE_TIMEOUT = timedelta(days=365)
 AGREEMENT_TIMEOUT = timedelta(minutes=5)
@@ -50,10 +62,12 @@ class TrainWorker:
         rank: this worker's number in its group, from 0.
         world: number of workers in the group.
         device: the device that this worker computes on.
+        helpers: the lane's sharing of scorings with the cluster; None: its workers score alone.
     """
 
     def __init__(self, rank: int, world: int, device: "torch.device") -> None:
         self.rank, self.world, self.device = rank, world, device
+        self.helpers: Helpers | None = None
         self._idle_group: Any = None
         self._agreement_group: Any = None
         if world > 1:
@@ -242,6 +256,14 @@ class LaneClient:
         """Record the cells that are held, whether or not anybody hears of it."""
         self._held.record()
 
+    def say(self, key: str, words: str) -> None:
+        """Tell something about a cell, for the log.
+
+        Raises:
+            CellAbandonedError: the cell should stop.
+        """
+        self.push(CellSaid(key, words))
+
     def note(self, error: Exception) -> None:
         """Tell why this process is about to leave.
 
@@ -280,16 +302,15 @@ def _log_tail() -> str:
     return ""
 
 
-def serve(channel: ChannelClient, functions: bytes, threads: int, gpus: float) -> None:
+def serve(channel: ChannelClient, functions: bytes, sharing: SharingPlan) -> None:
     """Run cells until the lane is closed: the train function of a lane's worker group.
 
     Args:
         channel: of the lane.
         functions: pickled ``(run_cell, warm_up)``; opened by the workers only, since it may import a lot.
-        threads: CPU threads of one worker.
-        gpus: GPUs of one worker, whole or a fraction.
+        sharing: what workers have, and how they share scorings.
     """
-    worker = TrainWorker.join(threads, gpus)
+    worker = TrainWorker.join(sharing.resources.cpus_per_worker, sharing.resources.gpus_per_worker)
     client = LaneClient(channel, worker)
     try:
         run_cell = _open_functions(functions)
@@ -302,27 +323,22 @@ def serve(channel: ChannelClient, functions: bytes, threads: int, gpus: float) -
     def pool_of(key: str) -> CellPool:
         if key not in pools:
             pools.clear()  # before the next one is fetched: a machine may not hold two
-            pools[key] = _fetch_pool(channel.exchange, key)
+            pools[key] = channel.exchange.fetch_pool(key)
         return pools[key]
 
-    freed_at = -math.inf
-    with contextlib.suppress(CellAbandonedError), contextlib.closing(client):
+    freed_at, shared = -math.inf, None
+    with contextlib.suppress(CellAbandonedError), contextlib.closing(client), contextlib.ExitStack() as stack:
         while (assignment := client.next_cell()) is not None:
+            task = assignment.task
+            if shared is None and sharing.resources.scoring != "lane" and not task.is_quick:
+                worker.helpers = shared = SharedScoring(sharing, channel.exchange, worker)
+                stack.callback(shared.close)
+            if shared is not None:
+                shared.begin_cell(task.pool_key, functools.partial(client.say, task.key))
             _serve_cell(run_cell, assignment, pool_of, worker, client)
             if time.monotonic() - freed_at >= FREE_EVERY_S:  # it takes longer than what is around a quick cell
                 free_memory(worker.device)
                 freed_at = time.monotonic()
-
-
-def _fetch_pool(exchange: Exchange, key: str) -> CellPool:
-    """Wait for the tokens of a pool, and for its encodings when they are asked for."""
-
-    @functools.cache
-    def encoded(encoding: str) -> Arrays:
-        arrays: Arrays = exchange.call(ExchangeState.take_pool, f"{key}/{encoding}").load()
-        return arrays
-
-    return CellPool(tables=exchange.call(ExchangeState.take_pool, key).tables(), encoded=encoded)
 
 
 def _open_functions(functions: bytes) -> RunCell:
