@@ -82,8 +82,7 @@ def cache_table(found: Sequence[FoundEncoding]) -> Table:
     table = plain_table("encoding", ["key", "texts", "size", "last read", "by"])
     table.columns[-1].overflow = "fold"
     for each in sorted(found, key=lambda each: max(each.uses.values(), default=""), reverse=True):
-        n_texts = each.about.get("n_texts", 0)
-        texts = f"{n_texts:,}" if each.is_whole else f"{each.n_texts:,} of {n_texts:,}"
+        texts = f"{each.n_texts:,}" if each.is_whole else f"{each.n_stored:,} of {each.n_texts:,}"
         last = max(each.uses, key=lambda user: each.uses[user], default="")
         row = (each.key[:_N_KEY], texts, size_text(each.n_bytes), each.uses.get(last, "")[:10], last)
         table.add_row(_described(each), *row)

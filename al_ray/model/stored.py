@@ -261,7 +261,10 @@ class StoredEncoding:
     def _read(self, name: str) -> bytes:
         data = self.folder.read(name)
         if data is None:
-            raise DamagedEncodingError(f"{self.folder.where(name)} is gone. Run again, and it is computed again.")
+            raise DamagedEncodingError(
+                f"{self.folder.where(name)} is gone: deleted, or put together with the others by another study. "
+                "Run again; what is missing is computed again."
+            )
         return data
 
     def _opened(self, name: str, data: bytes) -> Rows:
@@ -313,7 +316,7 @@ def completed(
         except DamagedEncodingError as error:
             if not n_left:
                 raise
-            _log.warning("%s This is done now.", error)
+            _log.warning("%s That is done now.", error)
     raise AssertionError("the last try returns or raises")
 
 
@@ -356,7 +359,8 @@ class FoundEncoding:
         folder: its own.
         about: what ``about.json`` says; empty where that is missing or damaged.
         n_bytes: that its files take.
-        n_texts: that are encoded so far.
+        n_texts: of the split; 0 where that is not known.
+        n_stored: of them that are encoded and there.
         uses: study or project -> when it last began to read it, ISO 8601.
     """
 
@@ -364,6 +368,7 @@ class FoundEncoding:
     about: Mapping[str, Any]
     n_bytes: int
     n_texts: int
+    n_stored: int
     uses: Mapping[str, str]
 
     @property
@@ -374,7 +379,7 @@ class FoundEncoding:
     @property
     def is_whole(self) -> bool:
         """Whether every text is encoded."""
-        return self.n_texts == self.about.get("n_texts")
+        return self.n_stored == self.n_texts > 0
 
     def delete(self) -> None:
         """Delete it; ``about.json`` goes last, so that a deletion that was broken off is done again by its name."""
@@ -404,12 +409,14 @@ def _found(folder: Folder) -> FoundEncoding | None:
     if not sizes:
         return None
     about, users = _read_json(folder, ABOUT), [found[1] for name in sorted(sizes) if (found := _USE.fullmatch(name))]
-    n_whole, n_parts = about.get("n_texts", 0), sum(_PART.fullmatch(name) is not None for name in sizes)
+    n_texts, n_parts = about.get("n_texts"), sum(_PART.fullmatch(name) is not None for name in sizes)
+    n_texts = n_texts if isinstance(n_texts, int) else 0
     return FoundEncoding(
         folder=folder,
         about=about,
         n_bytes=sum(sizes.values()),
-        n_texts=n_whole if ROWS in sizes else min(n_parts * ENCODED_ROWS, n_whole),
+        n_texts=n_texts,
+        n_stored=n_texts if ROWS in sizes else min(n_parts * ENCODED_ROWS, n_texts),
         uses={user: str(_read_json(folder, _use(user)).get("at", "")) for user in users},
     )
 

@@ -1,14 +1,15 @@
 """Grid: Ray Tune hands cells to as many lanes as fit, and their events come back to the driver in order."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -22,8 +23,19 @@ from al_ray.runtime.lane.exchange import Exchange, ExchangeState
 from al_ray.runtime.lane.sharing import SharingPlan
 from al_ray.runtime.lane.trial import LanePlan, LaneTrial
 from al_ray.runtime.monitor import GridMonitor, GridPlan
-from al_ray.runtime.pool import EncodedRefs, EncodingActors, PoolRefs, PoolSource, prepare_encoding, prepare_pool
+from al_ray.runtime.pool import (
+    EncodedRefs,
+    EncodingActors,
+    PoolRefs,
+    PoolSource,
+    prepare_encoding,
+    prepare_pool,
+    put_untokenised,
+)
 from al_ray.runtime.tasks import LAST_EVENTS, CellEvent, CellFailed, CellSaid, CellStarted, CellTask, by_workers, chunks
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HEAD_SHARE = 0.001
 LEAVING_TIMEOUT_S = 10.0
@@ -232,14 +244,16 @@ def preparing(
                     return
                 n_texts = sum(table.num_rows for table in source.tables.values())
                 began = time.monotonic()
-                pool = prepare_pool(source)
+                tokenised = functools.cache(functools.partial(prepare_pool, source))
+                pool = tokenised() if source.reads_tokens else put_untokenised(source)
                 if left.is_set():
                     return
-                hand_on(key, pool, n_texts, "tokenised", began)
+                hand_on(key, pool, n_texts, "tokenised" if source.reads_tokens else "read", began)
                 room_bytes -= sum(table.nbytes for table in pool.tables().values())
                 for encoding, make_encoder in source.encoders.items():
                     began = time.monotonic()
-                    encoded = prepare_encoding(pool, make_encoder, actors, source.stored.get(encoding), room_bytes)
+                    stored, tokens = source.stored.get(encoding), _tables_of(tokenised)
+                    encoded = prepare_encoding(tokens, make_encoder, actors, stored, room_bytes)
                     room_bytes -= encoded.store_bytes
                     if left.is_set():
                         return
@@ -255,6 +269,10 @@ def preparing(
     finally:
         left.set()
         thread.join(LEAVING_TIMEOUT_S)
+
+
+def _tables_of(refs: Callable[[], PoolRefs]) -> "Callable[[], Mapping[str, pa.Table]]":
+    return lambda: refs().tables()
 
 
 def _trial_name(trial: Any) -> str:

@@ -38,12 +38,14 @@ class PoolSource:
         tokenize: table -> table with the same rows in the same order; picklable.
         encoders: key of an encoding -> what loads its model on a device; picklable.
         stored: key of an encoding -> split -> its place in the storage; encodings without one are not kept.
+        reads_tokens: whether cells read tokens; where they read encodings alone, texts are tokenised to be encoded.
     """
 
     tables: "Mapping[str, pa.Table]"
     tokenize: "Callable[[pa.Table], pa.Table]"
     encoders: "Mapping[str, Callable[[torch.device], Encoder]]" = field(default_factory=dict)
     stored: Mapping[str, Mapping[str, StoredEncoding]] = field(default_factory=dict)
+    reads_tokens: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class CellPool:
     """What a cell is given of its pool.
 
     Attributes:
-        tables: tokens of each split (columns id, label, tokens, maybe group).
+        tables: of each split (columns id, label, maybe group, and tokens where cells read them).
         encoded: gives an encoding by its key, once it is there: split -> an array ``[n, n_features]`` by the table's
             rows, or ``[n_tokens, n_features]`` by its tokens; read-only.
     """
@@ -72,23 +74,32 @@ def text_table(split: TextSplit) -> "pa.Table":
 
 def local_pool(source: PoolSource, device: "torch.device") -> CellPool:
     """Tokenise a pool in this process, and encode it when it is asked for, unless the storage has what it comes to."""
-    tables = {split: source.tokenize(table) for split, table in source.tables.items()}
+
+    @functools.cache
+    def tokens(split: str) -> "pa.Table":
+        return source.tokenize(source.tables[split])
 
     @functools.cache
     def encoded(key: str) -> Arrays:
         make_encoder, stored = source.encoders[key], source.stored.get(key)
         if stored is not None:
             begun = {split: each.begin(device.type) for split, each in stored.items()}
-            return completed_here(begun, tables.__getitem__, lambda: make_encoder(device))
+            return completed_here(begun, tokens, lambda: make_encoder(device))
         encode = make_encoder(device)
-        return {split: encode_table(table, encode) for split, table in tables.items()}
+        return {split: encode_table(tokens(split), encode) for split in source.tables}
 
+    tables = {split: tokens(split) for split in source.tables} if source.reads_tokens else untokenised(source)
     return CellPool(tables=tables, encoded=encoded)
+
+
+def untokenised(source: PoolSource) -> "dict[str, pa.Table]":
+    """Return what cells read of a pool that read no tokens."""
+    return {split: table.drop_columns("text") for split, table in source.tables.items()}
 
 
 @dataclass(frozen=True)
 class PoolRefs:
-    """Tokenised tables in the object store: split name -> references of their Arrow blocks, in row order.
+    """Tables of a pool in the object store: split name -> references of their Arrow blocks, in row order.
 
     The store keeps a block as long as a reference to it lives in the process that prepared it.
     """
@@ -133,6 +144,13 @@ def _mapped(stored: StoredEncoding) -> Rows:
     if not stored.folder.is_local:
         path = shared_file(f"{stored.key}.npy", stored.put_together)
     return stored.mapped(path, proved=False)
+
+
+def put_untokenised(source: PoolSource) -> PoolRefs:
+    """Leave the tables of a pool in the object store, for cells that read no tokens."""
+    import ray
+
+    return PoolRefs({split: [ray.put(table)] for split, table in untokenised(source).items()})
 
 
 def prepare_pool(source: PoolSource) -> PoolRefs:
@@ -187,7 +205,7 @@ class EncodingActors:
 
 
 def prepare_encoding(
-    pool: PoolRefs,
+    tokens: "Callable[[], Mapping[str, pa.Table]]",
     make_encoder: "Callable[[torch.device], Encoder]",
     actors: EncodingActors,
     stored: Mapping[str, StoredEncoding] | None = None,
@@ -196,7 +214,7 @@ def prepare_encoding(
     """Encode all splits of a pool by a Ray Data pool of actors, unless the storage has them already.
 
     Args:
-        pool: its tokens.
+        tokens: gives the tokens of each split; called only where something has to be encoded.
         make_encoder: loads the model on a device.
         actors: that encode.
         stored: split -> where to keep and to look for them; None: nowhere.
@@ -206,10 +224,9 @@ def prepare_encoding(
         ExecutionError: the model cannot be loaded, or rows were lost.
         StorageError: the storage cannot be read or written.
     """
-    tables = pool.tables()
     if stored is None:
-        return _encoded_into_the_store(tables, make_encoder, actors)
-    return _stored_encoding(tables, make_encoder, actors, stored, room_bytes)
+        return _encoded_into_the_store(tokens(), make_encoder, actors)
+    return _stored_encoding(tokens, make_encoder, actors, stored, room_bytes)
 
 
 def _encoded_into_the_store(
@@ -232,7 +249,7 @@ def _encoded_into_the_store(
 
 
 def _stored_encoding(
-    tables: "Mapping[str, pa.Table]",
+    tokens: "Callable[[], Mapping[str, pa.Table]]",
     make_encoder: "Callable[[torch.device], Encoder]",
     actors: EncodingActors,
     stored: Mapping[str, StoredEncoding],
@@ -247,7 +264,7 @@ def _stored_encoding(
 
     def compute(missing: Mapping[str, Sequence[int]]) -> None:
         nonlocal n_computed
-        blocks = []
+        tables, blocks = tokens(), []
         for split, numbers in missing.items():
             of_split = blocks_of(tables[split])
             for number in numbers:

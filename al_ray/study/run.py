@@ -356,4 +356,5 @@ def _pool_source(plan: Plan, cells: Sequence[PlannedCell], storage: Folder | Non
         tokenize=partial(tokenize_table, model=model, max_tokens=spec.max_tokens),
         encoders={key: encoding.encoder for key, encoding in encodings.items()},
         stored={} if storage is None else stored_places(plan, cells, storage),
+        reads_tokens=not all(cell.spec.finetune.is_frozen for cell in cells),
     )

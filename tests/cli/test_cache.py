@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import al_ray.study.encodings as encodings_module
+import al_ray.study.run as run_module
 from al_ray.cli.app import app
 from al_ray.model.encoding import Encoding
 from al_ray.records.lease import Lease
@@ -26,6 +27,7 @@ CELLS = [
     {"finetune": FROZEN, "strategy": ["margin", "typiclust"]},
     {"finetune": {"epochs": 1}, "filters": ["near_duplicates"]},
     {"finetune": LAYER},
+    {"finetune": FROZEN, "max_tokens": 20},  # a pool of which nobody reads tokens
 ]
 WriteStudy = Callable[..., Path]
 Command = Callable[..., Outcome]
@@ -70,8 +72,18 @@ def test_lanes_give_the_same_records_from_the_object_store_and_from_disk(
     assert computed(tmp_path / "with") == expected
     assert computed(tmp_path / "with", "second") == expected
     from_disk = [words for words in said if "texts found in the cache, of which" in words]
-    assert len(from_disk) == 2  # features and embeddings are one encoding
+    assert len(from_disk) == 3  # features and embeddings are one encoding
     assert "GiB are read from disk, since the object store has" in from_disk[0]
+
+
+def test_where_all_is_stored_and_nobody_reads_tokens_no_text_is_tokenised(
+    study: WriteStudy, al_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(al_ray, study({"finetune": FROZEN}), tmp_path, "--local")
+    monkeypatch.setattr(run_module, "tokenize_table", lambda *_, **__: pytest.fail("no text is tokenised"))
+    forbid_encoding(monkeypatch)
+    run(al_ray, study({"finetune": FROZEN, "seed": 2}, name="second"), tmp_path, "--local")
+    assert len(computed(tmp_path, "second")) == 7
 
 
 def test_a_plan_says_what_is_there_and_which_way_it_goes(
@@ -113,7 +125,7 @@ def test_what_neither_the_disk_nor_the_object_store_holds_is_refused_and_where_o
     run(al_ray, path, storage, "--local")
     assert not (storage / "_cache").exists()
     memory = SimpleNamespace(available=10)
-    monkeypatch.setattr(encodings_module.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
     refused = al_ray("run", study({"finetune": FROZEN}, name="second"), "--local", "--storage", storage)
     assert refused.code == 1
     assert re.search(r"the embeddings of model .* and the disk of \S+/_cache has 1.0 KiB", refused.text)
@@ -152,6 +164,19 @@ def test_a_list_of_long_names_fits_a_narrow_terminal(filled: Path) -> None:
     table = listed.output.split(str(filled))[0]
     assert "a-study-" in table
     assert max(map(len, table.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("about", ["{", "[]", '{"n_texts": "many", "data": 3, "model": null}', None])
+def test_an_encoding_that_says_nothing_of_itself_is_listed_and_deleted(
+    filled: Path, al_ray: Command, about: str | None
+) -> None:
+    file = filled / "_cache" / keys(filled)[0] / "about.json"
+    file.unlink() if about is None else file.write_text(about)
+    listed = al_ray("cache", "list", "--storage", filled)
+    assert listed.code == 0
+    assert keys(filled)[0][:8] in listed.text
+    assert al_ray("cache", "clear", "--all", "--yes", "--storage", filled).code == 0
+    assert keys(filled) == []
 
 
 @pytest.mark.parametrize(

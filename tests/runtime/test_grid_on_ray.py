@@ -249,7 +249,7 @@ def token_table(n_rows: int) -> pa.Table:
 
 def prepared(tables: dict[str, pa.Table], encoder: Any) -> EncodedRefs:
     refs = PoolRefs({split: [ray.put(table)] for split, table in tables.items()})
-    return prepare_encoding(refs, encoder, EncodingActors(n=2, cpus=0.4, gpus=0, threads=1))
+    return prepare_encoding(refs.tables, encoder, EncodingActors(n=2, cpus=0.4, gpus=0, threads=1))
 
 
 def test_a_pool_is_encoded_in_blocks_by_several_processes_as_one_process_does() -> None:

@@ -80,7 +80,7 @@ def prepared(stored: dict[str, StoredEncoding] | None, encoder: Any, room_bytes:
     import ray
 
     refs = PoolRefs({split: [ray.put(table)] for split, table in TABLES.items()})
-    return prepare_encoding(refs, encoder, EncodingActors(n=2, cpus=0.4, gpus=0, threads=1), stored, room_bytes)
+    return prepare_encoding(refs.tables, encoder, EncodingActors(n=2, cpus=0.4, gpus=0, threads=1), stored, room_bytes)
 
 
 @pytest.mark.ray

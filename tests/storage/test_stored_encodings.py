@@ -222,12 +222,12 @@ def test_what_lies_there_is_listed_and_deleted(storage: str) -> None:
     computed(place(storage).begin("cuda"))
     half = place(storage, replace(MEANS, output="first_token"), user="other").begin("cpu")
     half.write(0, encode(blocks_of(tokens())[0]))
-    whole, part = sorted(found_encodings(Folder.open(storage)), key=lambda each: -each.n_texts)
-    assert (whole.is_whole, whole.n_texts, list(whole.uses)) == (True, N, ["mine"])
+    whole, part = sorted(found_encodings(Folder.open(storage)), key=lambda each: -each.n_stored)
+    assert (whole.is_whole, whole.n_stored, list(whole.uses)) == (True, N, ["mine"])
     assert whole.n_bytes > N * 8
     told = ("data", "model", "output", "precision", "max_tokens", "device", "made_by")
     assert [whole.about[name] for name in told] == ["tickets", "org/small", "mean", "float32", 60, "cuda", "mine"]
-    assert (part.is_whole, part.n_texts) == (False, 1024)
+    assert (part.is_whole, part.n_stored) == (False, 1024)
     whole.delete()
     (left,) = found_encodings(Folder.open(storage))
     assert left.key == part.key
