@@ -20,6 +20,7 @@ SHORT = (
     "frozen",
     "grid",
     "quick_cells",
+    "grid_size",
     "batch_strategies",
     "report_size",
     "tracking",
