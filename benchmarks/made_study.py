@@ -19,11 +19,13 @@ from al_ray.core.metrics import evaluate
 from al_ray.core.seeding import stream
 from al_ray.records.arrays import encode_tables
 from al_ray.records.cell import cell_key
-from al_ray.records.json import canonical_json
+from al_ray.records.json import json_file
+from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.records.round import round_file
 from al_ray.records.study import StudyStore
+from al_ray.storage.memory import MemoryFolder
 from al_ray.study.names import name_cells
-from al_ray.study.spec import CellSpec, make_spec
+from al_ray.study.spec import CellSpec, fingerprints, make_spec, once_a_kind
 
 DATASETS = ("trec6", "ag_news", "subj", "rotten_tomatoes", "sst2")
 N_CLASSES = {"trec6": 6, "ag_news": 4}
@@ -51,22 +53,35 @@ class MadeStudy:
         storage: folder above it.
         n_cells: cells, the first of the grid of 2 models x 5 data sets x 50 methods x 10 seeds.
         n_rounds: fine-tuned rounds a cell, so points of a learning curve.
+        n_seeds: cells of one method on one setting.
+        part_size: cells that are packed into one part; 0: each has a folder.
     """
 
     storage: Path
     n_cells: int
     n_rounds: int
+    n_seeds: int = N_SEEDS
+    part_size: int = 0
     _templates: dict[int, "_Templates"] = field(default_factory=dict)
 
     def write(self) -> Path:
         """Write everything; return the study's folder."""
         store = StudyStore.open(str(self.storage), "made")
         store.claim()
-        cells = [(spec, slug, spec.fingerprint()) for spec, slug in self._specs()]
-        for spec, slug, digest in cells:
-            self._write_cell(Path(store.root) / cell_key(slug, digest), spec, slug, digest)
+        of_kind = once_a_kind(fingerprints)
+        cells = [(spec, slug, of_kind(spec)(spec.seed)) for spec, slug in self._specs()]
+        root, held = Path(store.root), list[FilesOfCell]()
+        for number, (spec, slug, digest) in enumerate(cells, start=1):
+            files = self._files_of(spec, slug, digest)
+            if self.part_size:
+                held.append(FilesOfCell(cell_key(slug, digest), digest, MemoryFolder("made", files)))
+            else:
+                self._write_folder(root / cell_key(slug, digest), files)
+            if held and (len(held) == self.part_size or number == len(cells)):
+                write_part(store.folder, held)
+                held = []
         store.write_plan(_plan(cells))
-        return Path(store.root)
+        return root
 
     def _specs(self) -> Iterator[tuple[CellSpec, str]]:
         """Yield cells method by method and seed by seed within a setting, as few settings as the number needs."""
@@ -74,73 +89,91 @@ class MadeStudy:
         for model in MODELS:
             for dataset in DATASETS:
                 for method in _methods():
-                    for seed in range(FIRST_SEED, FIRST_SEED + N_SEEDS):
-                        if n_left == 0:
-                            return
+                    if n_left == 0:
+                        return
+                    values = {**method, "dataset": dataset, "model": model, "rounds": self.n_rounds - 1}
+                    if self.part_size:
+                        values["finetune"] = {"frozen_layers": "all"}
+                    spec = make_spec({**values, "seed": 0}, "made study")
+                    name = "-".join(_parts(spec))
+                    for seed in range(FIRST_SEED, FIRST_SEED + min(self.n_seeds, n_left)):
                         n_left -= 1
-                        values = {**method, "dataset": dataset, "model": model, "rounds": self.n_rounds - 1}
-                        spec = make_spec({**values, "seed": seed}, "made study")
-                        yield spec, "-".join([*_parts(spec), f"s{seed}"])
+                        yield spec.changed(seed=seed), f"{name}-s{seed}"
 
-    def _write_cell(self, folder: Path, spec: CellSpec, slug: str, digest: str) -> None:
-        folder.mkdir()
+    def _files_of(self, spec: CellSpec, slug: str, digest: str) -> dict[str, bytes]:
+        """Return the files of a cell; arrays that no report reads are all the same."""
         n_classes = N_CLASSES.get(spec.dataset_name(), 2)
         if n_classes not in self._templates:
-            self._templates[n_classes] = _Templates(n_classes, folder.parent.parent)
+            self._templates[n_classes] = _Templates(n_classes)
         head = {"format": 1, "slug": slug, "fingerprint": digest, "created_at": TIME, "spec": spec.to_json()}
-        _write_json(folder / "spec.json", head)
-        _write_json(folder / "provenance.json", [{"time": TIME, **PROVENANCE}])
-        self._templates[n_classes].write_rounds(folder, spec, self.n_rounds)
-        _write_json(
-            folder / "done.json", {"format": 1, "finished_at": TIME, "summary": {"n_rounds": self.n_rounds + 1}}
-        )
+        files = {"spec.json": json_file(head), "provenance.json": json_file([{"time": TIME, **PROVENANCE}])}
+        files |= self._templates[n_classes].rounds(spec, self.n_rounds)
+        final = {"n_rounds": self.n_rounds + 1, "n_labeled": self.n_rounds * QUERY_SIZE, "final": {"accuracy": 0.9}}
+        files["done.json"] = json_file({"format": 1, "finished_at": TIME, "summary": final})
+        return files
+
+    def _write_folder(self, folder: Path, files: dict[str, bytes]) -> None:
+        """Write a cell, its unread arrays as names of one file."""
+        folder.mkdir()
+        for name, data in files.items():
+            templates = [each for each in self._templates.values() if each.unread is data]
+            if not templates:
+                (folder / name).write_bytes(data)
+                continue
+            shared = self.storage / f"unread-{templates[0].n_classes}.parquet"
+            if not shared.exists():
+                shared.write_bytes(data)
+            os.link(shared, folder / name)
 
 
 class _Templates:
     """Texts and arrays that cells share."""
 
-    def __init__(self, n_classes: int, folder: Path) -> None:
+    def __init__(self, n_classes: int) -> None:
         self.n_classes = n_classes
         draws = stream(0, "made", n_classes)
         self._draws = draws
+        self.parts_of = once_a_kind(_parts)
         self._probs = [_json(_beliefs(draws, n_classes, QUERY_SIZE).tolist()) for _ in range(N_TEMPLATES)]
         self._scores = [_json(np.sort(draws.random(QUERY_SIZE))[::-1].tolist()) for _ in range(N_TEMPLATES)]
         self._tests = [_test_table(draws, n_classes) for _ in range(N_TEMPLATES)]
         self._files = [encode_tables({"test": table}) for table in self._tests]
         self._train = encode_tables({"test": self._tests[0], "train": _test_table(draws, n_classes, N_TRAIN)})
-        # Arrays of rounds that no report reads are there as names only.
-        self._unread = folder / f"unread-{n_classes}.parquet"
-        self._unread.write_bytes(self._files[0])
+        self.unread = bytes(bytearray(self._files[0]))  # arrays of rounds that no report reads
 
-    def write_rounds(self, folder: Path, spec: CellSpec, n_rounds: int) -> None:
-        draws = stream(spec.seed, "made", *_parts(spec))
+    def rounds(self, spec: CellSpec, n_rounds: int) -> dict[str, bytes]:
+        """Return the files of all rounds of a cell."""
+        files: dict[str, bytes] = {}
+        draws = stream(spec.seed, "made", *self.parts_of(spec))
         if spec.strategy.labels_everything:
-            self._write_passive(folder)
-            return
+            return self._passive()
         ids = draws.permutation(N_TRAIN)[: QUERY_SIZE * n_rounds].reshape(n_rounds, QUERY_SIZE)
         labels = draws.integers(self.n_classes, size=ids.shape)
         gain = draws.normal(0.02 * (spec.strategy.name != "random"), 0.01)
         picks = draws.integers(N_TEMPLATES, size=(n_rounds + 1, 2))
-        self._write(folder, 0, 0, ids[0], labels[0], {}, None, "")
+        self._write(files, 0, 0, ids[0], labels[0], {}, None, "")
         for index in range(1, n_rounds + 1):
             is_last = index == n_rounds
             accuracy = 0.9 - 0.5 * np.exp(-index / 5) + gain + draws.normal(0, 0.01)
             metrics = {**self._metrics(picks[index, 0]), "accuracy": float(accuracy)}
             asked = (ids[:0], labels[:0]) if is_last else (ids[index], labels[index])
             stop = f"all {n_rounds - 1} rounds done" if is_last else ""
-            self._write(folder, index, index * QUERY_SIZE, *asked, metrics, picks[index], stop)
+            self._write(files, index, index * QUERY_SIZE, *asked, metrics, picks[index], stop)
             if not is_last:
-                os.link(self._unread, folder / round_file(index, "parquet"))
-        (folder / round_file(n_rounds, "parquet")).write_bytes(self._files[picks[-1, 0]])
+                files[round_file(index, "parquet")] = self.unread
+        files[round_file(n_rounds, "parquet")] = self._files[picks[-1, 0]]
+        return files
 
-    def _write_passive(self, folder: Path) -> None:
+    def _passive(self) -> dict[str, bytes]:
+        files: dict[str, bytes] = {}
         ids = np.arange(N_TRAIN)
         nothing = ids[:0]
-        self._write(folder, 0, 0, ids, ids % self.n_classes, {}, None, "")
+        self._write(files, 0, 0, ids, ids % self.n_classes, {}, None, "")
         tables = {"test": N_TEST, "train": N_TRAIN}
         metrics = {**self._metrics(0), "accuracy": 0.95}
-        self._write(folder, 1, N_TRAIN, nothing, nothing, metrics, (0, 0), "everything is labelled", tables)
-        (folder / round_file(1, "parquet")).write_bytes(self._train)
+        self._write(files, 1, N_TRAIN, nothing, nothing, metrics, (0, 0), "everything is labelled", tables)
+        files[round_file(1, "parquet")] = self._train
+        return files
 
     def _metrics(self, pick: int) -> dict[str, float]:
         table = self._tests[pick]
@@ -148,7 +181,7 @@ class _Templates:
 
     def _write(
         self,
-        folder: Path,
+        files: dict[str, bytes],
         index: int,
         n_labeled: int,
         ids: npt.NDArray[np.int64],
@@ -177,7 +210,7 @@ class _Templates:
         rows = tables or ({"test": N_TEST} if index else {})
         digest = hashlib.sha256(text.encode("ascii")).hexdigest()
         whole = f'{{"format":1,"record":{text},"recorded_at":"{TIME}","sha256":"{digest}","tables":{_json(rows)}}}'
-        (folder / round_file(index)).write_bytes(whole.encode("ascii"))
+        files[round_file(index)] = whole.encode("ascii")
 
 
 def _methods() -> list[dict[str, Any]]:
@@ -198,9 +231,9 @@ def _parts(spec: CellSpec) -> list[str]:
 
 
 def _plan(cells: list[tuple[CellSpec, str, str]]) -> dict[str, Any]:
-    rows = []
+    rows, parts_of = [], once_a_kind(_parts)
     for spec, slug, digest in cells:
-        dataset, model, *method = _parts(spec)
+        dataset, model, *method = parts_of(spec)
         names = {"dataset": dataset, "model": model, "method": " + ".join(method), "variant": ""}
         rows.append({"slug": slug, "fingerprint": digest, **names, "strategy": spec.strategy.name, "seed": spec.seed})
     return {"format": 1, "study": "made", "cells": rows, "datasets": {name: _note(name) for name in DATASETS}}
@@ -224,10 +257,6 @@ def _beliefs(draws: np.random.Generator, n_classes: int, n: int) -> npt.NDArray[
     logits = draws.normal(0, 2.0, size=(n, n_classes))
     probs = np.exp(logits)
     return np.asarray(probs / probs.sum(axis=1, keepdims=True))
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(canonical_json(content, indent=1) + "\n", encoding="ascii")
 
 
 def _json(value: Any) -> str:

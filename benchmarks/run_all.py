@@ -21,6 +21,8 @@ SHORT = (
     "grid",
     "quick_cells",
     "encoding_cache",
+    "grid_size",
+    "pool_size",
     "batch_strategies",
     "report_size",
     "tracking",

@@ -2,9 +2,9 @@
 
 A part holds exactly the bytes that the files of each cell's folder would hold, so that one code reads and proves both.
 Its rows are files: ``cell`` (the name that the folder would have), ``fingerprint`` of the cell, ``n_rounds`` recorded
-of it, ``name``, ``size`` and ``content``. They lie in three row groups, sorted by cell and name: what is not a round,
-the rounds, the arrays of rounds; so what is recorded is looked up without any content, and rounds are read without
-arrays. Every page has a checksum.
+of it, ``name``, ``size`` and ``content``. They lie in row groups, each sorted by cell and name: what is not a round,
+the rounds, the arrays of each cell's last round, those of the others; so what is recorded is looked up without any
+content, and a report reads rounds and last arrays alone. Every page has a checksum.
 """
 
 import io
@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 
 from al_ray.errors import StorageError
 from al_ray.records.json import FORMAT
-from al_ray.records.round import count_rounds, now
+from al_ray.records.round import count_rounds, now, round_file
 from al_ray.storage.folder import Folder
 from al_ray.storage.memory import MemoryFolder
 from al_ray.storage.outages import is_outage
 
 PACKED = "packed"
-Kind = Literal["heads", "rounds", "arrays"]
-KINDS: tuple[Kind, ...] = ("heads", "rounds", "arrays")
+Kind = Literal["heads", "rounds", "last arrays", "arrays"]
+KINDS: tuple[Kind, ...] = ("heads", "rounds", "last arrays", "arrays")
 _FORMAT_KEY = b"al_ray.format"
 _SCHEMA = pa.schema(
     [
@@ -80,11 +80,13 @@ class PackedCell:
         return self.key.rpartition("--")[0]
 
 
-def kind_of(name: str) -> Kind:
-    """Return the row group that a file of a cell goes into."""
+def kind_of(name: str, n_rounds: int) -> Kind:
+    """Return the row group that a file goes into, of a cell with so many rounds."""
     if not name.startswith("round-"):
         return "heads"
-    return "arrays" if name.endswith(".parquet") else "rounds"
+    if not name.endswith(".parquet"):
+        return "rounds"
+    return "last arrays" if name == round_file(n_rounds - 1, "parquet") else "arrays"
 
 
 def encode_part(cells: Sequence[FilesOfCell]) -> bytes:
@@ -92,15 +94,15 @@ def encode_part(cells: Sequence[FilesOfCell]) -> bytes:
     counts = {cell.key: count_rounds(cell.folder.names()[0], cell.folder.where) for cell in cells}
     rows: dict[Kind, list[tuple[str, str, int, str, int, bytes]]] = {kind: [] for kind in KINDS}
     for cell in sorted(cells, key=lambda cell: cell.key):
+        n_rounds = counts[cell.key]
         for name, data in sorted(cell.folder.files.items()):
-            rows[kind_of(name)].append((cell.key, cell.fingerprint, counts[cell.key], name, len(data), data))
+            rows[kind_of(name, n_rounds)].append((cell.key, cell.fingerprint, n_rounds, name, len(data), data))
     sink = io.BytesIO()
     options: dict[str, Any] = {"use_dictionary": _REPEATED, "write_page_checksum": True}
     with pq.ParquetWriter(sink, _SCHEMA, compression="zstd", write_statistics=["cell"], **options) as out:
         for of_kind in rows.values():
-            if of_kind:
-                columns = [[row[at] for row in of_kind] for at in range(len(_SCHEMA))]
-                out.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=len(of_kind))
+            columns = [[row[at] for row in of_kind] for at in range(len(_SCHEMA))]
+            out.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=max(len(of_kind), 1))
     return sink.getvalue()
 
 
@@ -270,7 +272,7 @@ class PackedFiles:
 
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes, or None where there is no such file."""
-        return self.packed.content(self.cell, kind_of(name)).get(name)
+        return self.packed.content(self.cell, kind_of(name, self.cell.n_rounds)).get(name)
 
     def each(self, read: Callable[[str], T], names: list[str]) -> list[T]:
         """Return ``read(name)`` for every name, in order."""
@@ -335,14 +337,7 @@ def _names(file: pq.ParquetFile) -> dict[str, list[str]]:
 
 def _contents(file: pq.ParquetFile, kind: Kind) -> dict[str, dict[str, bytes]]:
     found: dict[str, dict[str, bytes]] = {}
-    for group in _groups_of(file, kind):
-        table = file.read_row_group(group, columns=["cell", "name", "content"], use_threads=False)
-        for key, name, data in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            found.setdefault(key, {})[name] = data
+    table = file.read_row_group(KINDS.index(kind), columns=["cell", "name", "content"], use_threads=False)
+    for key, name, data in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        found.setdefault(key, {})[name] = data
     return found
-
-
-def _groups_of(file: pq.ParquetFile, kind: Kind) -> list[int]:
-    """Return the row group of a kind; arrays are last, and may be absent."""
-    at = KINDS.index(kind)
-    return [at] if at < file.num_row_groups else []

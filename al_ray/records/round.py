@@ -71,6 +71,11 @@ def encode_round(entry: RecordedRound) -> bytes:
     return b"%s%s,%s" % (_BEFORE_RECORD, record, canonical_json(rest).encode("ascii")[1:])
 
 
+def hashed_text(text: bytes) -> bytes:
+    """Return the part of a round's file that its checksum was made of, where the file is as it was written."""
+    return text[len(_BEFORE_RECORD) : text.rfind(_AFTER_RECORD)]
+
+
 def decode_round(where: str, index: int, text: bytes) -> RecordedRound:
     """Read a round's file, and prove that it is whole, unchanged, and the record of this round.
 
@@ -81,8 +86,8 @@ def decode_round(where: str, index: int, text: bytes) -> RecordedRound:
         StorageError: it is truncated, was changed, or is no record of this round; the message names the file.
     """
     content = check_format(where, parse_json(where, text), _KEYS)
-    stored, digest = text[len(_BEFORE_RECORD) : text.rfind(_AFTER_RECORD)], content["sha256"]
-    if digest != hashlib.sha256(stored).hexdigest() and digest != fingerprint(content["record"]):
+    digest = content["sha256"]
+    if digest != hashlib.sha256(hashed_text(text)).hexdigest() and digest != fingerprint(content["record"]):
         raise StorageError(f"{where} was changed after it was recorded: its checksum differs. Put the file back.")
     try:
         record = RoundRecord.from_json(content["record"])

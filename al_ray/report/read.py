@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,8 +13,11 @@ import pandas as pd
 
 from al_ray.core.types import RoundRecord
 from al_ray.errors import AlRayError, StorageError
-from al_ray.records.cell import SPEC, CellStore, cell_key, failure_words
+from al_ray.records.cell import SPEC, CellStatus, CellStore, cell_key, failure_words
+from al_ray.records.packed import PackedCell
 from al_ray.records.study import StudyStore, open_study
+from al_ray.report.queried import NOTHING, QueriedCell, QueriedExamples, queried_cell
+from al_ray.report.quick import CellRounds, read_rounds
 from al_ray.study.names import (
     JOIN,
     CellNames,
@@ -33,12 +36,6 @@ _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 Columns = Mapping[str, npt.NDArray[Any]]
 
 _NO_ROUNDS: Columns = {name: np.empty(0, np.int64) for name in ("cell", "round_index", "n_labeled")}
-_NO_QUERIES: Columns = {
-    **{name: np.empty(0, np.int32) for name in ("cell", "round_index")},
-    "id": np.empty(0, np.int64),
-    **{name: np.empty(0, np.int32) for name in ("label", "predicted")},
-    **{name: np.empty(0, np.float32) for name in ("confidence", "brier")},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +47,7 @@ class StudyRecords:
         cells: one row a cell, planned or recorded; the index is what ``cell`` means in the other tables. Columns: those
             of :attr:`al_ray.report.analysis.results.StudyResults.cells` that every cell has.
         rounds: one row for every fine-tuned round: ``cell, round_index, n_labeled``, metrics, ``seconds.PHASE``.
-        queries: one row for every queried example but those of passive cells: ``cell, round_index`` (0 = initial
-            query), ``id``, ``label`` (-1 = abstained), and what the model believed of it: ``predicted, confidence,
-            brier`` (-1 and NaN for an initial query).
+        queried: what every cell but the passive ones queried after its initial query, and what was believed of it.
         datasets: by name, as the plan notes them; class names alone where there is no plan.
         methods: of all cells, by the name that ``cells`` has for it.
         plan_known: whether the cells that wait are known.
@@ -64,7 +59,7 @@ class StudyRecords:
     store: StudyStore
     cells: pd.DataFrame
     rounds: pd.DataFrame
-    queries: pd.DataFrame
+    queried: QueriedExamples
     datasets: Mapping[str, Mapping[str, Any]]
     methods: Mapping[str, Method]
     plan_known: bool
@@ -95,14 +90,14 @@ class RecordedCell:
         spec: its identity.
         facts: its row in the table of cells, names and seed aside.
         rounds: columns of its fine-tuned rounds.
-        queries: columns of its queried examples; empty for a cell that labels everything.
+        queried: nothing for a cell that labels everything.
         provenance: of its last run.
     """
 
     spec: CellSpec
     facts: Mapping[str, Any]
     rounds: Columns
-    queries: Columns
+    queried: QueriedCell
     provenance: Mapping[str, Any]
 
 
@@ -123,7 +118,10 @@ def read_study(address: str, *, grid: Mapping[str, Any] | None = None, skip_dama
     planned = {cell_key(each["slug"], each["fingerprint"]): each for each in plan["cells"]}
     folders = dict.fromkeys(name for name in store.recorded_keys() if grid is None or name in planned)
     keys = [*(key for key in planned if key in folders), *(name for name in folders if name not in planned)]
-    found = dict(zip(keys, store.folder.each(functools.partial(_cell_or_error, store), keys), strict=True))
+    found = _quickly_read(store, folders)
+    left = [key for key in keys if key not in found]
+    found |= zip(left, store.folder.each(functools.partial(_cell_or_error, store), left), strict=True)
+    found = {key: found[key] for key in keys}
     read = {key: cell for key, cell in found.items() if isinstance(cell, RecordedCell)}
     problems = {part: str(error) for part, error in store.packed.problems.items()}
     problems |= {key: str(error) for key, error in found.items() if isinstance(error, AlRayError)}
@@ -139,7 +137,7 @@ def read_study(address: str, *, grid: Mapping[str, Any] | None = None, skip_dama
         store=store,
         cells=pd.DataFrame([_row(key, names[key], of_cell) for key, of_cell in facts.items()]),
         rounds=_stacked(_NO_ROUNDS, [cell.rounds for cell in read.values()]),
-        queries=_stacked(_NO_QUERIES, [cell.queries for cell in read.values()]),
+        queried=QueriedExamples.of([cell.queried for cell in read.values()]),
         datasets={**of_records, **plan["datasets"]},
         methods={names[key].method.name: names[key].method for key in facts},
         plan_known=found_plan is not None,
@@ -158,10 +156,46 @@ def _cell_or_error(store: StudyStore, key: str) -> RecordedCell | AlRayError | N
         return error
 
 
+def _quickly_read(store: StudyStore, keys: Collection[str]) -> dict[str, RecordedCell | AlRayError | None]:
+    """Return what packed cells hold, part by part; those that are left out are to be read one by one."""
+    parts = {
+        part: wanted
+        for part, cells in store.packed.parts().items()
+        if (wanted := [cell for cell in cells if cell.key in keys])
+    }
+    found: dict[str, RecordedCell | AlRayError | None] = {}
+    for of_part in store.folder.each(lambda part: _read_part(store, parts[part]), list(parts)):
+        found |= of_part
+    return found
+
+
+def _read_part(store: StudyStore, cells: Sequence[PackedCell]) -> dict[str, RecordedCell]:
+    try:
+        rounds = read_rounds({cell.key: store.packed.content(cell, "rounds") for cell in cells})
+        return {
+            cell.key: _recorded(store.packed_cell(cell), "done", rounds[cell.key])
+            for cell in cells
+            if cell.key in rounds and rounds[cell.key].n_rounds == cell.n_rounds
+        }
+    except AlRayError:
+        return {}  # told of each cell by itself
+
+
 def _read_cell(cell: CellStore) -> RecordedCell:
-    spec = _read_spec(cell.folder.where(SPEC), cell.spec())
     status, rounds = cell.status(), cell.recorded_rounds()
     records = [each.record for each in rounds]
+    of_rounds = CellRounds(
+        n_rounds=len(rounds),
+        stop_reason=(records[-1].stop_reason or "") if records else "",
+        n_test=rounds[-1].tables.get("test", 0) if rounds else 0,
+        fitted=_fitted_columns(records),
+        queried=queried_cell(records),
+    )
+    return _recorded(cell, status, of_rounds)
+
+
+def _recorded(cell: CellStore, status: CellStatus, rounds: CellRounds) -> RecordedCell:
+    spec = _read_spec(cell.folder.where(SPEC), cell.spec())
     return RecordedCell(
         spec=spec,
         facts={
@@ -170,15 +204,15 @@ def _read_cell(cell: CellStore) -> RecordedCell:
             "fingerprint": cell.fingerprint,
             "status": status,
             "reason": _reason(cell) if status == "failed" else "",
-            "n_rounds": len(rounds),
+            "n_rounds": rounds.n_rounds,
             "n_rounds_planned": 2 if spec.strategy.labels_everything else spec.rounds + 2,
-            "stop_reason": (records[-1].stop_reason or "") if records else "",
-            "n_test": rounds[-1].tables.get("test", 0) if rounds else 0,
+            "stop_reason": rounds.stop_reason,
+            "n_test": rounds.n_test,
             "evaluation": spec.measured_model,
             "learner": learner_name(spec),
         },
-        rounds=_fitted_columns(records),
-        queries={} if spec.strategy.labels_everything else _queried_columns(records),
+        rounds=rounds.fitted,
+        queried=NOTHING if spec.strategy.labels_everything else rounds.queried,
         provenance=(cell.provenance() or [{}])[-1],
     )
 
@@ -196,7 +230,7 @@ def _read_spec(where: str, stored: Mapping[str, Any]) -> CellSpec:
     if version != SPEC_VERSION:
         raise StorageError(f"{where} has a spec of version {version!r}, this al_ray reads version {SPEC_VERSION}.")
     seedless = _seedless_spec(json.dumps({**stored, "seed": 0}, sort_keys=True))
-    return seedless.model_copy(update={"seed": stored["seed"]})
+    return seedless.changed(seed=stored["seed"])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -222,33 +256,6 @@ def _fitted_columns(records: Sequence[RoundRecord]) -> Columns:
     ]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
-
-
-def _queried_columns(records: Sequence[RoundRecord]) -> Columns:
-    """Return what was asked and answered, and of what was believed what a report needs."""
-    asked = [record for record in records if len(record.query)]
-    if not asked:
-        return {}
-    sizes = [len(record.query) for record in asked]
-    labels = np.concatenate([record.annotation.labels for record in asked])
-    predicted, confidence, brier = (np.full(len(labels), value) for value in (-1, np.nan, np.nan))
-    beliefs = [record.query.probs for record in asked if record.query.probs is not None]
-    if beliefs:
-        believed = np.repeat([record.query.probs is not None for record in asked], sizes)
-        probs, answered = np.concatenate(beliefs), labels[believed]
-        rows = np.arange(len(probs))
-        predicted[believed] = probs.argmax(axis=1)
-        confidence[believed] = probs.max(axis=1)
-        of_answer = probs[rows, np.maximum(answered, 0)]
-        brier[believed] = np.where(answered < 0, np.nan, (probs**2).sum(axis=1) - 2 * of_answer + 1)
-    return {
-        "round_index": np.repeat(np.array([record.round_index for record in asked], dtype=np.int32), sizes),
-        "id": np.concatenate([record.query.ids for record in asked]),
-        "label": labels.astype(np.int32),
-        "predicted": predicted.astype(np.int32),
-        "confidence": confidence.astype(np.float32),
-        "brier": brier.astype(np.float32),
-    }
 
 
 def _stacked(nothing: Columns, cells: Sequence[Columns]) -> pd.DataFrame:

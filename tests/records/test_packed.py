@@ -12,7 +12,7 @@ import pytest
 from al_ray.errors import StorageError
 from al_ray.records.cell import CellStore
 from al_ray.records.json import fingerprint
-from al_ray.records.packed import FilesOfCell, PackedCells, encode_part, kind_of, write_part
+from al_ray.records.packed import KINDS, FilesOfCell, PackedCells, encode_part, kind_of, write_part
 from al_ray.records.study import StudyStore
 from al_ray.storage.folder import Folder
 from al_ray.storage.local_files import LocalFiles
@@ -91,9 +91,9 @@ def test_a_part_is_a_parquet_file_that_any_reader_reads(tmp_path: Path) -> None:
     assert set(table["n_rounds"].to_pylist()) == {N_ROUNDS + 1}
     assert table["size"].to_pylist() == [len(data) for data in table["content"].to_pylist()]
     groups = pq.ParquetFile(part).metadata.num_row_groups
-    kinds = [[kind_of(name) for name in pq.ParquetFile(part).read_row_group(at)["name"].to_pylist()] for at in range(3)]
-    assert groups == 3
-    assert [set(of_group) for of_group in kinds] == [{"heads"}, {"rounds"}, {"arrays"}]
+    names = [pq.ParquetFile(part).read_row_group(at)["name"].to_pylist() for at in range(groups)]
+    assert [{kind_of(name, N_ROUNDS + 1) for name in of_group} for of_group in names] == [{kind} for kind in KINDS]
+    assert set(names[2]) == {f"round-{N_ROUNDS:03d}.parquet"}
 
 
 def test_the_same_cells_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:

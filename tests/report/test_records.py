@@ -57,21 +57,26 @@ def test_rounds_hold_every_metric_and_the_seconds_by_phase(study: SampleStudy) -
     assert rounds["seconds.finetune"].tolist() == [2.5, 2.5]
 
 
-def test_queries_hold_what_was_believed_and_an_abstained_example_has_no_brier_score(study: SampleStudy) -> None:
+def test_queries_hold_what_was_asked_and_believed_and_an_abstained_example_has_no_brier_score(
+    study: SampleStudy,
+) -> None:
     study.cell((0.5, 0.6, 0.7), ids=[7, 5, 3, 1, 2, 4], labels=[0, 1, 0, 1, -1, 1], probs=(0.75, 0.25))
-    asked = read_study(study.path).queries
-    assert asked["id"].tolist() == [7, 5, 3, 1, 2, 4]
-    assert asked["round_index"].tolist() == [0, 0, 1, 1, 2, 2]
-    assert asked["confidence"].isna().tolist() == [True, True, False, False, False, False]
-    assert asked["predicted"].tolist() == [-1, -1, 0, 0, 0, 0]
+    queried = read_study(study.path).queried
+    assert queried.ids_of(0).tolist() == [3, 1, 2, 4]  # not those of the initial query
+    assert queried.labels_of(0).tolist() == [0, 1, -1, 1]
+    n, confidence, n_right = queried.sums[0]
+    assert (n[7], confidence[7], n_right[7]) == (3, 3 * 0.75, 1)
+    assert n.sum() == 3
     right, wrong = 2 * 0.25**2, 2 * 0.75**2
-    np.testing.assert_allclose(asked["brier"], [np.nan, np.nan, right, wrong, np.nan, wrong])
+    np.testing.assert_allclose(queried.brier, [(right + 2 * wrong) / 3])
 
 
 def test_passive_cells_have_no_queries_to_speak_of(study: SampleStudy) -> None:
     study.passive(0.9)
     records = read_study(study.path)
-    assert records.queries.empty
+    assert not len(records.queried.ids)
+    assert not records.queried.has(0)
+    assert not records.queried.believed(0)
     assert records.cells["n_rounds_planned"].tolist() == [2]
 
 

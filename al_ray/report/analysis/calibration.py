@@ -16,13 +16,11 @@ from al_ray.records.arrays import decode_table
 from al_ray.records.cell import CellStore
 from al_ray.records.round import round_file
 from al_ray.report.analysis.results import Calibration, ReliabilityBin
+from al_ray.report.queried import N_BINS, Bins, bin_sums
 from al_ray.report.read import StudyRecords
 
-N_BINS = 10
 _N_READERS = 4
 _CHUNK = 64
-
-Bins = npt.NDArray[np.float64]
 
 
 def read_table(store: CellStore, round_index: int, table: str, columns: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -36,24 +34,6 @@ def read_table(store: CellStore, round_index: int, table: str, columns: Sequence
     if data is None:
         raise StorageError(f"{where} is missing. Put the file back, or move the folder of its cell away.")
     return decode_table(data, where, table, columns)
-
-
-def bin_sums(confidence: npt.NDArray[Any], correct: npt.NDArray[Any]) -> Bins:
-    """Return, for ten equal bins ``(a, b]`` of confidence, how many, sum of confidence, how many right ``[3, 10]``."""
-    at = bin_of(confidence)
-    return np.stack(
-        [
-            np.bincount(at, minlength=N_BINS).astype(np.float64),
-            np.bincount(at, weights=confidence, minlength=N_BINS),
-            np.bincount(at, weights=correct, minlength=N_BINS),
-        ]
-    )
-
-
-def bin_of(confidence: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return the bin of each confidence, as :func:`al_ray.core.metrics.expected_calibration_error` has them."""
-    values = np.asarray(confidence, dtype=np.float64)
-    return np.clip(np.ceil(values * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1)
 
 
 def calibration_error(sums: Bins) -> float:
@@ -104,22 +84,13 @@ def _on_test(records: StudyRecords, scores: pd.DataFrame) -> Iterator[Calibratio
 
 
 def _on_queried(records: StudyRecords, scores: pd.DataFrame) -> Iterator[Calibration]:
-    asked = records.queries
-    asked = asked[asked["confidence"].notna() & (asked["label"] >= 0) & asked["cell"].isin(scores.index)]
-    if asked.empty:
-        return
-    codes, cells = pd.factorize(asked["cell"])
-    at = codes * N_BINS + bin_of(asked["confidence"].to_numpy())
-    right = (asked["predicted"] == asked["label"]).to_numpy(dtype=np.float64)
-    weights = (None, asked["confidence"].to_numpy(dtype=np.float64), right)
-    sums = np.stack([np.bincount(at, w, minlength=len(cells) * N_BINS).reshape(-1, N_BINS) for w in weights], axis=1)
-    brier = np.bincount(codes, asked["brier"].to_numpy(dtype=np.float64)) / np.bincount(codes)
-    rows = {int(cell): row for row, cell in enumerate(cells)}
-    for (setting, method), members in scores[scores.index.isin(rows)].groupby(["setting", "method"], sort=False):
-        of_cells = [rows[cell] for cell in members.index]
-        ece = float(np.mean([calibration_error(sums[row]) for row in of_cells]))
-        mean_brier = float(brier[of_cells].mean())
-        yield _calibration(setting, method, "queried", len(of_cells), ece, mean_brier, sums[of_cells].sum(0))
+    queried = records.queried
+    believed = [cell for cell in map(int, scores.index) if queried.believed(cell)]
+    for (setting, method), members in scores.loc[believed].groupby(["setting", "method"], sort=False):
+        sums = queried.sums[members.index]
+        ece = float(np.mean([calibration_error(of_cell) for of_cell in sums]))
+        mean_brier = float(queried.brier[members.index].mean())
+        yield _calibration(setting, method, "queried", len(members), ece, mean_brier, sums.sum(0))
 
 
 def _bins_of(records: StudyRecords, cell: int) -> Bins | StorageError:

@@ -10,6 +10,7 @@ from al_ray.errors import StorageError
 from al_ray.report.analysis.calibration import read_table
 from al_ray.report.analysis.curves import Floats, Ints
 from al_ray.report.analysis.results import POOL, Acquired, ClassShares, Overlap, Queries
+from al_ray.report.queried import QueriedExamples
 from al_ray.report.read import StudyRecords
 
 _ACQUIRED = "acquired."
@@ -76,10 +77,8 @@ def queries_of(records: StudyRecords, scores: pd.DataFrame, passive: PassiveMode
         scores: its finished cells.
         passive: what passive models say of the training examples.
     """
-    asked = records.queries[(records.queries["round_index"] > 0) & records.queries["cell"].isin(scores.index)]
-    names = scores[["setting", "method", "seed"]].astype({"setting": "category", "method": "category"})
-    asked = asked[["cell", "id", "label"]].join(names, on="cell")
-    by_setting = {str(name): members for name, members in asked.groupby("setting", sort=False, observed=True)}
+    asking = scores.loc[[cell for cell in map(int, scores.index) if records.queried.has(cell)]]
+    by_setting = {str(name): members for name, members in asking.groupby("setting", sort=False)}
     return tuple(
         _of_setting(records, setting, by_setting[setting], scores[scores["setting"] == setting], passive)
         for setting in map(str, records.cells["setting"].unique())
@@ -88,37 +87,44 @@ def queries_of(records: StudyRecords, scores: pd.DataFrame, passive: PassiveMode
 
 
 def _of_setting(
-    records: StudyRecords, setting: str, asked: pd.DataFrame, scores: pd.DataFrame, passive: PassiveModels
+    records: StudyRecords, setting: str, asking: pd.DataFrame, scores: pd.DataFrame, passive: PassiveModels
 ) -> Queries:
-    dataset = records.datasets.get(str(scores["dataset"].iloc[0]), {})
+    dataset, queried = records.datasets.get(str(scores["dataset"].iloc[0]), {}), records.queried
     counts = pool_class_counts(dataset, setting, passive)
-    answered = asked[asked["label"] >= 0]
-    n_seen = int(answered["label"].max()) + 1 if len(answered) else 0
-    n_classes = max(len(dataset.get("class_names", [])), len(counts), n_seen)
+    cells = {str(name): list(map(int, members.index)) for name, members in asking.groupby("method", sort=False)}
+    classes = {name: _class_counts(queried, of_method) for name, of_method in cells.items()}
+    n_classes = max(len(dataset.get("class_names", [])), len(counts), *map(len, classes.values()))
     pool = np.pad(np.asarray(counts, dtype=np.float64), (0, n_classes - len(counts))) / sum(counts) if counts else None
-    per_cell = asked.groupby(["method", "cell"], sort=False, observed=True).size()
-    n_queried = per_cell.groupby(level=0, sort=False, observed=True).mean().mean()
+    n_queried = np.mean([np.mean([len(queried.ids_of(cell)) for cell in of_method]) for of_method in cells.values()])
     n_pool = dataset.get("n_train") or sum(counts)
     return Queries(
         setting=setting,
         class_names=tuple((*dataset.get("class_names", []), *map(str, range(n_classes)))[:n_classes]),
         pool=() if pool is None else tuple(pool.tolist()),
-        classes=tuple(_class_shares(answered, n_classes, pool)),
-        overlap=_overlap(asked),
-        jaccard_by_chance=jaccard_by_chance(n_queried, int(n_pool)) if n_pool else None,
-        acquired=_acquired(asked, scores, dataset.get("group_counts"), passive.examples(setting)),
+        classes=tuple(_class_shares(classes, n_classes, pool)),
+        overlap=_overlap(queried, asking),
+        jaccard_by_chance=jaccard_by_chance(float(n_queried), int(n_pool)) if n_pool else None,
+        acquired=_acquired(queried, cells, scores, dataset.get("group_counts"), passive.examples(setting)),
     )
 
 
-def _class_shares(answered: pd.DataFrame, n_classes: int, pool: Floats | None) -> Iterator[ClassShares]:
-    """Count classes, all seeds together; examples on which the oracle abstained have none."""
-    for method, members in answered.groupby("method", sort=False, observed=True):
-        counts = np.bincount(members["label"].astype(np.int64), minlength=n_classes)
+def _class_counts(queried: QueriedExamples, cells: Sequence[int]) -> Ints:
+    """Count the classes of what cells queried; examples on which the oracle abstained have none."""
+    labels = np.concatenate([queried.labels_of(cell) for cell in cells])
+    return np.bincount(labels[labels >= 0])
+
+
+def _class_shares(classes: Mapping[str, Ints], n_classes: int, pool: Floats | None) -> Iterator[ClassShares]:
+    """Compare the classes that methods queried, all seeds together, with the pool's."""
+    for method, found in classes.items():
+        if not found.sum():
+            continue
+        counts = np.pad(found, (0, n_classes - len(found)))
         distance = None if pool is None else float(np.abs(counts / counts.sum() - pool).sum() / 2)
-        yield ClassShares(method=str(method), counts=tuple(counts.tolist()), distance=distance)
+        yield ClassShares(method=method, counts=tuple(counts.tolist()), distance=distance)
 
 
-def _overlap(asked: pd.DataFrame) -> tuple[Overlap, ...]:
+def _overlap(queried: QueriedExamples, asking: pd.DataFrame) -> tuple[Overlap, ...]:
     """Return the Jaccard overlap of what two methods queried: the mean over seeds of intersection / union.
 
     Both started from the same initial query, which is left out.
@@ -126,28 +132,32 @@ def _overlap(asked: pd.DataFrame) -> tuple[Overlap, ...]:
     Deviation: Gonsior et al. (arXiv 2210.03005) unite the queries of all seeds and data sets first, which makes the
     overlap of any two methods larger the more seeds there are.
     """
-    total: dict[tuple[str, str], list[float]] = {}
-    for _, of_seed in asked.groupby("seed", sort=False):
-        for pair, value in _overlaps(of_seed):
-            total.setdefault(pair, []).append(value)
+    total: dict[tuple[tuple[str, ...], int], list[Floats]] = {}
+    for _, of_seed in asking.groupby("seed", sort=False):
+        methods = tuple(map(str, of_seed["method"].unique()))
+        total.setdefault((methods, len(methods)), []).append(_overlaps(queried, of_seed, methods))
+    values: dict[tuple[str, str], list[Floats]] = {}
+    for (methods, _), matrices in total.items():
+        stacked = np.stack(matrices)
+        for row, method in enumerate(methods):
+            for column, other in enumerate(methods):
+                values.setdefault((method, other), []).append(stacked[:, row, column])
     return tuple(
-        Overlap(method=method, other=other, jaccard=float(np.mean(values)), n_seeds=len(values))
-        for (method, other), values in total.items()
+        Overlap(method=method, other=other, jaccard=float(np.mean(of_pair)), n_seeds=len(of_pair))
+        for (method, other), of_pair in ((pair, np.concatenate(several)) for pair, several in values.items())
     )
 
 
-def _overlaps(of_seed: pd.DataFrame) -> Iterator[tuple[tuple[str, str], float]]:
-    """Yield the overlap of every ordered pair of methods for one seed, one cell each."""
-    methods, names = pd.factorize(of_seed["method"])
-    items, unique = pd.factorize(of_seed["id"])
-    asked = np.zeros((len(names), len(unique)), dtype=np.float32)
-    asked[methods, items] = 1
+def _overlaps(queried: QueriedExamples, of_seed: pd.DataFrame, methods: Sequence[str]) -> Floats:
+    """Return the overlap of any two methods for one seed ``[n_methods, n_methods]``."""
+    ids = [queried.ids_of(cell) for cell in map(int, of_seed.index)]
+    unique, items = np.unique(np.concatenate(ids), return_inverse=True)
+    rows = np.repeat([methods.index(str(method)) for method in of_seed["method"]], [len(each) for each in ids])
+    asked = np.zeros((len(methods), len(unique)), dtype=np.float32)
+    asked[rows, items] = 1
     shared = asked @ asked.T
     sizes = np.diag(shared)
-    jaccard = shared / (sizes[:, None] + sizes[None, :] - shared)
-    for row, method in enumerate(names):
-        for column, other in enumerate(names):
-            yield (str(method), str(other)), float(jaccard[row, column])
+    return np.asarray(shared / (sizes[:, None] + sizes[None, :] - shared), dtype=np.float64)
 
 
 def jaccard_by_chance(n_queried: float, n_pool: int) -> float:
@@ -164,13 +174,14 @@ def jaccard_by_chance(n_queried: float, n_pool: int) -> float:
 
 
 def _acquired(
-    asked: pd.DataFrame,
+    queried: QueriedExamples,
+    cells: Mapping[str, Sequence[int]],
     scores: pd.DataFrame,
     group_counts: Mapping[str, int] | None,
     examples: tuple[Ints, Ints, Floats] | None,
 ) -> tuple[Acquired, ...]:
     """Return the share of outliers and of each data slice among the queried, means over cells; the pool first."""
-    outliers = {} if examples is None else _outliers(asked, examples)
+    outliers = {} if examples is None else _outliers(queried, cells, examples)
     kinds = _kinds(scores[scores["role"] != "passive"], group_counts)
     names = dict.fromkeys([*outliers, *kinds])
     return tuple(
@@ -179,13 +190,19 @@ def _acquired(
     )
 
 
-def _outliers(asked: pd.DataFrame, examples: tuple[Ints, Ints, Floats]) -> dict[str, float]:
+def _outliers(
+    queried: QueriedExamples, cells: Mapping[str, Sequence[int]], examples: tuple[Ints, Ints, Floats]
+) -> dict[str, float]:
     ids, _, wrong = examples
-    at = np.minimum(np.searchsorted(ids, asked["id"]), len(ids) - 1)
-    is_outlier = pd.Series(np.where(ids[at] == asked["id"], wrong[at], np.nan), index=asked.index)
-    by_cell = is_outlier.groupby([asked["method"], asked["cell"]], sort=False, observed=True).mean()
-    by_method = by_cell.groupby(level=0, sort=False, observed=True).mean()
-    return {POOL: float(wrong.mean()), **{str(name): float(value) for name, value in by_method.items()}}
+
+    def share(cell: int) -> float:
+        asked = queried.ids_of(cell)
+        at = np.minimum(np.searchsorted(ids, asked), len(ids) - 1)
+        known = ids[at] == asked
+        return float(wrong[at[known]].mean()) if known.any() else float("nan")
+
+    by_method = {name: float(np.nanmean(list(map(share, of_method)))) for name, of_method in cells.items()}
+    return {POOL: float(wrong.mean()), **by_method}
 
 
 def _kinds(scores: pd.DataFrame, group_counts: Mapping[str, int] | None) -> dict[str, dict[str, float]]:
