@@ -16,6 +16,7 @@ from benchmarks.report import MISSED, RESULTS
 SHORT = (
     "orchestration",
     "scoring",
+    "cluster_scoring",
     "finetuning",
     "frozen",
     "grid",

@@ -1,7 +1,8 @@
 """``al-ray run`` whose cells stand still until files let them go on: ``python -m tests.cli.gated_driver WORDS``.
 
 The files stand in the folder ``gates`` beside the storage; one named after a round's index lets all cells begin the
-round after it. With ``--torn`` as the last word, cells stand between the arrays and the record of round 2 instead.
+round after it. With ``--torn`` as the last word, cells stand between the arrays and the record of round 2 instead;
+with ``--shared`` they also wait for help with their scorings (:func:`tests.cli.saboteur.share_at_gates`).
 """
 
 import sys
@@ -16,7 +17,7 @@ from al_ray.storage.folder import Folder
 from al_ray.study import run as study
 from tests.cli import saboteur
 
-TORN = "--torn"
+TORN, SHARED = "--torn", "--shared"
 
 
 def stop_before_a_record(index: int) -> None:
@@ -36,6 +37,9 @@ def main() -> None:
     if sys.argv[-1] == TORN:
         sys.argv.pop()
         stop_before_a_record(2)
+    elif sys.argv[-1] == SHARED:
+        sys.argv.pop()
+        study.run_cell = saboteur.share_at_gates
     else:
         study.run_cell = saboteur.stop_at_gates
     app = typer.Typer(pretty_exceptions_enable=False)

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,10 +105,10 @@ def score_with_help(task: CellTask, pool: CellPool, worker: Worker, report: Repo
 
 
 class _Helped:
-    """Sharing that makes every worker of a lane wait for help."""
+    """Sharing that makes every worker of a lane wait for help, or until a file says that there will be none."""
 
-    def __init__(self, shared: Any) -> None:
-        self._shared = shared
+    def __init__(self, shared: Any, alone: Path | None = None) -> None:
+        self._shared, self._alone = shared, alone
 
     def prepare(self) -> None:
         self._shared.prepare()
@@ -126,6 +127,8 @@ class _Helped:
             batches.compute = compute
 
     def _is_helped(self) -> bool:
+        if self._alone is not None and self._alone.exists():
+            return True
         pipeline, scoring = self._shared._pipeline, self._shared._scoring
         if pipeline is None:  # that is on rank 0, which waits until the first share is back
             return bool(self._shared._dispenser(Dispenser.given_beside, scoring))
@@ -149,6 +152,30 @@ def lose_a_scoring_process(task: CellTask, pool: CellPool, worker: Worker, repor
 
     sharing.ScoringActor = Dying  # type: ignore[misc]
     score_with_help(task, pool, worker, report)
+
+
+def share_at_gates(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
+    """Run a cell as :func:`stop_at_gates`, and its scorings as :func:`score_with_help`, by files of the same folder.
+
+    Where there is ``hold``, a process beside the lane keeps its share for ever, and says so with ``holds`` and the name
+    of its node in it; where there is ``alone``, the lane does not wait for help.
+    """
+    gates = Path(task.storage).parent / "gates"
+
+    class Holding(sharing.ScoringActor):
+        def _batches(self, share: Share) -> Any:
+            if (gates / "hold").exists():
+                (gates / "holds").write_text(self._node)
+                threading.Event().wait()
+            return super()._batches(share)
+
+    sharing.ScoringActor = Holding  # type: ignore[misc]
+    shared: Any = worker.helpers
+    worker.helpers = _Helped(shared, gates / "alone")
+    try:
+        stop_at_gates(task, pool, worker, report)
+    finally:
+        worker.helpers = shared
 
 
 def kill_the_raylet(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:

@@ -95,12 +95,18 @@ class TwoNodes:
         return process
 
     def run_study(
-        self, path: Path, storage: Path, *settings: str, program: str = "pipelines.run_study", **environment: str
+        self,
+        path: Path,
+        storage: Path,
+        *settings: str,
+        program: str = "pipelines.run_study",
+        words: Sequence[str] = (),
+        **environment: str,
     ) -> "subprocess.Popen[str]":
         """Start a driver that joins the cluster."""
         address = [] if any(setting.startswith("address=") for setting in settings) else [f"address={self.gcs}"]
         options = [word for setting in ("tracking=off", *address, *settings) for word in ("--set", setting)]
-        command = [sys.executable, "-m", program, str(path), "--storage", str(storage), *options]
+        command = [sys.executable, "-m", program, str(path), "--storage", str(storage), *options, *words]
         return self.start(*command, environment=environment)
 
     def job(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -123,6 +129,12 @@ class TwoNodes:
                     return self.second
             raise AssertionError(f"the second node ended with {program.wait()}")
         return self.second
+
+    def kill_second_node(self) -> None:
+        """Kill the second node with all that runs on it, if there is one."""
+        if self.second is not None:
+            kill([self.second.raylet, *children(self.second.raylet), self.second.program.pid])
+            self.second.program.wait()
 
     def processes(self) -> dict[int, str]:
         """Return what runs below the programs that were started here, with command lines."""

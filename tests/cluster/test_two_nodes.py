@@ -57,6 +57,39 @@ def test_a_study_survives_the_death_of_a_node_while_cells_run_on_both(
     assert where[-1] != second.node_id
 
 
+def test_a_node_that_comes_later_scores_with_the_lane_and_one_that_goes_costs_its_share(
+    cluster: TwoNodes, private_ray: None, bert: Path, tmp_path: Path
+) -> None:
+    path = write_study(tmp_path, bert, seed=1, rounds=3, scoring_batch_size=8)
+    words = ["run", str(path), "--local", "--storage", str(tmp_path / "alone"), "--set", "tracking=off"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    cluster.kill_second_node()
+    storage, gates = tmp_path / "shared", tmp_path / "gates"
+    gates.mkdir()
+    settings = ("lanes=1", "scoring=cluster")
+    driver = cluster.run_study(path, storage, *settings, program="tests.cli.gated_driver", words=["--shared"])
+
+    def wait_for_round(index: int) -> None:
+        wait_until(lambda: list(storage.rglob(f"round-{index:03d}.json")), f"round {index}", driver)
+
+    wait_for_round(0)  # on the head, since there is nothing else
+    second = cluster.start_second_node()
+    (gates / "0").touch()
+    wait_for_round(1)  # of which the lane computed nothing before something came from the other node
+    (gates / "hold").touch()
+    (gates / "1").touch()
+    wait_until(lambda: (gates / "holds").exists() and (gates / "holds").read_text(), "a share is held", driver)
+    assert (gates / "holds").read_text() == second.node_id
+    cluster.kill_second_node()
+    for name in ("alone", "2", "3", "4"):
+        (gates / name).touch()
+    said, _ = driver.communicate(timeout=PATIENCE_S)
+    assert driver.returncode == 0, said
+    assert computed(storage) == computed(tmp_path / "alone")
+    assert nodes_of(storage) != [second.node_id]
+    assert len(nodes_of(storage)) == 1  # the cell was never started again
+
+
 @pytest.mark.parametrize(
     ("what", "environment", "sentence"),
     [

@@ -122,8 +122,7 @@ class SharedScoring:
         """
         self._pool_key, self._say = pool_key, say
         self._paces: dict[tuple[Any, ...], float] = {}  # seconds for a unit of cost, by what is computed
-        self._has_failed = False
-        self._said: set[str] = set()
+        self._has_failed = self._has_said = False
 
     def close(self) -> None:
         """End the processes beside the lane."""
@@ -163,6 +162,11 @@ class SharedScoring:
                     self._paces[what] = (time.monotonic() - began) / own_cost
             if is_offered:
                 parts += self._take_in(scoring, by_cost, batches, began)
+            elif rank == 0:
+                self._say_once(
+                    f"its pool is scored by its lane alone, in {time.monotonic() - began:.1f} s: processes "
+                    f"beside it are started where more than {START_PAYS_S:.0f} s are left (scoring: {self._mode})"
+                )
         finally:
             if rank == 0:
                 self._dispenser(Dispenser.end, scoring)
@@ -254,8 +258,9 @@ class SharedScoring:
         return parts
 
     def _say_once(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
+        """Say why a lane scores alone, once a cell."""
+        if not self._has_said:
+            self._has_said = True
             self._say(sentence)
 
     def _dispenser(self, method: Callable[..., Any], *args: Any) -> Any:
