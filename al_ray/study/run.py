@@ -26,7 +26,7 @@ from al_ray.runtime.pool import PoolSource, text_table
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
 from al_ray.study.cell import encodings_read, run_cell, warm_up
 from al_ray.study.file import Execution, Study
-from al_ray.study.forecast import Forecast, encoding_bytes, forecast, measured_seconds
+from al_ray.study.forecast import Forecast, cell_cost, encoding_bytes, forecast, measured_seconds
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key, plan_record, plan_study, require_complete
 from al_ray.tracking.mlflow_address import tracking_address
 from al_ray.tracking.tracker import Methods, Tracker
@@ -177,6 +177,12 @@ def _run(
     try:
         events = _Events(plan, tracker, lease, listener)
         tasks = [_task(plan, cell, execution) for cell in waiting]
+        if not local:
+            # The longest first, so that no lane is left alone with one at the end; those of equal cost stay together by
+            # their pool. A pool comes back where costs differ within it, which costs a lane some milliseconds: its
+            # arrays are views of the object store, where every pool of the study stays.
+            order = sorted(range(len(tasks)), key=lambda at: -tasks[at].cost)
+            tasks, waiting = [tasks[at] for at in order], [waiting[at] for at in order]
         # One table a pool, however many cells share it.
         pools = _pools(plan, waiting)
         if local:
@@ -321,6 +327,7 @@ def _resources(execution: Execution) -> LaneResources:
 
 def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
     assert cell.fingerprint is not None
+    dataset, model = plan.datasets[dataset_key(cell.spec.dataset)], cell.spec.model
     return CellTask(
         key=cell.key,
         study=plan.study.name,
@@ -329,11 +336,12 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution) -> CellTask:
         slug=cell.slug,
         fingerprint=cell.fingerprint,
         spec=cell.spec.to_json(),
-        n_classes=plan.datasets[dataset_key(cell.spec.dataset)].n_classes,
+        n_classes=dataset.n_classes,
         provenance=_provenance(plan, cell, execution),
         pool_key=cell.pool_key,
         workers=cell.spec.workers,
         is_quick=cell.spec.finetune.is_frozen,
+        cost=cell_cost(cell, dataset, plan.facts[plan.models[model.name, model.revision]]),
     )
 
 

@@ -253,6 +253,8 @@ def serve(channel: ChannelClient, functions: bytes, threads: int, gpus: float) -
     """
     worker = TrainWorker.join(threads, gpus)
     client = LaneClient(channel, worker)
+    if worker.rank == 0:
+        channel.exchange.call(ExchangeState.tell_ready, channel.lane)
     try:
         run_cell = _open_functions(functions)
     except Exception as error:
