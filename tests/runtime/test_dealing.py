@@ -39,7 +39,10 @@ class Simulation:
         dealt: list[str] = []
         while asking:
             now, _, lane = heapq.heappop(asking)
-            if keys := dealer.deal(lane, now):
+            keys = dealer.deal(lane, now)
+            if keys is None:  # it asks again when another lane has asked
+                heapq.heappush(asking, (asking[0][0], next(order), lane))
+            elif keys:
                 dealt += keys
                 self.lots.setdefault(lane, []).append([costs[key] for key in keys])
                 self.ends[lane] = now + sum(costs[key] for key in keys) / self.speeds[lane]
@@ -118,6 +121,15 @@ def test_a_lot_ends_before_a_cell_that_takes_its_time() -> None:
     assert dealer.deal(0, 0.0) == ["c0"]
     assert dealer.deal(0, 0.1) == ["c1", "c2", "c3", "c4"]
     assert dealer.deal(0, 0.5) == ["long"]
+
+
+def test_a_lane_that_waits_for_a_faster_one_takes_the_cell_when_that_is_late() -> None:
+    dealer = Dealer(cards(*[10.0] * 11), n_lanes=2)
+    assert (dealer.deal(0, 0.0), dealer.deal(1, 0.0)) == (["c0"], ["c1"])
+    assert [dealer.deal(0, float(now)) for now in range(1, 9)] == [[f"c{number}"] for number in range(2, 10)]
+    assert dealer.deal(1, 8.5) is None  # the other one ends c9 in half a second, and would end c10 a second later
+    assert dealer.deal(1, 20.0) == ["c10"]  # it did not
+    assert dealer.deal(0, 21.0) == []
 
 
 def test_cells_that_a_lane_gives_back_are_the_next() -> None:

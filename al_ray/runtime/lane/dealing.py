@@ -57,19 +57,22 @@ class Dealer:
         """Tell whether cells are left."""
         return bool(self._cards)
 
-    def deal(self, lane: int, now: float) -> list[str]:
-        """Return the keys of a lane's next cells; none where nothing is left that it would end in time.
-
-        What it was dealt before has ended.
+    def deal(self, lane: int, now: float) -> list[str] | None:
+        """Return the keys of a lane's next cells; what it was dealt before has ended.
 
         Args:
             lane: who asks.
             now: seconds on any clock that does not go back.
+
+        Returns:
+            none where no cell is left; None where it would end none in time, as it looks now: it may ask again.
         """
         self._measure(lane, now)
+        if not self._cards:
+            return []
         at = self._first_in_time(lane, now)
         if at is None:
-            return []
+            return None
         lot = [self._cards[at]]
         del self._cards[at]
         most = self._most(lane)
@@ -111,17 +114,19 @@ class Dealer:
     def _first_in_time(self, lane: int, now: float) -> int | None:
         """Return the place of the first cell that the lane would not end long after the others had done all of it."""
         own = self._speeds.get(lane)
-        others = {other: hand for other, hand in self._hands.items() if other in self._speeds}
+        # Speed, and seconds until what is in hand has ended; who is late already is slower than thought.
+        others: list[tuple[float, float]] = []
+        for other, hand in self._hands.items():
+            if other in self._speeds:
+                spent = max(now - hand.since, 0.0)
+                speed = min(self._speeds[other], hand.cost / spent) if spent else self._speeds[other]
+                others.append((speed, hand.cost / speed - spent))
         if own is None or not others:
-            return 0 if self._cards else None
-        free_in = {
-            other: max(hand.cost / self._speeds[other] - (now - hand.since), 0.0) for other, hand in others.items()
-        }
-        together = sum(self._speeds[other] for other in others)
-        in_hand = sum(free_in[other] * self._speeds[other] for other in others)
-        all_done = (self._left + in_hand) / together
+            return 0
+        in_hand = sum(speed * free_in for speed, free_in in others)
+        all_done = (self._left + in_hand) / sum(speed for speed, _ in others)
         for at, card in enumerate(self._cards):
-            alone = min(free_in[other] + card.cost / self._speeds[other] for other in others)
+            alone = min(free_in + card.cost / speed for speed, free_in in others)
             if card.cost / own <= TOO_LATE * max(all_done, alone):
                 return at
         return None

@@ -60,7 +60,7 @@ class ExchangeState:
         self._tasks: dict[str, bytes] = {}
         self._cards: dict[str, Card] = {}
         self._dealer = Dealer((), 0)
-        self._lane_ready = asyncio.Condition()
+        self._dealt = asyncio.Condition()
         self._pools: dict[str, Any] = {}
         self._pool_came = asyncio.Condition()
 
@@ -102,23 +102,25 @@ class ExchangeState:
 
         Args:
             number: of the lane.
-            timeout_s: how long its workers are waited for.
+            timeout_s: how long is waited for its workers, and for a cell that it would end in time.
 
         Returns:
-            what it has now, nothing where no cell is left for it; None while its workers are not there.
+            what it has now, nothing where no cell is left; None where it has to ask again.
         """
-        lane = self._lanes[number]
-        async with self._lane_ready:
+        lane, deadline = self._lanes[number], time.monotonic() + timeout_s
+        while True:
+            if not self._waits(lane):
+                if not lane.is_handed or lane.is_told:
+                    await self._hand(number)
+                    await self._wake_waiting()
+                if lane.is_handed:
+                    lane.is_told = True
+                    return Lot(len(lane.held), all(self._cards[key].is_quick for key in lane.held))
+            if (left_s := deadline - time.monotonic()) <= 0:
+                return None
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._lane_ready.wait_for(lambda: lane.is_ready or not self._waits(lane))
-        if self._waits(lane):
-            return None
-        if not lane.is_handed or lane.is_told:
-            await self._hand(number)
-            await self._wake_waiting()
-        lane.is_told = True
-        return Lot(len(lane.held), all(self._cards[key].is_quick for key in lane.held))
+                async with asyncio.timeout(left_s), self._dealt:
+                    await self._dealt.wait()
 
     async def end_group(self, number: int, failure: Failure) -> None:
         """Note that the workers of a lane are gone for good (trial).
@@ -163,17 +165,20 @@ class ExchangeState:
         return has_some and not lane.is_ready and not lane.is_handed
 
     async def _hand(self, number: int) -> None:
-        """Hand a lane what it has taken over of a dead one, else what it is dealt."""
+        """Hand a lane what it has taken over of a dead one, else what it is dealt, if anything."""
         lane = self._lanes[number]
         if lane.is_handed or not lane.held:
-            lane.held = self._dealer.deal(number, time.monotonic())
+            lane.is_handed, dealt = False, self._dealer.deal(number, time.monotonic())
+            lane.held = dealt or []
+            if dealt is None:
+                return
         lane.is_handed, lane.is_told = True, False
         if lane.held:
             await self._channels[lane.channel].assign([pickle.loads(self._tasks[key]) for key in lane.held])
 
     async def _wake_waiting(self) -> None:
-        async with self._lane_ready:
-            self._lane_ready.notify_all()
+        async with self._dealt:
+            self._dealt.notify_all()
 
     async def put_pool(self, key: str, refs: PoolRefs | EncodedRefs) -> None:
         """Make a prepared pool available, or an encoding of one (``pool key/encoding key``)."""
