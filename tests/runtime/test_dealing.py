@@ -200,6 +200,24 @@ def test_workers_that_never_come_fail_one_cell_and_the_others_are_given_back() -
     assert play(script, 3, 2) == (Lot(1, are_quick=True), [("failed", "c0")], ["c1"])
 
 
+def test_cells_that_a_lane_gives_back_go_to_another_one_but_for_those_that_have_ended() -> None:
+    async def script(exchange: ExchangeState) -> Any:
+        await exchange.open_lane(0, "zero", POLICY)
+        await exchange.tell_ready("zero")
+        await exchange.deal(0, 0.0)
+        await end_cells(exchange, "zero", "c0")
+        await exchange.deal(0, 0.0)
+        held = await exchange.held(0)
+        await exchange.give_back(0, held[:1])
+        await exchange.open_lane(1, "one", POLICY)
+        await exchange.tell_ready("one")
+        return held, await exchange.held(0), await exchange.held(1)
+
+    held, kept, taken = play(script, 9, 2)
+    assert held == [f"c{number}" for number in range(1, 1 + len(held))]
+    assert (kept, taken) == ([], ["c2"])
+
+
 def test_a_lane_that_takes_a_dead_ones_place_has_its_cells_but_for_those_that_ended() -> None:
     async def script(exchange: ExchangeState) -> Any:
         await exchange.open_lane(0, "zero", POLICY)

@@ -1,7 +1,7 @@
 """Dealing of cells to lanes: which cells a lane is given when it asks, by the speed that it has shown; no ray here.
 
 Cells lie in the order in which they are to run, the dearest first. A lane is given one at a time, of quick cells as
-many as it does in a few seconds. Nothing is cut beforehand, so that lanes of unequal machines, and those that come
+many as it does in some seconds. Nothing is cut beforehand, so that lanes of unequal machines, and those that come
 late, share what is left; and towards the end a slow lane is given nothing that the others would have done long before.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from al_ray.runtime.tasks import CellTask
 
-# A lane asks in milliseconds, so that what it has in hand may be short; a slow one then ends soon after the others.
-LOT_S = 4.0
+# A lane asks in milliseconds, so that what it has in hand may be short; towards the end its share of the rest is less.
+LOT_S = 12.0
 # Speeds are as rough as what cells are said to cost: a lane lets a cell be that it would end so much later than others.
 TOO_LATE = 1.5
 
@@ -104,7 +104,7 @@ class Dealer:
             self._speeds[lane] = hand.cost / (now - hand.since)
 
     def _most(self, lane: int) -> float:
-        """Return what quick cells may cost together: a few seconds' worth, and half of the lane's share of the rest."""
+        """Return what quick cells may cost together: some seconds' worth, and half of the lane's share of the rest."""
         if lane not in self._speeds:
             return 0.0
         own = self._speeds[lane]

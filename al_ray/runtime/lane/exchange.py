@@ -133,11 +133,11 @@ class ExchangeState:
             await self._wake_waiting()
         await self._channels[lane.channel].group_ended(failure)
 
-    async def give_back(self, number: int, n_ended: int) -> None:
-        """Take back the cells of a lane whose workers cannot start, but the first ones, which ended (trial)."""
+    async def give_back(self, number: int, ended: Collection[str]) -> None:
+        """Take back the cells of a lane whose workers cannot start, but for those that have ended (trial)."""
         lane = self._lanes[number]
-        left, lane.held = lane.held[n_ended:], []
-        self._dealer.put_back(number, [self._cards[key] for key in left])
+        left, lane.held = [self._cards[key] for key in lane.held if key not in ended], []
+        self._dealer.put_back(number, left)
 
     async def held(self, number: int) -> list[str]:
         """Return the keys of the cells that a lane was handed last, in their order (driver)."""

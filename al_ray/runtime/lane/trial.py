@@ -61,7 +61,7 @@ class LaneTrial(tune.Trainable):  # type: ignore[misc]
         self._channel = plan.exchange.open_lane(self._number, plan.policy)
         self._group = WorkerGroup(plan, self._number, self._channel, self.logdir)
         self._lot: Lot | None = None
-        self._n_ended = 0
+        self._ended: set[str] = set()
 
     def step(self) -> dict[str, Any]:
         """Return the next events; an empty list now and then, so that Tune can stop a lane in a long round."""
@@ -73,7 +73,7 @@ class LaneTrial(tune.Trainable):  # type: ignore[misc]
         if update.group_lost:
             self._group.close()
             self._group = WorkerGroup(self._plan, self._number, self._channel, self.logdir)
-        self._n_ended += sum(isinstance(event, LAST_EVENTS) for event in update.events)
+        self._ended |= {event.key for event in update.events if isinstance(event, LAST_EVENTS)}
         is_over = lot is not None and update.is_idle and self._is_over(lot)
         return {"events": update.events, "done": is_over}
 
@@ -84,13 +84,13 @@ class LaneTrial(tune.Trainable):  # type: ignore[misc]
 
     def _is_over(self, lot: Lot) -> bool:
         """Ask for the next cells before the driver is told of the last ones, so that the workers need not wait."""
-        if self._n_ended < lot.n_cells:
-            self._plan.exchange.call(ExchangeState.give_back, self._number, self._n_ended)
+        if len(self._ended) < lot.n_cells:
+            self._plan.exchange.call(ExchangeState.give_back, self._number, self._ended)
             return True
         return self._has_none_left(0.0)
 
     def _has_none_left(self, timeout_s: float) -> bool:
-        self._lot, self._n_ended = self._plan.exchange.call(ExchangeState.deal, self._number, timeout_s), 0
+        self._lot, self._ended = self._plan.exchange.call(ExchangeState.deal, self._number, timeout_s), set()
         return self._lot is not None and self._lot.n_cells == 0
 
 
