@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+RAY_PARTS = ("gcs_server", "raylet", "log_monitor", "dashboard/agent", "runtime_env/agent", "monitor.py")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -23,6 +24,20 @@ def descendants(pid: int) -> list[int]:
         found += children
         ahead += children
     return found
+
+
+def kind_of(pid: int) -> str:
+    """Return what a process is by its title: Ray's part, or the actor that it is; nothing of one that is gone."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ").split()
+    except OSError:
+        return ""
+    if not words:
+        return ""
+    if words[0].startswith("ray::"):
+        return words[0].removeprefix("ray::").partition(".")[0]
+    found = [kind for kind in RAY_PARTS if any(kind in word for word in words[:4])]
+    return found[0] if found else Path(words[0]).name
 
 
 def machine_cpu_seconds() -> tuple[float, float]:

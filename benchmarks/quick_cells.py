@@ -9,7 +9,7 @@ the cells compute nothing: they use up CPU time and write records of the real si
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -22,7 +22,7 @@ from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.model.worker import Worker
 from al_ray.runtime.tasks import CellFinished, CellStarted, CellTask, ReportRound
 from benchmarks.inputs import minilm, trec6
-from benchmarks.processes import cpu_seconds, descendants, machine_cpu_seconds
+from benchmarks.processes import cpu_seconds, descendants, kind_of, machine_cpu_seconds
 from benchmarks.report import Report, n_cores, run_benchmark
 from benchmarks.timed_study import CellTimes, TimedEvent, TimedStudy, lane_of, timed_study
 
@@ -54,24 +54,29 @@ def study_of(n_cells: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Clocks:
-    """A moment: wall time, the CPU time of al_ray and Ray so far, and of the machine; in seconds."""
+    """A moment: wall time, the CPU time of al_ray and Ray so far, by process kind, and of the machine; in seconds."""
 
     at: float
     cpu: float
     machine: float
     stolen: float
+    by_kind: Mapping[str, float]
 
     @classmethod
-    def now(cls, seen: dict[int, float]) -> "Clocks":
+    def now(cls, seen: dict[int, tuple[str, float]]) -> "Clocks":
         """Read the clocks; CPU times are those of this process and all that it started.
 
         Args:
-            seen: the CPU time of each process when it was last looked at, and so that of the dead; is added to.
+            seen: kind and CPU time of each process when it was last looked at, and so those of the dead; is added to.
         """
         machine, stolen = machine_cpu_seconds()
-        here = os.getpid()
-        seen |= {pid: cpu_s for pid in (here, *descendants(here)) if (cpu_s := cpu_seconds(pid))}
-        return cls(time.time(), sum(seen.values()), machine, stolen)
+        here, by_kind = os.getpid(), dict[str, float]()
+        for pid in (here, *descendants(here)):
+            if cpu_s := cpu_seconds(pid):
+                seen[pid] = "this process" if pid == here else kind_of(pid), cpu_s
+        for kind, cpu_s in seen.values():
+            by_kind[kind] = by_kind.get(kind, 0.0) + cpu_s
+        return cls(time.time(), sum(by_kind.values()), machine, stolen, by_kind)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,11 @@ class Stretch:
         """CPU time of al_ray and Ray in it."""
         return self.end.cpu - self.begin.cpu
 
+    def cpu_by_kind(self) -> dict[str, float]:
+        """Return the CPU time of each kind of process in it, the most first."""
+        spent = {kind: self.end.by_kind[kind] - self.begin.by_kind.get(kind, 0.0) for kind in self.end.by_kind}
+        return dict(sorted(spent.items(), key=lambda pair: -pair[1]))
+
     @property
     def others_s(self) -> float:
         """CPU time that other programs and the host took meanwhile."""
@@ -110,7 +120,7 @@ class Watch:
     n_lanes: int
     n_first: int
     clocks: list[Clocks] = field(default_factory=list)
-    _cpu_seen: dict[int, float] = field(default_factory=dict)
+    _cpu_seen: dict[int, tuple[str, float]] = field(default_factory=dict)
     _lane_of: dict[str, Any] = field(default_factory=dict)
     _n_ended: dict[Any, int] = field(default_factory=dict)
 
@@ -219,6 +229,8 @@ def measure(report: Report, sizes: Sequence[int], is_made: bool) -> None:
         around[n] = 1000 * (grid.cpu_s / grid.n_cells - cell_cpu_s)
         note = "CPU of everything a cell - CPU of a cell alone: hand-over, events, driver, all of Ray"
         report.add(f"{n:,} cells: around a cell", around[n], "ms", at_most=AROUND_MS, note=note)
+        spent = [f"{kind} {1000 * cpu_s / grid.n_cells:.0f}" for kind, cpu_s in grid.cpu_by_kind().items()]
+        report.remark(f"{n:,} cells, CPU ms a cell by process: {', '.join(spent[:8])}.")
     small, large = around[min(sizes)], around[max(sizes)]
     note = f"around a cell of {max(sizes):,} / of {min(sizes):,}; 1 is constant"
     report.add("around a cell, large / small", large / small, "", at_most=GROWTH, note=note)

@@ -1,4 +1,4 @@
-"""Grid: Ray Tune hands cells to as many lanes as fit, and their events come back to the driver in order."""
+"""Grid: Ray Tune keeps as many lanes alive as fit, which share the cells; their events come to the driver in order."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from al_ray.errors import one_line
+from al_ray.errors import ExecutionError, one_line
 from al_ray.runtime.cluster.ray_internals import HEAD_RESOURCE, TUNE_CLOCKS
 from al_ray.runtime.cluster.resources import lanes_that_fit
 from al_ray.runtime.cluster.session import DATA_PLANE_CPUS, STORE_SHARE, RaySession, object_store_bytes_here
@@ -32,7 +32,16 @@ from al_ray.runtime.pool import (
     prepare_pool,
     put_untokenised,
 )
-from al_ray.runtime.tasks import LAST_EVENTS, CellEvent, CellFailed, CellSaid, CellStarted, CellTask, by_workers, chunks
+from al_ray.runtime.tasks import (
+    LAST_EVENTS,
+    CellEvent,
+    CellFailed,
+    CellSaid,
+    CellStarted,
+    CellTask,
+    RoundEnded,
+    by_workers,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,62 +102,66 @@ class Grid:
         return n_lanes
 
     def _run_class(self, exchange: Exchange, workers: int, cells: Sequence[CellTask], n_lanes: int) -> None:
-        """Run the cells of one size of worker group; those that a lane gave back once more, when all others are done.
+        """Run the cells of one size of worker group; those that lanes gave back once more, when all others are done.
 
         Raises:
             KeyboardInterrupt: Tune ended before its time.
         """
         grid, left = self.plan, list(cells)
         sharing = SharingPlan(resources=grid.resources, kept_cpus=DATA_PLANE_CPUS if self.session.private else 0)
+        plan = LanePlan(workers, sharing, grid.policy, grid.functions, exchange)
         for number in itertools.count():
-            of_trials = [tuple(chunk) for chunk in chunks(left, n_lanes)]
-            plan = LanePlan(of_trials, workers, sharing, grid.policy, grid.functions, exchange)
+            n_lanes = min(n_lanes, len(left))
+            exchange.lay_out(left, n_lanes)
             exchange.call(ExchangeState.reserve, n_lanes * workers)
-            given_back = self._run_trials(plan, n_lanes, self.folder / f"workers_{workers}_{number}")
+            n_ended = self._run_lanes(plan, left, n_lanes, self.folder / f"workers_{workers}_{number}")
             self.monitor.check()
             left = self.monitor.left_of(left)
             if not left:
                 return
-            if not given_back.issuperset(cell.key for cell in left):
+            if n_ended < n_lanes:
                 raise KeyboardInterrupt
             _log.info("%d cells that lanes gave back are run again", len(left))
 
-    def _run_trials(self, plan: LanePlan, n_lanes: int, folder: Path) -> set[str]:
-        """Run the chunks of a plan, a trial each; return the keys of the cells that a trial gave back."""
-        hooks = TuneHooks(plan, n_lanes, self.monitor)
+    def _run_lanes(self, plan: LanePlan, cells: Sequence[CellTask], n_lanes: int, folder: Path) -> int:
+        """Run lanes, a trial each, until no cell is left for them; return how many of them came to their end."""
+        hooks = TuneHooks(plan, cells, n_lanes, self.monitor)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(LaneTrial, plan=plan), {HEAD_RESOURCE: HEAD_SHARE}),
-            param_space={"chunk": tune.grid_search(list(range(len(plan.chunks))))},
+            param_space={"lane": tune.grid_search(list(range(n_lanes)))},
             tune_config=tune.TuneConfig(
-                reuse_actors=True,
-                max_concurrent_trials=n_lanes,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
+                max_concurrent_trials=n_lanes, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name
             ),
             run_config=tune.RunConfig(
                 name="grid",
                 storage_path=str(folder),
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=plan.policy.restarts("lane")),
+                failure_config=tune.FailureConfig(max_failures=-1),  # the hooks decide
                 callbacks=[hooks],
                 stop=hooks,
             ),
         )
         tuner.fit()
-        return hooks.given_back
+        return hooks.n_ended
 
 
 class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
-    """Hands on the events in each trial's result, tells of lanes that died, and stops all where there is an error."""
+    """Hands on the events in each trial's result, decides on lanes that died, and stops all where there is an error.
 
-    def __init__(self, plan: LanePlan, n_lanes: int, monitor: GridMonitor) -> None:
+    Attributes:
+        n_ended: lanes for which no cell was left.
+    """
+
+    def __init__(self, plan: LanePlan, cells: Sequence[CellTask], n_lanes: int, monitor: GridMonitor) -> None:
         self._plan, self._n_lanes, self._monitor = plan, n_lanes, monitor
-        self._n_left = sum(map(len, plan.chunks))
-        self.given_back: set[str] = set()
+        self._cells = {cell.key: cell for cell in cells}
+        self._n_left = len(cells)
+        self._deaths: dict[str, int] = {}
+        self.n_ended = 0
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never stop a single trial: a cell ends by itself."""
+        """Never stop a single trial: a lane ends by itself."""
         return False
 
     def stop_all(self) -> bool:
@@ -163,27 +176,31 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
             result.pop(name, None)
         for event in result.pop("events", ()):
             self._tell(event)
-        if result.get("done"):
-            self._give_back(trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report the cell in hand of a trial that Tune gave up: its lane died more often than retries allow."""
-        self._check_exchange()
-        failure = Failure("LaneDied", f"the lane died more often than it may: {_cause(trial)}", kind="lost")
-        for cell in self._left_of(trial)[:1]:
-            self._tell(CellFailed(cell.key, failure, attempts=0))
-        self._give_back(trial)
+        self.n_ended += bool(result.get("done"))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """See whether the lane died because the exchange did, and no lane could live; let the next one go on there."""
-        left = self._left_of(trial)
-        keys = {cell.key for cell in self._plan.chunks[trial.config["chunk"]]} - {cell.key for cell in left}
-        self._check_exchange(sorted(keys))
+        """Decide whether the cell that a dead lane had in hand is tried again; the lane itself is started again.
+
+        Deaths are counted since the cell's last recorded round. Where the exchange is dead no lane can live, and one
+        that dies again and again before it has a cell would do so for ever: both end the grid.
+        """
+        number = trial.config["lane"]
+        left = self._left_of(number)
+        key = left[0].key if left else ""
+        self._deaths[key] = n_deaths = self._deaths.get(key, 0) + 1
         restarts = self._plan.policy.restarts("lane")
-        _log.info(
-            "the lane of cell %s died (%s) and is started again, for time %d of at most %d",
-            *(left[0].key if left else "(none)", one_line(_cause(trial)), trial.num_failures, restarts),
-        )
+        why = one_line(_cause(trial))
+        if self._plan.policy.tries_again("lane", n_deaths):
+            _log.info(
+                "the lane of cell %s died (%s) and is started again, for time %d of at most %d",
+                *(key or "(none)", why, n_deaths, restarts),
+            )
+        elif left:
+            failure = Failure("LaneDied", f"the lane died more often than it may: {_cause(trial)}", kind="lost")
+            self._tell(CellFailed(key, failure, attempts=0))
+        else:
+            self._monitor.stop(ExecutionError(f"a lane died {n_deaths} times before it had a cell: {why}"))
+        self._tell_ended(number)
 
     def _tell(self, event: CellEvent) -> None:
         if isinstance(event, CellStarted) and event.attempt > 1:
@@ -201,25 +218,31 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
         elif isinstance(event, CellSaid):
             _log.info("cell %s: %s", event.key, event.words)
             return
+        if isinstance(event, RoundEnded):
+            self._deaths.pop(event.key, None)
         self._monitor.tell(event)
         if isinstance(event, LAST_EVENTS):
             self._n_left -= 1
             if self._n_left < self._n_lanes:  # the CPUs of lanes that have come to their end may score for the others
                 self._plan.exchange.call(ExchangeState.reserve, self._n_left * self._plan.workers)
 
-    def _left_of(self, trial: Any) -> list[CellTask]:
-        """Return the cells of a trial that have not ended; a lane has the first of them in hand."""
-        return self._monitor.left_of(self._plan.chunks[trial.config["chunk"]])
+    def _left_of(self, number: int) -> list[CellTask]:
+        """Return the cells of a lane that have not ended; it has the first of them in hand."""
+        return self._monitor.left_of([self._cells[key] for key in self._ask(ExchangeState.held, number) or ()])
 
-    def _give_back(self, trial: Any) -> None:
-        self.given_back.update(cell.key for cell in self._left_of(trial))
+    def _tell_ended(self, number: int) -> None:
+        """Let the exchange know which cells of a lane have ended."""
+        held = self._ask(ExchangeState.held, number) or []
+        left = {cell.key for cell in self._monitor.left_of([self._cells[key] for key in held])}
+        self._ask(ExchangeState.tell_ended, [key for key in held if key not in left])
 
-    def _check_exchange(self, ended: Sequence[str] = ()) -> None:
-        """Stop the grid where the exchange is dead; else let it know cells that have ended."""
+    def _ask(self, method: Any, argument: Any) -> Any:
+        """Call the exchange; where it is dead, stop the grid."""
         try:
-            self._plan.exchange.call(ExchangeState.tell_ended, ended)
+            return self._plan.exchange.call(method, argument)
         except ExchangeLostError as error:
             self._monitor.stop(error)
+            return None
 
 
 @contextlib.contextmanager
@@ -276,7 +299,7 @@ def _tables_of(refs: Callable[[], PoolRefs]) -> "Callable[[], Mapping[str, pa.Ta
 
 
 def _trial_name(trial: Any) -> str:
-    return f"cells-{trial.config['chunk']:06d}"
+    return f"lane-{trial.config['lane']:06d}"
 
 
 def _cause(trial: Any) -> str:

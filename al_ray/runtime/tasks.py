@@ -34,6 +34,7 @@ class CellTask:
         workers: size of its worker group, a part of its identity.
         is_quick: takes seconds, so that a lane is given many at a time.
         is_new: nothing of it is recorded, so that a quick one need not have a folder of its own.
+        cost: about what it takes beside the other cells of its grid, in any unit; above 0.
     """
 
     key: str
@@ -49,6 +50,7 @@ class CellTask:
     workers: int = 1
     is_quick: bool = False
     is_new: bool = False
+    cost: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -190,19 +192,3 @@ def by_workers(cells: Sequence[CellTask]) -> dict[int, list[CellTask]]:
     for cell in cells:
         classes.setdefault(cell.workers, []).append(cell)
     return dict(sorted(classes.items()))
-
-
-def chunks(cells: Sequence[CellTask], n_lanes: int) -> list[list[CellTask]]:
-    """Cut cells, in order, into what a lane is given at a time: one, or a run of quick ones.
-
-    The runs get shorter, each half of a lane's share of the quick cells that are left, so that lanes end together.
-    """
-    found: list[list[CellTask]] = []
-    n_quick, room = sum(cell.is_quick for cell in cells), 0
-    for cell in cells:
-        if not cell.is_quick or room == 0:
-            found.append([])
-            room = max(n_quick // (2 * n_lanes), 1)
-        found[-1].append(cell)
-        room, n_quick = (room - 1, n_quick - 1) if cell.is_quick else (0, n_quick)
-    return found

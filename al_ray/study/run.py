@@ -23,7 +23,7 @@ from al_ray.storage.folder import Folder
 from al_ray.study.cell import encodings_read, run_cell, warm_up
 from al_ray.study.encodings import EncodingPlan, plan_encodings, stored_places
 from al_ray.study.file import Execution, Study, tracks_cells
-from al_ray.study.forecast import Forecast, forecast, measured_seconds
+from al_ray.study.forecast import Forecast, cell_cost, forecast, measured_seconds
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key, plan_record, plan_study, require_complete
 from al_ray.study.spec import CellSpec, once_a_kind
 from al_ray.tracking.mlflow_address import tracking_address
@@ -184,6 +184,12 @@ def _run(
         events = _Events(plan, tracker, lease, listener)
         shared = once_a_kind(lambda spec: _shared(plan, spec, execution))
         tasks = [_task(plan, cell, execution, shared(cell.spec)) for cell in waiting]
+        if not local:
+            # The longest first, so that no lane is left alone with one at the end; those of equal cost stay together by
+            # their pool. A pool comes back where costs differ within it, which costs a lane some milliseconds: its
+            # arrays are views of the object store, where every pool of the study stays.
+            order = sorted(range(len(tasks)), key=lambda at: -tasks[at].cost)
+            tasks, waiting = [tasks[at] for at in order], [waiting[at] for at in order]
         # One table a pool, however many cells share it.
         pools = _pools(plan, waiting, execution)
         if local:
@@ -308,6 +314,7 @@ def _shared(plan: Plan, spec: CellSpec, execution: Execution) -> dict[str, Any]:
 
 def _task(plan: Plan, cell: PlannedCell, execution: Execution, shared: dict[str, Any]) -> CellTask:
     assert cell.fingerprint is not None
+    dataset, model = plan.datasets[dataset_key(cell.spec.dataset)], cell.spec.model
     return CellTask(
         key=cell.key,
         study=plan.study.name,
@@ -317,6 +324,7 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution, shared: dict[str,
         fingerprint=cell.fingerprint,
         pool_key=cell.pool_key,
         is_new=cell.status == "waiting",
+        cost=cell_cost(cell, dataset, plan.facts[plan.models[model.name, model.revision]]),
         **{**shared, "spec": {**shared["spec"], "seed": cell.spec.seed}},
     )
 

@@ -1,13 +1,14 @@
 """What our lanes ask for against what the described nodes offer, by Ray's own autoscaling code."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
 
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.grid import HEAD_SHARE
-from tests.cluster.manifests import CLOUDS, cluster_config, kubernetes_objects
+from tests.cluster.manifests import CLOUDS, CLUSTER, RAY_JOB, cluster_config, commands, kubernetes_objects, text_of
 
 TRIAL = {"node:__internal_head__": HEAD_SHARE}
 TOKENISING = {"CPU": 1.0}
@@ -75,6 +76,42 @@ def test_eight_lanes_of_a_gpu_each_start_eight_workers_from_none(kind: str, clou
     lane = bundles(1, LaneResources(cpus_per_worker=6, gpus_per_worker=1, accelerator_type=accelerator(cloud)))
     launched, missing = schedule(config_of(kind, cloud), [lane] * 8)
     assert (sum(launched.values()), len(launched), missing) == (8, 1, 0)
+
+
+def asked_for(words: str) -> tuple[int, LaneResources]:
+    """Return the lanes that the ``--set`` options of a command ask for."""
+    options = dict(word.split("=", 1) for word in words.split() if "=" in word)
+    gpus, cpus = float(options.get("gpus_per_worker", 0)), int(options["cpus_per_worker"])
+    return int(options["lanes"]), LaneResources(cpus_per_worker=cpus, gpus_per_worker=gpus)
+
+
+def commented(text: str) -> list[str]:
+    """Return the settings that the comments of a description name, such as ``lanes=8 cpus_per_worker=6``."""
+    words = " ".join(line.strip().lstrip("# ") for line in text.splitlines() if line.strip().startswith("# "))
+    return [found.group() for found in re.finditer(r"lanes=\d+(?: \w+=\d+(?:\.\d+)?)+", words)]
+
+
+@pytest.mark.parametrize(("kind", "cloud"), CONFIGS)
+def test_what_the_examples_ask_for_fits_on_the_nodes_that_they_describe(kind: str, cloud: str) -> None:
+    """The commands, and the settings that comments name for other studies."""
+    config = config_of(kind, cloud)
+    described = text_of(CLUSTER if kind == "ray up" else RAY_JOB, cloud)
+    commands_of = commands("ray job submit")[1:] if kind == "ray up" else [job_command(cloud)]
+    examples = [*commands_of, *commented(described)]
+    assert len(examples) >= 3
+    shares = set()
+    for words in examples:
+        n_lanes, resources = asked_for(words)
+        launched, missing = schedule(config, [bundles(1, resources)] * n_lanes)
+        assert missing == 0, words
+        assert sum(launched.values()) <= 8
+        shares.add(resources.gpus_per_worker)
+    assert shares == {0, 0.5, 1}
+
+
+def job_command(cloud: str) -> str:
+    """Return the command of the job on Kubernetes."""
+    return str(kubernetes_objects(cloud)[1]["spec"]["entrypoint"])
 
 
 @pytest.mark.parametrize(("kind", "cloud"), CONFIGS)

@@ -1,4 +1,7 @@
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +16,7 @@ from tests.cluster.conftest import (
     nodes_of,
     write_study,
 )
+from tests.cluster.dealt_driver import FASTER, N_SHARED
 from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.ray
@@ -88,6 +92,30 @@ def test_a_node_that_comes_later_scores_with_the_lane_and_one_that_goes_costs_it
     assert computed(storage) == computed(tmp_path / "alone")
     assert nodes_of(storage) != [second.node_id]
     assert len(nodes_of(storage)) == 1  # the cell was never started again
+
+
+def test_a_lane_whose_node_comes_late_holds_no_cell_before_and_then_shares_them_by_its_speed(
+    cluster: TwoNodes, tmp_path: Path
+) -> None:
+    cluster.kill_second_node()
+    driver = cluster.start(sys.executable, "-m", "tests.cluster.dealt_driver", cluster.gcs, str(tmp_path))
+    assert driver.stdout is not None
+    events: list[dict[str, Any]] = []
+    for line in driver.stdout:
+        events.append(json.loads(line))
+        if (events[-1]["kind"], events[-1]["key"]) == ("started", "door-0"):
+            cluster.start_second_node()  # without it that cell would wait for ever
+    assert driver.wait(PATIENCE_S) == 0
+    nodes = {event["key"]: event["node"] for event in events if event["kind"] == "started"}
+    ended = [event["key"] for event in events if event["kind"] == "finished"]
+    assert len(ended) == len(set(ended)) == len(nodes) == 4 + N_SHARED
+    head, second = nodes["door-0"], nodes["door-1"]
+    assert cluster.second is not None
+    assert second == cluster.second.node_id
+    assert [nodes[f"alone-{number}"] for number in range(2)] == [head, head]
+    shares = [sum(nodes[f"shared-{n}"] == node for n in range(N_SHARED)) for node in (head, second)]
+    assert min(shares) >= 1
+    assert max(shares) >= FASTER * (min(shares) - 1)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 import asyncio
 import errno
-import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,6 @@ from al_ray.runtime.tasks import (
     CellTask,
     RoundEnded,
     by_workers,
-    chunks,
 )
 from tests.runtime.made import kind_of_event, made_cell
 
@@ -79,24 +77,6 @@ def test_small_groups_come_first_and_order_is_kept_within_a_class() -> None:
         (1, ["b", "d"]),
         (2, ["a", "c"]),
     ]
-
-
-@pytest.mark.parametrize(("n_cells", "n_lanes"), [(1, 1), (3, 8), (40, 2), (1000, 2), (5000, 16)])
-def test_quick_cells_are_handed_out_many_at_a_time_and_towards_the_end_one_by_one(n_cells: int, n_lanes: int) -> None:
-    cells = [task(f"c{n}", is_quick=True) for n in range(n_cells)]
-    sizes = [len(chunk) for chunk in chunks(cells, n_lanes)]
-    assert [cell for chunk in chunks(cells, n_lanes) for cell in chunk] == cells
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == max(n_cells // (2 * n_lanes), 1)  # half of a lane's share
-    assert sizes[-min(n_lanes, n_cells) :] == [1] * min(n_lanes, n_cells)
-    assert len(sizes) <= 2 * n_lanes * (2 + max(math.log(n_cells / n_lanes), 0))
-
-
-def test_cells_that_take_their_time_are_handed_out_one_by_one_between_quick_ones() -> None:
-    cells = [task(f"c{n}", is_quick=n not in (0, 5)) for n in range(9)]
-    sizes = [len(chunk) for chunk in chunks(cells, 1)]
-    assert sizes == [1, 3, 1, 1, 1, 1, 1]  # slow, of 7 quick ones 3, of 4 two at most but one comes before the slow one
-    assert [cell for chunk in chunks(cells, 1) for cell in chunk] == cells
 
 
 async def run_next(channel: Channel, generation: int, *events: CellEvent) -> Assignment | None:

@@ -44,9 +44,10 @@ def decisions() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def grid(private_ray: None, decisions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Events:
-    """The events, by cell, of two lanes of one worker; the last cells take their worker with them."""
-    folder = tmp_path_factory.mktemp("been_here")
+    """The events, by cell, of two lanes of one worker: the first two wait for each other, the last kill theirs."""
+    folder, doors = tmp_path_factory.mktemp("been_here"), str(tmp_path_factory.mktemp("doors"))
     cells = [
+        *[cell(f"signs-in-{i}", "sign_in", folder=doors, n_files=2) for i in range(2)],
         *[cell(f"looks-{i}", "look", rounds=2) for i in range(6)],
         cell("complains", "complain"),
         cell("looks-after", "look"),
@@ -96,8 +97,10 @@ def test_every_cell_tells_its_rounds_in_order_and_ends_once(grid: Events) -> Non
 
 
 def test_two_worker_processes_serve_all_cells_of_two_lanes(grid: Events) -> None:
+    of_lanes = [grid[f"signs-in-{i}"][1].metrics["pid"] for i in range(2)]
+    assert len(set(of_lanes)) == 2
     pids = [grid[f"looks-{i}"][1].metrics["pid"] for i in range(6)]
-    assert len(set(pids)) == 2
+    assert set(pids) <= set(of_lanes)
     assert grid["looks-0"][0].where["pid"] == pids[0]
 
 
@@ -149,7 +152,7 @@ def test_a_cell_that_kills_its_workers_fails_with_what_ray_knows_of_their_end(gr
 
 def test_decisions_are_logged_with_their_numbers(grid: Events, decisions: list[str]) -> None:
     said = "\n".join(decisions)
-    assert "12 cells wait for 2 lanes of 1 workers, each with 1 CPUs and 0 GPUs, on 1 nodes" in said
+    assert "14 cells wait for 2 lanes of 1 workers, each with 1 CPUs and 0 GPUs, on 1 nodes" in said
     assert f"pool letters: {N_POOL + N_TEST} texts tokenised in " in said
     again = "cell hungry is tried again: attempt 2, after 1 of at most 1 failures since its last recorded round; "
     assert f"{again}the last one: " in said

@@ -1,4 +1,4 @@
-"""The forecast of a study's time: measured on the path of its cells."""
+"""The forecast of a study's time: measured on the path of its cells; and what a cell costs beside the others."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +9,9 @@ import pytest
 from al_ray.runtime.pool import text_table
 from al_ray.study import measure
 from al_ray.study.file import Execution, Study
-from al_ray.study.forecast import SIDE_BY_SIDE, START_UP_S, measured_seconds
-from al_ray.study.plan import Plan, plan_study
+from al_ray.study.forecast import SIDE_BY_SIDE, START_UP_S, cell_cost, measured_seconds
+from al_ray.study.plan import Plan, PlannedCell, dataset_key, plan_study
+from al_ray.study.run import run_study
 from tests.model import tiny
 
 RECIPE = {"epochs": 2, "batch_size": 8}
@@ -139,3 +140,35 @@ def test_a_table_of_texts_is_sorted_by_id(planned: Any) -> None:
     [dataset] = planned().datasets.values()
     ids = text_table(dataset.train)["id"].to_pylist()
     assert ids == sorted(ids)
+
+
+def cost_of(plan: Plan, cell: PlannedCell) -> float:
+    model = plan.models[cell.spec.model.name, cell.spec.model.revision]
+    return cell_cost(cell, plan.datasets[dataset_key(cell.spec.dataset)], plan.facts[model])
+
+
+def test_a_cell_costs_what_is_left_of_it_by_the_models_and_texts_in_it(planned: Any) -> None:
+    larger = {"name": "tickets", "n_train": 240, "n_test": 40}
+    plans = planned(), planned(dataset=larger), planned(confidence="ensemble")
+    plain, more_texts, members = (plan.cells[0] for plan in plans)
+    cost = cost_of(plans[0], plain)
+    assert cost_of(plans[1], more_texts) > cost
+    assert cost_of(plans[2], members) > 3 * cost
+    less, least = (cost_of(plans[0], replace(plain, n_recorded=n)) for n in (3, 99))
+    assert 0 < least < less < cost
+
+
+def test_lanes_are_given_the_longest_cells_first_and_those_of_equal_cost_in_the_order_of_the_study(
+    planned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(dataset=[{"name": "tickets", "n_train": n, "n_test": 40} for n in (120, 240)],
+                   confidence=["softmax", "ensemble"])  # fmt: skip
+    given: list[Any] = []
+    monkeypatch.setattr("al_ray.study.run.run_grid", lambda **options: given.append(options))
+    run_study(plan, Execution(storage=str(plan.store.root), tracking="off"), local=False, listener=lambda event: None)
+    cells = given[0]["cells"]
+    assert [cell.cost for cell in cells] == sorted((cell.cost for cell in cells), reverse=True)
+    assert len({cell.cost for cell in cells}) == 4
+    kinds = [(cell.spec["confidence"]["name"], cell.spec["dataset"]["n_train"], cell.spec["seed"]) for cell in cells]
+    assert kinds == [(name, n, seed) for name in ("ensemble", "softmax") for n in (240, 120) for seed in (1, 2)]
+    assert list(given[0]["pools"]) == list(dict.fromkeys(cell.pool_key for cell in cells))

@@ -1,51 +1,167 @@
-"""Exchange: the one small actor of a grid, with the channels and dispensers of its lanes and the pools that are ready.
+"""Exchange: the one small actor of a grid: cells to deal, channels and dispensers of its lanes, pools that are ready.
 
 One process for all lanes, on the driver's node. Where it dies and the driver lives, the grid is started again.
 """
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+import pickle
+import time
+import uuid
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from al_ray.errors import one_line
-from al_ray.runtime.failures import ExchangeLostError, RetryPolicy
+from al_ray.runtime.failures import ExchangeLostError, Failure, RetryPolicy
 from al_ray.runtime.lane.channel import Channel
+from al_ray.runtime.lane.dealing import Card, Dealer
 from al_ray.runtime.lane.dispenser import Dispenser
 from al_ray.runtime.pool import Arrays, CellPool, EncodedRefs, PoolRefs
+from al_ray.runtime.tasks import CellTask
 
 CALLS_AT_ONCE = 10_000
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Lot:
+    """What a lane was handed: how many cells, and whether all are quick."""
+
+    n_cells: int
+    are_quick: bool
+
+
+@dataclass
+class _Lane:
+    """One lane.
+
+    Attributes:
+        channel: its name.
+        held: keys of the cells that it has, in their order.
+        is_ready: whether its workers came.
+        is_handed: whether the cells are in its channel; before that they are what it takes over of a dead lane.
+        is_told: whether its trial knows.
+    """
+
+    channel: str
+    held: list[str]
+    is_ready: bool = False
+    is_handed: bool = False
+    is_told: bool = False
+
+
 class ExchangeState:
     """What the exchange actor holds; plain asyncio."""
 
     def __init__(self) -> None:
+        self._lanes: dict[int, _Lane] = {}
         self._channels: dict[str, Channel] = {}
         self._dispensers: dict[str, Dispenser] = {}
         self._n_workers = 0
+        self._tasks: dict[str, bytes] = {}
+        self._cards: dict[str, Card] = {}
+        self._dealer = Dealer((), 0)
+        self._dealt = asyncio.Condition()
         self._pools: dict[str, Any] = {}
-        self._ended: set[str] = set()
         self._pool_came = asyncio.Condition()
 
-    async def open_channel(self, lane: str, policy: RetryPolicy) -> None:
-        """Open the channel of a new lane."""
-        assert lane not in self._channels, f"lane {lane} opened twice"
-        self._channels[lane] = Channel(policy)
+    async def lay_out(self, cards: Sequence[Card], tasks: Sequence[bytes], n_lanes: int) -> None:
+        """Take the cells of a resource class, in the order in which they are to run (driver).
+
+        Args:
+            cards: of the cells.
+            tasks: the cells, pickled one by one: opened they would take several times the memory.
+            n_lanes: how many lanes may come.
+        """
+        self._lanes, self._dealer = {}, Dealer(cards, n_lanes)
+        self._cards = {card.key: card for card in cards}
+        self._tasks = {card.key: task for card, task in zip(cards, tasks, strict=True)}
+
+    async def open_lane(self, number: int, name: str, policy: RetryPolicy) -> None:
+        """Open the channel of a lane, or that of one that takes the place of a dead one and of what it had (trial)."""
+        assert name not in self._channels, f"channel {name} opened twice"
+        held: list[str] = []
+        if (former := self._lanes.get(number)) is not None:
+            # What is left of the dead one's workers may still compute, but tells nothing any more.
+            await self._channels[former.channel].close()
+            held = former.held
+        self._channels[name] = Channel(policy)
+        self._lanes[number] = _Lane(name, held)
+        self._dealer.hold(number, [self._cards[key] for key in held], time.monotonic())
+
+    async def tell_ready(self, name: str) -> None:
+        """Hand a lane its first cells: its workers are there (worker)."""
+        for number, lane in self._lanes.items():
+            if lane.channel == name:
+                lane.is_ready = True
+                if not lane.is_handed:
+                    await self._hand(number)
+        await self._wake_waiting()
+
+    async def deal(self, number: int, timeout_s: float) -> Lot | None:
+        """Tell a lane what it was handed, or hand it its next cells; those before have ended (trial).
+
+        Args:
+            number: of the lane.
+            timeout_s: how long is waited for its workers, and for a cell that it would end in time.
+
+        Returns:
+            what it has now, nothing where no cell is left; None where it has to ask again.
+        """
+        lane, deadline = self._lanes[number], time.monotonic() + timeout_s
+        while True:
+            if not self._waits(lane):
+                if not lane.is_handed or lane.is_told:
+                    await self._hand(number)
+                    await self._wake_waiting()
+                if lane.is_handed:
+                    lane.is_told = True
+                    return Lot(len(lane.held), all(self._cards[key].is_quick for key in lane.held))
+            if (left_s := deadline - time.monotonic()) <= 0:
+                return None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s), self._dealt:
+                    await self._dealt.wait()
+
+    async def end_group(self, number: int, failure: Failure) -> None:
+        """Note that the workers of a lane are gone for good (trial).
+
+        Where they never came, a cell is the witness: its failure tells the driver why.
+        """
+        lane = self._lanes[number]
+        if not lane.is_handed:
+            await self._hand(number)
+            await self._wake_waiting()
+        await self._channels[lane.channel].group_ended(failure)
+
+    async def give_back(self, number: int, ended: Collection[str]) -> None:
+        """Take back the cells of a lane whose workers cannot start, but for those that have ended (trial)."""
+        lane = self._lanes[number]
+        left, lane.held = [self._cards[key] for key in lane.held if key not in ended], []
+        self._dealer.put_back(number, left)
+
+    async def held(self, number: int) -> list[str]:
+        """Return the keys of the cells that a lane was handed last, in their order (driver)."""
+        return list(self._lanes[number].held) if number in self._lanes else []
+
+    async def tell_ended(self, keys: Collection[str]) -> None:
+        """Note that cells have ended, as the driver knows: what a dead lane was told may not have come there."""
+        for lane in self._lanes.values():
+            lane.held = [key for key in lane.held if key not in keys]
 
     async def on_channel(
         self,
-        lane: str,
+        name: str,
         method: Callable[Concatenate[Channel, P], Coroutine[Any, Any, T]],
         /,
         *args: P.args,
         **options: P.kwargs,
     ) -> T:
         """Call a method of a lane's channel."""
-        return await method(self._channels[lane], *args, **options)
+        return await method(self._channels[name], *args, **options)
 
     async def open_dispenser(self, name: str) -> None:
         """Open the dispenser of a lane's worker group, whose processes may ask for it before the group does."""
@@ -70,13 +186,26 @@ class ExchangeState:
         """Return how many workers the lanes of the grid have or will need."""
         return self._n_workers
 
-    async def tell_ended(self, keys: Sequence[str]) -> None:
-        """Note that cells have ended, as the driver knows: what a dead lane was told may not have come there."""
-        self._ended.update(keys)
+    def _waits(self, lane: _Lane) -> bool:
+        """Tell whether a lane has cells to wait for its workers with."""
+        has_some = bool(self._dealer) or bool(lane.held)
+        return has_some and not lane.is_ready and not lane.is_handed
 
-    async def left_of(self, keys: Sequence[str]) -> list[str]:
-        """Return the cells of which it was not told that they have ended."""
-        return [key for key in keys if key not in self._ended]
+    async def _hand(self, number: int) -> None:
+        """Hand a lane what it has taken over of a dead one, else what it is dealt, if anything."""
+        lane = self._lanes[number]
+        if lane.is_handed or not lane.held:
+            lane.is_handed, dealt = False, self._dealer.deal(number, time.monotonic())
+            lane.held = dealt or []
+            if dealt is None:
+                return
+        lane.is_handed, lane.is_told = True, False
+        if lane.held:
+            await self._channels[lane.channel].assign([pickle.loads(self._tasks[key]) for key in lane.held])
+
+    async def _wake_waiting(self) -> None:
+        async with self._dealt:
+            self._dealt.notify_all()
 
     async def put_pool(self, key: str, refs: PoolRefs | EncodedRefs) -> None:
         """Make a prepared pool available, or an encoding of one (``pool key/encoding key``)."""
@@ -117,10 +246,15 @@ class Exchange:
 
         ray.kill(self.actor)
 
-    def open_channel(self, lane: str, policy: RetryPolicy) -> "ChannelClient":
-        """Open the channel of a new lane."""
-        self.call(ExchangeState.open_channel, lane, policy)
-        return ChannelClient(self, lane)
+    def lay_out(self, cells: Sequence[CellTask], n_lanes: int) -> None:
+        """Lay out the cells of a resource class, in the order in which they are to run."""
+        self.call(ExchangeState.lay_out, list(map(Card.of, cells)), list(map(pickle.dumps, cells)), n_lanes)
+
+    def open_lane(self, number: int, policy: RetryPolicy) -> "ChannelClient":
+        """Open the channel of a lane."""
+        name = uuid.uuid4().hex
+        self.call(ExchangeState.open_lane, number, name, policy)
+        return ChannelClient(self, name)
 
     def fetch_pool(self, key: str) -> CellPool:
         """Wait for the tokens of a pool, and for its encodings when they are asked for."""
@@ -138,7 +272,7 @@ class Exchange:
         *args: P.args,
         **options: P.kwargs,
     ) -> T:
-        """Call a method of the actor, such as ``call(ExchangeState.left_of, keys)``."""
+        """Call a method of the actor, such as ``call(ExchangeState.held, number)``."""
         import ray
         from ray.exceptions import RayActorError
 

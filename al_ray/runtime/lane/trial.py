@@ -1,15 +1,13 @@
-"""Trial side of a lane: a Tune actor that owns one warm worker group and feeds it cell after cell.
+"""Trial side of a lane: a Tune actor that owns one warm worker group and hands it cells as long as some are left.
 
-Tune reuses the actor (``reuse_actors``): the first trial starts the worker group, every later one only hands it its
-cells: one that takes minutes, or many of a second.
+A trial is a lane's whole life: it asks the exchange for its next cells itself, so that Tune has no more trials than
+there are lanes, however many the cells.
 """
 
 import functools
 import os
 import tempfile
 import threading
-import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +19,10 @@ from al_ray.runtime.cluster.ray_internals import TRAIN_ENVIRONMENT, cause_of_dea
 from al_ray.runtime.cluster.resources import LaneResources, process_group_backend
 from al_ray.runtime.failures import Failure, RetryPolicy, kind_of
 from al_ray.runtime.lane.channel import Channel
-from al_ray.runtime.lane.exchange import ChannelClient, Exchange, ExchangeState
+from al_ray.runtime.lane.exchange import ChannelClient, Exchange, ExchangeState, Lot
 from al_ray.runtime.lane.sharing import SharingPlan
 from al_ray.runtime.lane.worker import serve
-from al_ray.runtime.tasks import CellTask
+from al_ray.runtime.tasks import LAST_EVENTS
 
 HEARTBEAT_S = 2.0
 # A result costs Tune and the driver several milliseconds of CPU, so that those of quick cells go together.
@@ -37,7 +35,6 @@ class LanePlan:
     """What every lane of one resource class is given.
 
     Attributes:
-        chunks: the cells of each trial; its configuration names them by their index.
         workers: size of the worker group.
         sharing: CPUs and GPUs of a worker, and how lanes share scorings.
         policy: what is tried again.
@@ -45,7 +42,6 @@ class LanePlan:
         exchange: the grid's exchange.
     """
 
-    chunks: Sequence[Sequence[CellTask]]
     workers: int
     sharing: SharingPlan
     policy: RetryPolicy
@@ -54,49 +50,56 @@ class LanePlan:
 
 
 class LaneTrial(tune.Trainable):  # type: ignore[misc]
-    """One lane. A step returns the events since the last one; the last event of its last cell ends the trial."""
+    """One lane. A step returns the events since the last one; where no cell is left for the lane, the trial ends."""
 
     def setup(self, config: dict[str, Any], plan: LanePlan | None = None) -> None:
-        """Open the channel, start the worker group and hand it its first cells.
+        """Open the channel and start the worker group.
 
-        A lane that takes the place of a dead one leaves out the cells of which the driver saw the end.
+        A lane that takes the place of a dead one goes on with its cells, but for those of which the driver saw the end.
         """
         assert plan is not None
-        self._plan = plan
-        self._channel = plan.exchange.open_channel(uuid.uuid4().hex, plan.policy)
-        self._group = WorkerGroup(plan, self._channel, self.logdir)
-        chunk = plan.chunks[config["chunk"]]
-        left = frozenset(plan.exchange.call(ExchangeState.left_of, [cell.key for cell in chunk]))
-        self._hand_out([cell for cell in chunk if cell.key in left])
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Hand the next cells to the warm worker group."""
-        self._hand_out(self._plan.chunks[new_config["chunk"]])
-        return True
+        self._plan, self._number = plan, config["lane"]
+        self._channel = plan.exchange.open_lane(self._number, plan.policy)
+        self._group = WorkerGroup(plan, self._number, self._channel, self.logdir)
+        self._lot: Lot | None = None
+        self._ended: set[str] = set()
 
     def step(self) -> dict[str, Any]:
         """Return the next events; an empty list now and then, so that Tune can stop a lane in a long round."""
-        update = self._channel.call(Channel.wait_for_update, HEARTBEAT_S, self._gather_s)
+        if self._lot is None and self._has_none_left(HEARTBEAT_S):
+            return {"events": (), "done": True}
+        lot = self._lot
+        gather_s = GATHER_S if lot is not None and lot.are_quick else 0.0
+        update = self._channel.call(Channel.wait_for_update, HEARTBEAT_S if lot else 0.0, gather_s)
         if update.group_lost:
             self._group.close()
-            self._group = WorkerGroup(self._plan, self._channel, self.logdir)
-        return {"events": update.events, "done": update.is_idle}
+            self._group = WorkerGroup(self._plan, self._number, self._channel, self.logdir)
+        self._ended |= {event.key for event in update.events if isinstance(event, LAST_EVENTS)}
+        is_over = lot is not None and update.is_idle and self._is_over(lot)
+        return {"events": update.events, "done": is_over}
 
     def cleanup(self) -> None:
         """Let the worker group leave and wait for it a little."""
         self._channel.call(Channel.close)
         self._group.close()
 
-    def _hand_out(self, cells: Sequence[CellTask]) -> None:
-        self._gather_s = GATHER_S if all(cell.is_quick for cell in cells) else 0.0
-        self._channel.call(Channel.assign, cells)
+    def _is_over(self, lot: Lot) -> bool:
+        """Ask for the next cells before the driver is told of the last ones, so that the workers need not wait."""
+        if len(self._ended) < lot.n_cells:
+            self._plan.exchange.call(ExchangeState.give_back, self._number, self._ended)
+            return True
+        return self._has_none_left(0.0)
+
+    def _has_none_left(self, timeout_s: float) -> bool:
+        self._lot, self._ended = self._plan.exchange.call(ExchangeState.deal, self._number, timeout_s), set()
+        return self._lot is not None and self._lot.n_cells == 0
 
 
 class WorkerGroup:
     """A Ray Train worker group that serves the channel, watched by a thread of the trial's process."""
 
-    def __init__(self, plan: LanePlan, channel: ChannelClient, folder: str) -> None:
-        self._plan, self._channel = plan, channel
+    def __init__(self, plan: LanePlan, number: int, channel: ChannelClient, folder: str) -> None:
+        self._plan, self._number, self._channel = plan, number, channel
         self._scratch = tempfile.mkdtemp(prefix="train_", dir=folder)
         self._thread = threading.Thread(target=self._fit, name="worker-group", daemon=True)
         self._thread.start()
@@ -111,7 +114,7 @@ class WorkerGroup:
             self._trainer().fit()
         except Exception as error:
             failure = replace(Failure.of(error), kind="lost")
-        self._channel.call(Channel.group_ended, failure)
+        self._plan.exchange.call(ExchangeState.end_group, self._number, failure)
 
     def _trainer(self) -> Any:
         os.environ.update(TRAIN_ENVIRONMENT)

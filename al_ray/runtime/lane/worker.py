@@ -22,7 +22,7 @@ from al_ray.errors import ExecutionError
 from al_ray.model.worker import free_memory, place_of, set_threads
 from al_ray.runtime.failures import Failure, lane_survives
 from al_ray.runtime.lane.channel import Assignment, Channel, RecordHeld
-from al_ray.runtime.lane.exchange import ChannelClient
+from al_ray.runtime.lane.exchange import ChannelClient, ExchangeState
 from al_ray.runtime.lane.sharing import SharedScoring, SharingPlan
 from al_ray.runtime.pool import CellPool
 from al_ray.runtime.tasks import (
@@ -312,6 +312,8 @@ def serve(channel: ChannelClient, functions: bytes, sharing: SharingPlan) -> Non
     """
     worker = TrainWorker.join(sharing.resources.cpus_per_worker, sharing.resources.gpus_per_worker)
     client = LaneClient(channel, worker)
+    if worker.rank == 0:
+        channel.exchange.call(ExchangeState.tell_ready, channel.lane)
     try:
         run_cell = _open_functions(functions)
     except Exception as error:
