@@ -21,6 +21,7 @@ SHORT = (
     "grid",
     "quick_cells",
     "grid_size",
+    "s3_records",
     "batch_strategies",
     "report_size",
     "tracking",
