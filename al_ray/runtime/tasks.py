@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from al_ray.errors import AlRayError
 from al_ray.runtime.failures import Failure
 
-# What a killed lane loses, against how many files a study leaves.
-HOLD_S, MAX_HELD, MAX_HELD_BYTES = 10.0, 1000, 2**25
+# What a killed lane loses, against how many files a study leaves; below 10 MiB an object store takes one request.
+HOLD_S, MAX_HELD, MAX_HELD_BYTES = 10.0, 1000, 2**23
 
 if TYPE_CHECKING:
     from al_ray.model.worker import Worker
