@@ -5,7 +5,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,7 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
         if isinstance(event, LAST_EVENTS):
             self._n_left -= 1
             if self._n_left < self._n_lanes:  # the CPUs of lanes that have come to their end may score for the others
-                self._plan.exchange.call(ExchangeState.reserve, self._n_left * self._plan.workers)
+                self._call_exchange(ExchangeState.reserve, self._n_left * self._plan.workers)
 
     def _left_of(self, trial: Any) -> list[CellTask]:
         """Return the cells of a trial that have not ended; a lane has the first of them in hand."""
@@ -204,8 +204,12 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
     def _check_exchange(self, ended: Sequence[str] = ()) -> None:
         """Stop the grid where the exchange is dead; else let it know cells that have ended."""
+        self._call_exchange(ExchangeState.tell_ended, ended)
+
+    def _call_exchange(self, method: Callable[..., Any], *args: Any) -> None:
+        """Tell the exchange something; stop the grid where it is dead."""
         try:
-            self._plan.exchange.call(ExchangeState.tell_ended, ended)
+            self._plan.exchange.call(method, *args)
         except ExchangeLostError as error:
             self._monitor.stop(error)
 
