@@ -224,7 +224,7 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
         if isinstance(event, LAST_EVENTS):
             self._n_left -= 1
             if self._n_left < self._n_lanes:  # the CPUs of lanes that have come to their end may score for the others
-                self._plan.exchange.call(ExchangeState.reserve, self._n_left * self._plan.workers)
+                self._ask(ExchangeState.reserve, self._n_left * self._plan.workers)
 
     def _left_of(self, number: int) -> list[CellTask]:
         """Return the cells of a lane that have not ended; it has the first of them in hand."""

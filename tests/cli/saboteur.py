@@ -1,5 +1,6 @@
 """Kills processes of a running study, for real."""
 
+import itertools
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
+from al_ray.errors import ModelError
 from al_ray.model.worker import Worker
 from al_ray.runtime.lane import sharing
 from al_ray.runtime.lane.dispenser import Dispenser, Share
@@ -105,19 +107,26 @@ def score_with_help(task: CellTask, pool: CellPool, worker: Worker, report: Repo
 
 
 class _Helped:
-    """Sharing that makes every worker of a lane wait for help, or until a file says that there will be none."""
+    """Sharing that makes every worker of a lane wait for help.
 
-    def __init__(self, shared: Any, alone: Path | None = None) -> None:
-        self._shared, self._alone = shared, alone
+    Args:
+        shared: what helps.
+        alone: a file that says that there will be no help.
+        n_before: shares of each scoring that are computed without waiting.
+    """
+
+    def __init__(self, shared: Any, alone: Path | None = None, n_before: int = 0) -> None:
+        self._shared, self._alone, self._n_before = shared, alone, n_before
 
     def prepare(self) -> None:
         self._shared.prepare()
 
     def score(self, batches: Any, make_job: Any) -> Any:
-        compute = batches.compute
+        compute, n_computed = batches.compute, itertools.count()
 
         def compute_once_helped(numbers: Any) -> Any:
-            wait_until(self._is_helped, "help with a scoring")
+            if next(n_computed) >= self._n_before:
+                wait_until(self._is_helped, "help with a scoring")
             return compute(numbers)
 
         batches.compute = compute_once_helped
@@ -136,6 +145,17 @@ class _Helped:
         return bool(pipeline.n_nodes(scoring))
 
 
+def score_with_help_that_pays(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
+    """Run a cell as :func:`score_with_help`, where help pays as soon as it is known how long a batch takes."""
+    sharing.START_PAYS_S = sharing.SHARING_PAYS_S = 0.0
+    shared: Any = worker.helpers
+    worker.helpers = _Helped(shared, n_before=1)
+    try:
+        run_cell(task, pool, worker, report)
+    finally:
+        worker.helpers = shared
+
+
 def lose_a_scoring_process(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
     """Run a cell as :func:`score_with_help`, and let a process beside the lane die once, with a share in its hands.
 
@@ -152,6 +172,27 @@ def lose_a_scoring_process(task: CellTask, pool: CellPool, worker: Worker, repor
 
     sharing.ScoringActor = Dying  # type: ignore[misc]
     score_with_help(task, pool, worker, report)
+
+
+def score_without_the_model(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:
+    """Run a cell beside whose lane nothing can be computed; the first scoring waits until that is known."""
+
+    class Lacking(sharing.ScoringActor):
+        def _batches(self, share: Share) -> Any:
+            raise ModelError("model 'x' is not on this machine")
+
+    class UntilFailure(_Helped):
+        def _is_helped(self) -> bool:
+            pipeline = self._shared._pipeline
+            return pipeline is None or pipeline.failure is not None
+
+    sharing.ScoringActor = Lacking  # type: ignore[misc]
+    shared: Any = worker.helpers
+    worker.helpers = UntilFailure(shared)
+    try:
+        run_cell(task, pool, worker, report)
+    finally:
+        worker.helpers = shared
 
 
 def share_at_gates(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> None:

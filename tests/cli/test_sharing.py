@@ -10,6 +10,8 @@ import pytest
 from al_ray.study import run as study_module
 from tests.cli import saboteur
 from tests.cli.conftest import computed
+from tests.processes import ray_processes
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("private_ray")]
 
@@ -25,10 +27,9 @@ SHARED = re.compile(r"([\d,]+) of ([\d,]+) batches were scored beside its lane, 
 
 
 def run_shared(path: Path, storage: Path, run_cell: Any, monkeypatch: pytest.MonkeyPatch, *options: str) -> list[str]:
-    """Run a study whose lanes share every scoring and return what was logged."""
+    """Run a study of such cells and return what was logged."""
     monkeypatch.setattr(study_module, "run_cell", run_cell)
-    shared = ("scoring=cluster", *options)
-    return saboteur.run_with(path, storage, lambda event: None, *shared, level=logging.INFO)
+    return saboteur.run_with(path, storage, lambda event: None, *options, level=logging.INFO)
 
 
 def test_shared_scorings_give_the_records_of_one_process_for_every_way_of_predicting(
@@ -36,12 +37,28 @@ def test_shared_scorings_give_the_records_of_one_process_for_every_way_of_predic
 ) -> None:
     path = study(*METHODS, scoring_batch_size=8)
     assert al_ray("run", path, "--local", "--set", "tracking=off", "--storage", tmp_path / "alone").code == 0
-    said = run_shared(path, tmp_path / "shared", saboteur.score_with_help, monkeypatch, "lanes=2")
+    said = run_shared(path, tmp_path / "shared", saboteur.score_with_help, monkeypatch, "lanes=2", "scoring=cluster")
     assert computed(tmp_path / "shared") == computed(tmp_path / "alone")
     shared = [found for words in said if (found := SHARED.search(words))]
     # Two scorings of the test split and of the pool in each of two rounds at least, of each cell.
     assert len(shared) >= 4 * len(METHODS)
     assert all(int(found[1]) > 0 for found in shared)
+    wait_until(lambda: not ray_processes("ray::MapWorker(MapBatches(ScoringActor))"), "the processes beside are gone")
+
+
+def test_auto_measures_first_and_shares_what_is_long(
+    study: Any, al_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = study({"strategy": "margin"}, scoring_batch_size=8)  # batches: 8 of the test split, 18 of the pool at first
+    assert al_ray("run", path, "--local", "--set", "tracking=off", "--storage", tmp_path / "alone").code == 0
+    options = ("lanes=1", "scoring=auto")
+    said = run_shared(path, tmp_path / "shared", saboteur.score_with_help_that_pays, monkeypatch, *options)
+    assert computed(tmp_path / "shared") == computed(tmp_path / "alone")
+    [began] = [
+        words for words in said if "its pool is scored with 3 processes beside its lane (scoring: auto)" in words
+    ]
+    assert "4 workers fit on the nodes, and lanes have 1 of them; the lane alone would take 0 s more" in began
+    assert any((found := SHARED.search(words)) and int(found[1]) > 0 for words in said)
 
 
 def test_two_workers_share_with_others_what_one_computes_alone(
@@ -49,7 +66,7 @@ def test_two_workers_share_with_others_what_one_computes_alone(
 ) -> None:
     stuck = {"epochs": 1, "learning_rate": 1e-30, "validation_fraction": 0.0}  # so that both have the same weights
     path = study({"workers": [1, 2]}, finetune=stuck, scoring_batch_size=8)
-    said = run_shared(path, tmp_path, saboteur.score_with_help, monkeypatch, "lanes=1")
+    said = run_shared(path, tmp_path, saboteur.score_with_help, monkeypatch, "lanes=1", "scoring=cluster")
     records = computed(tmp_path)
     one, two = ({name.split("/")[1]: records[name] for name in records if f"workers={n}" in name} for n in (1, 2))
     assert len(one) == 7
@@ -62,16 +79,40 @@ def test_a_process_that_dies_with_a_share_costs_that_share_and_no_more(
 ) -> None:
     path = study({"strategy": "margin"}, scoring_batch_size=8)
     assert al_ray("run", path, "--local", "--set", "tracking=off", "--storage", tmp_path / "alone").code == 0
-    said = run_shared(path, tmp_path / "shared", saboteur.lose_a_scoring_process, monkeypatch, "lanes=1")
+    said = run_shared(
+        path, tmp_path / "shared", saboteur.lose_a_scoring_process, monkeypatch, "lanes=1", "scoring=cluster"
+    )
     assert (tmp_path / "died").exists()
     assert computed(tmp_path / "shared") == computed(tmp_path / "alone")
     assert not any("tried again" in words for words in said)
 
 
-def test_a_lane_with_nothing_free_beside_it_scores_alone_and_says_so(
+def test_a_lane_goes_on_alone_where_the_processes_beside_it_cannot_compute(
     study: Any, al_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = study({"seed": [1, 2]}, scoring_batch_size=8)
+    path = study({"strategy": "margin"}, scoring_batch_size=8)
     assert al_ray("run", path, "--local", "--set", "tracking=off", "--storage", tmp_path / "alone").code == 0
-    said = run_shared(path, tmp_path / "full", study_module.run_cell, monkeypatch, "lanes=2", "cpus_per_worker=2")
-    assert "nothing is free beside the lanes" in "\n".join(said)
+    options = ("lanes=1", "scoring=cluster")
+    said = run_shared(path, tmp_path / "shared", saboteur.score_without_the_model, monkeypatch, *options)
+    assert computed(tmp_path / "shared") == computed(tmp_path / "alone")
+    [why] = [words for words in said if "the processes beside its lane failed, which goes on alone" in words]
+    assert "model 'x' is not on this machine" in why
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            ("lanes=1", "cpus_per_worker=4", "scoring=cluster"),
+            "its pool is scored by its lane alone: nothing is free beside the lanes",
+        ),
+        (("lanes=1", "scoring=auto"), "beside it are started where more than 15 s are left (scoring: auto)"),
+    ],
+)
+def test_a_lane_that_scores_alone_says_why_once(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], reason: str
+) -> None:
+    path = study({"strategy": "margin"}, scoring_batch_size=8)
+    said = run_shared(path, tmp_path, study_module.run_cell, monkeypatch, *options)
+    assert sum(reason in words for words in said) == 1
+    assert not any(SHARED.search(words) for words in said)

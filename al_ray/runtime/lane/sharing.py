@@ -372,14 +372,14 @@ class Pipeline:
         )
 
     def _take(self, table: pa.Table) -> None:
-        """Keep what an actor computed for a ticket, as views of the object store."""
+        """Keep what an actor computed for a ticket: a copy, or features of a large pool would fill the object store."""
         for row in range(table.num_rows):
             scoring, first, node = (table[name][row].as_py() for name in ("scoring", "first", "node"))
             buffers = {name: table[name][row].as_buffer() for name in COLUMNS if table[name][row].is_valid}
             with self._lock:
                 self._n_used += 1
                 self._arrived[scoring, first] = {
-                    name: np.frombuffer(buffer, np.float32) for name, buffer in buffers.items()
+                    name: np.frombuffer(buffer, np.float32).copy() for name, buffer in buffers.items()
                 }
                 self._nodes.setdefault(scoring, set()).add(node)
 
