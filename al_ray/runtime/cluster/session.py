@@ -110,7 +110,7 @@ def _start(cpus: int, scratch: Path) -> None:
     os.environ.setdefault(ray_internals.STARTUPS_AT_ONCE, str(2 * cpus + 4))
     began = time.monotonic()
     try:
-        with ray_internals.on_loopback(), ray_internals.patient_start():
+        with ray_internals.on_loopback(), ray_internals.without_log_monitor(), ray_internals.patient_start():
             ray.init(
                 address="local",
                 num_cpus=cpus + DATA_PLANE_CPUS,
