@@ -101,7 +101,7 @@ def _add(report: Report, what: str, found: dict[str, Any], at_most: float | None
 
 def _upload(n_cells: int, storage: str) -> None:
     with tempfile.TemporaryDirectory(prefix="al_ray_s3_") as here:
-        root = MadeStudy(Path(here), n_cells, N_ROUNDS, part_size=PART_SIZE).write()
+        root = MadeStudy(Path(here), n_cells, N_ROUNDS, n_seeds=max(n_cells // 500, 1), part_size=PART_SIZE).write()
         there = StudyStore.open(storage, "made").folder
         for path in root.rglob("*"):
             if path.is_file():
