@@ -183,7 +183,8 @@ def _run(
     try:
         events = _Events(plan, tracker, lease, listener)
         shared = once_a_kind(lambda spec: _shared(plan, spec, execution))
-        tasks = [_task(plan, cell, execution, shared(cell.spec)) for cell in waiting]
+        cost = _costs(plan)
+        tasks = [_task(plan, cell, execution, shared(cell.spec), cost(cell)) for cell in waiting]
         if not local:
             # The longest first, so that no lane is left alone with one at the end; those of equal cost stay together by
             # their pool. A pool comes back where costs differ within it, which costs a lane some milliseconds: its
@@ -312,9 +313,22 @@ def _shared(plan: Plan, spec: CellSpec, execution: Execution) -> dict[str, Any]:
     }
 
 
-def _task(plan: Plan, cell: PlannedCell, execution: Execution, shared: dict[str, Any]) -> CellTask:
+def _costs(plan: Plan) -> Callable[[PlannedCell], float]:
+    """Return what gives the cost of a cell, counted once for all that differ in the seed alone and are as far."""
+    known: dict[tuple[Any, ...], float] = {}
+
+    def of(cell: PlannedCell) -> float:
+        alike = cell.spec.kind, cell.n_recorded
+        if alike not in known:
+            model = plan.models[cell.spec.model.name, cell.spec.model.revision]
+            known[alike] = cell_cost(cell, plan.datasets[dataset_key(cell.spec.dataset)], plan.facts[model])
+        return known[alike]
+
+    return of
+
+
+def _task(plan: Plan, cell: PlannedCell, execution: Execution, shared: dict[str, Any], cost: float) -> CellTask:
     assert cell.fingerprint is not None
-    dataset, model = plan.datasets[dataset_key(cell.spec.dataset)], cell.spec.model
     return CellTask(
         key=cell.key,
         study=plan.study.name,
@@ -324,7 +338,7 @@ def _task(plan: Plan, cell: PlannedCell, execution: Execution, shared: dict[str,
         fingerprint=cell.fingerprint,
         pool_key=cell.pool_key,
         is_new=cell.status == "waiting",
-        cost=cell_cost(cell, dataset, plan.facts[plan.models[model.name, model.revision]]),
+        cost=cost,
         **{**shared, "spec": {**shared["spec"], "seed": cell.spec.seed}},
     )
 
