@@ -85,7 +85,7 @@ class Watcher:
 
     def _view(self, planned: Mapping[str, Any]) -> CellView:
         cell = self.store.cell(planned["slug"], planned["fingerprint"])
-        status, n_rounds = cell.progress()
+        status, n_rounds = self.store.progress(cell)
         figures = {} if status == "waiting" else self._figures(cell, status, n_rounds)
         return CellView(**_place(planned), status=status, n_rounds=n_rounds, **figures)
 
