@@ -69,7 +69,7 @@ def text_table(split: TextSplit) -> "pa.Table":
     table = pa.table({"id": split.ids, "label": split.labels, "text": pa.array(split.texts, pa.string())})
     if split.groups is not None:
         table = table.append_column("group", pa.array(split.groups, pa.string()))
-    return table.sort_by("id")
+    return table if (np.diff(split.ids) > 0).all() else table.sort_by("id")
 
 
 def local_pool(source: PoolSource, device: "torch.device") -> CellPool:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +24,8 @@ from al_ray.study.cell import encodings_read
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from al_ray.study.file import Execution
 
 N_COUNTED = 500
@@ -172,18 +174,20 @@ class EncodingPlan:
         )
 
 
-def stored_places(plan: Plan, cells: Sequence[PlannedCell], storage: Folder) -> dict[str, dict[str, StoredEncoding]]:
+def stored_places(
+    plan: Plan, cells: Sequence[PlannedCell], storage: Folder, tables: "Mapping[str, pa.Table]"
+) -> dict[str, dict[str, StoredEncoding]]:
     """Return where encodings of one pool lie in a storage: key of the encoding -> split -> place.
 
     Args:
         plan: has their data and models.
         cells: that read one pool.
         storage: the folder above the study.
+        tables: split -> its texts in the order of their ids.
     """
     spec, encodings = cells[0].spec, encodings_read(cell.spec for cell in cells)
     dataset = plan.datasets[dataset_key(spec.dataset)]
-    splits = {"pool": dataset.train, "test": dataset.test} if encodings else {}
-    texts = {split: Texts(text_table(each)["text"]) for split, each in splits.items()}
+    texts = {split: Texts(table["text"]) for split, table in tables.items()}
     return {
         key: {
             split: StoredEncoding.of(
@@ -243,8 +247,11 @@ def plan_encodings(plan: Plan, execution: "Execution", *, is_local: bool) -> Enc
 def _costs(plan: Plan, cells: Sequence[PlannedCell], storage: Folder, *, may_be_kept: bool) -> list[EncodingCost]:
     spec, costs = cells[0].spec, list[EncodingCost]()
     dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
-    places = stored_places(plan, cells, storage) if may_be_kept else {}
-    for key, encoding in encodings_read(cell.spec for cell in cells).items():
+    encodings, places = encodings_read(cell.spec for cell in cells), dict[str, dict[str, StoredEncoding]]()
+    if encodings and may_be_kept:
+        tables = {"pool": text_table(dataset.train), "test": text_table(dataset.test)}
+        places = stored_places(plan, cells, storage, tables)
+    for key, encoding in encodings.items():
         stored = places.get(key, {}).values()
         costs.append(
             EncodingCost(

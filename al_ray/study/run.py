@@ -373,10 +373,11 @@ def _pool_source(plan: Plan, cells: Sequence[PlannedCell], storage: Folder | Non
     spec = cells[0].spec
     dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
     encodings = encodings_read(cell.spec for cell in cells)
+    tables = {"pool": text_table(dataset.train), "test": text_table(dataset.test)}
     return PoolSource(
-        tables={"pool": text_table(dataset.train), "test": text_table(dataset.test)},
+        tables=tables,
         tokenize=partial(tokenize_table, model=model, max_tokens=spec.max_tokens),
         encoders={key: encoding.encoder for key, encoding in encodings.items()},
-        stored={} if storage is None else stored_places(plan, cells, storage),
+        stored={} if storage is None else stored_places(plan, cells, storage, tables),
         reads_tokens=not all(cell.spec.finetune.is_frozen for cell in cells),
     )

@@ -128,6 +128,17 @@ def test_texts_are_encoded_with_the_tokens_of_their_own_model(
     assert read == [({bert}, bert), ({roberta}, roberta)]
 
 
+def test_what_the_storage_has_already_takes_no_time(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure.Pace, "encoding_s", lambda *args: 1000.0)
+    monkeypatch.setattr(measure.Pace, "rounds_s", lambda *args: 1.0)
+    plan = planned(finetune={"frozen_layers": "all"})
+    found = [
+        measured_seconds(plan, Execution(), 1, is_local=True, unencoded=lambda key, share=share: share)  # type: ignore[misc]
+        for share in (1.0, 0.25, 0.0)
+    ]
+    assert found == [1002.0, 252.0, 2.0]
+
+
 def test_what_cannot_be_measured_here_is_not_guessed(planned: Any) -> None:
     assert seconds_of(planned(), gpus_per_worker=1.0) is None
     plan = planned()
