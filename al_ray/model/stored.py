@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 class DamagedEncodingError(StorageError):
-    """A file of a stored encoding is not what was written, or gone; it is deleted, so that it is computed again."""
+    """A file of a stored encoding is not what was written, or gone; without it, it is computed again."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class StoredEncoding:
             StorageError: the storage cannot be read, or the file cannot be written.
         """
         if not self.folder.is_local:
-            rows = np.concatenate(list(self._parts()))
+            rows = self._joined()
             if not self._fits(rows):
                 raise StorageError(self._misfit(self.folder.address, rows))
             return rows
@@ -186,14 +186,30 @@ class StoredEncoding:
         is_new = not self.folder.exists(ROWS)
         if is_new:
             self.put_together(path)
-        if self.folder.exists(_part(0)):  # which goes last, so that no other one is forgotten
-            for number in reversed(range(self.n_parts)):
-                self.folder.remove(_part(number))
         try:
-            return self.mapped(path, proved=not is_new)  # each part was
+            rows = self.mapped(path, proved=not is_new)  # each part was
         except DamagedEncodingError:
             self.folder.remove(ROWS)
             raise
+        for name in self.folder.names()[0]:  # only now; somebody may also have written one too late
+            if _PART.fullmatch(name):
+                self.folder.remove(name)
+        return rows
+
+    def _joined(self) -> Rows:
+        """Return all parts as one array; where there is a row a text, nothing is in memory twice."""
+        parts = self._parts()
+        if isinstance(self.about["output"], int):
+            return np.concatenate(list(parts))
+        rows, at = np.empty((0, 0), np.float32), 0
+        for part in parts:
+            if not at:
+                rows = np.empty((self.n_texts, part.shape[1]), part.dtype)
+            if part.shape[1] != rows.shape[1] or at + len(part) > len(rows):
+                raise StorageError(self._misfit(self.folder.address, part))
+            rows[at : at + len(part)] = part
+            at += len(part)
+        return rows[:at]
 
     def put_together(self, path: Path) -> None:
         """Write all parts to one file on a disk of this machine, whole or not at all; few are in memory at a time.
@@ -244,11 +260,11 @@ class StoredEncoding:
         except FileNotFoundError:
             raise DamagedEncodingError(f"{path} is gone. Run again, and it is computed again.") from None
         except (ValueError, EOFError, OSError) as error:
-            raise DamagedEncodingError(self._damage(path, error)) from error
+            raise DamagedEncodingError(self._damage(path, error, "Delete it and run again")) from error
         if not self._fits(rows):
             raise DamagedEncodingError(self._misfit(path, rows))
         if proved and _sha256(rows) != digest:
-            raise DamagedEncodingError(self._damage(path, _OTHER_CONTENT))
+            raise DamagedEncodingError(self._damage(path, _OTHER_CONTENT, "Delete it and run again"))
         return rows
 
     def _parts(self) -> Iterator[Rows]:
@@ -275,15 +291,17 @@ class StoredEncoding:
                 raise ValueError(_OTHER_CONTENT)
         except (ValueError, EOFError, OSError) as error:
             self.folder.remove(name)
-            raise DamagedEncodingError(self._damage(self.folder.where(name), error)) from error
+            raise DamagedEncodingError(
+                self._damage(self.folder.where(name), error, "It was deleted; run again")
+            ) from error
         return rows
 
     def _fits(self, rows: Rows) -> bool:
         """Tell whether there are as many rows as texts; of the output of a layer there is one a token."""
         return rows.ndim == 2 and (isinstance(self.about["output"], int) or len(rows) == self.n_texts)
 
-    def _damage(self, where: object, why: object) -> str:
-        return f"{where} is damaged: {why}. It was deleted; run again, and it is computed again."
+    def _damage(self, where: object, why: object, what_to_do: str) -> str:
+        return f"{where} is damaged: {why}. {what_to_do}, and it is computed again."
 
     def _misfit(self, where: object, rows: Rows) -> str:
         return (

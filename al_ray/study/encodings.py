@@ -66,6 +66,11 @@ class EncodingCost:
         return f"the output of layer {output}" if isinstance(output, int) else "the embeddings"
 
     @property
+    def is_stored(self) -> bool:
+        """Whether all of it is in the storage already."""
+        return self.n_stored == self.n_texts
+
+    @property
     def missing_bytes(self) -> int:
         """What is still to be computed, about."""
         return round(self.n_bytes * (1 - self.n_stored / self.n_texts))
@@ -77,7 +82,7 @@ class EncodingPlan:
 
     Attributes:
         costs: of each.
-        is_kept: whether they are kept in the storage.
+        is_kept: whether what is missing is kept in the storage.
         may_be_kept: whether the study asks for it.
         cache: address of their folder in the storage, for people.
         room: what they lie in, unless on disk, in words; empty where only the cluster knows.
@@ -97,6 +102,11 @@ class EncodingPlan:
     free_bytes: int | None = None
     fetched_bytes: int = 0
 
+    def keeps(self, pool_key: str, encoding_key: str) -> bool:
+        """Tell whether one is read from the storage, and written there as far as it is missing."""
+        stored = ((cost.pool_key, cost.encoding.key) for cost in self.costs if cost.is_stored)
+        return self.is_kept or (self.may_be_kept and (pool_key, encoding_key) in stored)
+
     def missing_share(self, pool_key: str) -> float:
         """Return the share of the encoding of one pool that is still to be done."""
         shares = [1 - cost.n_stored / cost.n_texts for cost in self.costs if cost.pool_key == pool_key]
@@ -107,8 +117,8 @@ class EncodingPlan:
         said = [self._sentence(cost) for cost in self.costs]
         if self.may_be_kept and not self.is_kept and self.costs:
             said.append(
-                f"encodings are not kept: writing them takes up to {size_text(self.written_bytes)}, and the disk of "
-                f"{self.cache} has {size_text(self.free_bytes or 0)} free"
+                f"what is computed is not kept: writing it takes up to {size_text(self.written_bytes)}, and the disk "
+                f"of {self.cache} has {size_text(self.free_bytes or 0)} free"
             )
         return said
 
@@ -140,7 +150,7 @@ class EncodingPlan:
 
     def _sentence(self, cost: EncodingCost) -> str:
         had, kept = "computed first", f", kept in {self.cache}" if self.is_kept else ""
-        if cost.n_stored == cost.n_texts:
+        if cost.is_stored:
             had, kept = f"in {self.cache} already", ""
         elif cost.n_stored:
             had = f"{cost.n_stored:,} of {cost.n_texts:,} texts in the cache already"
@@ -225,9 +235,10 @@ def plan_encodings(plan: Plan, execution: "Execution", *, is_local: bool) -> Enc
     placed, store_bytes = list[EncodingCost](), 0
     for cost in costs:
         way: Way = "cluster" if on_cluster else "object store"
+        is_read = is_kept or (execution.cache and cost.is_stored)
         if is_local:
-            way = "disk" if is_kept and storage.is_local else "memory"
-        elif not on_cluster and is_kept and store_bytes + cost.n_bytes > STORE_SHARE * room_bytes:
+            way = "disk" if is_read and storage.is_local else "memory"
+        elif not on_cluster and is_read and store_bytes + cost.n_bytes > STORE_SHARE * room_bytes:
             way = "disk"
         store_bytes += cost.n_bytes if way == "object store" else 0
         placed.append(replace(cost, way=way))

@@ -65,8 +65,14 @@ class ReadyStudy:
         if self.plan.waiting():
             for sentence in self.encodings.sentences():
                 _log.info("%s", sentence)
-            execution = self.execution.model_copy(update={"cache": self.encodings.is_kept})
-            run_study(self.plan, execution, local=self.is_local, listener=listener, methods=methods)
+            run_study(
+                self.plan,
+                self.execution,
+                local=self.is_local,
+                listener=listener,
+                methods=methods,
+                encodings=self.encodings,
+            )
 
 
 def prepare(
@@ -145,7 +151,13 @@ def _lanes(execution: Execution, plan: Plan) -> int | None:
 
 
 def run_study(
-    plan: Plan, execution: Execution, *, local: bool, listener: Listener, methods: Methods | None = None
+    plan: Plan,
+    execution: Execution,
+    *,
+    local: bool,
+    listener: Listener,
+    methods: Methods | None = None,
+    encodings: EncodingPlan | None = None,
 ) -> None:
     """Run every cell of the plan that is not finished; records are written by the cells themselves.
 
@@ -155,6 +167,7 @@ def run_study(
         local: run here without Ray.
         listener: told of every start, round, end and failure, in this process.
         methods: what MLflow is to show of the study's methods.
+        encodings: which of them are kept in the storage; None: all, unless ``execution.cache`` is off.
 
     Raises:
         AlRayError: before anything starts, or when the lanes themselves cannot be had.
@@ -168,11 +181,18 @@ def run_study(
     with Lease(plan.store.claimed().folder, plan.study.name, cell=plan.only).held() as lease:
         if plan.is_whole:
             plan.store.write_plan(plan_record(plan))
-        _run(plan, execution, lease, local=local, listener=listener, methods=methods)
+        _run(plan, execution, lease, encodings, local=local, listener=listener, methods=methods)
 
 
 def _run(
-    plan: Plan, execution: Execution, lease: Lease, *, local: bool, listener: Listener, methods: Methods | None
+    plan: Plan,
+    execution: Execution,
+    lease: Lease,
+    encodings: EncodingPlan | None,
+    *,
+    local: bool,
+    listener: Listener,
+    methods: Methods | None,
 ) -> None:
     waiting = plan.waiting()
     first = ", ".join([*(cell.key for cell in waiting[:3]), *(["..."] if len(waiting) > 3 else [])])
@@ -192,7 +212,7 @@ def _run(
             order = sorted(range(len(tasks)), key=lambda at: -tasks[at].cost)
             tasks, waiting = [tasks[at] for at in order], [waiting[at] for at in order]
         # One table a pool, however many cells share it.
-        pools = _pools(plan, waiting, execution)
+        pools = _pools(plan, waiting, execution, encodings)
         if local:
             run_local(
                 cells=tasks,
@@ -363,21 +383,28 @@ def installed_versions() -> dict[str, str]:
     return {"al_ray": __version__, **{name: metadata.version(name) for name in RECORDED_VERSIONS}}
 
 
-def _pools(plan: Plan, cells: Iterable[PlannedCell], execution: Execution) -> dict[str, PoolSource]:
+def _pools(
+    plan: Plan, cells: Iterable[PlannedCell], execution: Execution, kept: EncodingPlan | None
+) -> dict[str, PoolSource]:
     """Return the pools that cells read, in the order of their use, with all that any of the cells reads of each."""
     storage = Folder.at(plan.store.storage, patience_s=execution.storage_patience_s) if execution.cache else None
-    return {key: _pool_source(plan, of_pool, storage) for key, of_pool in by_pool(cells).items()}
+    return {key: _pool_source(plan, of_pool, storage, kept) for key, of_pool in by_pool(cells).items()}
 
 
-def _pool_source(plan: Plan, cells: Sequence[PlannedCell], storage: Folder | None) -> PoolSource:
+def _pool_source(
+    plan: Plan, cells: Sequence[PlannedCell], storage: Folder | None, kept: EncodingPlan | None
+) -> PoolSource:
     spec = cells[0].spec
     dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
     encodings = encodings_read(cell.spec for cell in cells)
     tables = {"pool": text_table(dataset.train), "test": text_table(dataset.test)}
+    stored = {} if storage is None else stored_places(plan, cells, storage, tables)
+    if kept is not None:
+        stored = {key: places for key, places in stored.items() if kept.keeps(cells[0].pool_key, key)}
     return PoolSource(
         tables=tables,
         tokenize=partial(tokenize_table, model=model, max_tokens=spec.max_tokens),
         encoders={key: encoding.encoder for key, encoding in encodings.items()},
-        stored={} if storage is None else stored_places(plan, cells, storage, tables),
+        stored=stored,
         reads_tokens=not all(cell.spec.finetune.is_frozen for cell in cells),
     )

@@ -4,8 +4,10 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +19,9 @@ from al_ray.model.encoding import Encoding
 from al_ray.records.lease import Lease
 from al_ray.runtime import grid
 from al_ray.storage.folder import Folder
+from al_ray.study.cell import encodings_read
+from al_ray.study.encodings import EncodingCost, EncodingPlan
+from al_ray.study.spec import make_spec
 from tests.cli.conftest import Outcome, computed
 from tests.runtime.made import sentences
 
@@ -114,6 +119,22 @@ def test_a_plan_says_what_is_there_and_which_way_it_goes(
     assert not al_ray("run", study(), "--plan", "--storage", storage).text.count("_cache")
 
 
+def test_what_is_stored_is_read_where_the_disk_has_no_room_for_the_rest() -> None:
+    spec = make_spec(
+        {"dataset": "tickets", "model": "minilm", "strategy": "margin", "seed": 1, "finetune": FROZEN, "rounds": 1},
+        "one",
+    )
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"sha256": "0", "settings_sha256": "1"})})
+    (encoding,) = encodings_read([spec]).values()
+    sizes: dict[str, Any] = {"encoding": encoding, "whose": "of it", "n_bytes": 1000, "n_texts": 10}
+    costs = (EncodingCost(pool_key="a", n_stored=10, **sizes), EncodingCost(pool_key="b", n_stored=4, **sizes))
+    plan = EncodingPlan(costs=costs, is_kept=False, may_be_kept=True)
+    assert plan.keeps("a", encoding.key)
+    assert not plan.keeps("b", encoding.key)
+    assert not replace(plan, may_be_kept=False).keeps("a", encoding.key)
+    assert replace(plan, is_kept=True).keeps("b", encoding.key)
+
+
 def test_what_neither_the_disk_nor_the_object_store_holds_is_refused_and_where_one_does_it_is_used(
     study: WriteStudy, al_ray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +142,7 @@ def test_what_neither_the_disk_nor_the_object_store_holds_is_refused_and_where_o
     plain = Folder.free_bytes
     monkeypatch.setattr(Folder, "free_bytes", lambda folder: 1000 if folder.path == str(storage) else plain(folder))
     shown = al_ray("run", path, "--plan", "--storage", storage)
-    assert "computed first, read from the object store encodings are not kept: writing them takes up to" in shown.text
+    assert "computed first, read from the object store what is computed is not kept: writing it takes" in shown.text
     run(al_ray, path, storage, "--local")
     assert not (storage / "_cache").exists()
     memory = SimpleNamespace(available=10)
