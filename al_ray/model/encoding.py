@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from al_ray.model.source import ResolvedModel, pinned_model
 from al_ray.model.tokens import TokenizedSplit
-from al_ray.model.worker import Alone, free_memory
+from al_ray.model.worker import Alone, trim_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,7 +80,7 @@ class Encoding:
 
         def encode(block: "pa.Table") -> npt.NDArray[Any]:
             encoded = _encode(network, TokenizedSplit.from_table(block), self.output, self.batch_size, device)
-            free_memory(device)  # batches of ever new shapes leave holes, which grew to 2.5 GiB for 30,000 texts
+            trim_memory(device)  # batches of ever new shapes leave holes, which grew to 2.5 GiB for 30,000 texts
             return encoded
 
         return encode
