@@ -1,16 +1,22 @@
 """Studies of quick cells: packed, in folders where they take long or fail, resumed, killed, spoiled."""
 
+import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import al_ray.runtime.tasks
 import al_ray.study.cell
+import al_ray.study.run
 from al_ray.errors import ModelError
 from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.records.study import StudyStore, open_study
+from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 from al_ray.storage.folder import Folder
 from tests.cli.conftest import Outcome, computed
 from tests.processes import ray_processes
@@ -39,6 +45,13 @@ def run(study, al_ray, tmp_path: Path):
     return run_study
 
 
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no cell get a folder, and no part be written, because this machine is slow."""
+    for module in (al_ray.study.cell, al_ray.runtime.tasks):
+        monkeypatch.setattr(module, "HOLD_S", math.inf)
+
+
 def in_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every cell take longer than a quick one may."""
     monkeypatch.setattr(al_ray.study.cell, "HOLD_S", 0.0)
@@ -62,6 +75,59 @@ def test_cells_that_take_long_get_a_folder_with_the_same_records(run, tmp_path: 
     assert len(folders(tmp_path / "folders" / "tiny")) == 6
     assert parts(tmp_path / "folders" / "tiny") == []
     assert computed(tmp_path / "folders") == computed(tmp_path / "packed")
+
+
+def test_a_cell_that_is_killed_in_its_folder_goes_on_there_and_tells_no_round_twice(
+    run, tmp_path: Path, monkeypatch
+) -> None:
+    from al_ray.model.frozen import FrozenClassifier
+
+    usual, run_cell, fits, told = FrozenClassifier.finetune, al_ray.study.cell.run_cell, list[int](), list[int]()
+
+    def count(self: FrozenClassifier, *args: Any, **options: Any) -> Any:
+        fits.append(1)
+        return usual(self, *args, **options)
+
+    def run_twice(task: CellTask, pool: Any, worker: Any, report: ReportRound) -> Any:
+        def die_at_round_one(event: RoundEnded) -> None:
+            told.append(event.round_index)
+            if event.round_index == 1:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(task, pool, worker, die_at_round_one)
+        return run_cell(replace(task, attempt=2), pool, worker, lambda event: told.append(event.round_index))
+
+    with monkeypatch.context() as patch:
+        in_folders(patch)
+        patch.setattr(FrozenClassifier, "finetune", count)
+        patch.setattr(al_ray.study.run, "run_cell", run_twice)
+        assert run("out", "--cell", "tickets-bert-softmax-margin-s2").code == 0
+    assert told == [0, 1, 2, 3]
+    assert len(fits) == 3
+    assert run("out").code == run("undisturbed").code == 0
+    assert computed(tmp_path / "out") == computed(tmp_path / "undisturbed")
+
+
+def test_a_second_attempt_at_a_cell_without_a_folder_is_packed_like_a_first(run, tmp_path: Path, monkeypatch) -> None:
+    run_cell = al_ray.study.cell.run_cell
+    monkeypatch.setattr(al_ray.study.run, "run_cell", lambda task, *rest: run_cell(replace(task, attempt=2), *rest))
+    assert run().code == 0
+    assert folders(tmp_path / "out" / "tiny") == []
+
+
+def test_what_a_pool_takes_before_the_first_round_makes_no_cell_a_long_one(run, tmp_path: Path, monkeypatch) -> None:
+    usual, clock = al_ray.study.cell.make_classifier, [0.0]
+
+    def slowly(*args: Any) -> Any:
+        clock[0] += 100
+        return usual(*args)
+
+    monkeypatch.setattr(al_ray.study.cell, "HOLD_S", 10.0)
+    monkeypatch.setattr(al_ray.study.cell, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(al_ray.study.cell, "make_classifier", slowly)
+    assert run().code == 0
+    assert folders(tmp_path / "out" / "tiny") == []
 
 
 def test_a_study_may_hold_both_kinds(run, al_ray, tmp_path: Path, monkeypatch) -> None:
