@@ -13,9 +13,11 @@ import pytest
 import al_ray.runtime.tasks
 import al_ray.study.cell
 import al_ray.study.run
-from al_ray.errors import ModelError
+from al_ray.errors import ModelError, StorageError
+from al_ray.records.cell import CellStore
 from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.records.study import StudyStore, open_study
+from al_ray.report.read import read_study
 from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 from al_ray.storage.folder import Folder
 from tests.cli.conftest import Outcome, computed
@@ -204,22 +206,55 @@ def test_a_part_that_is_damaged_stops_a_run_a_watch_and_a_report_with_its_name(r
     assert computed(tmp_path / "out") == computed(tmp_path / "undisturbed")
 
 
-def test_a_study_that_cannot_be_written_fails_the_cells_that_were_held(run, tmp_path: Path, monkeypatch) -> None:
+def test_a_study_that_cannot_be_written_fails_the_cells_that_were_held(
+    run, al_ray, tmp_path: Path, monkeypatch
+) -> None:
     usual, tries = write_part, []
 
     def full_once(study: Folder, cells: list[FilesOfCell]) -> str:
         tries.append(len(cells))
         if len(tries) == 1:
-            from al_ray.errors import StorageError
-
             raise StorageError("6 cells were not recorded: no space left")
         return usual(study, cells)
 
-    monkeypatch.setattr(al_ray.study.cell, "write_part", full_once)
+    monkeypatch.setattr("al_ray.study.cell.write_part", full_once)
     outcome = run()
     assert outcome.code == 2
     assert "6 x storage" in outcome.text
+    root = tmp_path / "out" / "tiny"
+    assert "6 cells, 0 done, 0 running, 6 failed" in al_ray("watch", "--once", root).text
+    assert set(read_study(str(root)).cells["status"]) == {"failed"}
     assert "6 of 6 cells to run" in run().text
+    assert len(folders(root)) == 6
+    assert list(root.rglob("failed.json")) == []
+    assert "6 cells, 6 done" in al_ray("watch", "--once", root).text
+    assert set(read_study(str(root)).cells["status"]) == {"done"}
+    (first, *_) = open_study(str(root)).cells()
+    assert first.provenance()[1]["after_failure"]["reason"]["kind"] == "storage"
+    assert run("undisturbed").code == 0
+    assert computed(tmp_path / "out") == computed(tmp_path / "undisturbed")
+
+
+def test_a_cell_that_cannot_move_into_its_folder_has_failed_there(run, al_ray, tmp_path: Path, monkeypatch) -> None:
+    usual, begun = CellStore.begin, list[str]()
+
+    def full_once(self: CellStore, *args: Any) -> None:
+        if isinstance(self.folder, Folder):
+            begun.append(self.key)
+            if len(begun) == 1:
+                raise StorageError("the spec was not recorded: no space left")
+        usual(self, *args)
+
+    with monkeypatch.context() as patch:
+        in_folders(patch)
+        patch.setattr(CellStore, "begin", full_once)
+        assert run("out", "--cell", "tickets-bert-softmax-margin-s2").code == 2
+    root = tmp_path / "out" / "tiny"
+    (cell,) = open_study(str(root)).cells()
+    assert cell.progress() == ("failed", 0)
+    assert run().code == 0
+    assert folders(root) == [cell.key]
+    assert list(root.rglob("failed.json")) == []
     assert run("undisturbed").code == 0
     assert computed(tmp_path / "out") == computed(tmp_path / "undisturbed")
 
