@@ -197,9 +197,15 @@ def test_a_part_that_is_damaged_stops_a_run_a_watch_and_a_report_with_its_name(r
         outcome = command()
         assert outcome.code == 1
         assert f"{first} is damaged" in outcome.text
+    refused = al_ray("report", root).text
+    assert f"1 part of packed cells in {root} cannot be read:" in refused
+    assert f"or move {first} away, or leave them out with --skip-damaged." in refused
     left = al_ray("report", root, "--skip-damaged", "--tracking", "off")
     assert left.code == 0, left.text
     assert f"{first.name} was left out" in left.text
+    cells = read_study(str(root), skip_damaged=True).cells.set_index("status")
+    assert cells.loc["done", "n_rounds"].tolist() == [4] * 5
+    assert f"lies in what cannot be read: {first} is damaged" in cells.at["failed", "reason"]
     first.unlink()
     assert "1 of 6 cells to run" in run().text
     assert run("undisturbed").code == 0
