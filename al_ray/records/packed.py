@@ -321,7 +321,7 @@ def _named(where: str) -> Iterator[None]:
     """Word what pyarrow raises of a damaged file; an outage of the storage stays one, to be waited out."""
     try:
         yield
-    except (OSError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
         if isinstance(error, OSError) and is_outage(error, claimed=True):
             raise
         raise StorageError(
@@ -336,6 +336,11 @@ def _check_format(where: str, file: pq.ParquetFile) -> None:
             f"{where} has format {found.decode('ascii', 'replace')!r}, this al_ray reads format {FORMAT}. Use the "
             "al_ray that wrote it, or move the file away."
         )
+    if not file.schema_arrow.equals(_SCHEMA):
+        columns = ", ".join(f"{field.name}: {field.type}" for field in file.schema_arrow)
+        raise ValueError(f"it has the columns {columns}, which should be those of docs/records.md")
+    if file.num_row_groups != len(KINDS):
+        raise ValueError(f"it has {file.num_row_groups} row groups, which should be {len(KINDS)}")
 
 
 def _cells_of(part: str, file: pq.ParquetFile) -> list[PackedCell]:
