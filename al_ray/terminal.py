@@ -31,7 +31,7 @@ from al_ray.errors import without_secrets
 from al_ray.records.cell import ADVICE, failure_words
 from al_ray.records.study import StudyStore
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, RoundEnded
-from al_ray.study.file import MOST_TRACKED, tracks_cells
+from al_ray.study.file import MOST_TRACKED, TrackedCells, tracks_cells
 from al_ray.study.forecast import Forecast, has_fast_bf16, round_costs
 from al_ray.study.names import JOIN
 from al_ray.study.plan import Plan, dataset_key, plan_record
@@ -504,7 +504,11 @@ def run_shown(ready: ReadyStudy, console: Console, *, verbose: bool = False) -> 
     address = tracking_address(ready.execution.tracking, ready.execution.storage)
     _print_addresses(console, plan.store, address)
     if address is not None and not tracks_cells(ready.execution.tracked_cells, len(plan.study.cells)):
-        console.print(f"MLflow: {methods_alone(len(plan.study.cells))}", soft_wrap=True, highlight=False)
+        console.print(
+            f"MLflow: {methods_alone(len(plan.study.cells), ready.execution.tracked_cells)}",
+            soft_wrap=True,
+            highlight=False,
+        )
     if progress.failures:
         console.print("\n".join(failure_lines(progress.failures)), style="red", soft_wrap=True)
     return progress.failures
@@ -589,12 +593,11 @@ def _print_addresses(console: Console, store: StudyStore, address: str | None) -
         print_mlflow(console, store, address)
 
 
-def methods_alone(n_cells: int) -> str:
-    """Say that MLflow has no runs of cells, and what gives it some."""
-    return (
-        f"runs of methods, and none of the {n_cells:,} cells: above {MOST_TRACKED:,} they are logged only when asked, "
-        "with 'tracked_cells: all', or later with 'al-ray sync --cells all'."
-    )
+def methods_alone(n_cells: int, tracked: TrackedCells) -> str:
+    """Say that MLflow has no runs of cells, why, and what gives it some."""
+    why = "as asked" if tracked == "none" else f"above {MOST_TRACKED:,} they are logged only when asked"
+    how = "with 'tracked_cells: all', or later with 'al-ray sync --cells all'."
+    return f"runs of methods, and none of the {n_cells:,} cells, {why}; to have them, {how}"
 
 
 def print_mlflow(console: Console, store: StudyStore, address: str) -> None:

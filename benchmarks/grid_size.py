@@ -31,7 +31,7 @@ from benchmarks.quick_cells import Clocks, record_made_cell
 from benchmarks.report import Report, run_benchmark
 
 SIZES, LARGE = (1000, 10_000), 100_000
-LANES, N_ROUNDS, PART_SIZE, N_METHODS, N_SETTINGS = 2, 20, 40, 50, 10
+LANES, N_ROUNDS, PART_SIZE, N_METHODS, N_SETTINGS = 2, 20, 10, 50, 10
 PLAN_S, PLAN_GIB = 60, 1
 REPORT_S, REPORT_GIB = 300, 2
 GROWTH = 1.1

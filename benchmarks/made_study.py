@@ -2,6 +2,7 @@
 
 Every record is what :class:`~al_ray.records.cell.CellStore` would have written, checksums included, but
 nothing is flushed to the disk and texts that repeat are made once: 5,000 cells take a minute instead of an hour.
+Packed cells have arrays of their own, as real ones have, so that a part is as large as a real one.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from al_ray.records.json import json_file
 from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.records.round import round_file
 from al_ray.records.study import StudyStore
+from al_ray.runtime.tasks import MAX_HELD_BYTES
 from al_ray.storage.memory import MemoryFolder
 from al_ray.study.names import name_cells
 from al_ray.study.spec import CellSpec, fingerprints, make_spec, once_a_kind
@@ -78,6 +80,8 @@ class MadeStudy:
             else:
                 self._write_folder(root / cell_key(slug, digest), files)
             if held and (len(held) == self.part_size or number == len(cells)):
+                n_bytes = sum(cell.folder.n_bytes for cell in held)
+                assert n_bytes <= MAX_HELD_BYTES, f"no lane holds {n_bytes} bytes: take a smaller part_size"
                 write_part(store.folder, held)
                 held = []
         store.write_plan(_plan(cells))
@@ -101,13 +105,13 @@ class MadeStudy:
                         yield spec.changed(seed=seed), f"{name}-s{seed}"
 
     def _files_of(self, spec: CellSpec, slug: str, digest: str) -> dict[str, bytes]:
-        """Return the files of a cell; arrays that no report reads are all the same."""
+        """Return the files of a cell; arrays that no report reads are all the same, or noise where it is packed."""
         n_classes = N_CLASSES.get(spec.dataset_name(), 2)
         if n_classes not in self._templates:
             self._templates[n_classes] = _Templates(n_classes)
         head = {"format": 1, "slug": slug, "fingerprint": digest, "created_at": TIME, "spec": spec.to_json()}
         files = {"spec.json": json_file(head), "provenance.json": json_file([{"time": TIME, **PROVENANCE}])}
-        files |= self._templates[n_classes].rounds(spec, self.n_rounds)
+        files |= self._templates[n_classes].rounds(spec, self.n_rounds, has_own_arrays=self.part_size > 0)
         final = {"n_rounds": self.n_rounds + 1, "n_labeled": self.n_rounds * QUERY_SIZE, "final": {"accuracy": 0.9}}
         files["done.json"] = json_file({"format": 1, "finished_at": TIME, "summary": final})
         return files
@@ -141,7 +145,7 @@ class _Templates:
         self._train = encode_tables({"test": self._tests[0], "train": _test_table(draws, n_classes, N_TRAIN)})
         self.unread = bytes(bytearray(self._files[0]))  # arrays of rounds that no report reads
 
-    def rounds(self, spec: CellSpec, n_rounds: int) -> dict[str, bytes]:
+    def rounds(self, spec: CellSpec, n_rounds: int, *, has_own_arrays: bool) -> dict[str, bytes]:
         """Return the files of all rounds of a cell."""
         files: dict[str, bytes] = {}
         draws = stream(spec.seed, "made", *self.parts_of(spec))
@@ -160,8 +164,9 @@ class _Templates:
             stop = f"all {n_rounds - 1} rounds done" if is_last else ""
             self._write(files, index, index * QUERY_SIZE, *asked, metrics, picks[index], stop)
             if not is_last:
-                files[round_file(index, "parquet")] = self.unread
-        files[round_file(n_rounds, "parquet")] = self._files[picks[-1, 0]]
+                files[round_file(index, "parquet")] = draws.bytes(len(self.unread)) if has_own_arrays else self.unread
+        own = {"test": _test_table(draws, self.n_classes)} if has_own_arrays else {}
+        files[round_file(n_rounds, "parquet")] = encode_tables(own) if own else self._files[picks[-1, 0]]
         return files
 
     def _passive(self) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,13 +20,15 @@ from typing import Any
 from al_ray.records.packed import PACKED, FilesOfCell, write_part
 from al_ray.records.progress import Watcher
 from al_ray.records.study import StudyStore
+from al_ray.report.analysis import analyse
+from al_ray.report.read import read_study
 from al_ray.storage.folder import Folder
 from al_ray.storage.memory import MemoryFolder
 from benchmarks.made_study import MadeStudy
 from benchmarks.report import Report, run_benchmark
 
 SIZES = (1000, 10_000)
-N_ROUNDS, PART_SIZE = 20, 40
+N_ROUNDS, PART_SIZE = 20, 10
 START_REQUESTS_A_CELL, ROUND_REQUESTS = 0.25, 0.01
 _REQUEST = re.compile(r'"(?:\x1b\[\d+m)*(GET|PUT|HEAD|POST|DELETE) /')
 
@@ -65,6 +68,8 @@ def simulated_s3() -> Iterator[tuple[str, Requests]]:
     server.start()
     try:
         port = server.get_host_and_port()[1]
+        # What an earlier server of this process held is still there.
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/reset", data=b"", timeout=60).close()
         bucket = f"s3://key:secret@bucket?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
         Folder.at(f"{bucket}&allow_bucket_creation=true").filesystem.create_dir("bucket")
         yield bucket.replace("@bucket?", "@bucket/records?"), requests
@@ -74,17 +79,20 @@ def simulated_s3() -> Iterator[tuple[str, Requests]]:
 
 
 def measure(report: Report, sizes: Sequence[int]) -> None:
-    """Upload made-up studies, and look at each as a run, a watch and a lane do."""
+    """Upload made-up studies, and look at each as a run, a watch, a report and a lane do."""
     for n in sizes:
         with simulated_s3() as (storage, requests):
             _upload(n, storage)
-            start, watch, write = ({}, {}, {})  # type: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+            start, watch, shown, write = (dict[str, Any]() for _ in range(4))
             with requests.counted(start):
                 assert len(StudyStore.open(storage, "made").cells()) == n
             _add(report, f"{n:,} cells: requests when a study starts", start, START_REQUESTS_A_CELL * n)
             with requests.counted(watch):
                 assert len(Watcher(StudyStore.open(storage, "made")).look()) == n
             _add(report, f"{n:,} cells: requests of a first look of watch", watch, None)
+            with requests.counted(shown):
+                assert len(analyse(read_study(StudyStore.open(storage, "made").folder.location)).cells) == n
+            _add(report, f"{n:,} cells: requests of a report", shown, None)
             store = StudyStore.open(storage, "made", claimed=True)
             held = [_renamed(store, number) for number in range(PART_SIZE)]
             with requests.counted(write):
@@ -92,7 +100,7 @@ def measure(report: Report, sizes: Sequence[int]) -> None:
             note = f"{PART_SIZE} cells of {N_ROUNDS + 1} rounds: {write['kinds']}, {write['seconds']:.2f} s"
             a_round = write["n"] / PART_SIZE / (N_ROUNDS + 1)
             report.add(f"{n:,} cells: requests a round", a_round, "", at_most=ROUND_REQUESTS, note=note)
-            report.details |= {str(n): {"start": start, "watch": watch, "write": write}}
+            report.details |= {str(n): {"start": start, "watch": watch, "report": shown, "write": write}}
 
 
 def _add(report: Report, what: str, found: dict[str, Any], at_most: float | None) -> None:

@@ -44,10 +44,12 @@ def sync_mlflow(
         except AlRayError as error:  # cells can be shown without a word of what they mean
             sentence = f"the methods are left as MLflow has them, since they cannot be worked out: {error}"
             console.print(without_secrets(sentence), style="yellow", soft_wrap=True, highlight=False)
-        n_cells = len(store.recorded_keys())
-        tracks = tracks_cells(found.execution.tracked_cells if cells is None else cells, n_cells)
+        plan, wanted = store.plan(), found.execution.tracked_cells if cells is None else cells
+        # As many as a run counts, of which all may not be recorded yet.
+        n_cells = max(len(store.recorded_keys()), 0 if plan is None else len(plan["cells"]))
+        tracks = tracks_cells(wanted, n_cells)
         projection = sync(store, address, methods, tracks_cells=tracks)
-        said_of_cells = said(projection) if tracks else methods_alone(n_cells)
+        said_of_cells = said(projection) if tracks else methods_alone(n_cells, wanted)
         console.print(f"{without_secrets(address)}: {said_of_cells}", soft_wrap=True, highlight=False)
         print_mlflow(console, store, address)
 

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from al_ray.api import find_study
 from al_ray.cli.run import user_errors
-from al_ray.records.lease import living_drivers
+from al_ray.records.lease import driven_since, living_drivers
 from al_ray.records.progress import CellView, Watcher, seconds_left
 from al_ray.records.study import StudyStore, open_study
 from al_ray.terminal import WideTable, duration, make_console, plain_table
@@ -57,7 +58,11 @@ def picture(store: StudyStore, cells: Sequence[CellView]) -> RenderableType:
         store: the study's records.
         cells: in grid order.
     """
-    parts: list[RenderableType] = [Text(totals(store.study, cells))]
+    runs_unseen = not any(cell.status == "running" for cell in cells) and any(
+        cell.status == "waiting" for cell in cells
+    )
+    since = driven_since(store.folder) if runs_unseen else None
+    parts: list[RenderableType] = [Text(totals(store.study, cells, since))]
     if any(cell.status != "done" for cell in cells):
         parts += [Text(f"driver: {driver}") for driver in living_drivers(store.folder) or [NO_DRIVER]]
     parts.append(WideTable(_grid(cells)))
@@ -71,11 +76,11 @@ def picture(store: StudyStore, cells: Sequence[CellView]) -> RenderableType:
     return Group(*parts)
 
 
-def totals(name: str, cells: Sequence[CellView]) -> str:
-    """Say in one line how far the study is."""
+def totals(name: str, cells: Sequence[CellView], since: datetime | None = None) -> str:
+    """Say in one line how far the study is, which somebody has been running since a time, or nobody runs."""
     counts = Counter(cell.status for cell in cells)
     states = ", ".join(f"{counts[state]} {state}" for state in ("done", "running", "failed", "waiting"))
-    left = seconds_left(list(cells))
+    left = seconds_left(list(cells), since)
     return f"study {name}: {len(cells)} cells, {states}" + (f"; about {duration(left)} left" if left else "")
 
 

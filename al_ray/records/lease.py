@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from al_ray.errors import StorageError
@@ -223,12 +224,23 @@ def living_drivers(folder: Folder) -> list[str]:
     Args:
         folder: of the study.
     """
-    holders = [read_json(folder, name, _KEYS) for name in _leases(folder)]
     return [
-        f"process {holder['pid']} on {holder['host']}, last seen {holder['renewed_at']}"
-        for holder in holders
-        if holder is not None and _life_here(holder) != "dead"
+        f"process {holder['pid']} on {holder['host']}, last seen {holder['renewed_at']}" for holder in _living(folder)
     ]
+
+
+def driven_since(folder: Folder) -> datetime | None:
+    """Return since when somebody has been running a study or a cell of it, or None for nobody.
+
+    Args:
+        folder: of the study.
+    """
+    return min((datetime.fromisoformat(holder["since"]) for holder in _living(folder)), default=None)
+
+
+def _living(folder: Folder) -> list[dict[str, Any]]:
+    holders = [read_json(folder, name, _KEYS) for name in _leases(folder)]
+    return [holder for holder in holders if holder is not None and _life_here(holder) != "dead"]
 
 
 def _leases(folder: Folder) -> list[str]:

@@ -44,9 +44,10 @@ _SCHEMA = pa.schema(
     metadata={_FORMAT_KEY: str(FORMAT).encode()},
 )
 _REPEATED = ["cell", "fingerprint", "name"]
-_N_KEPT = 12  # groups of parts in memory, for readers that go from cell to cell
+_N_KEPT = 40  # groups of parts in memory, for readers that go from cell to cell, 16 at a time, each in two groups
 
 T = TypeVar("T")
+Contents = dict[str, dict[str, bytes]]  # files by the key of their cell, and by their name
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,14 @@ def write_part(study: Folder, cells: Sequence[FilesOfCell]) -> str:
     return name
 
 
+@dataclass
+class _Kept:
+    """Something of a part: read by one thread, while others wait for it and read of other parts."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    found: Any = None
+
+
 class PackedCells:
     """The parts of a study: which cell is in which, and the files of each.
 
@@ -145,7 +154,7 @@ class PackedCells:
         self._study, self.problems = study, dict[str, StorageError]()
         self._cells: dict[str, PackedCell] = {}
         self._known: set[str] | None = None
-        self._kept: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
         self._lock = threading.RLock()
 
     @cached_property
@@ -205,13 +214,21 @@ class PackedCells:
         """Return the names of a cell's files, sorted, without reading any of them."""
         return self._keep(cell.part, "names", lambda file: _names(file))[cell.key]
 
+    def contents(self, part: str, kinds: Sequence[Kind]) -> list[Contents]:
+        """Return the files of some kinds that each cell of a part has, from one look at it; nothing of it is kept.
+
+        Raises:
+            StorageError: the part is damaged or gone.
+        """
+        return self._read(part, lambda file: [_contents(file, kind) for kind in kinds])
+
     def content(self, cell: PackedCell, kind: Kind) -> Mapping[str, bytes]:
         """Return the files of one kind that a cell has, by name.
 
         Raises:
             StorageError: the part is damaged or gone.
         """
-        contents: dict[str, dict[str, bytes]] = self._keep(cell.part, kind, lambda file: _contents(file, kind))
+        contents: Contents = self._keep(cell.part, kind, lambda file: _contents(file, kind))
         return contents.get(cell.key, {})
 
     def _cells_or_error(self, part: str) -> list[PackedCell] | StorageError:
@@ -223,12 +240,14 @@ class PackedCells:
     def _keep(self, part: str, what: str, read: Callable[[pq.ParquetFile], T]) -> T:
         """Return something of a part, read at most once as long as few others are asked for."""
         with self._lock:
-            if (part, what) not in self._kept:
-                self._kept[part, what] = self._read(part, read)
-                if len(self._kept) > _N_KEPT:
-                    self._kept.popitem(last=False)
+            kept = self._kept.setdefault((part, what), _Kept())
             self._kept.move_to_end((part, what))
-            found: T = self._kept[part, what]
+            if len(self._kept) > _N_KEPT:
+                self._kept.popitem(last=False)
+        with kept.lock:
+            if kept.found is None:
+                kept.found = self._read(part, read)
+            found: T = kept.found
             return found
 
     def _read(self, part: str, read: Callable[[pq.ParquetFile], T]) -> T:
@@ -302,7 +321,7 @@ def _named(where: str) -> Iterator[None]:
     """Word what pyarrow raises of a damaged file; an outage of the storage stays one, to be waited out."""
     try:
         yield
-    except (OSError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
         if isinstance(error, OSError) and is_outage(error, claimed=True):
             raise
         raise StorageError(
@@ -317,6 +336,11 @@ def _check_format(where: str, file: pq.ParquetFile) -> None:
             f"{where} has format {found.decode('ascii', 'replace')!r}, this al_ray reads format {FORMAT}. Use the "
             "al_ray that wrote it, or move the file away."
         )
+    if not file.schema_arrow.equals(_SCHEMA):
+        columns = ", ".join(f"{field.name}: {field.type}" for field in file.schema_arrow)
+        raise ValueError(f"it has the columns {columns}, which should be those of docs/records.md")
+    if file.num_row_groups != len(KINDS):
+        raise ValueError(f"it has {file.num_row_groups} row groups, which should be {len(KINDS)}")
 
 
 def _cells_of(part: str, file: pq.ParquetFile) -> list[PackedCell]:
@@ -335,7 +359,7 @@ def _names(file: pq.ParquetFile) -> dict[str, list[str]]:
     return {key: sorted(names) for key, names in found.items()}
 
 
-def _contents(file: pq.ParquetFile, kind: Kind) -> dict[str, dict[str, bytes]]:
+def _contents(file: pq.ParquetFile, kind: Kind) -> Contents:
     found: dict[str, dict[str, bytes]] = {}
     table = file.read_row_group(KINDS.index(kind), columns=["cell", "name", "content"], use_threads=False)
     for key, name, data in zip(*(column.to_pylist() for column in table.columns), strict=True):

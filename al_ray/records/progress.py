@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from al_ray.errors import StorageError
@@ -23,6 +23,7 @@ class CellView:
         n_labeled: labels of the last fine-tuned round; 0 before it.
         accuracy: of that round, or None.
         idle_s: seconds since its last record, of a running cell; None otherwise.
+        ended_at: when it was done, of a cell that is.
         took_s: seconds from when it was first begun to its end, of a cell that has one; None otherwise.
         reason: why it failed, or None.
     """
@@ -36,6 +37,7 @@ class CellView:
     n_labeled: int = 0
     accuracy: float | None = None
     idle_s: float | None = None
+    ended_at: datetime | None = None
     took_s: float | None = None
     reason: str | None = None
 
@@ -92,7 +94,7 @@ class Watcher:
     def _figures(self, cell: CellStore, status: CellStatus, n_rounds: int) -> dict[str, Any]:
         if status == "done" and (done := cell.done()) is not None:
             figures = {"n_labeled": done[1].get("n_labeled", 0), "accuracy": done[1].get("final", {}).get("accuracy")}
-            return {**figures, "took_s": _took_s(cell, done[0])}
+            return {**figures, "ended_at": done[0], "took_s": _took_s(cell, done[0])}
         found: dict[str, Any] = {"reason": failure_words(cell.failure() or {})} if status == "failed" else {}
         last = cell.recorded_round(n_rounds - 1) if n_rounds else None
         if last is None:
@@ -115,12 +117,24 @@ def _place(planned: Mapping[str, Any]) -> dict[str, Any]:
     return {name: planned[name] for name in ("slug", "dataset", "model", "method")}
 
 
-def seconds_left(cells: list[CellView]) -> float | None:
+def seconds_left(cells: list[CellView], driven_since: datetime | None = None) -> float | None:
     """Estimate how long the study still takes, from how long finished cells took and how many run side by side.
 
+    Of quick cells none is seen to run: where there is a driver and no cell that runs, it is told from how many have
+    ended since the driver began.
+
+    Args:
+        cells: all of them.
+        driven_since: since when somebody has been running the study; None: nobody is.
+
     Returns:
-        seconds, or None while no cell has finished or none is running.
+        seconds, or None while too few cells have finished, or nobody runs any.
     """
+    if driven_since is not None and not any(cell.status == "running" for cell in cells):
+        ends = [cell.ended_at for cell in cells if cell.ended_at is not None and cell.ended_at >= driven_since]
+        n_waiting = sum(cell.status == "waiting" for cell in cells)
+        between = (max(ends) - min(ends)) / (len(ends) - 1) if len(ends) > 1 else timedelta()
+        return n_waiting * between.total_seconds() or None
     took = [cell.took_s for cell in cells if cell.status == "done" and cell.took_s is not None]
     n_running = sum(cell.status == "running" for cell in cells)
     if not took or not n_running:

@@ -86,7 +86,8 @@ class StudyStore:
             content = {"format": FORMAT, "study": self.study, "id": secrets.token_hex(8), "created_at": now_text()}
             self.folder.create(_STUDY, json_file(content), f"study {self.study}")
         self.id()
-        self.folder.remove_leftovers(_ABANDONED_S)
+        for folder in (self.folder, self.packed.folder):
+            folder.remove_leftovers(_ABANDONED_S)
 
     def claimed(self, patience_s: float = 0.0) -> "StudyStore":
         """Return the same records, for work after :meth:`claim`: where ``study.json`` is gone, the storage is away.
@@ -255,8 +256,18 @@ class StudyStore:
         Raises:
             StorageError: there are such cells; lists every changed field.
         """
-        lines = [_drift(cell, spec) for cell, spec in drifted]
+        cells = list(drifted)
+        lines = [_drift(cell, spec) for cell, spec in cells]
         if lines:
+            packed = self.packed.readable()
+            parts = sorted({packed[cell.key].part for cell, _ in cells if cell.key in packed})
+            ways = ["undo the change"]
+            if any(cell.key not in packed for cell, _ in cells):
+                ways.append("move the folders of these cells out of the study")
+            if parts:
+                shown = ", ".join(map(self.packed.where, parts[:_N_SHOWN]))
+                others = f" and {len(parts) - _N_SHOWN} more" if len(parts) > _N_SHOWN else ""
+                ways.append(f"move these parts away: {shown}{others}; the other cells in them are then run anew")
             more = [f"... and {len(lines) - _N_SHOWN} more cells"] if len(lines) > _N_SHOWN else []
             raise StorageError(
                 "\n".join(
@@ -264,7 +275,7 @@ class StudyStore:
                         f"{self.root} holds records that the study no longer explains (recorded -> now):",
                         *lines[:_N_SHOWN],
                         *more,
-                        "Rename the study, undo the change, or move the folders of these cells out of the study.",
+                        f"Rename the study, {', '.join(ways[:-1])}, or {ways[-1]}.",
                     ]
                 )
             )

@@ -18,6 +18,7 @@ from al_ray.records.packed import PackedCell
 from al_ray.records.study import StudyStore, open_study
 from al_ray.report.queried import NOTHING, QueriedCell, QueriedExamples, queried_cell
 from al_ray.report.quick import CellRounds, read_rounds
+from al_ray.storage.memory import MemoryFolder
 from al_ray.study.names import (
     JOIN,
     CellNames,
@@ -123,14 +124,15 @@ def read_study(address: str, *, grid: Mapping[str, Any] | None = None, skip_dama
     found |= zip(left, store.folder.each(functools.partial(_cell_or_error, store), left), strict=True)
     found = {key: found[key] for key in keys}
     read = {key: cell for key, cell in found.items() if isinstance(cell, RecordedCell)}
-    problems = {part: str(error) for part, error in store.packed.problems.items()}
-    problems |= {key: str(error) for key, error in found.items() if isinstance(error, AlRayError)}
-    _check_problems(store, problems, len(read), skip_damaged)
+    bad_parts = {part: str(error) for part, error in store.packed.problems.items()}
+    problems = {key: str(error) for key, error in found.items() if isinstance(error, AlRayError)}
+    _check_problems(store, problems, bad_parts, len(read), skip_damaged)
     if not read and not planned:
         raise StorageError(f"{store.root} is a study without cells: nothing has run yet. Run it, then report.")
     names = _names(read, planned, plan["methods"])
     facts = {key: cell.facts for key, cell in read.items()}
-    facts |= {key: _planned_facts(each, problems.get(key, "")) for key, each in planned.items() if key not in read}
+    unread = f"if it was done, it lies in what cannot be read: {' '.join(bad_parts.values())}" if bad_parts else ""
+    facts |= {key: _planned_facts(each, problems.get(key, unread)) for key, each in planned.items() if key not in read}
     class_names = {key: {"class_names": cell.provenance.get("class_names", [])} for key, cell in read.items()}
     of_records = {names[key].dataset: note for key, note in class_names.items()}
     return StudyRecords(
@@ -143,7 +145,7 @@ def read_study(address: str, *, grid: Mapping[str, Any] | None = None, skip_dama
         plan_known=found_plan is not None,
         versions=_versions([cell.provenance for cell in read.values()]),
         skip_damaged=skip_damaged,
-        notices=[f"{key} was left out: {problem}" for key, problem in problems.items()],
+        notices=[f"{name} was left out: {problem}" for name, problem in {**bad_parts, **problems}.items()],
     )
 
 
@@ -171,12 +173,15 @@ def _quickly_read(store: StudyStore, keys: Collection[str]) -> dict[str, Recorde
 
 def _read_part(store: StudyStore, cells: Sequence[PackedCell]) -> dict[str, RecordedCell]:
     try:
-        rounds = read_rounds({cell.key: store.packed.content(cell, "rounds") for cell in cells})
-        return {
-            cell.key: _recorded(store.packed_cell(cell), "done", rounds[cell.key])
-            for cell in cells
-            if cell.key in rounds and rounds[cell.key].n_rounds == cell.n_rounds
-        }
+        texts, heads = store.packed.contents(cells[0].part, ["rounds", "heads"])
+        rounds = read_rounds({cell.key: texts.get(cell.key, {}) for cell in cells})
+        found = {}
+        for cell in cells:
+            if (of_cell := rounds.get(cell.key)) is not None and of_cell.n_rounds == cell.n_rounds:
+                recorded = store.packed_cell(cell)
+                head = MemoryFolder(recorded.folder.address, heads.get(cell.key, {}))
+                found[cell.key] = _recorded(replace(recorded, folder=head), "done", of_cell)
+        return found
     except AlRayError:
         return {}  # told of each cell by itself
 
@@ -343,25 +348,38 @@ def _versions(provenance: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {name: ", ".join(versions) for name, versions in seen.items() if versions}
 
 
-def _check_problems(store: StudyStore, problems: Mapping[str, str], n_read: int, skip_damaged: bool) -> None:
-    """Refuse a study with cells that cannot be read, all of them named at once.
+def _check_problems(
+    store: StudyStore, cells: Mapping[str, str], parts: Mapping[str, str], n_read: int, skip_damaged: bool
+) -> None:
+    """Refuse a study with cells or parts that cannot be read, all of them named at once.
+
+    Args:
+        store: of the study.
+        cells: key -> what is wrong.
+        parts: name -> what is wrong.
+        n_read: cells that can be read.
+        skip_damaged: leave them out instead.
 
     Raises:
         StorageError: there are some, and they are not to be left out, or there are no others.
     """
+    problems = [*parts.values(), *cells.values()]
     if not problems or (skip_damaged and n_read):
         return
-    n = len(problems)
-    shown = [f"  {problem}" for problem in list(problems.values())[:_N_SHOWN]]
-    more = [f"  ... and {n - _N_SHOWN} more"] if n > _N_SHOWN else []
-    leave = ", or leave these cells out with --skip-damaged" if n_read else ""
+    counts = [f"{len(cells)} of {len(cells) + n_read} cells"] if cells else []
+    counts += [f"{len(parts)} part{'' if len(parts) == 1 else 's'} of packed cells"] if parts else []
+    shown = [f"  {problem}" for problem in problems[:_N_SHOWN]]
+    more = [f"  ... and {len(problems) - _N_SHOWN} more"] if len(problems) > _N_SHOWN else []
+    away = ["the cells' folders"] if cells else []
+    away += [", ".join(map(store.packed.where, list(parts)[:_N_SHOWN]))] if parts else []
+    leave = ", or leave them out with --skip-damaged" if n_read else ""
     raise StorageError(
         "\n".join(
             [
-                f"{n} of {n + n_read} cells in {store.root} cannot be read:",
+                f"{' and '.join(counts)} in {store.root} cannot be read:",
                 *shown,
                 *more,
-                f"Put the files back, use the al_ray that wrote them, or move the cells' folders away{leave}.",
+                f"Put the files back, use the al_ray that wrote them, or move {' and '.join(away)} away{leave}.",
             ]
         )
     )

@@ -33,7 +33,8 @@ class CellTask:
         pool_key: which of the grid's pools the cell works on.
         workers: size of its worker group, a part of its identity.
         is_quick: takes seconds, so that a lane is given many at a time.
-        is_new: nothing of it is recorded, so that a quick one need not have a folder of its own.
+        is_new: nothing of it was recorded when it was planned, so that a quick one need not have a folder of its own.
+        attempt: at it, from 1; after the first it may have a folder all the same.
         cost: about what it takes beside the other cells of its grid, in any unit; above 0.
     """
 
@@ -50,6 +51,7 @@ class CellTask:
     workers: int = 1
     is_quick: bool = False
     is_new: bool = False
+    attempt: int = 1
     cost: float = 1.0
 
 

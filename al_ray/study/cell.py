@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from al_ray.model.encoding import Encoding
 from al_ray.model.source import ResolvedModel, pinned_model
 from al_ray.model.tokens import TokenizedSplit
 from al_ray.model.worker import Worker
-from al_ray.records.cell import CellStore
+from al_ray.records.cell import SPEC, CellStore
 from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.records.study import StudyStore
 from al_ray.records.writer import RoundWriter
@@ -79,7 +80,9 @@ def open_records(task: CellTask, worker: Worker, report: ReportRound) -> "Shared
     def tell(record: RoundRecord) -> None:
         report(_ended(task.key, record))
 
-    if task.is_quick and task.is_new and worker.world == 1:
+    # A cell whose workers were lost may have got its folder after it was planned.
+    has_folder = not task.is_new or (task.attempt > 1 and store.folder.exists(SPEC))
+    if task.is_quick and not has_folder and worker.world == 1:
         return HeldRecords(store, worker, tell, begin, task.key, study.folder)
     records = SharedRecords(store, worker, tell, is_quick=task.is_quick)
     records.on_rank_zero(lambda: begin(store))
@@ -395,7 +398,7 @@ class HeldRecords(SharedRecords):
         self._memory: MemoryFolder | None = MemoryFolder(store.folder.address)
         super().__init__(replace(store, folder=self._memory), worker, report, is_quick=True)
         self._in_folder, self._begin, self._key, self._study = store, begin, key, study
-        self._began_s, self._untold = time.monotonic(), list[RoundRecord]()
+        self._began_s, self._untold = math.inf, list[RoundRecord]()
         begin(self._store)
 
     def held(self) -> PackedSoon | None:
@@ -415,6 +418,8 @@ class HeldRecords(SharedRecords):
     def append(self, record: RoundRecord, arrays: Arrays) -> None:
         """Write a round; a cell that is not quick after all moves into its folder."""
         super().append(record, arrays)
+        # From its first round on: what is imported and encoded before it is there for all cells that come after.
+        self._began_s = min(self._began_s, time.monotonic())
         memory = self._memory
         if memory is not None and (time.monotonic() - self._began_s >= HOLD_S or memory.n_bytes >= MAX_HELD_BYTES):
             self._write(RoundWriter.flush)

@@ -1,5 +1,6 @@
 """Run a planned study: cells to the lanes, events to the listener and to MLflow, failures to the records."""
 
+import contextlib
 import logging
 import os
 import platform
@@ -13,6 +14,7 @@ from typing import Any
 from al_ray import __version__
 from al_ray.errors import ConfigError, StorageError
 from al_ray.model.tokens import tokenize_table
+from al_ray.records.cell import SPEC
 from al_ray.records.lease import Lease
 from al_ray.records.round import now
 from al_ray.runtime.cluster.resources import LaneResources
@@ -201,7 +203,6 @@ def _run(
     tracker = Tracker(plan.store, address, methods, tracks_cells=tracks)
     tracker.start()
     try:
-        events = _Events(plan, tracker, lease, listener)
         shared = once_a_kind(lambda spec: _shared(plan, spec, execution))
         cost = _costs(plan)
         tasks = [_task(plan, cell, execution, shared(cell.spec), cost(cell)) for cell in waiting]
@@ -211,6 +212,7 @@ def _run(
             # arrays are views of the object store, where every pool of the study stays.
             order = sorted(range(len(tasks)), key=lambda at: -tasks[at].cost)
             tasks, waiting = [tasks[at] for at in order], [waiting[at] for at in order]
+        events = _Events(plan, tasks, tracker, lease, listener)
         # One table a pool, however many cells share it.
         pools = _pools(plan, waiting, execution, encodings)
         if local:
@@ -278,8 +280,11 @@ def check_shared(execution: Execution) -> None:
 class _Events:
     """Hands each event of a cell to the listener, to the tracker, and, for a failure, to the records."""
 
-    def __init__(self, plan: Plan, tracker: Tracker, lease: Lease, listener: Listener) -> None:
+    def __init__(
+        self, plan: Plan, tasks: Iterable[CellTask], tracker: Tracker, lease: Lease, listener: Listener
+    ) -> None:
         self._cells = {cell.key: cell for cell in plan.waiting()}
+        self._tasks = {task.key: task for task in tasks}
         self._store = plan.store
         self._tracker = tracker
         self._lease = lease
@@ -299,14 +304,21 @@ class _Events:
             case RoundEnded():
                 self._tracker.round_recorded(event.key)
             case CellFailed():
-                assert cell.fingerprint is not None
-                records = self._store.cell_folder(cell.slug, cell.fingerprint)
-                records.fail({**event.reason(), "starts": self._starts.pop(event.key, [])})
+                self._record_failure(event)
                 self._tracker.cell_finished(event.key, "failed")
             case CellFinished():
                 self._starts.pop(event.key, None)
                 self._tracker.cell_finished(event.key, "done")
         self._listener(event)
+
+    def _record_failure(self, event: CellFailed) -> None:
+        """Give a cell a failure, and a spec where it has none: cells of a part that was not written have no folder."""
+        task = self._tasks[event.key]
+        records = self._store.cell_folder(task.slug, task.fingerprint)
+        with contextlib.suppress(StorageError):  # it is the failure itself, or follows from it
+            if not records.folder.exists(SPEC):
+                records.begin(task.spec, task.provenance)
+        records.fail({**event.reason(), "starts": self._starts.pop(event.key, [])})
 
 
 def _resources(execution: Execution) -> LaneResources:

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -485,6 +485,50 @@ def test_time_left_is_unknown_before_the_first_cell_is_done_and_when_nothing_run
     assert seconds_left(_views(done=2, waiting=3)) is None
     assert seconds_left(_views(failed=2, running=1)) is None  # how soon a cell fails says nothing
     assert seconds_left([]) is None
+
+
+def test_a_sync_counts_the_cells_of_the_plan_as_a_run_does_and_says_why_none_is_shown(
+    records: Path, al_ray: AlRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("al_ray.study.file.MOST_TRACKED", N_CELLS)
+    assert (
+        f"none of the {N_CELLS} cells, as asked; to have them"
+        in al_ray("sync", records / STUDY, "--cells", "none").text
+    )
+    store = _store(records)
+    plan = store.plan()
+    assert plan is not None
+    store.write_plan(plan | {"cells": [*plan["cells"], plan["cells"][0] | {"slug": "not-yet"}]})
+    said = al_ray("sync", records / STUDY).text
+    assert f"none of the {N_CELLS + 1} cells, above 1,000 they are logged only when asked" in said
+
+
+def test_time_left_of_quick_cells_is_told_from_the_ends_since_the_driver_began() -> None:
+    began = datetime(2026, 1, 2, tzinfo=UTC)
+    ends = [began + timedelta(seconds=seconds) for seconds in (-9000, 20, 22, 24, 26)]
+    done = [CellView(**_place(), status="done", took_s=5.0, ended_at=at) for at in ends]
+    waiting = _views(waiting=50)
+    assert seconds_left([*done, *waiting], began) == 100.0
+    assert "about 1 min 40 s left" in totals("tiny", [*done, *waiting], began)
+    assert seconds_left([*done, *waiting]) is None  # nobody runs it
+    assert seconds_left([*done[:2], *waiting], began) is None  # one end tells no pace
+    assert seconds_left(done, began) is None
+
+
+def test_a_watch_tells_the_time_left_while_a_driver_lives(records: Path, al_ray: AlRay) -> None:
+    store = _store(records)
+    plan = store.plan()
+    assert plan is not None
+    plan["cells"].append({**plan["cells"][0], "slug": "another"})
+    store.write_plan(plan)
+    for number, cell in enumerate(store.cells(), start=1):
+        path = Path(cell.folder.where("done.json"))
+        content = json.loads(path.read_text())
+        ended_at = datetime.now(UTC) + timedelta(minutes=number)
+        path.write_text(json.dumps(content | {"finished_at": ended_at.isoformat()}))
+    assert "1 waiting driver: none" in al_ray("watch", records / STUDY, "--once").text
+    with Lease(store.folder, STUDY).held():
+        assert "1 waiting; about 1 min" in al_ray("watch", records / STUDY, "--once").text
 
 
 def test_the_totals_count_every_state_and_tell_the_time_left() -> None:

@@ -1,5 +1,6 @@
 """Packed cells: many finished cells in one file, read and proven like cells that have folders."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,53 @@ def test_a_part_of_a_later_version_is_refused(tmp_path: Path) -> None:
     pq.write_table(table.replace_schema_metadata({"al_ray.format": "2"}), part)
     with pytest.raises(StorageError, match="has format '2', this al_ray reads format 1"):
         StudyStore.open(str(tmp_path), "softmax").cells()
+
+
+def with_other_columns(part: Path) -> None:
+    table = pq.read_table(part)
+    table = table.set_column(2, "n_rounds", table["n_rounds"].cast("string"))
+    pq.write_table(table, part, row_group_size=table.num_rows // len(KINDS) + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_other_columns, "n_rounds: string, name: string, size: int64, content: binary, which should be those"),
+        (lambda part: pq.write_table(pq.read_table(part), part), "it has 1 row groups, which should be 4"),
+    ],
+)
+def test_a_part_that_was_written_otherwise_is_damaged(tmp_path: Path, change: Any, message: str) -> None:
+    part = pack(study_in(tmp_path), 1)
+    change(part)
+    with pytest.raises(StorageError, match=rf"{part} is damaged: .*{message}"):
+        StudyStore.open(str(tmp_path), "softmax").cells()
+
+
+def test_what_a_killed_writer_left_among_the_parts_goes_with_the_next_run(tmp_path: Path) -> None:
+    store = study_in(tmp_path)
+    part = pack(store, 1)
+    left = {age: part.with_name(f".{part.name}.{age}.tmp") for age in ("old", "new")}
+    for path in left.values():
+        path.write_bytes(b"half")
+    os.utime(left["old"], (0, 0))
+    store.claim()
+    assert sorted(path.name for path in part.parent.iterdir()) == sorted([part.name, left["new"].name])
+
+
+def test_drift_of_packed_cells_names_their_parts(tmp_path: Path) -> None:
+    store = study_in(tmp_path)
+    part = pack(store, 1, 2)
+
+    def refusal() -> str:
+        with pytest.raises(StorageError) as found:
+            store.check_drift((cell, {**SPEC, "seed": 7}) for cell in store.cells())
+        return str(found.value)
+
+    ways = f"move these parts away: {part}; the other cells in them are then run anew."
+    assert refusal().endswith(f"Rename the study, undo the change, or {ways}")
+    ran(store, 3, packed=False)
+    folders = "move the folders of these cells out of the study"
+    assert refusal().endswith(f"Rename the study, undo the change, {folders}, or {ways}")
 
 
 def test_a_part_that_is_gone_since_it_was_found_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,35 @@ from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.report.analysis import analyse
 from al_ray.report.quick import read_rounds
 from al_ray.report.read import StudyRecords, read_study
+from al_ray.storage.folder import Folder
 from al_ray.storage.memory import MemoryFolder
 from tests.report.study_samples import TEST, SampleStudy
 
 Files = dict[str, bytes]
+
+
+def test_a_report_reads_every_part_three_times_however_its_cells_lie_among_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for what it holds, once for heads and rounds, once for the last arrays: also where 16 threads read."""
+    study = SampleStudy(tmp_path)
+    for seed in range(100):
+        study.cell((0.5, 0.6), seed=seed, test=TEST)
+    keys = list(files_of(study))
+    for first in range(50):  # neighbours lie in different parts
+        pack(study, keys=keys[first::50])
+    opened: Counter[str] = Counter()
+    usual = Folder.read_with
+
+    def count(self: Folder, name: str, look: Callable[[Any], Any]) -> Any:
+        opened[name] += 1
+        return usual(self, name, look)
+
+    monkeypatch.setattr(Folder, "read_with", count)
+    monkeypatch.setattr(Folder, "is_local", False)  # so that parts are read side by side
+    assert len(analyse(read_study(study.path)).cells) == 100
+    assert set(opened.values()) == {3}
+    assert len(opened) == 50
 
 
 def files_of(study: SampleStudy) -> dict[str, Files]:
@@ -33,9 +59,11 @@ def files_of(study: SampleStudy) -> dict[str, Files]:
     }
 
 
-def pack(study: SampleStudy, change: Callable[[Files], None] = lambda files: None) -> Path:
-    """Move all cells into one part, the first of them changed, and return the part."""
-    found = files_of(study)
+def pack(
+    study: SampleStudy, change: Callable[[Files], None] = lambda files: None, keys: Sequence[str] | None = None
+) -> Path:
+    """Move all cells, or those of these keys, into one part, the first of them changed, and return the part."""
+    found = {key: files for key, files in files_of(study).items() if keys is None or key in keys}
     change(next(iter(found.values())))
     held = []
     for key, files in found.items():

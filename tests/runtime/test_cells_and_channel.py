@@ -283,6 +283,22 @@ def test_a_cell_goes_through_the_channel_and_its_events_come_back_in_order() -> 
     assert play(script) == [CellStarted("a", 1, {"pid": 7}), ROUND, FINISHED]
 
 
+def test_a_round_that_is_told_again_is_no_progress() -> None:
+    async def script(channel: Channel) -> list[CellEvent]:
+        await channel.assign([task()])
+        for rounds in ([0, 1], [0, 1], [0, 1, 2], [0, 1]):
+            generation = await channel.enter()
+            await channel.take(generation, {})
+            await channel.push(generation, [RoundEnded("a", index, 0, {}) for index in rounds])
+        waiting = asyncio.create_task(channel.take(await channel.enter(), {}))
+        events = list((await channel.wait_for_update(1)).events)
+        waiting.cancel()
+        return events
+
+    started = [event for event in play(script) if isinstance(event, CellStarted)]
+    assert [event.failures_since_progress for event in started] == [0, 0, 1, 0, 1]
+
+
 def test_the_last_attempt_fails_the_cell_with_what_the_worker_said() -> None:
     async def script(channel: Channel) -> list[CellEvent]:
         await channel.assign([task()])

@@ -46,9 +46,9 @@ def test_bins(records: StudyRecords, scores: pd.DataFrame) -> Iterator[tuple[int
 
     They are those of the cell's own confidence method, also where its learning curve is that of a plain model.
     """
-    cells = [
-        int(cell) for cell in scores.index if records.cells.at[cell, "n_test"] and scores.at[cell, "role"] != "passive"
-    ]
+    has_some = (records.cells.loc[scores.index, "n_test"] > 0) & (scores["role"] != "passive")
+    numbers = {str(records.cells.at[cell, "key"]): int(cell) for cell in scores.index[has_some]}
+    cells = [numbers[key] for key in records.store.part_by_part(numbers)]
     with ThreadPoolExecutor(_N_READERS) as readers:
         for start in range(0, len(cells), _CHUNK):
             chunk = cells[start : start + _CHUNK]

@@ -36,6 +36,7 @@ class _CellInHand:
     task: CellTask
     attempts: int = 0
     failures_since_progress: int = 0  # the one under way counts until it records a round
+    last_round: int = -1  # the latest that was told, in any attempt
     n_lost: int = 0  # how often it was computed and lost before it was recorded; the first time says nothing of it
     trouble: Failure | None = None  # why its workers left
 
@@ -175,8 +176,14 @@ class Channel:
             if self._is_idle or self._closed or generation != self._generation:
                 return False
             for event in events:
-                if isinstance(event, RoundEnded) and self._cell is not None and event.key == self._cell.task.key:
-                    self._cell.failures_since_progress, self._cell.trouble = 0, None
+                cell = self._cell
+                if (
+                    isinstance(event, RoundEnded)
+                    and cell is not None
+                    and event.key == cell.task.key
+                    and event.round_index > cell.last_round  # one that is told again is no progress
+                ):
+                    cell.last_round, cell.failures_since_progress, cell.trouble = event.round_index, 0, None
                 self._tell(event)
             return True
 

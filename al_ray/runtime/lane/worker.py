@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -364,7 +365,7 @@ def _serve_cell(
     client: LaneClient,
 ) -> None:
     """Run a cell and tell its end; raise where the group has to leave or to restart."""
-    task = assignment.task
+    task = replace(assignment.task, attempt=assignment.attempt)
     end: CellEvent = CellFinished(task.key)
     computed: HeldCell | None = None
     try:
