@@ -281,6 +281,7 @@ def preparing(
                     if left.is_set():
                         return
                     hand_on(f"{key}/{encoding}", encoded, n_texts, encoded.how, began)
+            exchange.call(ExchangeState.end_preparing)
         except BaseException as error:
             if not left.is_set():  # the monitor may serve another start of the grid by now
                 monitor.stop(error)

@@ -60,7 +60,7 @@ class ExchangeState:
         self._lanes: dict[int, _Lane] = {}
         self._channels: dict[str, Channel] = {}
         self._dispensers: dict[str, Dispenser] = {}
-        self._n_workers = 0
+        self._n_workers, self._is_preparing = 0, True
         self._tasks: dict[str, bytes] = {}
         self._cards: dict[str, Card] = {}
         self._dealer = Dealer((), 0)
@@ -76,7 +76,7 @@ class ExchangeState:
             tasks: the cells, pickled one by one: opened they would take several times the memory.
             n_lanes: how many lanes may come.
         """
-        self._lanes, self._dealer = {}, Dealer(cards, n_lanes)
+        self._lanes, self._dispensers, self._dealer = {}, {}, Dealer(cards, n_lanes)
         self._cards = {card.key: card for card in cards}
         self._tasks = {card.key: task for card, task in zip(cards, tasks, strict=True)}
 
@@ -167,6 +167,10 @@ class ExchangeState:
         """Open the dispenser of a lane's worker group, whose processes may ask for it before the group does."""
         self._dispensers.setdefault(name, Dispenser())
 
+    async def close_dispenser(self, name: str) -> None:
+        """Let go the dispenser of a worker group that has ended."""
+        self._dispensers.pop(name, None)
+
     async def on_dispenser(
         self,
         name: str,
@@ -182,9 +186,9 @@ class ExchangeState:
         """Note how many workers the lanes of the grid have or will need from now on (driver)."""
         self._n_workers = n_workers
 
-    async def reserved(self) -> int:
-        """Return how many workers the lanes of the grid have or will need."""
-        return self._n_workers
+    async def reserved(self) -> tuple[int, bool]:
+        """Return how many workers the lanes of the grid have or will need, and whether pools are still prepared."""
+        return self._n_workers, self._is_preparing
 
     def _waits(self, lane: _Lane) -> bool:
         """Tell whether a lane has cells to wait for its workers with."""
@@ -212,6 +216,10 @@ class ExchangeState:
         async with self._pool_came:
             self._pools[key] = refs
             self._pool_came.notify_all()
+
+    async def end_preparing(self) -> None:
+        """Note that all pools of the grid are there: what prepared them is free (driver)."""
+        self._is_preparing = False
 
     async def take_pool(self, key: str) -> Any:
         """Wait until a pool or an encoding is prepared, and return its references."""

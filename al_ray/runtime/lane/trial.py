@@ -122,7 +122,7 @@ class WorkerGroup:
 
         resources = self._plan.sharing.resources
         return without_unused_actors(TorchTrainer)(
-            functools.partial(serve, self._channel, self._plan.functions, self._plan.sharing),
+            functools.partial(serve, self._channel, self._number, self._plan.functions, self._plan.sharing),
             torch_config=TorchConfig(backend=process_group_backend(resources.gpus_per_worker)),
             scaling_config=scaling(self._plan.workers, resources),
             run_config=RunConfig(

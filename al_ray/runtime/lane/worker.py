@@ -302,11 +302,12 @@ def _log_tail() -> str:
     return ""
 
 
-def serve(channel: ChannelClient, functions: bytes, sharing: SharingPlan) -> None:
+def serve(channel: ChannelClient, lane: int, functions: bytes, sharing: SharingPlan) -> None:
     """Run cells until the lane is closed: the train function of a lane's worker group.
 
     Args:
         channel: of the lane.
+        lane: its number.
         functions: pickled ``(run_cell, warm_up)``; opened by the workers only, since it may import a lot.
         sharing: what workers have, and how they share scorings.
     """
@@ -333,7 +334,7 @@ def serve(channel: ChannelClient, functions: bytes, sharing: SharingPlan) -> Non
         while (assignment := client.next_cell()) is not None:
             task = assignment.task
             if shared is None and sharing.resources.scoring != "lane" and not task.is_quick:
-                worker.helpers = shared = SharedScoring(sharing, channel.exchange, worker)
+                worker.helpers = shared = SharedScoring(sharing, lane, channel.exchange, worker)
                 stack.callback(shared.close)
             if shared is not None:
                 shared.begin_cell(task.pool_key, functools.partial(client.say, task.key))
