@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from al_ray.errors import one_line
-from al_ray.model.worker import Worker, set_threads
+from al_ray.model.worker import Worker, bound_memory, free_memory, set_threads
 from al_ray.runtime.cluster.ray_internals import end_execution
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.cluster.session import node_sizes
@@ -434,7 +434,7 @@ class ScoringActor:
         import_model_code()
         self._device = torch.device("cuda" if gpus > 0 else "cpu")
         if 0 < gpus < 1:
-            torch.cuda.set_per_process_memory_fraction(gpus)
+            bound_memory(gpus, self._device)
         self._exchange, self._name = exchange, name
         context = ray.get_runtime_context()
         self._node, self._actor = context.get_node_id(), context.get_actor_id()
@@ -465,7 +465,9 @@ class ScoringActor:
 
         if self._scoring is None or self._scoring[0] != share.scoring:
             self._scoring = None
+            free_memory(self._device)
             pool_key, job = ray.get(share.ref[0])
+            job = replace(job, rows=job.rows.copy())  # a view would keep the weights in the object store, too
             network, texts = self._network_of(job), self._texts_of(pool_key, job)
             job.load_into(network)
             batches = job.batches(network, texts, self._device)
