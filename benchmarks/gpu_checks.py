@@ -18,7 +18,7 @@ from al_ray.core.types import IntArray, LabeledSet, Sampling
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.source import ResolvedModel, resolve_model
 from al_ray.model.tokens import TokenizedSplit
-from al_ray.model.worker import Alone, free_memory
+from al_ray.model.worker import Alone, bound_memory, free_memory
 from al_ray.runtime.failures import kind_of
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, ReportRound
 from benchmarks.report import Figure
@@ -577,8 +577,6 @@ def memory(bench: Bench) -> None:
     """See that a fraction's bound holds, that it counts as memory when it does not, and that memory is given back."""
     bench.gpu_only("no memory of a GPU to bound")
     import torch
-
-    from al_ray.runtime.lane.worker import bound_memory
 
     device, share = bench.torch_device, 0.1
     total = torch.cuda.get_device_properties(device).total_memory

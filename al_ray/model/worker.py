@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from al_ray.model.predict import Helpers
 
+# What a process takes of a GPU beside its tensors, which torch does not count: its context, kernels, libraries. The
+# shares of a GPU add up to all of it.
+CUDA_CONTEXT_BYTES = 768 * 2**20
+
 
 class Worker(Protocol):
     """One process among those of a cell; all of them make the same calls in the same order.
@@ -124,6 +128,33 @@ def place_of(device: "torch.device") -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {"host": platform.node(), "platform": platform.platform(), "cpus": os.cpu_count(), "gpu": gpu}
+
+
+def bound_memory(share: float, device: "torch.device") -> int:
+    """Let this process take no more than its share of a GPU's memory, what CUDA itself takes for it included.
+
+    Args:
+        share: in (0, 1).
+        device: a GPU; without a number the one that this process has.
+
+    Returns:
+        bytes that torch may allocate.
+
+    Raises:
+        ExecutionError: nothing would be left.
+    """
+    import torch
+
+    index = torch.cuda.current_device() if device.index is None else device.index
+    total = torch.cuda.get_device_properties(index).total_memory
+    bound = int(share * total) - CUDA_CONTEXT_BYTES
+    if bound <= 0:
+        raise ExecutionError(
+            f"gpus_per_worker is {share:g}, which is {share * total / 2**20:.0f} MiB of this GPU, and CUDA takes "
+            f"about {CUDA_CONTEXT_BYTES / 2**20:.0f} MiB of its own in every process. Use a larger share."
+        )
+    torch.cuda.set_per_process_memory_fraction(bound / total, index)
+    return bound
 
 
 def free_memory(device: "torch.device") -> None:

@@ -107,6 +107,8 @@ def run_local(
 
     try:
         for cell in cells:
+            if not cell.is_quick:
+                record()  # or it would wait for this one
             pool = pool_of(cell.pool_key)
             on_event(CellStarted(cell.key))
             try:

@@ -185,8 +185,9 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
         that dies again and again before it has a cell would do so for ever: both end the grid.
         """
         number = trial.config["lane"]
-        left = self._left_of(number)
-        key = left[0].key if left else ""
+        left = [cell.key for cell in self._left_of(number)]
+        in_hand = self._ask(ExchangeState.in_hand, number)
+        key = in_hand if in_hand in left else next(iter(left), "")
         self._deaths[key] = n_deaths = self._deaths.get(key, 0) + 1
         restarts = self._plan.policy.restarts("lane")
         why = one_line(_cause(trial))
@@ -227,7 +228,7 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
                 self._ask(ExchangeState.reserve, self._n_left * self._plan.workers)
 
     def _left_of(self, number: int) -> list[CellTask]:
-        """Return the cells of a lane that have not ended; it has the first of them in hand."""
+        """Return the cells of a lane that have not ended."""
         return self._monitor.left_of([self._cells[key] for key in self._ask(ExchangeState.held, number) or ()])
 
     def _tell_ended(self, number: int) -> None:
@@ -281,6 +282,7 @@ def preparing(
                     if left.is_set():
                         return
                     hand_on(f"{key}/{encoding}", encoded, n_texts, encoded.how, began)
+            exchange.call(ExchangeState.end_preparing)
         except BaseException as error:
             if not left.is_set():  # the monitor may serve another start of the grid by now
                 monitor.stop(error)

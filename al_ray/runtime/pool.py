@@ -201,7 +201,11 @@ class EncodingActors:
     @property
     def device(self) -> str:
         """What they compute on, in torch's word."""
-        return "cuda" if self.gpus > 0 else "cpu"
+        return _device(self.gpus)
+
+
+def _device(gpus: float) -> str:
+    return "cuda" if gpus > 0 else "cpu"
 
 
 def prepare_encoding(
@@ -310,7 +314,7 @@ def _run_actors(blocks: "Sequence[pa.Table]", actor: type, actors: EncodingActor
     tokens.context.execution_options.preserve_order = True
     encoding = tokens.map_batches(
         actor,
-        fn_constructor_args=(actors.threads, actors.device, *arguments),
+        fn_constructor_args=(actors.threads, actors.gpus, *arguments),
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
@@ -327,17 +331,20 @@ class EncodingActor:
 
     Args:
         threads: CPU threads to compute with.
-        device: to compute on, in torch's word.
+        gpus: GPUs of it, whole or a fraction, which also bounds the GPU memory it may take.
         make_encoder: loads the model on a device.
     """
 
-    def __init__(self, threads: int, device: str, make_encoder: "Callable[[torch.device], Encoder]") -> None:
-        from al_ray.model.worker import set_threads
+    def __init__(self, threads: int, gpus: float, make_encoder: "Callable[[torch.device], Encoder]") -> None:
+        from al_ray.model.worker import bound_memory, set_threads
 
         set_threads(threads)
         import torch
 
-        self._encode = make_encoder(torch.device(device))
+        device = torch.device(_device(gpus))
+        if 0 < gpus < 1:
+            bound_memory(gpus, device)
+        self._encode = make_encoder(device)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
         """Return the ids of a block with what it was encoded to: a flat list a text, and the width of its rows."""
@@ -358,18 +365,18 @@ class StoringActor(EncodingActor):
     """One that writes what it encodes to the storage, so that it goes through no other process.
 
     Args:
-        threads, device, make_encoder: as of :class:`EncodingActor`.
+        threads, gpus, make_encoder: as of :class:`EncodingActor`.
         stored: split -> where to write; begun.
     """
 
     def __init__(
         self,
         threads: int,
-        device: str,
+        gpus: float,
         make_encoder: "Callable[[torch.device], Encoder]",
         stored: Mapping[str, StoredEncoding],
     ) -> None:
-        super().__init__(threads, device, make_encoder)
+        super().__init__(threads, gpus, make_encoder)
         self._stored = stored
 
     def __call__(self, block: "pa.Table") -> "pa.Table":

@@ -153,6 +153,7 @@ class HeldCells:
 
     def __init__(self) -> None:
         self._cells: list[tuple[str, HeldCell]] = []
+        self._n_bytes = 0
         self._since_s = 0.0
 
     def __bool__(self) -> bool:
@@ -164,18 +165,21 @@ class HeldCells:
         """Whether it is time to record them."""
         if not self._cells:
             return False
-        n_bytes = sum(cell.n_bytes for _, cell in self._cells)
-        return time.monotonic() - self._since_s >= HOLD_S or len(self._cells) >= MAX_HELD or n_bytes >= MAX_HELD_BYTES
+        is_large = len(self._cells) >= MAX_HELD or self._n_bytes >= MAX_HELD_BYTES
+        return is_large or time.monotonic() - self._since_s >= HOLD_S
 
     def add(self, key: str, cell: HeldCell) -> None:
         """Hold a cell."""
         if not self._cells:
             self._since_s = time.monotonic()
         self._cells.append((key, cell))
+        self._n_bytes += (
+            cell.n_bytes
+        )  # summed up as they come: it is asked for at each event, and a cell has many files
 
     def record(self) -> list[CellEvent]:
         """Record all that are held; return what is to be told of them: their ends, or that they failed."""
-        cells, self._cells = self._cells, []
+        cells, self._cells, self._n_bytes = self._cells, [], 0
         if not cells:
             return []
         try:

@@ -117,6 +117,7 @@ class _Helped:
 
     def __init__(self, shared: Any, alone: Path | None = None, n_before: int = 0) -> None:
         self._shared, self._alone, self._n_before = shared, alone, n_before
+        wait_until(lambda: not shared._room().is_preparing, "all pools are prepared")
 
     def prepare(self) -> None:
         self._shared.prepare()

@@ -1,24 +1,35 @@
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import torch
 
 from al_ray.errors import RoundError, StorageError
+from al_ray.model.worker import SingleProcess, Worker
+from al_ray.runtime.cluster.resources import LaneResources
+from al_ray.runtime.driver import run_local
 from al_ray.runtime.failures import ExchangeLostError, Failed, Failure, RetryPolicy, lane_survives
+from al_ray.runtime.lane import worker as lane_worker
 from al_ray.runtime.lane.channel import Assignment, Channel, RecordHeld
+from al_ray.runtime.lane.sharing import SharingPlan
 from al_ray.runtime.monitor import GridMonitor
+from al_ray.runtime.pool import CellPool, PoolSource
 from al_ray.runtime.tasks import (
+    MAX_HELD_BYTES,
     CellEvent,
     CellFailed,
     CellFinished,
     CellStarted,
     CellTask,
+    HeldCells,
+    ReportRound,
     RoundEnded,
     by_workers,
 )
+from tests.runtime import lane_fakes as fakes
 from tests.runtime.made import kind_of_event, made_cell
 
 DIED = Failure("WorkersDied", "gone", kind="lost")
@@ -498,3 +509,117 @@ def test_a_failure_after_a_start_is_only_one_cell() -> None:
     monitor.check()
     assert monitor.left_of([task("a"), task("b")]) == [task("b")]
     assert kinds(heard) == ["started", "failed"]
+
+
+# ---- cells that are held --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Held:
+    """A computed cell that tells what is done with it."""
+
+    key: str
+    seen: list[str]
+    size: int = 1
+
+    @property
+    def n_bytes(self) -> int:
+        self.seen.append(f"sized {self.key}")
+        return self.size
+
+    @property
+    def rounds(self) -> list[RoundEnded]:
+        return [RoundEnded(self.key, 0, 20, {})]
+
+    def record_with(self, others: Sequence["Held"]) -> None:
+        self.seen.append("recorded " + " ".join(cell.key for cell in [self, *others]))
+
+
+def test_held_cells_are_due_when_they_take_too_much_memory_and_each_is_sized_once() -> None:
+    seen: list[str] = []
+    held = HeldCells()
+    for _ in range(2):
+        held.add("a", Held("a", seen, MAX_HELD_BYTES - 1))
+        assert not held.is_due
+        held.add("b", Held("b", seen, 1))
+        assert held.is_due
+        assert kinds(held.record()) == ["round", "finished", "round", "finished"]
+        assert not held.is_due
+    assert seen == ["sized a", "sized b", "recorded a b"] * 2
+
+
+def test_held_cells_do_not_wait_for_a_long_one_without_ray() -> None:
+    seen: list[str] = []
+
+    def run_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> Any:
+        if task.is_quick:
+            return Held(task.key, seen)
+        seen.append("long")
+        return None
+
+    tables = {"pool": fakes.texts(3), "test": fakes.texts(1)}
+    run_local(
+        cells=[task("a", is_quick=True), task("b", is_quick=True), task("long"), task("c", is_quick=True)],
+        pools={"p": PoolSource(tables=tables, tokenize=fakes.tokenize)},
+        run_cell=run_cell,
+        threads=torch.get_num_threads(),
+        use_gpu=False,
+        on_event=lambda event: seen.append(f"{kind_of_event(event)} {event.key}"),
+    )
+    seen = [words for words in seen if words.startswith(("recorded", "finished", "long"))]
+    assert seen == [
+        *("recorded a b", "finished a", "finished b", "long", "finished long"),
+        *("recorded c", "finished c"),
+    ]
+
+
+def test_quick_cells_know_no_helpers_and_what_is_held_is_recorded_before_those_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lane whose first cell takes its time and whose second one is quick and held when the lane is closed."""
+    seen: list[str] = []
+
+    class Shared:
+        def __init__(self, *args: object) -> None:
+            pass
+
+        def begin_cell(self, *args: object) -> None:
+            pass
+
+        def close(self) -> None:
+            seen.append("helpers end")
+
+    class Channels:
+        """Of an exchange, and the channel of the lane."""
+
+        exchange: Any
+        lane = "lane"
+        tasks = (task("slow"), task("quick", is_quick=True))
+
+        def __init__(self) -> None:
+            self.exchange, self._given = self, iter([*(Assignment(each, 1) for each in self.tasks), None])
+
+        def fetch_pool(self, key: str) -> Any:
+            return None
+
+        def call(self, method: Any, *args: Any, **options: Any) -> Any:
+            return next(self._given) if method is Channel.take else True
+
+    def run_cell(task: CellTask, pool: CellPool, worker: Worker, report: ReportRound) -> Any:
+        seen.append(f"{task.key} {'helped' if worker.helpers is not None else 'alone'}")
+        return Held(task.key, seen) if task.is_quick else None
+
+    class OnlyWorker(SingleProcess):
+        def broadcast(self, value: Any, *, between_cells: bool = False) -> Any:
+            return value
+
+        def all_agree(self, statement: bool) -> bool:
+            return True
+
+    monkeypatch.setattr(lane_worker, "SharedScoring", Shared)
+    monkeypatch.setattr(lane_worker.TrainWorker, "join", lambda threads, gpus: OnlyWorker())
+    monkeypatch.setattr(lane_worker, "_open_functions", lambda functions: run_cell)
+    monkeypatch.setattr(OnlyWorker, "place", {})
+    channel: Any = Channels()
+    lane_worker.serve(channel, 0, b"", SharingPlan(resources=LaneResources(scoring="auto"), kept_cpus=0))
+    assert seen == ["slow helped", "quick alone", "sized quick", "recorded quick", "helpers end"]

@@ -6,15 +6,18 @@ import pickle
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from al_ray.runtime.failures import Failure, RetryPolicy
-from al_ray.runtime.lane.channel import Channel
+from al_ray.runtime.grid import TuneHooks
+from al_ray.runtime.lane.channel import Assignment, Channel
 from al_ray.runtime.lane.dealing import LOT_S, TOO_LATE, Card, Dealer
 from al_ray.runtime.lane.exchange import ExchangeState, Lot
-from al_ray.runtime.tasks import CellFinished
+from al_ray.runtime.monitor import GridMonitor
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted
 from tests.runtime.made import kind_of_event, made_cell
 
 
@@ -168,10 +171,10 @@ POLICY = RetryPolicy(0)
 def test_a_lane_has_no_cell_before_its_workers_are_there_and_then_has_one_at_once() -> None:
     async def script(exchange: ExchangeState) -> Any:
         await exchange.open_lane(0, "zero", POLICY)
-        before = await exchange.deal(0, 0.0)
+        before = await exchange.deal("zero", 0.0)
         await exchange.tell_ready("zero")
         held = await exchange.held(0)
-        return before, held, await exchange.deal(0, 0.0)
+        return before, held, await exchange.deal("zero", 0.0)
 
     assert play(script, 3, 2) == (None, ["c0"], Lot(1, are_quick=True))
 
@@ -180,7 +183,7 @@ def test_a_lane_whose_workers_never_come_is_let_go_when_nothing_is_left() -> Non
     async def script(exchange: ExchangeState) -> Any:
         for number, name in enumerate(("zero", "one")):
             await exchange.open_lane(number, name, POLICY)
-        waiting = asyncio.create_task(exchange.deal(1, 50.0))
+        waiting = asyncio.create_task(exchange.deal("one", 50.0))
         await exchange.tell_ready("zero")
         return await waiting
 
@@ -190,8 +193,8 @@ def test_a_lane_whose_workers_never_come_is_let_go_when_nothing_is_left() -> Non
 def test_workers_that_never_come_fail_one_cell_and_the_others_are_given_back() -> None:
     async def script(exchange: ExchangeState) -> Any:
         await exchange.open_lane(0, "zero", POLICY)
-        await exchange.end_group(0, Failure("ImportError", "no module named 'x'", kind="lost"))
-        lot = await exchange.deal(0, 0.0)
+        await exchange.end_group("zero", Failure("ImportError", "no module named 'x'", kind="lost"))
+        lot = await exchange.deal("zero", 0.0)
         update = await exchange.on_channel("zero", Channel.wait_for_update, 1.0)
         await exchange.open_lane(1, "one", POLICY)
         await exchange.tell_ready("one")
@@ -204,11 +207,11 @@ def test_cells_that_a_lane_gives_back_go_to_another_one_but_for_those_that_have_
     async def script(exchange: ExchangeState) -> Any:
         await exchange.open_lane(0, "zero", POLICY)
         await exchange.tell_ready("zero")
-        await exchange.deal(0, 0.0)
+        await exchange.deal("zero", 0.0)
         await end_cells(exchange, "zero", "c0")
-        await exchange.deal(0, 0.0)
+        await exchange.deal("zero", 0.0)
         held = await exchange.held(0)
-        await exchange.give_back(0, held[:1])
+        await exchange.give_back("zero", held[:1])
         await exchange.open_lane(1, "one", POLICY)
         await exchange.tell_ready("one")
         return held, await exchange.held(0), await exchange.held(1)
@@ -222,9 +225,9 @@ def test_a_lane_that_takes_a_dead_ones_place_has_its_cells_but_for_those_that_en
     async def script(exchange: ExchangeState) -> Any:
         await exchange.open_lane(0, "zero", POLICY)
         await exchange.tell_ready("zero")
-        await exchange.deal(0, 0.0)
+        await exchange.deal("zero", 0.0)
         await end_cells(exchange, "zero", "c0")
-        assert (await exchange.deal(0, 0.0)) == Lot(1, are_quick=True)
+        assert (await exchange.deal("zero", 0.0)) == Lot(1, are_quick=True)
         orphan = await exchange.on_channel("zero", Channel.enter)
         await exchange.tell_ended(["c0"])
         await exchange.open_lane(0, "zero again", POLICY)
@@ -232,9 +235,102 @@ def test_a_lane_that_takes_a_dead_ones_place_has_its_cells_but_for_those_that_en
         held = await exchange.held(0)
         await exchange.tell_ready("zero again")
         await end_cells(exchange, "zero again", "c1")
-        return told, held, await exchange.deal(0, 0.0)
+        return told, held, await exchange.deal("zero again", 0.0)
 
     told, held, lot = play(script, 2, 1)
     assert not told, "what is left of the dead lane's workers is not heard any more"
     assert held == ["c1"]
     assert lot == Lot(1, are_quick=True)
+
+
+def test_what_comes_late_of_a_former_lane_does_not_concern_the_one_with_its_number() -> None:
+    async def script(exchange: ExchangeState) -> Any:
+        await exchange.open_lane(0, "former", POLICY)
+        late = asyncio.create_task(exchange.deal("former", 50.0))
+        await asyncio.sleep(0)
+        tasks = [made_cell("next class"), made_cell("another")]
+        await exchange.lay_out(list(map(Card.of, tasks)), list(map(pickle.dumps, tasks)), 1)
+        await exchange.open_lane(0, "zero", POLICY)
+        await exchange.end_group("former", Failure("WorkersDied", "the worker group ended", kind="lost"))
+        await exchange.tell_ready("former")
+        before = await exchange.held(0)
+        await exchange.tell_ready("zero")
+        await exchange.give_back("former", [])
+        update = await exchange.on_channel("zero", Channel.wait_for_update, 0.0)
+        return before, await exchange.held(0), update.events, await exchange.deal("former", 0.0), await late
+
+    nothing = Lot(0, are_quick=True)
+    assert play(script, 1, 1) == ([], ["next class"], (), nothing, nothing)
+
+
+async def run_until_c3(exchange: ExchangeState, name: str) -> list[str]:
+    """Run cells of a lane, all of which its worker holds, until it has c3 in hand; return what it was told to do."""
+    generation, told, held = await exchange.on_channel(name, Channel.enter), list[str](), list[str]()
+    is_computed = False
+    while "c3" not in told:
+        given = await exchange.on_channel(name, Channel.take, generation, {}, is_computed=is_computed)
+        if is_computed := isinstance(given, Assignment):
+            held.append(given.task.key)
+            told.append(given.task.key)
+        else:
+            await exchange.on_channel(name, Channel.push, generation, list(map(CellFinished, held)))
+            told.append("record")
+    return told
+
+
+def test_a_dead_lane_tells_the_cell_it_had_in_hand_and_the_next_one_records_what_is_held_before_it() -> None:
+    async def script(exchange: ExchangeState) -> Any:
+        await exchange.open_lane(0, "dies", POLICY)
+        await exchange.tell_ready("dies")
+        await exchange.deal("dies", 0.0)
+        await end_cells(exchange, "dies", "c0")
+        await exchange.deal("dies", 0.0)
+        told, held = await run_until_c3(exchange, "dies"), await exchange.held(0)
+        suspects = [await exchange.in_hand(0)]
+        await exchange.open_lane(0, "dies before it has them", POLICY)
+        suspects.append(await exchange.in_hand(0))
+        await exchange.open_lane(0, "goes on", POLICY)
+        await exchange.tell_ready("goes on")
+        return held, told, suspects, await run_until_c3(exchange, "goes on")
+
+    held, told, suspects, told_again = play(script, 9, 1)
+    assert held == ["c1", "c2", "c3", "c4"]
+    assert told == ["c1", "c2", "c3"]
+    assert suspects == ["c3", "c3"]
+    assert told_again == ["c1", "c2", "record", "c3"]
+
+
+def test_of_a_lane_that_dies_too_often_the_cell_in_hand_is_given_up_and_not_one_that_it_held() -> None:
+    events: list[CellEvent] = []
+    monitor = GridMonitor(events.append)
+    monitor.tell(CellStarted("c1"))
+
+    async def script(exchange: ExchangeState) -> list[str]:
+        class Answers:
+            def call(self, method: Any, argument: Any) -> Any:
+                try:
+                    method(exchange, argument).send(None)
+                except StopIteration as answer:  # none of these calls waits
+                    return answer.value
+                raise AssertionError(f"{method} waits")
+
+        cells = [made_cell(f"c{number}") for number in range(9)]
+        plan: Any = SimpleNamespace(policy=RetryPolicy(1), exchange=Answers(), workers=1)
+        hooks, lane = TuneHooks(plan, cells, 1, monitor), SimpleNamespace(config={"lane": 0}, get_error=lambda: "gone")
+        await exchange.open_lane(0, "dies", POLICY)
+        await exchange.tell_ready("dies")
+        await exchange.deal("dies", 0.0)
+        await end_cells(exchange, "dies", "c0")
+        await exchange.deal("dies", 0.0)
+        monitor.tell(CellFinished("c0"))
+        await run_until_c3(exchange, "dies")
+        hooks.on_trial_recover(0, [], lane)
+        assert not any(isinstance(event, CellFailed) for event in events)
+        await exchange.open_lane(0, "dies again", POLICY)
+        await exchange.tell_ready("dies again")
+        await run_until_c3(exchange, "dies again")
+        hooks.on_trial_recover(0, [], lane)
+        return await exchange.held(0)
+
+    assert play(script, 9, 1) == ["c1", "c2", "c4"]
+    assert [event.key for event in events if isinstance(event, CellFailed)] == ["c3"]

@@ -2,8 +2,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from al_ray.errors import ExecutionError
+from al_ray.model import worker as model_worker
+from al_ray.model.worker import CUDA_CONTEXT_BYTES, bound_memory
 from al_ray.runtime.cluster.resources import (
     LaneResources,
     NodeSize,
@@ -11,7 +14,7 @@ from al_ray.runtime.cluster.resources import (
     object_store_bytes,
     process_group_backend,
 )
-from al_ray.runtime.lane.worker import CUDA_CONTEXT_BYTES, bound_memory
+from al_ray.runtime.pool import EncodingActor
 
 GIB = 1024**3
 
@@ -129,8 +132,6 @@ def test_nccl_is_used_only_where_every_rank_has_its_own_gpu() -> None:
 
 def test_a_share_of_a_gpu_bounds_the_memory_that_its_worker_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """What CUDA takes of its own comes out of the share, or the shares of a GPU would add up to more than it has."""
-    import torch
-
     set_to: list[float] = []
     sizes = SimpleNamespace(total_memory=16 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: sizes)
@@ -140,6 +141,21 @@ def test_a_share_of_a_gpu_bounds_the_memory_that_its_worker_may_take(monkeypatch
     assert set_to == [(4 * GIB - CUDA_CONTEXT_BYTES) / (16 * GIB)]
     with pytest.raises(ExecutionError, match=r"gpus_per_worker is 0.01, which is 164 MiB of this GPU, and CUDA takes"):
         bound_memory(0.01, device)
+
+
+@pytest.mark.parametrize(("gpus", "device", "bounds"), [(0.25, "cuda", [0.25]), (1, "cuda", []), (0, "cpu", [])])
+def test_a_process_that_encodes_keeps_to_its_share_of_a_gpu_too(
+    gpus: float, device: str, bounds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[float] = []
+    monkeypatch.setattr(model_worker, "bound_memory", lambda share, device: set_to.append(share))
+    devices: list[str] = []
+
+    def make_encoder(device: torch.device) -> Any:
+        devices.append(device.type)
+
+    EncodingActor(torch.get_num_threads(), gpus, make_encoder)
+    assert (set_to, devices) == (bounds, [device])
 
 
 @pytest.mark.parametrize(

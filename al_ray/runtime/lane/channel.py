@@ -37,6 +37,7 @@ class _CellInHand:
     attempts: int = 0
     failures_since_progress: int = 0  # the one under way counts until it records a round
     last_round: int = -1  # the latest that was told, in any attempt
+    is_suspect: bool = False  # a lane died while it had it in hand
     n_lost: int = 0  # how often it was computed and lost before it was recorded; the first time says nothing of it
     trouble: Failure | None = None  # why its workers left
 
@@ -77,11 +78,16 @@ class Channel:
         self._group_lost = False
         self._group_served = self._any_served = False
 
-    async def assign(self, tasks: Sequence[CellTask]) -> None:
-        """Give the lane its next cells, in the order to run them (trial)."""
+    async def assign(self, tasks: Sequence[CellTask], suspect: str = "") -> None:
+        """Give the lane its next cells, in the order to run them (trial).
+
+        Args:
+            tasks: the cells.
+            suspect: key of the one that may be deadly, so that what is held is recorded before it.
+        """
         async with self._changed:
             assert self._is_idle, f"cells assigned before {self._cell} ended"
-            self._next.extend(map(_CellInHand, tasks))
+            self._next.extend(_CellInHand(task, is_suspect=task.key == suspect) for task in tasks)
             self._take_in_hand()
             self._changed.notify_all()
 
@@ -156,7 +162,8 @@ class Channel:
                 )
                 if self._closed or generation != self._generation:
                     return None
-                if self._held and (self._cell is None or self._cell.failures_since_progress):
+                cell = self._cell
+                if self._held and (cell is None or cell.is_suspect or cell.failures_since_progress):
                     return RecordHeld()
                 assert self._cell is not None
                 if self._policy.tries_again("workers", self._cell.failures_since_progress):
@@ -186,6 +193,10 @@ class Channel:
                     cell.last_round, cell.failures_since_progress, cell.trouble = event.round_index, 0, None
                 self._tell(event)
             return True
+
+    async def in_hand(self) -> str:
+        """Return the key of the cell in hand; empty where there is none (driver)."""
+        return "" if self._cell is None else self._cell.task.key
 
     async def note(self, failure: Failure) -> None:
         """Keep the reason why a worker is about to leave, for the event of a last attempt (worker)."""

@@ -4,6 +4,7 @@ Plain asyncio, so that its rules are tested without a cluster; :mod:`al_ray.runt
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,11 @@ class Share:
     first: int
     end: int
     ref: Any = None
+
+
+@dataclass(frozen=True)
+class Dismissed:
+    """Said to a process in the place of a share: the lane needs it no more."""
 
 
 class Dispenser:
@@ -84,23 +90,29 @@ class Dispenser:
         assert scoring == self._scoring, f"share of scoring {scoring}, this is {self._scoring}"
         return self._cut(taker) if self._has_more() else None
 
-    async def take_beside(self, ticket: int, taker: str) -> Share | None:
-        """Wait for a share for a process beside the lane; None when the lane needs none any more.
+    async def take_beside(self, ticket: int, taker: str, timeout_s: float) -> Share | Dismissed | None:
+        """Wait for a share for a process beside the lane.
 
         Args:
             ticket: names this share, however often it is asked for.
             taker: names the process.
+            timeout_s: wait no longer, since nobody tells whether the process is still there.
+
+        Returns:
+            the share; None where it has to ask again.
         """
-        async with self._changed:
-            while True:
-                if (known := self._given.get(ticket)) is not None:
-                    return known
-                if ticket < self._first_ticket:
-                    return None
-                if self._ref is not None and self._has_more():
-                    self._given[ticket] = self._cut(taker, self._ref)
-                    return self._given[ticket]
-                await self._changed.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                while True:
+                    if (known := self._given.get(ticket)) is not None:
+                        return known
+                    if ticket < self._first_ticket:
+                        return Dismissed()
+                    if self._ref is not None and self._has_more():
+                        self._given[ticket] = self._cut(taker, self._ref)
+                        return self._given[ticket]
+                    await self._changed.wait()
+        return None
 
     async def given_beside(self, scoring: int) -> list[Share]:
         """Return the shares of a scoring that were given for tickets so far."""
@@ -113,7 +125,7 @@ class Dispenser:
             self._given.clear()
 
     async def dismiss(self, first_ticket: int) -> None:
-        """Send away those who wait with older tickets than this one."""
+        """Send away those who come with older tickets than this one, and those who wait with them."""
         async with self._changed:
             self._first_ticket = first_ticket
             self._changed.notify_all()

@@ -41,6 +41,7 @@ class _Lane:
     Attributes:
         channel: its name.
         held: keys of the cells that it has, in their order.
+        suspect: key of the cell that the lane whose place it took had in hand when it died; empty where there is none.
         is_ready: whether its workers came.
         is_handed: whether the cells are in its channel; before that they are what it takes over of a dead lane.
         is_told: whether its trial knows.
@@ -48,6 +49,7 @@ class _Lane:
 
     channel: str
     held: list[str]
+    suspect: str = ""
     is_ready: bool = False
     is_handed: bool = False
     is_told: bool = False
@@ -60,7 +62,7 @@ class ExchangeState:
         self._lanes: dict[int, _Lane] = {}
         self._channels: dict[str, Channel] = {}
         self._dispensers: dict[str, Dispenser] = {}
-        self._n_workers = 0
+        self._n_workers, self._is_preparing = 0, True
         self._tasks: dict[str, bytes] = {}
         self._cards: dict[str, Card] = {}
         self._dealer = Dealer((), 0)
@@ -76,7 +78,7 @@ class ExchangeState:
             tasks: the cells, pickled one by one: opened they would take several times the memory.
             n_lanes: how many lanes may come.
         """
-        self._lanes, self._dealer = {}, Dealer(cards, n_lanes)
+        self._lanes, self._dispensers, self._dealer = {}, {}, Dealer(cards, n_lanes)
         self._cards = {card.key: card for card in cards}
         self._tasks = {card.key: task for card, task in zip(cards, tasks, strict=True)}
 
@@ -84,35 +86,40 @@ class ExchangeState:
         """Open the channel of a lane, or that of one that takes the place of a dead one and of what it had (trial)."""
         assert name not in self._channels, f"channel {name} opened twice"
         held: list[str] = []
+        suspect = await self.in_hand(number)
         if (former := self._lanes.get(number)) is not None:
             # What is left of the dead one's workers may still compute, but tells nothing any more.
             await self._channels[former.channel].close()
             held = former.held
         self._channels[name] = Channel(policy)
-        self._lanes[number] = _Lane(name, held)
+        self._lanes[number] = _Lane(name, held, suspect)
         self._dealer.hold(number, [self._cards[key] for key in held], time.monotonic())
 
     async def tell_ready(self, name: str) -> None:
         """Hand a lane its first cells: its workers are there (worker)."""
-        for number, lane in self._lanes.items():
-            if lane.channel == name:
-                lane.is_ready = True
-                if not lane.is_handed:
-                    await self._hand(number)
+        if (number := self._number_of(name)) is not None:
+            lane = self._lanes[number]
+            lane.is_ready = True
+            if not lane.is_handed:
+                await self._hand(number)
         await self._wake_waiting()
 
-    async def deal(self, number: int, timeout_s: float) -> Lot | None:
+    async def deal(self, name: str, timeout_s: float) -> Lot | None:
         """Tell a lane what it was handed, or hand it its next cells; those before have ended (trial).
 
         Args:
-            number: of the lane.
+            name: of its channel.
             timeout_s: how long is waited for its workers, and for a cell that it would end in time.
 
         Returns:
-            what it has now, nothing where no cell is left; None where it has to ask again.
+            what it has now, nothing where no cell is left, or for a lane whose place another has taken; None where it
+            has to ask again.
         """
-        lane, deadline = self._lanes[number], time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s
         while True:
+            if (number := self._number_of(name)) is None:
+                return Lot(0, are_quick=True)
+            lane = self._lanes[number]
             if not self._waits(lane):
                 if not lane.is_handed or lane.is_told:
                     await self._hand(number)
@@ -126,19 +133,26 @@ class ExchangeState:
                 async with asyncio.timeout(left_s), self._dealt:
                     await self._dealt.wait()
 
-    async def end_group(self, number: int, failure: Failure) -> None:
-        """Note that the workers of a lane are gone for good (trial).
+    async def end_group(self, name: str, failure: Failure) -> None:
+        """Note that the workers of a lane are gone for good, unless another has taken its place (trial).
 
         Where they never came, a cell is the witness: its failure tells the driver why.
         """
+        if (number := self._number_of(name)) is None:
+            return
         lane = self._lanes[number]
         if not lane.is_handed:
             await self._hand(number)
             await self._wake_waiting()
-        await self._channels[lane.channel].group_ended(failure)
+        await self._channels[name].group_ended(failure)
 
-    async def give_back(self, number: int, ended: Collection[str]) -> None:
-        """Take back the cells of a lane whose workers cannot start, but for those that have ended (trial)."""
+    async def give_back(self, name: str, ended: Collection[str]) -> None:
+        """Take back the cells of a lane whose workers cannot start, but for those that have ended (trial).
+
+        Those of a lane whose place another has taken are that one's.
+        """
+        if (number := self._number_of(name)) is None:
+            return
         lane = self._lanes[number]
         left, lane.held = [self._cards[key] for key in lane.held if key not in ended], []
         self._dealer.put_back(number, left)
@@ -146,6 +160,16 @@ class ExchangeState:
     async def held(self, number: int) -> list[str]:
         """Return the keys of the cells that a lane was handed last, in their order (driver)."""
         return list(self._lanes[number].held) if number in self._lanes else []
+
+    async def in_hand(self, number: int) -> str:
+        """Return the key of the cell that a lane has in hand, or had when it died; empty where there is none (driver).
+
+        Of a lane that died before it had what it took over it is that of the one before.
+        """
+        if number not in self._lanes:
+            return ""
+        lane = self._lanes[number]
+        return await self._channels[lane.channel].in_hand() or lane.suspect
 
     async def tell_ended(self, keys: Collection[str]) -> None:
         """Note that cells have ended, as the driver knows: what a dead lane was told may not have come there."""
@@ -167,6 +191,10 @@ class ExchangeState:
         """Open the dispenser of a lane's worker group, whose processes may ask for it before the group does."""
         self._dispensers.setdefault(name, Dispenser())
 
+    async def close_dispenser(self, name: str) -> None:
+        """Let go the dispenser of a worker group that has ended."""
+        self._dispensers.pop(name, None)
+
     async def on_dispenser(
         self,
         name: str,
@@ -182,9 +210,13 @@ class ExchangeState:
         """Note how many workers the lanes of the grid have or will need from now on (driver)."""
         self._n_workers = n_workers
 
-    async def reserved(self) -> int:
-        """Return how many workers the lanes of the grid have or will need."""
-        return self._n_workers
+    async def reserved(self) -> tuple[int, bool]:
+        """Return how many workers the lanes of the grid have or will need, and whether pools are still prepared."""
+        return self._n_workers, self._is_preparing
+
+    def _number_of(self, name: str) -> int | None:
+        """Return the number of the lane that has a channel; None where another one has its place by now."""
+        return next((number for number, lane in self._lanes.items() if lane.channel == name), None)
 
     def _waits(self, lane: _Lane) -> bool:
         """Tell whether a lane has cells to wait for its workers with."""
@@ -201,7 +233,8 @@ class ExchangeState:
                 return
         lane.is_handed, lane.is_told = True, False
         if lane.held:
-            await self._channels[lane.channel].assign([pickle.loads(self._tasks[key]) for key in lane.held])
+            tasks = [pickle.loads(self._tasks[key]) for key in lane.held]
+            await self._channels[lane.channel].assign(tasks, lane.suspect)
 
     async def _wake_waiting(self) -> None:
         async with self._dealt:
@@ -212,6 +245,10 @@ class ExchangeState:
         async with self._pool_came:
             self._pools[key] = refs
             self._pool_came.notify_all()
+
+    async def end_preparing(self) -> None:
+        """Note that all pools of the grid are there: what prepared them is free (driver)."""
+        self._is_preparing = False
 
     async def take_pool(self, key: str) -> Any:
         """Wait until a pool or an encoding is prepared, and return its references."""

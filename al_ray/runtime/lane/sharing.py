@@ -19,11 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from al_ray.errors import one_line
-from al_ray.model.worker import Worker, set_threads
+from al_ray.model.worker import Worker, bound_memory, free_memory, set_threads
 from al_ray.runtime.cluster.ray_internals import end_execution
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.cluster.session import node_sizes
-from al_ray.runtime.lane.dispenser import Dispenser, Share
+from al_ray.runtime.failures import ExchangeLostError
+from al_ray.runtime.lane.dispenser import Dismissed, Dispenser, Share
 from al_ray.runtime.lane.exchange import Exchange, ExchangeState
 from al_ray.runtime.pool import CellPool, data_errors
 
@@ -39,7 +40,10 @@ FEWEST_BATCHES = 16
 # Of one execution, each about three milliseconds at its start; and how many of them a scoring may take.
 TICKETS_AN_ACTOR, LEAST_TICKETS, MOST_TICKETS = 200, 400, 4000
 TICKETS_A_SCORING = 32
-CLOSING_TIMEOUT_S = 5.0
+# A trial waits four seconds for its workers' end. Ray ends no execution before its first result: it is tried often.
+CLOSING_TIMEOUT_S, END_EVERY_S = 2.5, 0.1
+# How long a call for a share waits: one of a process that is dead may take a share for nobody.
+ASK_EVERY_S = 10.0
 # What a scoring may be asked for, a cell of bytes each in what an actor returns.
 COLUMNS = ("logits", "features", "logits_without_dropout")
 BYTES = pa.large_binary()
@@ -60,23 +64,29 @@ class SharingPlan:
 
 @dataclass(frozen=True)
 class Room:
-    """What is free beside the lanes.
+    """What is free for a lane beside all of them.
 
     Attributes:
         n_slots: workers that the nodes hold, those of lanes included.
         n_reserved: workers that the lanes have or will need.
         n_lanes: lanes among whom the rest is divided.
+        lane: number of this one.
+        is_preparing: pools are still tokenised or encoded, which needs what the lanes leave.
     """
 
     n_slots: int
     n_reserved: int
     n_lanes: int
+    lane: int
+    is_preparing: bool = False
 
     @property
     def n_actors(self) -> int:
-        """Processes that one lane may have."""
+        """Processes that this lane may have: those of all lanes are no more than are free."""
         idle = self.n_slots - self.n_reserved
-        return max(idle // max(self.n_lanes, 1), 1) if idle > 0 else 0
+        if self.is_preparing or idle <= 0 or self.n_lanes <= 0:
+            return 0
+        return idle // self.n_lanes + (self.lane < idle % self.n_lanes)
 
 
 def pays(mode: Literal["lane", "cluster", "auto"], alone_s: float | None, *, is_open: bool) -> bool:
@@ -99,12 +109,13 @@ class SharedScoring:
 
     Args:
         plan: of the grid.
+        lane: number of the lane.
         exchange: of the grid.
         worker: this rank.
     """
 
-    def __init__(self, plan: SharingPlan, exchange: Exchange, worker: Worker) -> None:
-        self._plan, self._exchange, self._worker = plan, exchange, worker
+    def __init__(self, plan: SharingPlan, lane: int, exchange: Exchange, worker: Worker) -> None:
+        self._plan, self._lane, self._exchange, self._worker = plan, lane, exchange, worker
         self._mode = plan.resources.scoring
         self._name: str = worker.broadcast(uuid.uuid4().hex if worker.rank == 0 else "")
         self._scoring = self._next_ticket = 0
@@ -125,10 +136,11 @@ class SharedScoring:
         self._has_failed = self._has_said = False
 
     def close(self) -> None:
-        """End the processes beside the lane."""
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
+        """End the processes beside the lane, for good."""
+        self._end_pipeline()
+        if self._worker.rank == 0:
+            with contextlib.suppress(ExchangeLostError):
+                self._exchange.call(ExchangeState.close_dispenser, self._name)
 
     def prepare(self) -> None:
         """Start the processes where they are asked for anyhow, so that they are warm when there is something to do."""
@@ -179,9 +191,11 @@ class SharedScoring:
         is_short = len(batches.costs) < FEWEST_BATCHES * world if alone_s is None else alone_s < SHARING_PAYS_S
         if self._has_failed or len(batches.costs) <= world or (self._mode == "auto" and is_short):
             return None
-        if self._room().n_actors == 0:
-            self.close()
-            self._say_once("its pool is scored by its lane alone: nothing is free beside the lanes")
+        room = self._room()
+        if room.n_actors == 0:
+            self._end_pipeline()
+            why = "pools are still prepared" if room.is_preparing else "nothing is free beside the lanes"
+            self._say_once(f"its pool is scored by its lane alone: {why}")
             return None
         scoring = self._scoring + 1
         self._dispenser(Dispenser.begin, scoring, batches.costs[dearest_first(batches)].tolist(), world)
@@ -204,8 +218,8 @@ class SharedScoring:
     def _room(self) -> Room:
         resources = self._plan.resources
         n_slots = sum(node.slots(resources) for node in node_sizes(self._plan.kept_cpus))
-        n_reserved = self._exchange.call(ExchangeState.reserved)
-        return Room(n_slots, n_reserved, n_reserved // self._worker.world)
+        n_reserved, is_preparing = self._exchange.call(ExchangeState.reserved)
+        return Room(n_slots, n_reserved, n_reserved // self._worker.world, self._lane, is_preparing)
 
     def _ready_pipeline(self, room: Room, alone_s: float | None = None) -> bool:
         """Make sure that there is a pipeline that fits the room, if there is any; tell whether there is."""
@@ -214,7 +228,7 @@ class SharedScoring:
             self._say(f"the processes beside its lane failed, which goes on alone: {pipeline.failure}")
             self._has_failed = True
         if pipeline is not None and (pipeline.failure is not None or not pipeline.serves(room)):
-            self.close()
+            self._end_pipeline()
         if self._has_failed or room.n_actors == 0:
             return False
         if self._pipeline is None:
@@ -225,9 +239,13 @@ class SharedScoring:
             n_tickets = min(max(TICKETS_AN_ACTOR * room.n_actors, LEAST_TICKETS), MOST_TICKETS)
             tickets = range(self._next_ticket, self._next_ticket + n_tickets)
             self._next_ticket = tickets.stop
-            self._dispenser(Dispenser.dismiss, tickets.start)
             self._pipeline = Pipeline(self._plan.resources, room, self._exchange, self._name, tickets)
         return True
+
+    def _end_pipeline(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
 
     def _take_in(self, scoring: int, by_cost: Any, batches: "Batches", began: float) -> "list[Part]":
         """Take in what was computed beside the lane, and compute here what has not arrived, the newest share first."""
@@ -301,8 +319,10 @@ class Pipeline:
 
     def serves(self, room: Room) -> bool:
         """Tell whether it is of the right size and has enough tickets left."""
-        fits = room.n_reserved == self._room.n_reserved and room.n_actors >= self._room.n_actors
-        few = min(TICKETS_A_SCORING * self._room.n_actors, len(self._tickets) // 4)
+        n_actors = self._room.n_actors
+        grows = self._room.n_lanes == 1 and room.n_actors > n_actors  # by itself, see below
+        fits = room.n_reserved == self._room.n_reserved and (grows or room.n_actors == n_actors)
+        few = min(TICKETS_A_SCORING * n_actors, len(self._tickets) // 4)
         return fits and len(self._tickets) - self._n_used >= few
 
     def arrived(self, share: Share) -> Mapping[str, npt.NDArray[np.float32]] | None:
@@ -322,13 +342,20 @@ class Pipeline:
             self._nodes = {number: nodes for number, nodes in self._nodes.items() if number > scoring}
 
     def close(self) -> None:
-        """End the execution and its actors, whatever they do."""
+        """End the execution and its actors, whatever they do; one that takes longer to end is not waited for."""
         with self._lock:
             self._is_closed = True
-            dataset = self._dataset
-        if dataset is not None:
-            end_execution(dataset)
+        # Ray cannot end an execution that had no result yet: those who wait for a share return an empty one now.
+        with contextlib.suppress(ExchangeLostError):
+            self._exchange.call(ExchangeState.on_dispenser, self._name, Dispenser.dismiss, self._tickets.stop)
+        threading.Thread(target=self._end, name="shared-scoring-end", daemon=True).start()
         self._thread.join(CLOSING_TIMEOUT_S)
+
+    def _end(self) -> None:
+        while self._thread.is_alive():
+            if self._dataset is not None:
+                end_execution(self._dataset)
+            self._thread.join(END_EVERY_S)
 
     def _follow(self) -> None:
         try:
@@ -364,8 +391,11 @@ class Pipeline:
             fn_constructor_args=(self._exchange, self._name, resources.cpus_per_worker, resources.gpus_per_worker),
             batch_format="pyarrow",
             batch_size=None,
-            # More than there is room for today: nodes that come later are used, and no others, by what is kept above.
-            compute=ray.data.ActorPoolStrategy(min_size=n_actors, max_size=None),
+            # Of a single lane more than there is room for today: nodes that come later are used, and no others, by what
+            # is kept above. Several lanes would all ask for the same ones, and for what a lane that restarts lets go.
+            compute=ray.data.ActorPoolStrategy(
+                min_size=n_actors, max_size=None if self._room.n_lanes == 1 else n_actors
+            ),
             num_cpus=resources.cpus_per_worker,
             num_gpus=resources.gpus_per_worker,
             **({} if resources.accelerator_type is None else {"accelerator_type": resources.accelerator_type}),
@@ -404,7 +434,7 @@ class ScoringActor:
         import_model_code()
         self._device = torch.device("cuda" if gpus > 0 else "cpu")
         if 0 < gpus < 1:
-            torch.cuda.set_per_process_memory_fraction(gpus)
+            bound_memory(gpus, self._device)
         self._exchange, self._name = exchange, name
         context = ray.get_runtime_context()
         self._node, self._actor = context.get_node_id(), context.get_actor_id()
@@ -415,12 +445,14 @@ class ScoringActor:
     def __call__(self, tickets: pa.Table) -> pa.Table:
         """Wait for a share and compute it; the table returned has no row where the lane needs none any more."""
         [ticket] = tickets["ticket"].to_pylist()
-        share: Share | None = self._exchange.call(
-            ExchangeState.on_dispenser, self._name, Dispenser.take_beside, ticket, self._actor
-        )
+        share: Share | Dismissed | None = None
+        while share is None:
+            share = self._exchange.call(
+                ExchangeState.on_dispenser, self._name, Dispenser.take_beside, ticket, self._actor, ASK_EVERY_S
+            )
         found = {"scoring": pa.int64(), "first": pa.int64(), "node": pa.string(), **dict.fromkeys(COLUMNS, BYTES)}
         schema = pa.schema(list(found.items()))
-        if share is None:
+        if isinstance(share, Dismissed):
             return schema.empty_table()
         batches, by_cost = self._batches(share)
         columns = batches.compute(by_cost[share.first : share.end].tolist())
@@ -433,7 +465,9 @@ class ScoringActor:
 
         if self._scoring is None or self._scoring[0] != share.scoring:
             self._scoring = None
+            free_memory(self._device)
             pool_key, job = ray.get(share.ref[0])
+            job = replace(job, rows=job.rows.copy())  # a view would keep the weights in the object store, too
             network, texts = self._network_of(job), self._texts_of(pool_key, job)
             job.load_into(network)
             batches = job.batches(network, texts, self._device)

@@ -86,12 +86,12 @@ class LaneTrial(tune.Trainable):  # type: ignore[misc]
     def _is_over(self, lot: Lot) -> bool:
         """Ask for the next cells before the driver is told of the last ones, so that the workers need not wait."""
         if len(self._ended) < lot.n_cells:
-            self._plan.exchange.call(ExchangeState.give_back, self._number, self._ended)
+            self._plan.exchange.call(ExchangeState.give_back, self._channel.lane, self._ended)
             return True
         return self._has_none_left(0.0)
 
     def _has_none_left(self, timeout_s: float) -> bool:
-        self._lot, self._ended = self._plan.exchange.call(ExchangeState.deal, self._number, timeout_s), set()
+        self._lot, self._ended = self._plan.exchange.call(ExchangeState.deal, self._channel.lane, timeout_s), set()
         return self._lot is not None and self._lot.n_cells == 0
 
 
@@ -114,7 +114,7 @@ class WorkerGroup:
             self._trainer().fit()
         except Exception as error:
             failure = replace(Failure.of(error), kind="lost")
-        self._plan.exchange.call(ExchangeState.end_group, self._number, failure)
+        self._plan.exchange.call(ExchangeState.end_group, self._channel.lane, failure)
 
     def _trainer(self) -> Any:
         os.environ.update(TRAIN_ENVIRONMENT)
@@ -122,7 +122,7 @@ class WorkerGroup:
 
         resources = self._plan.sharing.resources
         return without_unused_actors(TorchTrainer)(
-            functools.partial(serve, self._channel, self._plan.functions, self._plan.sharing),
+            functools.partial(serve, self._channel, self._number, self._plan.functions, self._plan.sharing),
             torch_config=TorchConfig(backend=process_group_backend(resources.gpus_per_worker)),
             scaling_config=scaling(self._plan.workers, resources),
             run_config=RunConfig(

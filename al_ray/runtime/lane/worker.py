@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.errors import ExecutionError
-from al_ray.model.worker import free_memory, place_of, set_threads
+from al_ray.model.worker import bound_memory, free_memory, place_of, set_threads
 from al_ray.runtime.failures import Failure, lane_survives
 from al_ray.runtime.lane.channel import Assignment, Channel, RecordHeld
 from al_ray.runtime.lane.exchange import ChannelClient, ExchangeState
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
 IDLE_TIMEOUT = timedelta(days=365)
 AGREEMENT_TIMEOUT = timedelta(minutes=5)
-# What a process takes of a GPU beside its tensors, which torch does not count: its context, kernels, libraries. The
-# shares of a GPU add up to all of it.
-CUDA_CONTEXT_BYTES = 768 * 2**20
 LOG_BYTES = 4000
 TELL_EVERY_S = 0.5
 FREE_EVERY_S = 5.0
@@ -167,32 +164,6 @@ class TrainWorker:
         return parts
 
 
-def bound_memory(share: float, device: "torch.device") -> int:
-    """Let this process take no more than its share of a GPU's memory, what CUDA itself takes for it included.
-
-    Args:
-        share: in (0, 1).
-        device: a GPU, by its number.
-
-    Returns:
-        bytes that torch may allocate.
-
-    Raises:
-        ExecutionError: nothing would be left.
-    """
-    import torch
-
-    total = torch.cuda.get_device_properties(device).total_memory
-    bound = int(share * total) - CUDA_CONTEXT_BYTES
-    if bound <= 0:
-        raise ExecutionError(
-            f"gpus_per_worker is {share:g}, which is {share * total / 2**20:.0f} MiB of this GPU, and CUDA takes "
-            f"about {CUDA_CONTEXT_BYTES / 2**20:.0f} MiB of its own in every process. Use a larger share."
-        )
-    torch.cuda.set_per_process_memory_fraction(bound / total, device)
-    return bound
-
-
 class LaneClient:
     """One rank's side of its lane's channel, of which rank 0 alone gives events.
 
@@ -303,11 +274,12 @@ def _log_tail() -> str:
     return ""
 
 
-def serve(channel: ChannelClient, functions: bytes, sharing: SharingPlan) -> None:
+def serve(channel: ChannelClient, lane: int, functions: bytes, sharing: SharingPlan) -> None:
     """Run cells until the lane is closed: the train function of a lane's worker group.
 
     Args:
         channel: of the lane.
+        lane: its number.
         functions: pickled ``(run_cell, warm_up)``; opened by the workers only, since it may import a lot.
         sharing: what workers have, and how they share scorings.
     """
@@ -330,12 +302,14 @@ def serve(channel: ChannelClient, functions: bytes, sharing: SharingPlan) -> Non
         return pools[key]
 
     freed_at, shared = -math.inf, None
-    with contextlib.suppress(CellAbandonedError), contextlib.closing(client), contextlib.ExitStack() as stack:
+    # What is held is recorded before anything else, since what comes after may take longer than the trial waits.
+    with contextlib.suppress(CellAbandonedError), contextlib.ExitStack() as stack, contextlib.closing(client):
         while (assignment := client.next_cell()) is not None:
             task = assignment.task
             if shared is None and sharing.resources.scoring != "lane" and not task.is_quick:
-                worker.helpers = shared = SharedScoring(sharing, channel.exchange, worker)
+                shared = SharedScoring(sharing, lane, channel.exchange, worker)
                 stack.callback(shared.close)
+            worker.helpers = None if task.is_quick else shared
             if shared is not None:
                 shared.begin_cell(task.pool_key, functools.partial(client.say, task.key))
             _serve_cell(run_cell, assignment, pool_of, worker, client)
