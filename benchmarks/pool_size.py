@@ -108,7 +108,9 @@ def write_files(folder: Path) -> None:
         "finetune": {"frozen_layers": "all"},
         "initial_size": QUERY_SIZE,
         "query_size": QUERY_SIZE,
-        "storage": str(folder / "projects"),
+        "max_tokens": 60,
+        # The study's, so that where the frozen learner's has run, the embeddings are there.
+        "storage": str(folder / "results"),
         "answers": "people",
     }
     (folder / "project.yaml").write_text(json.dumps(project), encoding="utf-8")
@@ -260,8 +262,8 @@ def measure_project(folder: Path, n_texts: int) -> Found:
 
     truth = pq.read_table(folder / "data" / "train.parquet", columns=["id", "label"])
     labels = dict(zip(truth["id"].to_pylist(), truth["label"].to_pylist(), strict=True))
-    for what in ("first", "second (encodes)", "third"):
-        query = folder / f"query-{what.split()[0]}.csv"
+    for what in ("first", "second", "third"):
+        query = folder / f"query-{what}.csv"
         run(f"ask {what}", "ask", "project.yaml", "--to", str(query))
         table = pyarrow.csv.read_csv(query)
         at = table.schema.get_field_index("label")
