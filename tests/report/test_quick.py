@@ -33,7 +33,10 @@ def test_a_report_reads_every_part_three_times_however_its_cells_lie_among_the_o
     """Once for what it holds, once for heads and rounds, once for the last arrays: also where 16 threads read."""
     study = SampleStudy(tmp_path)
     for seed in range(100):
-        study.cell((0.5, 0.6), seed=seed, test=TEST)
+        study.plan(seed=seed)
+        cell = study.cell((0.5, 0.6), seed=seed, test=TEST)
+        study.planned[-1] |= {"slug": cell.slug, "fingerprint": cell.fingerprint}
+    study.write_plan()
     keys = list(files_of(study))
     for first in range(50):  # neighbours lie in different parts
         pack(study, keys=keys[first::50])
