@@ -363,16 +363,17 @@ def _scores(network: "Network", texts: TokenizedSplit, device: "torch.device", p
 
 
 def _embedded(network: "Network", texts: TokenizedSplit, device: "torch.device") -> Any:
-    from al_ray.model.predict import run_batches
+    from al_ray.model.predict import Batches, run_batches
 
-    found = run_batches(
+    batches = Batches(
         texts,
         np.arange(len(texts)),
-        lambda batch, index: {"features": network.embed(batch)},
+        lambda batch, number: {"features": network.embed(batch)},
         {"features": network.n_features},
         batch_size=32,
-        worker=Alone(device),
+        device=device,
     )
+    found = run_batches(batches, len(texts), Alone(device))
     return found["features"]
 
 
