@@ -145,7 +145,7 @@ def _run(n_cells: int, storage: str) -> tuple[Clocks, Clocks, int]:
     """Run a study; return the clocks when every lane had begun, when all cells had ended, and how much was told."""
     study = load_study(study_of(n_cells))
     execution = set_options(study.execution, [f"storage={storage}", f"lanes={LANES}", "tracking=off"])
-    lanes, seen, clocks, told = set[Any](), dict[int, float](), list[Clocks](), [0, 0]
+    lanes, seen, clocks, told = set[Any](), dict[int, tuple[str, float]](), list[Clocks](), [0, 0]
 
     def listen(event: CellEvent) -> None:
         told[0] += 1
