@@ -2,7 +2,6 @@
 
 import asyncio
 import heapq
-import pickle
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -17,7 +16,7 @@ from al_ray.runtime.lane.channel import Assignment, Channel
 from al_ray.runtime.lane.dealing import LOT_S, TOO_LATE, Card, Dealer
 from al_ray.runtime.lane.exchange import ExchangeState, Lot
 from al_ray.runtime.monitor import GridMonitor
-from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted
+from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask
 from tests.runtime.made import kind_of_event, made_cell
 
 
@@ -150,7 +149,7 @@ def play(script: Callable[[ExchangeState], Awaitable[Any]], n_cells: int, n_lane
 
     async def run() -> Any:
         exchange = ExchangeState()
-        await exchange.lay_out(list(map(Card.of, tasks)), list(map(pickle.dumps, tasks)), n_lanes)
+        await exchange.lay_out(list(map(Card.of, tasks)), list(map(CellTask.to_json, tasks)), n_lanes)
         async with asyncio.timeout(60):
             return await script(exchange)
 
@@ -249,7 +248,7 @@ def test_what_comes_late_of_a_former_lane_does_not_concern_the_one_with_its_numb
         late = asyncio.create_task(exchange.deal("former", 50.0))
         await asyncio.sleep(0)
         tasks = [made_cell("next class"), made_cell("another")]
-        await exchange.lay_out(list(map(Card.of, tasks)), list(map(pickle.dumps, tasks)), 1)
+        await exchange.lay_out(list(map(Card.of, tasks)), list(map(CellTask.to_json, tasks)), 1)
         await exchange.open_lane(0, "zero", POLICY)
         await exchange.end_group("former", Failure("WorkersDied", "the worker group ended", kind="lost"))
         await exchange.tell_ready("former")

@@ -58,7 +58,7 @@ print("recorded:", [record.round_index for record in patient.rounds()], len(pati
 def patient_cell(storage: str, patience_s: float = PATIENCE_S) -> CellStore:
     """Return the cell of the samples as a worker opens it."""
     store = StudyStore.open(storage, "softmax", claimed=True, patience_s=patience_s)
-    return store.cell("trec6-margin-s42", fingerprint(SPEC))
+    return store.cell_folder("trec6-margin-s42", fingerprint(SPEC))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ One process for all lanes, on the driver's node. Where it dies and the driver li
 import asyncio
 import contextlib
 import functools
-import pickle
 import time
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Sequence
@@ -75,7 +74,7 @@ class ExchangeState:
 
         Args:
             cards: of the cells.
-            tasks: the cells, pickled one by one: opened they would take several times the memory.
+            tasks: the cells as JSON, one by one: opened they would take several times the memory.
             n_lanes: how many lanes may come.
         """
         self._lanes, self._dispensers, self._dealer = {}, {}, Dealer(cards, n_lanes)
@@ -233,7 +232,7 @@ class ExchangeState:
                 return
         lane.is_handed, lane.is_told = True, False
         if lane.held:
-            tasks = [pickle.loads(self._tasks[key]) for key in lane.held]
+            tasks = [CellTask.from_json(self._tasks[key]) for key in lane.held]
             await self._channels[lane.channel].assign(tasks, lane.suspect)
 
     async def _wake_waiting(self) -> None:
@@ -285,7 +284,7 @@ class Exchange:
 
     def lay_out(self, cells: Sequence[CellTask], n_lanes: int) -> None:
         """Lay out the cells of a resource class, in the order in which they are to run."""
-        self.call(ExchangeState.lay_out, list(map(Card.of, cells)), list(map(pickle.dumps, cells)), n_lanes)
+        self.call(ExchangeState.lay_out, list(map(Card.of, cells)), list(map(CellTask.to_json, cells)), n_lanes)
 
     def open_lane(self, number: int, policy: RetryPolicy) -> "ChannelClient":
         """Open the channel of a lane."""
