@@ -57,6 +57,7 @@ class TimedStudy:
 
     def cells(self) -> list[CellTimes]:
         """Return every cell with its times and records."""
+        self.plan.store.packed.look()  # quick cells have come there since it was planned
         started, finished = self.first(CellStarted), self.first(CellFinished)
         return [self._times(cell.key, started[cell.key], finished[cell.key]) for cell in self.plan.cells]
 
