@@ -7,39 +7,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from al_ray.core.types import RoundRecord, Split
+from al_ray.core.types import RoundRecord
 from al_ray.loop import learner
-from al_ray.loop.ports import Arrays
-from al_ray.model.finetune import FitSettings
-from al_ray.model.frozen import FrozenClassifier
 from al_ray.model.worker import SingleProcess
-from al_ray.study.cell import make_loop
+from al_ray.records.cell import CellStore
+from al_ray.runtime.pool import Arrays, CellPool
+from al_ray.storage.memory import MemoryFolder
+from al_ray.study.cell import make_classifier, make_loop
 from al_ray.study.spec import make_spec
 
 WIDTH, N_CLASSES, N_TEST, N_QUERIES = 384, 6, 1_000, 3
 BLOCK_ROWS = 50_000
-
-
-class MemoryRecords:
-    """Rounds that stay where they are, instead of a folder."""
-
-    def __init__(self) -> None:
-        self._rounds: list[RoundRecord] = []
-        self._arrays: list[Arrays] = []
-
-    def rounds(self) -> list[RoundRecord]:
-        """Return the rounds so far."""
-        return list(self._rounds)
-
-    def arrays(self, round_index: int) -> Arrays:
-        """Return the arrays of a round."""
-        return self._arrays[round_index]
-
-    def append(self, record: RoundRecord, arrays: Arrays) -> None:
-        """Keep a round."""
-        self._rounds.append(record)
-        self._arrays.append(arrays)
 
 
 @dataclass(frozen=True)
@@ -73,8 +53,6 @@ class MadePool:
 
     def run(self, strategy: Any, filters: Sequence[Any]) -> list[RoundRecord]:
         """Run the rounds of a cell of the frozen learner on this pool, which also has the features for embeddings."""
-        import pyarrow as pa
-
         values = {
             "dataset": "tickets",
             "model": "minilm",
@@ -89,27 +67,12 @@ class MadePool:
             {**values, "strategy": strategy, "filters": filters, "confidence": confidence, "finetune": finetune},
             "made_pool",
         )
-        ids: dict[Split, npt.NDArray[np.int64]] = {"pool": np.arange(len(self.labels)), "test": np.arange(N_TEST)}
-        truth = {"pool": self.labels, "test": self.test_labels}
-        loop = make_loop(spec, N_CLASSES, {name: pa.table({"id": ids[name], "label": truth[name]}) for name in ids})
-        features: dict[Split, npt.NDArray[np.float32]] = {"pool": self.features, "test": self.test}
-        settings = FitSettings(
-            recipe=spec.finetune,
-            precision=spec.precision,
-            n_classes=N_CLASSES,
-            scoring_batch_size=spec.scoring_batch_size,
-            seed=spec.seed,
-            new_loss=spec.confidence.new_loss,
-        )
-        classifier = FrozenClassifier(
-            features=features,
-            ids=ids,
-            settings=settings,
-            worker=SingleProcess(),
-            sampling=spec.confidence.sampling,
-            embeddings=lambda: features,
-        )
-        return learner.run(loop, classifier, MemoryRecords())
+        arrays: Arrays = {"pool": self.features, "test": self.test}
+        labels = {"pool": self.labels, "test": self.test_labels}
+        tables = {name: pa.table({"id": np.arange(len(of)), "label": of}) for name, of in labels.items()}
+        loop = make_loop(spec, N_CLASSES, tables)
+        classifier = make_classifier(spec, loop, CellPool(tables=tables, encoded=lambda key: arrays), SingleProcess())
+        return learner.run(loop, classifier, CellStore(MemoryFolder("memory"), "made", "0" * 64))
 
 
 def _around(

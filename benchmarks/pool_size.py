@@ -24,7 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import descendants
+from al_ray.records.packed import PACKED
+from benchmarks.processes import descendants, kind_of
 from benchmarks.report import Report, run_benchmark
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -123,16 +124,11 @@ class Watched:
     ``store``, the most that any of them maps of shared memory.
     """
 
-    EVERY_S = 0.1
-    ROLES: Mapping[str, str] = {
-        "ray::RayTrainWorker": "lane",
-        "ray::_RayTrainWorker": "lane",
-        "ray::MapWorker": "actors",
-        "ray::Map": "tasks",
-    }
+    # By the beginning of what Ray calls a process; the first that fits counts.
+    ROLES: Mapping[str, str] = {"RayTrainWorker": "lane", "MapWorker": "actors", "Map": "tasks"}
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self, pid: int, every_s: float = 0.1) -> None:
+        self._pid, self._every_s = pid, every_s
         self._left = threading.Event()
         self.own: dict[str, float] = {}
         self.store = 0.0
@@ -148,7 +144,7 @@ class Watched:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._left.wait(self.EVERY_S):
+        while not self._left.wait(self._every_s):
             for pid in (self._pid, *descendants(self._pid)):
                 role = self._role(pid)
                 own, shared = memory_of(pid)
@@ -159,12 +155,9 @@ class Watched:
         """Tell what a process is; a worker of Ray changes its title with what it does, and stays what it was."""
         if pid == self._pid:
             return "driver"
-        try:
-            title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            return self._roles.get(pid, "others")
-        role = next((role for start, role in self.ROLES.items() if title.startswith(start)), None)
-        if role is None and "al_ray.runtime.cluster" in title:
+        kind = kind_of(pid)
+        role = next((role for start, role in self.ROLES.items() if kind.startswith(start)), None)
+        if role is None and kind.startswith("python"):
             role = "driver apart"
         if role is not None:
             self._roles[pid] = role
@@ -231,12 +224,17 @@ def measure_study(folder: Path, n_texts: int, kind: str) -> Found:
         found[f"{phase}, a round"] = max(
             (record.seconds.get(phase, 0.0) for record in rounds if len(record.query)), default=0.0
         )
-    sizes = [file.stat().st_size for file in storage.rglob("*") if file.is_file() and "round-" in file.name]
-    sizes += [file.stat().st_size for file in storage.rglob("*.parquet") if "round-" not in file.name]
+    # A file of a round; of a quick cell the part that holds it all.
+    sizes = [file.stat().st_size for file in (storage / kind).rglob("*") if is_record(file)]
     of_report = watched_command(["report", str(storage / kind)], folder)
     found["report"] = of_report[0]
     peaks = {**watched.own, "object store": watched.store, "report": of_report[1].own["driver"]}
     return {"seconds": found, "bytes": {**peaks, "largest record": float(max(sizes))}}
+
+
+def is_record(file: Path) -> bool:
+    """Tell whether a file of a study holds rounds."""
+    return file.name.startswith("round-") or file.parent.name == PACKED
 
 
 def _rounds_of(study: Path) -> list[Any]:
@@ -304,8 +302,7 @@ def measure_strategies(folder: Path, n_texts: int) -> Found:
 def _peak_while(work: Callable[[], Any]) -> tuple[float, float]:
     """Return the seconds that something takes, and the most memory that this process has for itself meanwhile."""
     began = time.monotonic()
-    with Watched(os.getpid()) as watched:
-        watched.EVERY_S = 0.02
+    with Watched(os.getpid(), every_s=0.02) as watched:
         work()
     return time.monotonic() - began, max(watched.own.get("driver", 0.0), memory_of(os.getpid())[0])
 
@@ -353,11 +350,11 @@ def _report_one(report: Report, part: str, n_texts: int, found: Found, smaller: 
             note = f"{n_texts:,} / {n_texts // 10:,} texts"
             report.add(f"{part}: {phase}, grown", seconds / before, "x", at_most=RATIO, note=note)
     for what, size in found["bytes"].items():
-        name, unit, most = f"{part}, {n_texts:,} texts: memory of {what}", GIB, _most_gib(part, what)
         if what == "largest record":
             report.add(f"{part}, {n_texts:,} texts: {what}", size / MIB, "MiB", at_most=RECORD_MIB)
         else:
-            report.add(name, size / unit, "GiB", at_most=most)
+            name = f"{part}, {n_texts:,} texts: memory of {what}"
+            report.add(name, size / GIB, "GiB", at_most=_most_gib(part, what))
 
 
 def _most_gib(part: str, what: str) -> float | None:

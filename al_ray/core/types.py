@@ -263,14 +263,18 @@ class PoolView:
         """Return the view of some candidates only, given in any order."""
         if len(ids) == len(self):
             return self
-        rows = np.searchsorted(self.ids, np.sort(ids))
-        arrays = {name: getattr(self, name) for name in POOL_ARRAYS}
-        picked: dict[str, Any] = {name: None if all_ is None else all_[rows] for name, all_ in arrays.items()}
-        return replace(self, ids=self.ids[rows], **picked)
+        return replace(self, **_rows_of(self, ids, POOL_ARRAYS))
 
 
 POOL_ARRAYS = ("log_probs", "features", "embeddings", "predicted", "uncertainty", "dynamics")
 LABELED_ARRAYS = ("labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty")
+
+
+def _rows_of(view: "PoolView | UnscoredPool", ids: IntArray, names: Sequence[str]) -> dict[str, Any]:
+    """Return the ids, ascending, and the rows that the named arrays have for them."""
+    rows = np.searchsorted(view.ids, np.sort(ids))
+    arrays = {name: getattr(view, name) for name in names}
+    return {"ids": view.ids[rows], **{name: None if all_ is None else all_[rows] for name, all_ in arrays.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,13 +310,7 @@ class UnscoredPool:
 
     def take(self, ids: IntArray) -> "UnscoredPool":
         """Return the pool of some examples only, given in any order."""
-        at = np.searchsorted(self.ids, np.sort(ids))
-        return replace(
-            self,
-            ids=self.ids[at],
-            embeddings=None if self.embeddings is None else self.embeddings[at],
-            last_scores=None if self.last_scores is None else self.last_scores[at],
-        )
+        return replace(self, **_rows_of(self, ids, ("embeddings", "last_scores")))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +102,13 @@ def beliefs(probs: Floats, labels: Ints) -> tuple[Floats, Floats, Floats]:
     return tuple(np.asarray(each, dtype=np.float64) for each in (confidence, brier, right))  # type: ignore[return-value]
 
 
+def _smallest_type(arrays: Sequence[Ints]) -> np.dtype[Any]:
+    """Return the smallest type of signed integers that holds the values of all arrays; ids may be negative."""
+    lowest = min((int(array.min(initial=0)) for array in arrays), default=0)
+    highest = max((int(array.max(initial=0)) for array in arrays), default=0)
+    return np.min_scalar_type(min(lowest, -highest - 1))
+
+
 @dataclass(frozen=True)
 class QueriedExamples:
     """What all cells of a study queried; cells are numbered as in the study's table of cells.
@@ -121,8 +129,7 @@ class QueriedExamples:
     @classmethod
     def of(cls, cells: Sequence[QueriedCell]) -> "QueriedExamples":
         """Put cells one after the other, in the smallest types that hold them."""
-        largest = [[int(getattr(cell, name).max(initial=0)) for cell in cells] for name in ("ids", "labels")]
-        of_ids, of_labels = (np.min_scalar_type(-max(each, default=0) - 1) for each in largest)
+        of_ids, of_labels = (_smallest_type([getattr(cell, name) for cell in cells]) for name in ("ids", "labels"))
         return cls(
             ids=np.concatenate([np.empty(0, of_ids), *(cell.ids.astype(of_ids) for cell in cells)]),
             labels=np.concatenate([np.empty(0, of_labels), *(cell.labels.astype(of_labels) for cell in cells)]),

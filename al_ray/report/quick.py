@@ -9,6 +9,7 @@ revised labels), is left to the usual reader, which says what is wrong.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -149,15 +150,16 @@ class _Rounds:
         order = np.lexsort((self.ids, self.cell))
         cell, ids = self.cell[order], self.ids[order]
         twice = np.bincount(cell[1:][(cell[1:] == cell[:-1]) & (ids[1:] == ids[:-1])], minlength=n_cells)
-        _, of_row, n_classes = self._beliefs()
+        _, of_row, n_classes = self.believed
         lowest, highest = np.full(n_cells, 2**31), np.zeros(n_cells, np.int64)
         np.minimum.at(lowest, self.cell[of_row], n_classes)
         np.maximum.at(highest, self.cell[of_row], n_classes)
         unknown = np.bincount(self.cell[of_row[self.labels[of_row] >= n_classes]], minlength=n_cells)
         return np.asarray((twice == 0) & (unknown == 0) & ((lowest == highest) | (highest == 0)))
 
-    def _beliefs(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return all probabilities, the queried example of each row of them, and how many classes it has."""
+    @cached_property
+    def believed(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """All probabilities, the queried example of each row of them, and how many classes it has."""
         if pa.types.is_null(self.probs.type):
             return np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
         first = _offsets(self.probs)
@@ -194,7 +196,7 @@ def _fitted(rounds: _Rounds) -> list[Columns]:
 def _queried(rounds: _Rounds) -> list[QueriedCell]:
     """Return what each cell queried after its initial query."""
     n_cells = len(rounds.starts) - 1
-    flat, of_row, n_classes = rounds._beliefs()
+    flat, of_row, n_classes = rounds.believed
     first = np.concatenate([[0], np.cumsum(n_classes)])
     sums, totals, counts = np.zeros((n_cells, 3, 10)), np.zeros(n_cells), np.zeros(n_cells)
     for k in np.unique(n_classes[n_classes > 0]).tolist():

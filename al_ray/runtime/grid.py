@@ -185,7 +185,8 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
         that dies again and again before it has a cell would do so for ever: both end the grid.
         """
         number = trial.config["lane"]
-        left = [cell.key for cell in self._left_of(number)]
+        held = self._ask(ExchangeState.held, number) or []
+        left = self._left_of(held)
         in_hand = self._ask(ExchangeState.in_hand, number)
         key = in_hand if in_hand in left else next(iter(left), "")
         self._deaths[key] = n_deaths = self._deaths.get(key, 0) + 1
@@ -201,7 +202,8 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
             self._tell(CellFailed(key, failure, attempts=0))
         else:
             self._monitor.stop(ExecutionError(f"a lane died {n_deaths} times before it had a cell: {why}"))
-        self._tell_ended(number)
+        left = self._left_of(held)  # it may be one less now
+        self._ask(ExchangeState.tell_ended, [key for key in held if key not in left])
 
     def _tell(self, event: CellEvent) -> None:
         if isinstance(event, CellStarted) and event.attempt > 1:
@@ -227,15 +229,9 @@ class TuneHooks(tune.Callback, tune.Stopper):  # type: ignore[misc]
             if self._n_left < self._n_lanes:  # the CPUs of lanes that have come to their end may score for the others
                 self._ask(ExchangeState.reserve, self._n_left * self._plan.workers)
 
-    def _left_of(self, number: int) -> list[CellTask]:
-        """Return the cells of a lane that have not ended."""
-        return self._monitor.left_of([self._cells[key] for key in self._ask(ExchangeState.held, number) or ()])
-
-    def _tell_ended(self, number: int) -> None:
-        """Let the exchange know which cells of a lane have ended."""
-        held = self._ask(ExchangeState.held, number) or []
-        left = {cell.key for cell in self._monitor.left_of([self._cells[key] for key in held])}
-        self._ask(ExchangeState.tell_ended, [key for key in held if key not in left])
+    def _left_of(self, keys: Sequence[str]) -> list[str]:
+        """Return those cells that have not ended."""
+        return [cell.key for cell in self._monitor.left_of([self._cells[key] for key in keys])]
 
     def _ask(self, method: Any, argument: Any) -> Any:
         """Call the exchange; where it is dead, stop the grid."""
@@ -252,7 +248,6 @@ def preparing(
 ) -> Iterator[threading.Thread]:
     """Prepare pools in a thread, beside the start of the lanes, and keep them in the object store as long as inside."""
     kept, left = list[PoolRefs | EncodedRefs](), threading.Event()
-
     room_bytes = STORE_SHARE * object_store_bytes_here()
 
     def hand_on(key: str, refs: PoolRefs | EncodedRefs, n_texts: int, what: str, began: float) -> None:

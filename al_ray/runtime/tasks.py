@@ -183,9 +183,8 @@ class HeldCells:
         if not self._cells:
             self._since_s = time.monotonic()
         self._cells.append((key, cell))
-        self._n_bytes += (
-            cell.n_bytes
-        )  # summed up as they come: it is asked for at each event, and a cell has many files
+        # Summed up as they come: it is asked for at each event, and a cell has many files.
+        self._n_bytes += cell.n_bytes
 
     def record(self) -> list[CellEvent]:
         """Record all that are held; return what is to be told of them: their ends, or that they failed."""

@@ -18,6 +18,7 @@ from al_ray.errors import StorageError
 from al_ray.records.json import canonical_json, fingerprint
 from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.report.analysis import analyse
+from al_ray.report.queried import QueriedCell, QueriedExamples
 from al_ray.report.quick import read_rounds
 from al_ray.report.read import StudyRecords, read_study
 from al_ray.storage.folder import Folder
@@ -183,3 +184,11 @@ def test_a_cell_with_what_is_rare_is_read_by_the_usual_reader(tmp_path: Path, mo
     pack(study)
     assert_equal(read_study(study.path), in_folders)
     assert counts == [1]
+
+
+def test_ids_are_kept_in_a_type_that_holds_them_all_negative_ones_too() -> None:
+    ids = [np.array([-(10**12), 5]), np.array([200, -3])]
+    cells = [QueriedCell(each, np.array([0, -1]), np.zeros((3, 10)), float("nan")) for each in ids]
+    kept = QueriedExamples.of(cells)
+    assert [kept.ids_of(cell).tolist() for cell in range(2)] == [each.tolist() for each in ids]
+    assert QueriedExamples.of(cells[1:]).ids.dtype == np.int16

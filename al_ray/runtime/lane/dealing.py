@@ -73,15 +73,14 @@ class Dealer:
         at = self._first_in_time(lane, now)
         if at is None:
             return None
-        lot = [self._cards[at]]
+        lot, cost, most = [self._cards[at]], self._cards[at].cost, self._most(lane)
         del self._cards[at]
-        most = self._most(lane)
         while lot[-1].is_quick and at < len(self._cards) and self._cards[at].is_quick:
-            if sum(card.cost for card in lot) + self._cards[at].cost > most:
+            if cost + self._cards[at].cost > most:
                 break
             lot.append(self._cards[at])
+            cost += self._cards[at].cost
             del self._cards[at]
-        cost = sum(card.cost for card in lot)
         self._left -= cost
         self._hands[lane] = _Hand(now, cost)
         return [card.key for card in lot]
