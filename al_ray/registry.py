@@ -208,6 +208,36 @@ class Registry(Generic[T]):
             importlib.import_module(module.name)
 
 
+class Parts(Registry[T]):
+    """Some plug-ins of a family, as the options of another one: ``arms: tuple[Annotated[QueryStrategy, parts], ...]``.
+
+    Args:
+        whole: the family.
+        fits: whether a class may be such an option; none may that has such options itself, or their JSON schema would
+            have no end.
+        reason: ends the message about one that may not: why, and what would be right.
+    """
+
+    def __init__(self, whole: Registry[T], fits: Callable[[type[T]], bool], reason: str) -> None:
+        super().__init__(whole.family, whole.package)
+        self._whole, self._fits, self._reason = whole, fits, reason
+
+    def names(self) -> list[str]:
+        """Return the names of those that may be options, in alphabetical order."""
+        return [name for name in self._whole.names() if self._fits(self._whole.get(name))]
+
+    def get(self, name: str) -> type[T]:
+        """Return the class registered under ``name``.
+
+        Raises:
+            ConfigError: no plug-in of this family has that name, or it may not be an option of another.
+        """
+        found = self._whole.get(name)
+        if not self._fits(found):
+            raise ConfigError(f"{self.family} {name!r} {self._reason}")
+        return found
+
+
 class _Options(BaseModel):
     """Base of the models that check the options of a dataclass: no value is converted, no key is guessed."""
 
@@ -255,7 +285,7 @@ def _checked(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
     """Return all fields of a dataclass, checked, the defaults filled in."""
     takes = _hints(cls)
     values = {
-        str(key): tuple(value) if isinstance(value, list) and typing.get_origin(takes.get(key)) is tuple else value
+        str(key): tuple(value) if isinstance(value, list) and _takes_tuple(takes.get(key)) else value
         for key, value in values.items()
     }
     try:
@@ -264,6 +294,10 @@ def _checked(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
         details = sorted(error.errors(), key=lambda detail: _ORDER.get(detail["type"], 1))
         raise ConfigError(_option_words(details[0], cls, values, where)) from None
     return {key: _recordable(value, key, cls, where) for key, value in checked.items() if key in takes}
+
+
+def _takes_tuple(hint: Any) -> bool:
+    return any(typing.get_origin(each) is tuple for each in (hint, *typing.get_args(hint)))
 
 
 def _recordable(value: Any, key: str, cls: type, where: str) -> Any:
@@ -291,6 +325,9 @@ def _option_words(detail: ErrorDetails, cls: type, values: Mapping[str, Any], wh
         return f"{where} needs the option {key!r} ({takes})."
     option = f"option {key!r}{f' of {where}' if where else ''}"
     value, is_plugin = values[key], hasattr(cls, "name")
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, AlRayError):
+        return f"{option}: {cause}"
     if kind in _OUT_OF_BOUNDS:
         bounds = _bounds(typing.get_type_hints(cls, include_extras=True)[key])
         if bounds is None or (kind == "finite_number" and not bounds.excludes(detail["input"])):
@@ -358,8 +395,15 @@ def shown_value(value: Any) -> str:
 
 
 def option_of(plugin: Any) -> dict[str, Any]:
-    """Return the mapping that builds ``plugin`` again: its name and all of its fields."""
-    return {"name": plugin.name, **dataclasses.asdict(plugin)}
+    """Return the mapping that builds ``plugin`` again: its name and all of its fields, plug-ins in them likewise."""
+    values = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin)}
+    return {"name": plugin.name, **{key: _plain(value) for key, value in values.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return option_of(value) if dataclasses.is_dataclass(value) else value
 
 
 def fields_of(cls: type) -> dict[str, tuple[str, Any]]:
@@ -416,4 +460,5 @@ def _type_words(hint: Any) -> str:
         return " or ".join(repr(value) for value in typing.get_args(hint))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " | ".join("None" if each is type(None) else _type_words(each) for each in typing.get_args(hint))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    plain = isinstance(hint, type) and not typing.get_args(hint)
+    return hint.__name__ if plain else re.sub(r"\b(\w+\.)+(?=\w)", "", str(hint))  # without modules

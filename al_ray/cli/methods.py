@@ -19,6 +19,7 @@ from al_ray.registry import Registry, fields_of, summary
 from al_ray.stopping import StoppingRule, stopping_rules
 from al_ray.strategy import QueryStrategy, strategies
 from al_ray.study.forecast import n_fits_of, n_passes_of
+from al_ray.study.names import option_label
 from al_ray.terminal import make_console
 
 EXAMPLES: dict[str, Any] = {"int": 100, "float": 0.9}
@@ -81,9 +82,12 @@ def _strategy(strategy: QueryStrategy) -> tuple[str, ...]:
         *(["outputs on the labelled"] if strategy.needs_labeled else []),
         *(["prediction without dropout"] if strategy.needs_predicted else []),
         *(["a method with a measure of its own"] if strategy.needs_uncertainty else []),
+        *(["its own earlier queries"] if strategy.needs_history else []),
     ]
     whole = type(strategy).pick is not QueryStrategy.pick
     chooses = "everything" if strategy.labels_everything else "a whole batch" if whole else "single examples"
+    if strategy.arms:
+        chooses = "among strategies"
     return passes, chooses, _listed(needs)
 
 
@@ -188,4 +192,6 @@ def family_table(family: Registry[object]) -> Table:
 
 
 def _option(key: str, words: str, default: object) -> str:
-    return f"{key}: {words}" + (" (needed)" if default is None and "None" not in words else f" = {default}")
+    return f"{key}: {words}" + (
+        " (needed)" if default is None and "None" not in words else f" = {option_label(default)}"
+    )

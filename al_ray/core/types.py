@@ -205,6 +205,26 @@ class RowView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class History:
+    """What a strategy that chooses among others asked for in earlier rounds, in the order of asking.
+
+    Attributes:
+        ids: ``[n_asked]``.
+        labels: class indices ``[n_asked]``, as last revised; -1 where nobody named a class.
+        arms: which of the strategies chose each ``[n_asked]``.
+        round_index: when ``[n_asked]``, never falling.
+    """
+
+    ids: IntArray
+    labels: IntArray
+    arms: IntArray
+    round_index: IntArray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolView:
     """All that a query strategy may see: arrays about the pool and the labelled examples, never a model.
 
@@ -223,6 +243,7 @@ class PoolView:
         labeled_features: ``[n_labeled, n_features]``.
         labeled_embeddings: ``[n_labeled, n_embedding]``.
         labeled_uncertainty: ``[n_labeled]``.
+        history: what the strategies were, among which the cell's strategy chose in earlier rounds, and the answers.
     """
 
     ids: IntArray
@@ -237,6 +258,7 @@ class PoolView:
     labeled_features: FloatArray | None = None
     labeled_embeddings: FloatArray | None = None
     labeled_uncertainty: FloatArray | None = None
+    history: History | None = None
 
     def __post_init__(self) -> None:
         assert np.all(np.diff(self.ids) > 0), "rows of a PoolView must be sorted by unique id"
@@ -340,15 +362,18 @@ class Query:
         ids: ``[query_size]``, unique, a subset of the pool.
         scores: acquisition values ``[query_size]``; zeros for an initial query.
         probs: what the model believed when it asked ``[query_size, n_classes]``, or None for an initial query.
+        arms: of a strategy that chooses among others, which of them chose each ``[query_size]``; else None.
     """
 
     ids: IntArray
     scores: Float64Array
     probs: Float64Array | None = None
+    arms: IntArray | None = None
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.scores)
         assert self.probs is None or len(self.probs) == len(self.ids)
+        assert self.arms is None or len(self.arms) == len(self.ids)
         assert self.probs is None or self.probs.size >= len(self.ids), "beliefs in no class"
         assert len(set(self.ids.tolist())) == len(self.ids), "an example is queried twice"
 
@@ -466,6 +491,8 @@ class RoundRecord:
             "stop_reason": self.stop_reason,
             "checkpoint": None,  # format 1 has this key, and its checksums hold it
         }
+        if self.query.arms is not None:
+            content["query"]["arms"] = self.query.arms.tolist()
         if self.evaluation is not None:
             content["evaluation"] = {
                 "ids": self.evaluation.ids.tolist(),
@@ -484,12 +511,12 @@ class RoundRecord:
             KeyError, TypeError, ValueError, OverflowError: the mapping is not a round record.
         """
         query, annotation = data["query"], data["annotation"]
-        ids, probs = query["ids"], query["probs"]
+        ids, probs, arms = query["ids"], query["probs"], query.get("arms")
         metrics, seconds = dict(data["metrics"]), dict(data["seconds"])
         believed = list(chain.from_iterable(probs or ()))
         floats = [*query["scores"], *believed, *metrics.values(), *seconds.values()]
         _check_leaves(floats, float)
-        _check_leaves([data["round_index"], data["n_labeled"], *ids, *annotation["labels"]], int)
+        _check_leaves([data["round_index"], data["n_labeled"], *ids, *annotation["labels"], *(arms or ())], int)
         _check_leaves(annotation["abstained"], bool)
         _check_leaves([data["stop_reason"] or ""], str)
         asked = np.array(ids, dtype=np.int64)
@@ -501,6 +528,7 @@ class RoundRecord:
                 ids=asked,
                 scores=np.array(query["scores"], dtype=np.float64),
                 probs=None if probs is None else np.array(probs, dtype=np.float64),
+                arms=None if arms is None else np.array(arms, dtype=np.int64),
             ),
             annotation=Annotation(
                 ids=asked,
@@ -554,6 +582,22 @@ def evaluated_after(rounds: Sequence[RoundRecord]) -> EvaluationQuery:
         ids=np.array([*labels], dtype=np.int64),
         proposals=np.concatenate([np.empty(0), *(query.proposals for query in queries)]),
         labels=np.array([*labels.values()], dtype=np.int64),
+    )
+
+
+def history_after(rounds: Sequence[RoundRecord]) -> History:
+    """Return what was asked for so far by strategies that another one chose among."""
+    chosen = [(record.round_index, record.query.ids, record.query.arms) for record in rounds]
+    kept = [(index, ids, arms) for index, ids, arms in chosen if arms is not None]
+    labels, none = _asked_labels(rounds), np.empty(0, np.int64)
+    ids = np.concatenate([none, *(ids for _, ids, _ in kept)])
+    return History(
+        ids=ids,
+        labels=np.array([labels[id_] for id_ in ids.tolist()], dtype=np.int64),
+        arms=np.concatenate([none, *(arms for _, _, arms in kept)]),
+        round_index=np.repeat(
+            np.array([index for index, _, _ in kept], dtype=np.int64), [len(ids) for _, ids, _ in kept]
+        ),
     )
 
 

@@ -32,12 +32,14 @@ from al_ray.core.types import (
     UnscoredPool,
     asked_ids,
     evaluated_after,
+    history_after,
     labeled_after,
 )
 from al_ray.core.uncertainty import entropy, log_softmax
 from al_ray.errors import RoundError
 from al_ray.loop.ports import Arrays, Classifier, Loop, Outside, Records
 from al_ray.loop.predictions import RoundPredictions, needs_embeddings
+from al_ray.strategy.arms import arm_names
 
 STOP_SET_SIZE = 2000
 POOL_ASKED = "every text of the pool has been asked for"
@@ -169,7 +171,7 @@ class _Cell:
         reason = self._known_end() or self._stop_reason(now)
         if reason is None:
             query = self._choose(now, predictions, dynamics)
-            now.metrics |= self._acquired(query)
+            now.metrics |= self._acquired(query) | self._chosen_by(query)
             with now.phase("evaluate"):
                 self._draw_test(now, predictions)
         else:
@@ -377,13 +379,15 @@ class _Cell:
         loop = self.loop
         with now.phase("score"):
             view = predictions.view(now.candidates, dynamics, self._embeddings)
+            if loop.strategy.needs_history:
+                view = replace(view, history=history_after(self.rounds))
         with now.phase("query"):
             ranking = self._ranking(now, view)
             draws = stream(loop.seed, "round", now.index, "pick")
             size = self._query_size(len(ranking))
-            ids = loop.strategy.pick(view.take(ranking.ids), ranking, size, draws)
+            ids, arms = loop.strategy.choose(view.take(ranking.ids), ranking, size, draws)
             query = _query(ranking, ids, loop.strategy.name)
-            return replace(query, probs=predictions.query_probs(view, query.ids))
+            return replace(query, probs=predictions.query_probs(view, query.ids), arms=arms)
 
     def _ranking(self, now: _Round, view: PoolView) -> Ranking:
         """Rank the candidates and let the filters take theirs.
@@ -410,6 +414,15 @@ class _Cell:
         groups = self.loop.groups[0]
         rows = np.searchsorted(self.loop.truth.ids, ids)
         return group_shares([groups[row] for row in rows], sorted(set(groups)))
+
+    def _chosen_by(self, query: Query) -> dict[str, float]:
+        """Return which share of all queries so far, this one included, each of the strategies chose among chose."""
+        if query.arms is None:
+            return {}
+        arms = np.concatenate([history_after(self.rounds).arms, query.arms])
+        shares = np.bincount(arms, minlength=len(self.loop.strategy.arms)) / len(arms)
+        named = zip(arm_names(self.loop.strategy), shares.tolist(), strict=True)
+        return {f"chosen_by.{name}": share for name, share in named}
 
     def _annotate(self, ids: IntArray) -> Annotation:
         oracle, n_classes = self.loop.oracle, self.loop.n_classes

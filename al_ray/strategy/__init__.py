@@ -25,6 +25,7 @@ class QueryStrategy(Plugin, Protocol):
             ``needs_uncertainty`` also ``labeled_uncertainty``).
         needs_predicted: whether it reads ``predicted``.
         needs_uncertainty: whether it reads ``uncertainty``, which not every confidence method has.
+        needs_history: whether it reads ``history``.
         ranks: whether its score orders single examples, so that clipping the top of the ranking means something.
         labels_everything: whether the initial query is the whole pool, so that nothing is left to choose.
     """
@@ -38,6 +39,7 @@ class QueryStrategy(Plugin, Protocol):
     needs_labeled: ClassVar[bool] = False
     needs_predicted: ClassVar[bool] = False
     needs_uncertainty: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
     labels_everything: ClassVar[bool] = False
 
@@ -48,6 +50,11 @@ class QueryStrategy(Plugin, Protocol):
         A larger pool is subsampled to so many at random, and only they are candidates.
         """
         return 0
+
+    @property
+    def arms(self) -> "tuple[QueryStrategy, ...]":
+        """The strategies that it chooses among; none mostly."""
+        return ()
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the acquisition value of every example ``[n_pool]``; zeros where only the batch as a whole counts."""
@@ -63,6 +70,12 @@ class QueryStrategy(Plugin, Protocol):
             stream: the round's stream for picking.
         """
         return ranking.ids[:n]
+
+    def choose(
+        self, pool: PoolView, ranking: Ranking, n: int, stream: np.random.Generator
+    ) -> tuple[IntArray, IntArray | None]:
+        """Return the ids of the query as :meth:`pick` does, and which of :attr:`arms`, if any, chose each ``[n]``."""
+        return self.pick(pool, ranking, n, stream), None
 
 
 strategies: Registry[QueryStrategy] = Registry("query strategy", "al_ray.strategy")

@@ -137,7 +137,14 @@ def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:
 def plugin_label(plugin: Any) -> str:
     """Return a plug-in's name with the values of its options that are not the default."""
     values = [(getattr(plugin, option.name), option.default) for option in fields(plugin)]
-    return "_".join([plugin.name, *(f"{value}" for value, default in values if value != default)])
+    return "_".join([plugin.name, *(option_label(value) for value, default in values if value != default)])
+
+
+def option_label(value: Any) -> str:
+    """Write the value of an option, of which others may be plug-ins."""
+    if isinstance(value, tuple) and any(hasattr(each, "name") for each in value):
+        return f"({', '.join(map(option_label, value))})"
+    return plugin_label(value) if hasattr(value, "name") else f"{value}"
 
 
 def slugs_of(specs: Sequence[CellSpec], names: Sequence[CellNames]) -> list[str]:

@@ -48,7 +48,7 @@ def test_the_learning_curve_has_one_point_more_than_there_are_queries() -> None:
 @pytest.mark.parametrize("fail_at", [0, 1, 3, 5])
 def test_resuming_equals_never_stopping(strategy: str, fail_at: int) -> None:
     world = make_world()
-    can_clip = strategies.get(strategy).ranks and strategy != "passive"
+    can_clip = strategies.build(strategy).ranks and strategy != "passive"
     loop = make_loop(world, strategy=strategy, filters=["uncertainty_clipping"] if can_clip else [])
     resume_and_compare(world, loop, fail_at)
 
@@ -113,6 +113,20 @@ def test_a_strategy_that_watches_fine_tuning_sees_so_many_candidates_and_no_more
     rounds = learner.run(loop, make_classifier(world, loop), records)
     # Four epochs: the least that the most frequent class can have of four predictions over three classes is two.
     assert all(set(np.unique(r.query.scores)) <= {0.0, 0.25, 0.5} for r in rounds[1:-1])
+
+
+def test_a_strategy_that_chooses_among_others_records_which_chose_and_learns_from_it() -> None:
+    world = make_world()
+    loop = make_loop(world, strategy={"name": "tailor", "arms": ["margin", "random"]})
+    rounds = learner.run(loop, make_classifier(world, loop), RecordsInMemory())
+    asked = [record.query.arms for record in rounds[1:-1]]
+    assert rounds[0].query.arms is None
+    assert rounds[-1].query.arms is None
+    for n, record in enumerate(rounds[1:-1], start=1):
+        arms = np.concatenate(asked[:n])
+        shares = (np.mean(arms == 0), np.mean(arms == 1))
+        assert (record.metrics["chosen_by.margin"], record.metrics["chosen_by.random"]) == shares
+    assert len(np.unique(np.concatenate(asked))) == 2
 
 
 def test_the_plain_evaluation_measures_a_second_model_only_where_training_differs() -> None:

@@ -9,7 +9,7 @@ from al_ray.confidence import confidences
 from al_ray.confidence.mc_dropout import MCDropout
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import LabeledSet, ModelOutputs, PoolView, Ranking, RowView, UnscoredPool
+from al_ray.core.types import History, LabeledSet, ModelOutputs, PoolView, Ranking, RowView, UnscoredPool
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ConfigError
 from al_ray.filtering import filters
@@ -50,6 +50,12 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
         labeled_features=rng.normal(size=(10, 8)).astype(np.float32),
         labeled_embeddings=unit(10),
         labeled_uncertainty=rng.normal(size=10),
+        history=History(
+            ids=np.arange(20_004, 20_010),
+            labels=np.array([0, 1, -1, 1, 0, 1]),
+            arms=np.array([0, 1, 1, 0, 1, 1]),
+            round_index=np.array([1, 1, 1, 2, 2, 2]),
+        ),
     )
 
 
@@ -210,6 +216,7 @@ def test_a_strategy_reads_only_what_it_says_it_needs(name: str) -> None:
         "labeled_features": pool.labeled_features if needs_labels and strategy.needs_features else None,
         "labeled_embeddings": pool.labeled_embeddings if strategy.needs_embeddings else None,
         "labeled_uncertainty": pool.labeled_uncertainty if needs_labels and strategy.needs_uncertainty else None,
+        "history": pool.history if strategy.needs_history else None,
     }
     bare = dataclasses.replace(pool, **withheld)
     picks = []

@@ -184,3 +184,11 @@ def test_kinds_are_read_where_they_were_recorded_and_compared_with_the_pool(stud
     kinds = results_of(study).acquired
     assert row(kinds, method=MARGIN, kind="junk")["share"] == pytest.approx(0.5)
     assert row(kinds, method="pool", kind="very rare")["share"] == pytest.approx(0.9)
+
+
+def test_which_strategy_chose_is_the_mean_over_cells_and_stands_beside_nothing_else(study: SampleStudy) -> None:
+    study.cell(metrics={"chosen_by.margin": 0.25, "chosen_by.badge": 0.75})
+    study.cell(seed=43, metrics={"chosen_by.margin": 0.75, "chosen_by.badge": 0.25})
+    chosen = results_of(study).acquired
+    assert chosen["what"].tolist() == ["chosen_by", "chosen_by"]
+    assert row(chosen, method=MARGIN, kind="badge")["share"] == pytest.approx(0.5)

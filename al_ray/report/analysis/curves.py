@@ -80,7 +80,8 @@ def score_cells(records: StudyRecords, curves: Mapping[int, CellCurve]) -> pd.Da
     Returns:
         ``n_points, n_labeled``, ``final_accuracy`` after the last round, ``aulc`` and ``aulc_last5`` (mean accuracy of
         all points and of the last five, NaN where there are fewer; Gonsior et al. 2022, arXiv 2210.03005), ``ece`` and
-        ``brier`` of the confidence method after the last round, and the last value of every ``acquired.SLICE``.
+        ``brier`` of the confidence method after the last round, and the last value of every ``acquired.SLICE`` and
+        ``chosen_by.STRATEGY``.
     """
     cells = [cell for cell in records.cells.index[records.cells["status"] == "done"] if cell in curves]
     found = [curves[cell] for cell in cells]
@@ -99,7 +100,7 @@ def score_cells(records: StudyRecords, curves: Mapping[int, CellCurve]) -> pd.Da
     for name in ("ece", "brier"):
         own = last[f"own.{name}"] if f"own.{name}" in last else pd.Series(np.nan, index=last.index)
         scores[name] = own.fillna(last[name]) if name in last else own
-    for name in [column for column in last if column.startswith("acquired.")]:
+    for name in [column for column in last if column.startswith(("acquired.", "chosen_by."))]:
         scores[name] = last[name]
     return scores
 

@@ -14,6 +14,7 @@ from al_ray.report.queried import QueriedExamples
 from al_ray.report.read import StudyRecords
 
 _ACQUIRED = "acquired."
+_CHOSEN_BY = "chosen_by."
 
 
 class PassiveModels:
@@ -182,10 +183,16 @@ def _acquired(
 ) -> tuple[Acquired, ...]:
     """Return the share of outliers and of each data slice among the queried, means over cells; the pool first."""
     outliers = {} if examples is None else _outliers(queried, cells, examples)
-    kinds = _kinds(scores[scores["role"] != "passive"], group_counts)
-    names = dict.fromkeys([*outliers, *kinds])
+    asking = scores[scores["role"] != "passive"]
+    kinds, chosen_by = _kinds(asking, group_counts), _mean_shares(asking, _CHOSEN_BY)
+    names = dict.fromkeys([*outliers, *kinds, *chosen_by])
     return tuple(
-        Acquired(method=name, outliers=outliers.get(name), kinds=kinds.get(name, {}))
+        Acquired(
+            method=name,
+            outliers=outliers.get(name),
+            kinds=kinds.get(name, {}),
+            chosen_by=chosen_by.get(name, {}),
+        )
         for name in sorted(names, key=lambda name: name != POOL)
     )
 
@@ -207,14 +214,22 @@ def _outliers(
 
 def _kinds(scores: pd.DataFrame, group_counts: Mapping[str, int] | None) -> dict[str, dict[str, float]]:
     """Return the shares of slices after the last query, as the cells recorded them, and those of the training split."""
-    columns = [name for name in scores if name.startswith(_ACQUIRED) and scores[name].notna().any()]
-    if not columns:
+    found = _mean_shares(scores, _ACQUIRED)
+    if not found:
         return {}
     total = sum((group_counts or {}).values())
     pool = {POOL: {name: n / total for name, n in group_counts.items()}} if group_counts else {}
+    return {**pool, **found}
+
+
+def _mean_shares(scores: pd.DataFrame, prefix: str) -> dict[str, dict[str, float]]:
+    """Return what the columns of a prefix hold, means over the cells of each method that has any."""
+    columns = [name for name in scores if name.startswith(prefix) and scores[name].notna().any()]
+    if not columns:
+        return {}
     means = scores.groupby("method", sort=False)[columns].mean()
     found = {
-        str(method): {name.removeprefix(_ACQUIRED): float(row[name]) for name in columns if pd.notna(row[name])}
+        str(method): {name.removeprefix(prefix): float(row[name]) for name in columns if pd.notna(row[name])}
         for method, row in means.iterrows()
     }
-    return {**pool, **found}
+    return {method: shares for method, shares in found.items() if shares}

@@ -8,7 +8,7 @@ a ``refusal`` beside the number, an absence for a whole section, a notice for wh
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
@@ -289,17 +289,19 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class Acquired:
-    """Share of outliers, and of each data slice, among what a method queried.
+    """Share of outliers, of each data slice, and of each of several strategies, among what a method queried.
 
     Attributes:
         method: name of its :class:`Method`; ``pool`` for the pool itself.
         outliers: share of the queried that the passive model gets wrong, None without a passive cell.
         kinds: kind of example (``tickets``) -> share of the queried.
+        chosen_by: of a strategy that chooses among others: each of them -> share of the queried.
     """
 
     method: str
     outliers: float | None
     kinds: Mapping[str, float]
+    chosen_by: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -542,14 +544,18 @@ class StudyResults:
     def acquired(self) -> pd.DataFrame:
         """What is odd among the queried: ``setting, method, what, kind, share``; the pool itself is method ``pool``.
 
-        ``what`` is ``outliers`` (what the passive model gets wrong) or ``kind`` (a data slice, named by ``kind``).
+        ``what`` is ``outliers`` (what the passive model gets wrong), ``kind`` (a data slice, named by ``kind``) or
+        ``chosen_by`` (one of the strategies that the method chooses among, named likewise).
         """
         odd = [(of.setting, one) for of in self.queries for one in of.acquired]
         found = [
             (setting, one.method, "outliers", "", one.outliers) for setting, one in odd if one.outliers is not None
         ]
         found += [
-            (setting, one.method, "kind", kind, share) for setting, one in odd for kind, share in one.kinds.items()
+            (setting, one.method, what, name, share)
+            for what in ("kind", "chosen_by")
+            for setting, one in odd
+            for name, share in (one.kinds if what == "kind" else one.chosen_by).items()
         ]
         columns = ("setting", "method", "what", "kind", "share")
         return _frame(" ".join(columns), (dict(zip(columns, row, strict=True)) for row in found))

@@ -345,6 +345,7 @@ class QueriesView:
         by_chance: Jaccard index of random draws, in words; empty where unknown.
         has_pool: whether the shares of the pool are known, which the tints compare with.
         acquired: share of outliers and kinds.
+        chosen_by: which of several strategies chose, where a method chooses among them.
     """
 
     name: str
@@ -354,6 +355,7 @@ class QueriesView:
     by_chance: str
     has_pool: bool
     acquired: TintedTable | None
+    chosen_by: TintedTable | None
 
 
 def queries_views(results: StudyResults, looks: Mapping[str, Look]) -> list[QueriesView]:
@@ -365,14 +367,17 @@ def queries_views(results: StudyResults, looks: Mapping[str, Look]) -> list[Quer
 
 def _queries_view(entry: Queries, looks: Mapping[str, Look]) -> QueriesView:
     names = sorted({one.method for one in entry.overlap}, key=lambda name: looks[name].index)
+    odd = [one for one in entry.acquired if one.outliers is not None or one.kinds]
+    choosing = sorted((one for one in entry.acquired if one.chosen_by), key=lambda one: looks[one.method].index)
     return QueriesView(
         name=entry.setting,
         classes=_classes(entry, looks) if entry.classes else None,
         overlap=_overlap(entry, names[:N_SHOWN], looks) if names else None,
         overlap_all=_overlap(entry, names, looks) if len(names) > N_SHOWN else None,
         by_chance="" if entry.jaccard_by_chance is None else number(entry.jaccard_by_chance, 3),
-        has_pool=bool(entry.pool) or any(row.method == POOL for row in entry.acquired),
-        acquired=_acquired(entry.acquired, looks) if entry.acquired else None,
+        has_pool=bool(entry.pool) or any(row.method == POOL for row in odd),
+        acquired=_acquired(odd, looks) if odd else None,
+        chosen_by=_chosen_by(choosing, looks) if choosing else None,
     )
 
 
@@ -435,6 +440,17 @@ def _odd_cells(row: Acquired, pool: Acquired | None, kinds: Sequence[str], has_o
     usual = {} if pool is None or row is pool else pool.kinds
     outliers = (_against(row.outliers, None if pool is None or row is pool else pool.outliers),) if has_outliers else ()
     return (*outliers, *(_against(row.kinds.get(kind), usual.get(kind)) for kind in kinds))
+
+
+def _chosen_by(rows: Sequence[Acquired], looks: Mapping[str, Look]) -> TintedTable:
+    names = tuple(dict.fromkeys(name for row in rows for name in row.chosen_by))
+    return TintedTable(
+        columns=names,
+        rows=tuple(
+            (row.method, looks[row.method], tuple(_against(row.chosen_by.get(name), None) for name in names))
+            for row in rows
+        ),
+    )
 
 
 def recorded_phases(results: StudyResults) -> list[str]:
