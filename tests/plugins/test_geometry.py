@@ -8,9 +8,10 @@ from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
 from al_ray.core.types import LabeledSet, PoolView, RowView
 from al_ray.core.uncertainty import log_softmax
-from al_ray.strategy import strategies
+from al_ray.errors import ConfigError
+from al_ray.strategy import max_herding, strategies
 
-GEOMETRIES = ["pcoreset", "lcmd"]
+GEOMETRIES = ["pcoreset", "lcmd", "max_herding"]
 
 
 def unit(points) -> np.ndarray:
@@ -91,7 +92,7 @@ def test_a_batch_has_so_many_distinct_examples_of_the_pool_and_is_the_same_again
     np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("name", ["pcoreset", "lcmd"])
+@pytest.mark.parametrize("name", ["pcoreset", "lcmd", "max_herding"])
 def test_who_comes_first_in_the_pool_has_no_part_in_the_choice(name) -> None:
     rng = np.random.default_rng(3)
     points, labeled = rng.normal(size=(70, 5)).astype(np.float32), rng.normal(size=(4, 5)).astype(np.float32)
@@ -187,3 +188,74 @@ def test_lcmd_leaves_equal_distances_to_the_ranking() -> None:
     pool = pool_of(np.repeat([[3.0, 0.0]], 6, axis=0), labeled=[[0.0, 0.0]])
     for seed in range(5):
         assert rows_of(query("lcmd", pool, 6, seed)).tolist() == ranked_rows(pool, np.full(6, 3.0), seed)
+
+
+# --- MaxHerding ------------------------------------------------------------------------------------------------------
+
+
+def naive_herding(points, labeled, sigma: float, n: int) -> list[int]:
+    """Compute the coverage of every larger batch from scratch, in float64."""
+    kernel = np.exp(-cdist(points, points, "sqeuclidean") / sigma**2)
+    covered = np.exp(-cdist(labeled, points, "sqeuclidean") / sigma**2).max(axis=0, initial=0.0)
+    chosen: list[int] = []
+    while len(chosen) < n:
+        coverage = [np.maximum(covered, kernel[[*chosen, row]].max(axis=0)).mean() for row in range(len(points))]
+        chosen.append(max(set(range(len(points))) - set(chosen), key=coverage.__getitem__))
+    return chosen
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("n_labeled", [0, 7])
+def test_max_herding_is_plain_greedy_though_it_looks_again_at_few(monkeypatch, sigma, n_labeled) -> None:
+    monkeypatch.setattr(max_herding, "BLOCK_ROWS", 4)
+    rng = np.random.default_rng(2)
+    points, labeled = unit(rng.normal(size=(150, 5))), unit(rng.normal(size=(7, 5)))[:n_labeled]
+    looked: list[int] = []
+    rows_of_kernel = max_herding._Kernel.rows
+    monkeypatch.setattr(
+        max_herding._Kernel, "rows", lambda self, rows: looked.append(len(rows)) or rows_of_kernel(self, rows)
+    )
+    pool = pool_of(points, labeled=labeled)
+    chosen = rows_of(query({"name": "max_herding", "sigma": sigma}, pool, 20)).tolist()
+    assert chosen == naive_herding(points.astype(np.float64), labeled.astype(np.float64), sigma, 20)
+    # Plain greedy looks at 150 candidates twenty times.
+    assert sum(looked) < 150 * 20 / 2
+
+
+def test_max_herding_asks_in_the_middle_of_the_largest_cluster_that_no_label_is_near() -> None:
+    rng = np.random.default_rng(0)
+    cluster = np.repeat([0, 1, 2], [60, 40, 20])
+    points = unit(np.eye(3, 8)[cluster] + rng.normal(size=(120, 8)) * 0.05)
+    chosen = rows_of(query("max_herding", pool_of(points, labeled=np.eye(3, 8, dtype=np.float32)[:1]), 2))
+    assert cluster[chosen].tolist() == [1, 2]
+    mean = points[cluster == 1].mean(axis=0)
+    assert np.linalg.norm(points[chosen[0]] - mean) < np.median(np.linalg.norm(points[cluster == 1] - mean, axis=1))
+
+
+def test_max_herding_takes_every_distinct_example_before_a_copy() -> None:
+    distinct = unit(np.random.default_rng(0).normal(size=(8, 384)))
+    which = np.arange(80) % 8
+    for seed in range(5):
+        chosen = rows_of(query("max_herding", pool_of(distinct[which], labeled=distinct[:2]), 20, seed))
+        assert sorted(which[chosen[:6]].tolist()) == [2, 3, 4, 5, 6, 7]
+        # The rest adds nothing: any of them may follow.
+        assert len(set(which[chosen[6:]].tolist())) > 3
+
+
+def test_max_herding_subsamples_large_pools_and_fills_from_the_whole_pool() -> None:
+    points = unit(np.random.default_rng(0).normal(size=(100, 3)))
+    firsts = {query({"name": "max_herding", "max_candidates": 10}, pool_of(points), 1, seed)[0] for seed in range(30)}
+    assert len(firsts) > 5
+    assert len(set(query({"name": "max_herding", "max_candidates": 10}, pool_of(points), 60).tolist())) == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma": 0.0}, r"sigma is 0.0, it must be between 0.01 and 100"),
+        ({"max_candidates": 1}, r"max_candidates is 1, it must be at least 2"),
+    ],
+)
+def test_max_herding_refuses_options_that_mean_nothing(options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        strategies.build({"name": "max_herding", **options})
