@@ -1,6 +1,6 @@
 """Euclidean distances between many points, in blocks: float32 products, float64 sums, no copy of the points."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -114,3 +114,25 @@ def mean_distance_to_neighbors(points: FloatArray, k: int) -> Float64Array:
         near = np.partition(squared, k - 1, axis=1)[:, :k]
         means[rows] = np.sqrt(near, dtype=np.float64).mean(axis=1)
     return means
+
+
+def farthest_first(
+    first: int, nearest: Float64Array, squared_distances_to: Callable[[int], Float64Array], n: int
+) -> IntArray:
+    """Choose points one by one, each the farthest from all centres and from those chosen before: greedy k-center.
+
+    Args:
+        first: the point to begin with.
+        nearest: squared distance of each point to the nearest centre ``[n_points]``, infinite where there is none.
+        squared_distances_to: returns the squared distance of every point to the given one ``[n_points]``.
+        n: how many to choose, at most ``n_points``.
+
+    Returns:
+        rows ``[n]`` in the order of choice, unique; the lower row where two are as far.
+    """
+    chosen, squared = [first], nearest.copy()
+    while len(chosen) < n:
+        np.minimum(squared, squared_distances_to(chosen[-1]), out=squared)
+        squared[chosen] = -1.0
+        chosen.append(int(np.argmax(squared)))
+    return np.asarray(chosen, dtype=np.int64)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from al_ray.core.distances import nearest, single, squared_distances_to, squared_norms
+from al_ray.core.distances import farthest_first, nearest, single, squared_distances_to, squared_norms
 from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
 from al_ray.strategy import QueryStrategy, strategies
 
@@ -41,9 +41,5 @@ class CoreSet(QueryStrategy):
         rows = np.searchsorted(pool.ids, ranking.ids)
         squared = np.empty(len(pool))
         squared[rows] = ranking.scores**2
-        chosen = [int(rows[0])]
-        while len(chosen) < n:
-            np.minimum(squared, squared_distances_to(features, norms, chosen[-1]), out=squared)
-            squared[chosen] = -1.0
-            chosen.append(int(np.argmax(squared)))
+        chosen = farthest_first(int(rows[0]), squared, lambda row: squared_distances_to(features, norms, row), n)
         return pool.ids[chosen]
