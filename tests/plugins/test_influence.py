@@ -4,16 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 from scipy.optimize import minimize
 from scipy.special import log_softmax as scipy_log_softmax
 from scipy.special import logsumexp
 
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import POOL_ARRAYS, LabeledSet, PoolView
+from al_ray.core.types import POOL_ARRAYS, LabeledSet, PoolView, RowView
 from al_ray.core.uncertainty import free_energy, log_softmax
 from al_ray.errors import ConfigError
 from al_ray.strategy import strategies
+from al_ray.strategy.ev_gp import least_variance, posterior, sparse_posterior, tangent_kernel
 from al_ray.strategy.isal import newton_direction
 
 LABELED = LabeledSet(ids=np.arange(90_000, 90_012), labels=np.arange(12) % 3)
@@ -257,3 +260,185 @@ def test_equal_examples_tie_in_isal_and_the_order_of_the_pool_does_not_matter() 
 def test_the_damping_of_isal_is_above_0() -> None:
     with pytest.raises(ConfigError, match=r"'isal': damping is 0.0, it must be above 0 and finite. 100 is what"):
         strategies.build({"name": "isal", "damping": 0.0})
+
+
+# --- EV-GP -----------------------------------------------------------------------------------------------------------
+
+
+def unit(points) -> np.ndarray:
+    points = np.asarray(points, dtype=np.float64)
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def embedded_pool(points, labeled) -> PoolView:
+    points, labeled = np.asarray(points), np.asarray(labeled)
+    return PoolView(
+        ids=10 + 3 * np.arange(len(points)),
+        log_probs=np.empty((len(points), 0, 3)),
+        embeddings=RowView.of(points),
+        labeled=LabeledSet(ids=100_000 + np.arange(len(labeled)), labels=np.arange(len(labeled)) % 3),
+        labeled_embeddings=labeled,
+    )
+
+
+def random_points(n: int, seed: int = 0, n_features: int = 6, dtype=np.float64) -> np.ndarray:
+    return unit(np.random.default_rng(seed).normal(size=(n, n_features))).astype(dtype)
+
+
+def kernel_of(one, two) -> np.ndarray:
+    """Write the arc-cosine kernels of orders 0 and 1 out, pair by pair."""
+    result = np.empty((len(one), len(two)))
+    for i, x in enumerate(np.asarray(one, np.float64)):
+        for j, y in enumerate(np.asarray(two, np.float64)):
+            angle = np.arccos(np.clip(x @ y / np.linalg.norm(x) / np.linalg.norm(y), -1, 1))
+            order_0 = 1 - angle / np.pi
+            order_1 = (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
+            result[i, j] = np.cos(angle) * order_0 + order_1
+    return result
+
+
+def mean_variance(points, known, noise: float) -> float:
+    """Follow the formula of the paper with a plain inverse."""
+    inverse = np.linalg.inv(kernel_of(known, known) + noise * np.eye(len(known)))
+    across = kernel_of(points, known)
+    return float(np.mean(2.0 - np.einsum("ij,jk,ik->i", across, inverse, across)))
+
+
+def test_the_tangent_kernel_is_that_of_a_wide_network_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    width, points = 200_000, torch.from_numpy(random_points(4, n_features=3))
+    hidden = torch.randn(width, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    output = torch.randn(width, generator=generator, dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for point in points:
+        value = (torch.relu(hidden @ point) * (2 / width) ** 0.5) @ output
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, [hidden, output])]))
+    empirical = torch.stack(gradients) @ torch.stack(gradients).T
+    kernel = tangent_kernel(points.numpy() @ points.numpy().T)
+    np.testing.assert_allclose(kernel, empirical.numpy(), atol=0.02)
+    np.testing.assert_allclose(kernel, kernel_of(points.numpy(), points.numpy()), atol=1e-7)
+    np.testing.assert_allclose(tangent_kernel(np.array([1.0, 1.0 - 1e-15, 0.0, -1.0])), [2, 2, 1 / np.pi, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("noise", [1e-3, 0.5])
+@pytest.mark.parametrize("n_labeled", [0, 1, 5])
+def test_ev_gp_leaves_the_least_mean_variance_pick_by_pick(dtype, noise, n_labeled, monkeypatch) -> None:
+    monkeypatch.setattr("al_ray.core.distances.BLOCK_VALUES", 100)
+    points, labeled = random_points(25, dtype=dtype), random_points(n_labeled, 1, dtype=dtype)
+    chosen = (query({"name": "ev_gp", "noise": noise}, embedded_pool(points, labeled), 6) - 10) // 3
+    known, left = list(labeled), list(range(25))
+    for row in chosen:
+        after = {each: mean_variance(points, [*known, points[each]], noise**2) for each in left}
+        assert after[row] == pytest.approx(min(after.values()), abs=1e-7)
+        known.append(points[row])
+        left.remove(row)
+
+
+def test_the_first_candidates_of_a_posterior_are_chosen_from_and_all_points_count() -> None:
+    points, labeled = random_points(40), random_points(3, 1)
+    covariance, noise = posterior(points, 8, labeled, 0.01)
+    inverse = np.linalg.inv(kernel_of(labeled, labeled) + 0.01 * np.eye(3))
+    across = kernel_of(points, labeled)
+    expected = (kernel_of(points, points) - across @ inverse @ across.T)[:8]
+    np.testing.assert_allclose(covariance, expected, atol=1e-7)
+    first = int(least_variance(covariance, noise, 1)[0])
+    after = [mean_variance(points, [*labeled, points[row]], 0.01) for row in range(8)]
+    assert first == int(np.argmin(after))
+
+
+@pytest.mark.parametrize("n_labeled", [0, 4])
+def test_the_sparse_posterior_is_the_fully_independent_conditional(n_labeled: int) -> None:
+    points, labeled, inducing, noise = random_points(20), random_points(n_labeled, 1), random_points(7, 2), 0.01
+    through = np.linalg.inv(kernel_of(inducing, inducing) + noise * np.eye(7))
+    everything = np.vstack([labeled, points])
+    q = kernel_of(everything, inducing) @ through @ kernel_of(inducing, everything)
+    own = noise + 2.0 - np.diag(q)
+
+    def covariance_given(rows) -> np.ndarray:
+        across = q[n_labeled:, rows]
+        return q[n_labeled:, n_labeled:] - across @ np.linalg.inv(q[np.ix_(rows, rows)] + np.diag(own[rows])) @ across.T
+
+    covariance, noises = sparse_posterior(points, 20, labeled, inducing, noise)
+    np.testing.assert_allclose(covariance, covariance_given(list(range(n_labeled))), atol=1e-8)
+    np.testing.assert_allclose(noises, own[n_labeled:], atol=1e-8)
+    known = list(range(n_labeled))
+    for row in least_variance(covariance, noises, 5):
+        after = [np.trace(covariance_given([*known, n_labeled + each])) for each in range(20)]
+        free = [value for each, value in enumerate(after) if n_labeled + each not in known]
+        assert after[row] == pytest.approx(min(free), abs=1e-9)
+        known.append(n_labeled + int(row))
+
+
+def test_inducing_points_on_all_points_change_nothing() -> None:
+    points, labeled = random_points(30), random_points(30)[:4]
+    exact, sparse = posterior(points, 30, labeled, 1e-6)[0], sparse_posterior(points, 30, labeled, points, 1e-6)[0]
+    np.testing.assert_allclose(exact, sparse, atol=1e-4)
+    query({"name": "ev_gp", "n_inducing": 200}, embedded_pool(points, labeled), 10)
+
+
+@pytest.mark.parametrize("options", [{}, {"n_inducing": 8}])
+def test_ev_gp_finds_the_clusters_without_a_label_first(options) -> None:
+    rng = np.random.default_rng(0)
+    cluster = np.repeat(np.arange(6), 20)
+    points = unit(np.eye(6, 12)[cluster] + rng.normal(size=(120, 12)) * 0.02).astype(np.float32)
+    chosen = (query({"name": "ev_gp", **options}, embedded_pool(points, points[:41:20] + np.float32(0)), 3) - 10) // 3
+    assert sorted(cluster[chosen].tolist()) == [3, 4, 5]
+
+
+@pytest.mark.parametrize("options", [{}, {"n_inducing": 5}, {"max_candidates": 4}, {"max_points": 6}])
+@pytest.mark.parametrize("kind", ["alike", "zero", "few distinct", "random"])
+@pytest.mark.parametrize("n", [1, 7, 30])
+def test_ev_gp_chooses_so_many_distinct_examples_whatever_the_pool(options, kind, n) -> None:
+    points = random_points(30, dtype=np.float32)
+    points = {
+        "alike": points[:1].repeat(30, axis=0),
+        "zero": points * 0,
+        "few distinct": points[np.arange(30) % 3],
+    }.get(kind, points)
+    pool = embedded_pool(points, points[:2])
+    one, two = (query({"name": "ev_gp", **options}, pool, n) for _ in range(2))
+    assert one.dtype == np.int64
+    assert len(set(one.tolist())) == n
+    assert set(one.tolist()) <= set(pool.ids.tolist())
+    np.testing.assert_array_equal(one, two)
+
+
+def test_ev_gp_with_many_labels_that_repeat_is_stable() -> None:
+    known = random_points(50, dtype=np.float32)
+    labeled = known[np.arange(1500) % 50]
+    noisy = (labeled + np.random.default_rng(1).normal(size=labeled.shape) * 1e-8).astype(np.float32)
+    points = np.vstack([known, random_points(5, 9, dtype=np.float32)])
+    for labels in (labeled, noisy):
+        for options in ({"noise": 1e-4}, {}, {"n_inducing": 20}):
+            chosen = (query({"name": "ev_gp", **options}, embedded_pool(points, labels), 5) - 10) // 3
+            assert len(set(chosen.tolist())) == 5
+            if "n_inducing" not in options:
+                assert sorted(chosen.tolist()) == [50, 51, 52, 53, 54]  # all others have been labelled
+
+
+def test_ev_gp_settles_what_is_alike_by_the_stream_and_not_by_rows() -> None:
+    pool = embedded_pool(random_points(1).repeat(12, axis=0), random_points(1, 1))
+    first = [int(query("ev_gp", pool, 1, seed)[0]) for seed in range(600)]
+    counts = np.unique(first, return_counts=True)[1]
+    assert len(counts) == 12
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_ev_gp_draws_its_points_and_candidates_at_random() -> None:
+    pool = embedded_pool(random_points(40), random_points(2, 1))
+    picked = [query({"name": "ev_gp", "max_points": 8, "max_candidates": 2}, pool, 2, seed) for seed in range(1000)]
+    counts = np.bincount(np.concatenate(picked) // 3 - 3, minlength=40)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_the_order_of_the_pool_does_not_matter_to_ev_gp() -> None:
+    pool, order = embedded_pool(random_points(60), random_points(4, 1)), np.random.default_rng(3).permutation(60)
+    again = query("ev_gp", reordered(pool, order), 15)
+    np.testing.assert_array_equal(pool.ids[order[np.searchsorted(pool.ids, again)]], query("ev_gp", pool, 15))
+
+
+def test_options_of_ev_gp_are_checked() -> None:
+    for option, message in (({"noise": 0.0}, "noise is 0.0"), ({"n_inducing": 0}, "n_inducing is 0")):
+        with pytest.raises(ConfigError, match=f"'ev_gp': {message}, it must be"):
+            strategies.build({"name": "ev_gp", **option})
