@@ -77,6 +77,7 @@ def _strategy(strategy: QueryStrategy) -> tuple[str, ...]:
     needs = [
         *([f"{strategy.min_draws} draws"] if strategy.min_draws > 1 else []),
         *(["consistent draws"] if strategy.needs_consistent_draws else []),
+        *(["logits"] if strategy.needs_logits else []),
         *(["features"] if strategy.needs_features else []),
         *(["embeddings"] if strategy.needs_embeddings else []),
         *(["outputs on the labelled"] if strategy.needs_labeled else []),

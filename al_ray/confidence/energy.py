@@ -7,7 +7,7 @@ import numpy as np
 
 from al_ray.confidence import ConfidenceMethod, State, confidences
 from al_ray.core.types import Float64Array, FloatArray, IntArray, ModelOutputs
-from al_ray.core.uncertainty import log_softmax
+from al_ray.core.uncertainty import free_energy, log_softmax
 from al_ray.registry import Within
 
 
@@ -56,5 +56,4 @@ class Energy(ConfidenceMethod):
         return self._free_energy(outputs).mean(axis=1)
 
     def _free_energy(self, outputs: ModelOutputs) -> Float64Array:
-        scaled = np.asarray(outputs.logits, dtype=np.float64) / self.temperature
-        return -self.temperature * np.logaddexp.reduce(scaled, axis=-1)
+        return free_energy(outputs.logits, self.temperature)

@@ -40,6 +40,13 @@ def unit_rows(points: FloatArray) -> Float32Array:
     return single(points) * scale[:, None]
 
 
+def double_unit_rows(points: FloatArray) -> Float64Array:
+    """Return a float64 copy with rows of length 1 to the last digit; a row of zeros stays one."""
+    values = np.asarray(points, dtype=np.float64)
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return values / np.where(length > 0, length, 1.0)
+
+
 def settle(squared: Float64Array, scale: Float64Array) -> Float64Array:
     """Set to zero, in place, what is zero but for rounding.
 

@@ -233,6 +233,7 @@ class PoolView:
     Attributes:
         ids: candidates ``[n_pool]``, ascending.
         log_probs: ``[n_pool, n_draws, n_classes]``, natural logarithm; no draw where the strategy needs no scores.
+        logits: as the model gave them, before the confidence method ``[n_pool, n_draws, n_classes]``.
         features: ``[n_pool, n_features]`` of the fine-tuned model.
         embeddings: of each candidate ``[n_embedding]``, unit length, of the pretrained encoder, the same always.
         predicted: class predicted without dropout ``[n_pool]``.
@@ -248,6 +249,7 @@ class PoolView:
 
     ids: IntArray
     log_probs: FloatArray
+    logits: FloatArray | None = None
     features: FloatArray | None = None
     embeddings: RowView | None = None
     predicted: IntArray | None = None
@@ -288,7 +290,7 @@ class PoolView:
         return replace(self, **_rows_of(self, ids, POOL_ARRAYS))
 
 
-POOL_ARRAYS = ("log_probs", "features", "embeddings", "predicted", "uncertainty", "dynamics")
+POOL_ARRAYS = ("log_probs", "logits", "features", "embeddings", "predicted", "uncertainty", "dynamics")
 LABELED_ARRAYS = ("labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty")
 
 

@@ -1,4 +1,4 @@
-"""Uncertainty of a predictive distribution, from log-probabilities; high = unsure.
+"""Uncertainty of a predictive distribution, from log-probabilities or logits; high = unsure.
 
 Shapes: ``log_probs [n, n_classes]``, natural logarithm. Entropy is in nats.
 """
@@ -48,3 +48,12 @@ def entropy(log_probs: FloatArray) -> Float64Array:
     values = np.asarray(log_probs, dtype=np.float64)
     probs = np.exp(values)
     return -np.where(probs > 0, probs * np.where(probs > 0, values, 0.0), 0.0).sum(axis=-1)
+
+
+def free_energy(logits: FloatArray, temperature: float = 1.0) -> Float64Array:
+    """Return -T logsumexp(z / T) over the last axis, of any sign: high = unlike what was trained on.
+
+    Liu et al. 2020 (arXiv 2010.03759, eq. 4); between -max z - T ln n_classes and -max z.
+    """
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    return -temperature * np.logaddexp.reduce(scaled, axis=-1)

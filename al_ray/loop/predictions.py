@@ -87,6 +87,7 @@ class RoundPredictions:
         view = PoolView(
             ids=outputs.ids,
             log_probs=confidence.log_probs(read, self.state),
+            logits=outputs.logits if strategy.needs_logits else None,
             features=outputs.features,
             predicted=None if outputs.logits_without_dropout is None else outputs.logits_without_dropout.argmax(axis=1),
             uncertainty=confidence.uncertainty(read, self.state) if strategy.needs_uncertainty else None,

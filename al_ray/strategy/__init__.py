@@ -19,6 +19,7 @@ class QueryStrategy(Plugin, Protocol):
         min_draws: predictions per example that it needs.
         needs_consistent_draws: whether a draw has to be one model for all examples.
         needs_scores: whether the pool has to be scored by the model at all.
+        needs_logits: whether it reads ``logits`` of the pool.
         needs_features: whether it reads ``features`` of the pool.
         needs_embeddings: whether it reads ``embeddings`` of pool and labelled examples.
         needs_labeled: whether it reads ``labeled_log_probs`` (with ``needs_features`` also ``labeled_features``, with
@@ -34,6 +35,7 @@ class QueryStrategy(Plugin, Protocol):
     min_draws: ClassVar[int] = 1
     needs_consistent_draws: ClassVar[bool] = False
     needs_scores: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = False
     needs_features: ClassVar[bool] = False
     needs_embeddings: ClassVar[bool] = False
     needs_labeled: ClassVar[bool] = False

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from al_ray.core.disagreement import BLOCK_ROWS, finite_log_probs
+from al_ray.core.distances import double_unit_rows
 from al_ray.core.types import Float64Array, FloatArray, IntArray, PoolView
 from al_ray.core.uncertainty import mean_log_probs
 from al_ray.registry import Within
@@ -38,22 +39,15 @@ class Cal(QueryStrategy):
         assert pool.labeled_features is not None, "cal needs PoolView.labeled_features"
         assert pool.labeled_log_probs is not None, "cal needs PoolView.labeled_log_probs"
         log_labeled = mean_log_probs(finite_log_probs(pool.labeled_log_probs))
-        labeled = _unit(pool.labeled_features)
+        labeled = double_unit_rows(pool.labeled_features)
         k = min(self.n_neighbors, len(labeled))
         scores = np.empty(len(pool))
         for start in range(0, len(pool), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            near = _nearest(_unit(pool.features[rows]), labeled, k)
+            near = _nearest(double_unit_rows(pool.features[rows]), labeled, k)
             own = mean_log_probs(finite_log_probs(pool.log_probs[rows]))
             scores[rows] = _mean_divergence(log_labeled[near], own)
         return scores
-
-
-def _unit(features: FloatArray) -> Float64Array:
-    """Scale rows to length 1; a row of zeros stays one."""
-    values = np.asarray(features, dtype=np.float64)
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.where(length > 0, length, 1.0)
 
 
 def _nearest(queries: FloatArray, points: FloatArray, k: int) -> IntArray:

@@ -63,6 +63,7 @@ class _StochasticBatch(QueryStrategy):
     min_draws = _of_base("min_draws")
     needs_consistent_draws = _of_base("needs_consistent_draws")
     needs_scores = _of_base("needs_scores")
+    needs_logits = _of_base("needs_logits")
     needs_features = _of_base("needs_features")
     needs_embeddings = _of_base("needs_embeddings")
     needs_labeled = _of_base("needs_labeled")

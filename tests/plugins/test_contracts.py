@@ -40,6 +40,7 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
     return PoolView(
         ids=np.sort(rng.choice(10_000, size=n, replace=False)).astype(np.int64),
         log_probs=log_softmax(rng.normal(size=(n, n_draws, n_classes)) * 3),
+        logits=np.random.default_rng(seed + 1).normal(size=(n, n_draws, n_classes)).astype(np.float32) * 3,
         features=rng.normal(size=(n, 8)).astype(np.float32),
         embeddings=RowView.of(unit(n)),
         predicted=rng.integers(n_classes, size=n),
@@ -207,6 +208,7 @@ def test_a_strategy_reads_only_what_it_says_it_needs(name: str) -> None:
     needs_labels = strategy.needs_labeled
     withheld = {
         "log_probs": pool.log_probs if strategy.needs_scores else pool.log_probs[:, :0],
+        "logits": pool.logits if strategy.needs_logits else None,
         "features": pool.features if strategy.needs_features else None,
         "embeddings": pool.embeddings if strategy.needs_embeddings else None,
         "predicted": pool.predicted if strategy.needs_predicted else None,
@@ -265,7 +267,7 @@ def test_a_filter_reads_only_what_it_says_it_needs(name: str) -> None:
         features=None,
         embeddings=pool.embeddings if candidate_filter.needs_embeddings else None,
         labeled_embeddings=pool.labeled_embeddings if candidate_filter.needs_embeddings else None,
-        **dict.fromkeys(("predicted", "uncertainty", "dynamics", "labeled_log_probs", "labeled_features")),
+        **dict.fromkeys(("logits", "predicted", "uncertainty", "dynamics", "labeled_log_probs", "labeled_features")),
     )
     one, two = (candidate_filter.apply(ranking, view, 10) for view in (pool, bare))
     np.testing.assert_array_equal(one.ids, two.ids)
