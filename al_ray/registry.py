@@ -40,6 +40,11 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 LARGEST = 2**63 - 1  # what tables of 64-bit integers hold
+LATER = "added when records of the plug-in were there already"
+"""Marks an option, as in ``Annotated[float, LATER] = 0.0``, whose default no record writes out.
+
+So a spec that was stored before the option was there equals one that is made now.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -404,6 +409,23 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return option_of(value) if dataclasses.is_dataclass(value) else value
+    """Return the mapping that builds ``plugin`` again: its name and fields; of :data:`LATER` ones no default."""
+    option, cls = {"name": plugin.name, **dataclasses.asdict(plugin)}, plugin.__class__
+    for name, default in _later_options(cls).items():
+        if option[name] == default:
+            del option[name]
+    return option
+
+
+@functools.cache
+def _later_options(cls: Any) -> dict[str, Any]:
+    """Return the defaults of the options that were added later."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(cls)
+        if LATER in getattr(hints[field.name], "__metadata__", ())
+    }
 
 
 def fields_of(cls: type) -> dict[str, tuple[str, Any]]:

@@ -137,9 +137,10 @@ def dataset_lines(name: str, dataset: TextDataset, n_shown: int = 12) -> list[st
     classes = [f"{_class_name(dataset.class_names[c])} {train[c]:,}/{test[c]:,}" for c in order]
     if len(classes) > n_shown:
         classes[n_shown - 2 : -2] = [f"({len(classes) - n_shown} more)"]
+    open_set = f" and {dataset.n_no_class:,} training examples of none" if dataset.n_no_class else ""
     return [
         f"data set {name}: {len(dataset.train):,} training and {len(dataset.test):,} test examples, "
-        f"{dataset.n_classes} classes, from {dataset.source}",
+        f"{dataset.n_classes} classes{open_set}, from {dataset.source}",
         f"classes, training/test examples: {', '.join(classes)}",
     ]
 
@@ -243,10 +244,18 @@ def result_tables(results: "StudyResults") -> list[Table]:
 
 
 def slice_tables(results: "StudyResults") -> list[WideTable]:
-    """Lay out which share of its queries each method spent on each data slice, one table a data set and model."""
+    """Lay out which share of its queries each method spent on texts of no class, and on each data slice.
+
+    One table a data set and model.
+    """
     from al_ray.report.analysis.results import POOL
 
-    acquired = {(of.setting, one.method): one.kinds for of in results.queries for one in of.acquired if one.kinds}
+    found = {(of.setting, one.method): one for of in results.queries for one in of.acquired}
+    acquired = {
+        key: {**({} if one.rejected is None else {"(of no class)": one.rejected}), **one.kinds}
+        for key, one in found.items()
+        if one.kinds or one.rejected is not None
+    }
     tables = []
     for place, rows in _by_place(results).items():
         shown = [

@@ -22,6 +22,9 @@ Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Split = Literal["pool", "test"]
 
+NO_CLASS = -1
+"""Label of a text that is of no class, or of none that anybody knows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextSplit:
@@ -30,7 +33,8 @@ class TextSplit:
     Attributes:
         ids: example ids ``[n_examples]``, unique.
         texts: the texts ``[n_examples]``, none empty.
-        labels: class indices ``[n_examples]``; -1 where a pool to label has none.
+        labels: class indices ``[n_examples]``; -1 where a pool to label has none, or where a text of an open set is of
+            no class.
         groups: data slice of each example ``[n_examples]`` (for example its kind in ``tickets``), or None.
     """
 
@@ -55,7 +59,7 @@ class TextDataset:
         name: what the study calls it.
         class_names: in label order ``[n_classes]``.
         train: the pool, and the answers of the ground-truth oracle; of a pool to label those that are known.
-        test: never queried; evaluated every round; empty where there is only a pool to label.
+        test: never queried; evaluated every round; empty where there is only a pool to label. All of it has a class.
         source: where the rows came from (path, generator or Hub id with revision); provenance.
         content_sha256: hash of classes, ids, texts, labels and slices of both splits; identity.
     """
@@ -67,10 +71,18 @@ class TextDataset:
     source: str
     content_sha256: str
 
+    def __post_init__(self) -> None:
+        assert np.all(self.test.labels != NO_CLASS), "a test example is of no class"
+
     @property
     def n_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+    @property
+    def n_no_class(self) -> int:
+        """How many training examples have no class."""
+        return int((self.train.labels == NO_CLASS).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +91,7 @@ class LabeledSet:
 
     Attributes:
         ids: ``[n_labeled]``, unique.
-        labels: class indices ``[n_labeled]``.
+        labels: class indices ``[n_labeled]``; -1 only in the truth of a pool that holds texts of no class.
     """
 
     ids: IntArray
@@ -96,6 +108,11 @@ class LabeledSet:
         """Return the same answers, ids ascending."""
         order = np.argsort(self.ids)
         return LabeledSet(ids=self.ids[order], labels=self.labels[order])
+
+    def of_a_class(self) -> "LabeledSet":
+        """Return those that have a class, in the same order."""
+        is_known = self.labels != NO_CLASS
+        return self if is_known.all() else LabeledSet(ids=self.ids[is_known], labels=self.labels[is_known])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -574,6 +591,11 @@ def labeled_after(rounds: Sequence[RoundRecord]) -> LabeledSet:
         ids=np.concatenate([np.empty(0, np.int64), *(part.ids for part in answered)]),
         labels=np.concatenate([np.empty(0, np.int64), *(part.labels for part in answered)]),
     )
+
+
+def rejected_after(rounds: Sequence[RoundRecord]) -> IntArray:
+    """Return the ids that were asked for to learn from and that have no label, ascending: of no class, or skipped."""
+    return np.sort(np.array([id_ for id_, label in _asked_labels(rounds).items() if label < 0], dtype=np.int64))
 
 
 def evaluated_after(rounds: Sequence[RoundRecord]) -> EvaluationQuery:

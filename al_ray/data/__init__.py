@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from al_ray.core.types import TextDataset
+from al_ray.core.types import NO_CLASS, TextDataset
 from al_ray.errors import ConfigError, unknown_name
 from al_ray.registry import Plugin, Registry, option_of
 
@@ -64,7 +64,7 @@ def near_equal_notes(dataset: TextDataset) -> list[str]:
     from al_ray.data.splits import look_alikes
 
     splits = dataset.train, dataset.test
-    classes = [Counter(dataset.class_names[c] for c in split.labels.tolist()) for split in splits]
+    classes = [Counter(dataset.class_names[c] for c in split.labels.tolist() if c != NO_CLASS) for split in splits]
     groups = [Counter(split.groups or ()) for split in splits]
     families = (("classes", dataset.class_names, classes), ("groups", (*(groups[0] | groups[1]),), groups))
     return [

@@ -13,7 +13,7 @@ from al_ray.core.types import TextDataset, TextSplit
 from al_ray.data.rows import FORMATS, Rows, missing_file, read_rows
 from al_ray.data.splits import Columns, content_sha256, make_pool, make_splits, split_off_test
 from al_ray.errors import ConfigError, DataError
-from al_ray.registry import Within, build_dataclass, check_options
+from al_ray.registry import LATER, Within, build_dataclass, check_options
 
 DATA_FOLDER_VARIABLE = "AL_RAY_DATA"
 _NAME = re.compile(r"[a-z0-9_-]{1,40}")
@@ -38,6 +38,8 @@ class PathSource:
         name: what results call the data set; lower-case letters, digits, ``_`` and ``-``. Default: from the path.
         classes: class names in label order, as the label column writes them, so that numbers name integer labels;
             without it the file's metadata or the sorted names.
+        none_of_these: what the label column says of texts of no class, such as ``[other, spam]``: they stay in the
+            pool, the oracle says that they are none of the classes, and no model learns or is measured by them.
     """
 
     path: str
@@ -49,6 +51,7 @@ class PathSource:
     test_fraction: Annotated[float, Within(gt=0, lt=1, right="it must lie in (0, 1)")] | None = None
     name: str = ""
     classes: tuple[str, ...] | None = None
+    none_of_these: Annotated[tuple[str, ...] | None, LATER] = None
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -67,6 +70,8 @@ class PathSource:
             raise ConfigError("both test and test_fraction are given. Keep one of them.")
         if self.classes is not None and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
             raise ConfigError(f"classes is {list(self.classes)}, it must name at least two classes, each once.")
+        if both := sorted({*(self.classes or ())} & {*(self.none_of_these or ())}):
+            raise ConfigError(f"classes and none_of_these both name {both[0]!r}. Keep it in one of them.")
         columns = list(self._columns().wanted().values())
         if len(set(columns)) < len(columns):
             raise ConfigError(f"text, label, id and group name the columns {columns}; each needs a column of its own.")
@@ -79,8 +84,9 @@ class PathSource:
             ConfigError: an unknown field, a wrong type, or a value out of range.
         """
         values = {**option}
-        if isinstance(option.get("classes"), list | tuple):
-            values["classes"] = _named_classes(option["classes"])
+        for key in ("classes", "none_of_these"):
+            if isinstance(option.get(key), list | tuple):
+                values[key] = _named_classes(key, option[key])
         source = build_dataclass(cls, values, "data set by path")
         return source if source.name else replace(source, name=_name_from(Path(source.path)))
 
@@ -101,6 +107,11 @@ class PathSource:
             DataError: the rows are missing, unreadable, or break a rule of the family.
             ConfigError: no classes are named, or the folder holds a test split as well.
         """
+        if self.none_of_these:
+            raise ConfigError(
+                f"none_of_these is {list(self.none_of_these)}, which tells the oracle of a simulation what to answer; "
+                "in a project people say that a text is none of the classes. Leave it out."
+            )
         if self.classes is None:
             raise ConfigError("a pool to label needs the names of its classes. Write 'classes: [..., ...]'.")
         path = self._existing()
@@ -129,7 +140,7 @@ class PathSource:
         """
         columns = self._columns()
         parts = [train] if test is None else [train, test]
-        names, splits = make_splits(parts, columns, self.classes)
+        names, splits = make_splits(parts, columns, self.classes, self.none_of_these or ())
         if test is None:
             assert self.test_fraction is not None
             splits = list(split_off_test(splits[0], self.test_fraction, names))
@@ -249,7 +260,7 @@ def _whole(folder: Path, matches: list[re.Match[str]]) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _named_classes(classes: Any) -> tuple[Any, ...]:
+def _named_classes(key: str, classes: Any) -> tuple[Any, ...]:
     """Take numbers as the names of classes: in YAML ``[1, 2, 3]`` are the classes of the labels 1, 2 and 3.
 
     Raises:
@@ -258,7 +269,7 @@ def _named_classes(classes: Any) -> tuple[Any, ...]:
     are_integers = [isinstance(name, int) and not isinstance(name, bool) for name in classes]
     if any(are_integers) and not all(are_integers):
         raise ConfigError(
-            f"classes is {list(classes)}, which mixes numbers and names. Write every class as the label column has it, "
+            f"{key} is {list(classes)}, which mixes numbers and names. Write every class as the label column has it, "
             f"a number that is a name in quotes: {[str(name) for name in classes]}."
         )
     return tuple(str(name) if all(are_integers) else name for name in classes)

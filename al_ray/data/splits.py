@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from al_ray.core.seeding import stream, tie_keys
-from al_ray.core.types import IntArray, TextSplit
+from al_ray.core.types import NO_CLASS, IntArray, TextSplit
 from al_ray.data.rows import Rows
 from al_ray.errors import DataError, unknown_name
 
@@ -46,7 +46,10 @@ class Columns:
 
 
 def make_splits(
-    parts: Sequence[Rows], columns: Columns, classes: tuple[str, ...] | None
+    parts: Sequence[Rows],
+    columns: Columns,
+    classes: tuple[str, ...] | None,
+    none_of_these: tuple[str, ...] = (),
 ) -> tuple[tuple[str, ...], list[TextSplit]]:
     """Check the rows of one or more splits, the training split first, and index their labels.
 
@@ -55,6 +58,7 @@ def make_splits(
         columns: which column holds what.
         classes: class names in label order, or None to take them from the files: from their metadata, else the sorted
             names, else the indices 0..n-1 of the training split.
+        none_of_these: labels that stand for no class. Training rows with one get the label -1, others are left out.
 
     Returns:
         class names in label order, and one split for each of ``parts``.
@@ -68,10 +72,46 @@ def make_splits(
         _check_texts(rows, columns.text)
     assert columns.label is not None, "a study needs labels"
     labels = _label_values(parts, columns.label)
+    if none_of_these:
+        classes = _with_no_class(parts, columns.label, labels, classes, none_of_these)
     names = _class_names(parts, columns.label, labels, classes)
     indices = _index_labels(parts, columns.label, labels, names)
-    _check_variety(parts[0], columns.label, indices[0], names)
-    return names, [_split(rows, columns, index) for rows, index in zip(parts, indices, strict=True)]
+    if none_of_these:
+        names, indices = _without(parts[0], names, indices, none_of_these)
+    _check_variety(parts[0], columns.label, indices[0][indices[0] != NO_CLASS], names)
+    splits = [_split(rows, columns, index) for rows, index in zip(parts, indices, strict=True)]
+    return names, [splits[0], *map(_of_a_class, splits[1:])]
+
+
+def _with_no_class(
+    parts: Sequence[Rows],
+    column: str,
+    labels: list[list[Any]],
+    classes: tuple[str, ...] | None,
+    none_of_these: tuple[str, ...],
+) -> tuple[str, ...] | None:
+    """Return the names of all labels that may occur, those of no class last; None where the files' own are taken."""
+    if classes is not None:
+        return (*classes, *none_of_these)
+    if isinstance(labels[0][0], str) or any(rows.class_names.get(column) for rows in parts):
+        return None
+    return tuple(map(str, sorted(set(labels[0]))))
+
+
+def _without(
+    train: Rows, names: tuple[str, ...], indices: list[IntArray], none_of_these: tuple[str, ...]
+) -> tuple[tuple[str, ...], list[IntArray]]:
+    """Take the labels of no class out of the classes, and give their rows the label -1."""
+    for name in none_of_these:
+        if name not in names:
+            raise DataError(f"{train.where}: none_of_these names an {unknown_name('class', name, names)}")
+    kept = tuple(name for name in names if name not in none_of_these)
+    place = np.array([kept.index(name) if name in kept else NO_CLASS for name in names], dtype=np.int64)
+    return kept, [place[index] for index in indices]
+
+
+def _of_a_class(split: TextSplit) -> TextSplit:
+    return _take(split, np.flatnonzero(split.labels != NO_CLASS)) if (split.labels == NO_CLASS).any() else split
 
 
 def make_pool(rows: Rows, columns: Columns, classes: tuple[str, ...]) -> TextSplit:
@@ -132,13 +172,13 @@ def _label_name(value: Any, written: tuple[str, ...] | None) -> str | None:
 
 
 def split_off_test(whole: TextSplit, test_fraction: float, class_names: tuple[str, ...]) -> tuple[TextSplit, TextSplit]:
-    """Draw a test split with the class shares of the whole; the same rows and fraction give the same split.
+    """Draw a test split with the class shares of the whole, without texts of no class; the same rows, the same split.
 
     Raises:
         DataError: a class has a single example.
     """
     is_test = np.zeros(len(whole), dtype=np.bool_)
-    for c in np.unique(whole.labels).tolist():
+    for c in np.unique(whole.labels[whole.labels != NO_CLASS]).tolist():
         members = np.flatnonzero(whole.labels == c)
         if len(members) < 2:
             raise DataError(

@@ -8,12 +8,12 @@ from typing import Annotated
 import numpy as np
 
 from al_ray.core.seeding import stream
-from al_ray.core.types import TextDataset, TextSplit
+from al_ray.core.types import NO_CLASS, TextDataset, TextSplit
 from al_ray.data import DatasetSource, datasets
 from al_ray.data.splits import content_sha256
 from al_ray.data.ticket_phrases import ASIDES, BACKGROUNDS, CLASSES, CLOSERS, JUNK, OPENERS, SLOTS
 from al_ray.errors import ConfigError
-from al_ray.registry import Within
+from al_ray.registry import LATER, Within
 
 CLASS_NAMES = tuple(CLASSES)
 _CHOICE = re.compile(r"\[([^\[\]]*)\]|\{(\w+)\}")
@@ -29,8 +29,8 @@ class Tickets(DatasetSource):
 
     Kinds: ``typical``; ``rare`` (wording that few customers use); ``ambiguous`` (asks for two things, the label is the
     one that is not called the lesser); and in the training split alone ``mislabeled`` (a typical ticket under another
-    class) and ``junk`` (log lines, spam, gibberish, under a class drawn at random). Written for al_ray; no text is
-    from elsewhere.
+    class), ``junk`` (log lines, spam, gibberish, under a class drawn at random) and ``no_class`` (the like without a
+    class, which makes the pool an open set: label -1). Written for al_ray; no text is from elsewhere.
 
     Attributes:
         n_train: tickets in the pool.
@@ -41,6 +41,7 @@ class Tickets(DatasetSource):
         mislabeled_fraction: share of the training split.
         junk_fraction: share of the training split.
         imbalance: each class is this fraction smaller than the one before it; 0 = all alike.
+        no_class_fraction: share of the training split that is of no class.
     """
 
     n_train: _Size = 1200
@@ -51,12 +52,15 @@ class Tickets(DatasetSource):
     mislabeled_fraction: _Fraction = 0.04
     junk_fraction: _Fraction = 0.04
     imbalance: Annotated[float, Within(ge=0, lt=1, right="it must lie in [0, 1)")] = 0.3
+    no_class_fraction: Annotated[_Fraction, LATER] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         total = self.ambiguous_fraction + self.rare_fraction + self.mislabeled_fraction + self.junk_fraction
-        if total > 1:
-            raise ConfigError(f"the four fractions sum to {total:g}; together they are at most 1.")
+        if total + self.no_class_fraction > 1:
+            four = f"the four fractions sum to {total:g}"
+            more = f", and no_class_fraction is {self.no_class_fraction:g}" if self.no_class_fraction else ""
+            raise ConfigError(f"{four}{more}; together they are at most 1.")
 
     def load(self) -> TextDataset:
         """Write all tickets; the same options give the same bytes on any machine."""
@@ -86,6 +90,7 @@ class Tickets(DatasetSource):
         shares = {"ambiguous": self.ambiguous_fraction, "rare": self.rare_fraction}
         if split == "train":
             shares |= {"mislabeled": self.mislabeled_fraction, "junk": self.junk_fraction}
+            shares |= {"no_class": self.no_class_fraction}
         special = [kind for kind, share in shares.items() for _ in range(int(share * n))]
         return special + ["typical"] * (n - len(special))
 
@@ -117,13 +122,15 @@ class _Writer:
                 return text
 
     def label(self, kind: str, c: int) -> int:
-        """Return what the training split says: noise draws another class, junk any class."""
+        """Return what the training split says: noise draws another class, junk any class or none."""
+        if kind == "no_class":
+            return NO_CLASS
         if kind == "mislabeled":
             return self._other(c)
         return self._below(len(CLASS_NAMES)) if kind == "junk" else c
 
     def _compose(self, kind: str, c: int) -> str:
-        if kind == "junk":
+        if kind in ("junk", "no_class"):
             return self._fill(self._one(JUNK))
         wording = CLASSES[CLASS_NAMES[c]]
         sentences = [self._request(wording.rare if kind == "rare" else wording.common)]

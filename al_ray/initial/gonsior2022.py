@@ -29,5 +29,6 @@ class Gonsior2022Stratified(InitialQuery):
         self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
     ) -> IntArray:
         """Return ``size`` ids, drawn at random within each class."""
+        truth = truth.of_a_class()
         seats = gonsior2022_seats(np.bincount(truth.labels), size, stream)
         return draw_seats(truth, seats, stream)

@@ -16,7 +16,7 @@ from al_ray.initial import InitialQuery, initial_queries
 class StratifiedInitial(InitialQuery):
     """Class proportions of the training split, each class at least once (Gonsior et al. 2022, arXiv 2210.03005).
 
-    It needs to know the labels, so it exists in simulations alone.
+    It needs to know the labels, so it exists in simulations alone. It takes no text of no class.
     """
 
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005"
@@ -30,6 +30,7 @@ class StratifiedInitial(InitialQuery):
         Raises:
             ConfigError: ``size`` is below the number of classes.
         """
+        truth = truth.of_a_class()
         return draw_seats(truth, apportion(np.bincount(truth.labels), size), stream)
 
 

@@ -19,6 +19,7 @@ from al_ray.core.metrics import agreement, evaluate, group_accuracy, group_share
 from al_ray.core.ranking import check_enough, rank
 from al_ray.core.seeding import stream, stream_seed, tie_keys
 from al_ray.core.types import (
+    NO_CLASS,
     Annotation,
     EvaluationQuery,
     FloatArray,
@@ -34,6 +35,7 @@ from al_ray.core.types import (
     evaluated_after,
     history_after,
     labeled_after,
+    rejected_after,
 )
 from al_ray.core.uncertainty import entropy, log_softmax
 from al_ray.errors import RoundError
@@ -96,6 +98,7 @@ class _Cell:
         self.loop, self.classifier, self.records, self.outside = loop, classifier, records, outside
         self.rounds = records.rounds()
         self.validation, self.test_pool, self.truth = _hold_out(loop)
+        self.is_open_set = not loop.oracle.is_outside and bool((loop.truth.labels == NO_CLASS).any())
         self._embeddings: FloatArray | None = None
         self._first_features: FloatArray | None = None
         self._last_scores: FloatArray | None = None
@@ -160,7 +163,10 @@ class _Cell:
             self._draw_test(now, None)
             return self._round_without_model(now), now.arrays
         if not len(now.labeled):
-            raise RoundError(f"no example has a label before round {now.index}: the oracle abstained on every query.")
+            raise RoundError(
+                f"no example has a label before round {now.index}: the oracle abstained on every query. Raise "
+                "initial_size, or use 'initial: stratified', which takes none that has no class."
+            )
         may_query = self._known_end() is None
         if may_query:
             with now.phase("select"):
@@ -178,7 +184,8 @@ class _Cell:
             query = NO_QUERY
             if self.loop.strategy.labels_everything:
                 with now.phase("score"):
-                    now.arrays["train"] = _table(self.truth, predictions.predict("pool", self.truth.ids))
+                    known = self.truth.of_a_class()
+                    now.arrays["train"] = _table(known, predictions.predict("pool", known.ids))
         return self._record(now, query, reason), now.arrays
 
     def _record(self, now: _Round, query: Query, reason: str | None) -> RoundRecord:
@@ -293,6 +300,8 @@ class _Cell:
             self._measure(now, predictions)
         now.metrics |= self._estimated(predictions)
         now.metrics |= predictions.calibration()
+        if self.is_open_set:
+            now.metrics["n_rejected"] = float(len(rejected_after(self.rounds)))
         self._watch_stopping(now, predictions)
 
     def _measure(self, now: _Round, predictions: RoundPredictions) -> None:
@@ -462,16 +471,20 @@ class _Cell:
 
 
 def _hold_out(loop: Loop) -> tuple[LabeledSet, LabeledSet, LabeledSet]:
-    """Divide the training split: validation examples of a stopping rule, the test pool of an estimate, the rest."""
+    """Divide the training split: validation examples of a stopping rule, the test pool of an estimate, the rest.
+
+    All validation examples have a class; the test pool is drawn as whoever labels would have to, from all that is left.
+    """
     n_validation = max((rule.n_validation for rule in loop.stopping), default=0)
-    validation, rest = _divided(loop.truth, n_validation, stream_seed(loop.seed, "validation_split"))
+    drawn = _sample(loop.truth.of_a_class().ids, n_validation, stream_seed(loop.seed, "validation_split"))
+    validation, rest = _divided(loop.truth, drawn)
     n_test = 0 if loop.estimation is None else loop.estimation.n_held_out(len(rest))
-    return validation, *_divided(rest, n_test, stream_seed(loop.seed, "test_pool"))
+    return validation, *_divided(rest, _sample(rest.ids, n_test, stream_seed(loop.seed, "test_pool")))
 
 
-def _divided(examples: LabeledSet, n: int, seed: int) -> tuple[LabeledSet, LabeledSet]:
-    """Return ``n`` of some examples, ids ascending, drawn by a hash of each, and the others."""
-    is_drawn = np.isin(examples.ids, _sample(examples.ids, n, seed), assume_unique=True)
+def _divided(examples: LabeledSet, ids: IntArray) -> tuple[LabeledSet, LabeledSet]:
+    """Return those of some examples that have these ids, and the others, in their order."""
+    is_drawn = np.isin(examples.ids, ids, assume_unique=True)
     drawn, others = (LabeledSet(ids=examples.ids[at], labels=examples.labels[at]) for at in (is_drawn, ~is_drawn))
     return drawn, others
 

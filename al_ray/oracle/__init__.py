@@ -10,7 +10,7 @@ class Oracle(Plugin, Protocol):
     """Answers a query.
 
     Attributes:
-        may_abstain: whether an answer may be missing.
+        may_abstain: whether an answer may be missing, as it is for a text of no class.
         is_outside: whether the answers come from outside the program, when they come: the loop leaves its query in the
             records and returns. :meth:`label` is then never called.
     """

@@ -216,5 +216,6 @@ def _key(setting: str, method: Method) -> str:
 def _cell_curve(rounds: Sequence[RecordedRound]) -> CellCurve:
     """Return what :func:`al_ray.report.analysis.curves.cell_curves` has for a cell."""
     fitted = [each.record for each in rounds if each.record.metrics]
-    n_labeled = np.array([record.n_labeled for record in fitted], dtype=np.int64)
+    spent = [record.n_labeled + int(record.metrics.get("n_rejected", 0)) for record in fitted]
+    n_labeled = np.array(spent, dtype=np.int64)
     return n_labeled, np.array([record.metrics["accuracy"] for record in fitted], dtype=np.float64)

@@ -118,7 +118,8 @@ class Pace:
         )
         pool, n = local_pool(source, self._worker.device), min(spec.finetune.batch_size, len(texts))
         loop = make_loop(spec, dataset.n_classes, pool.tables)
-        labeled = LabeledSet(ids=loop.truth.ids[:n], labels=loop.truth.labels[:n])
+        # What is learned costs no time, so a text of no class counts as one of the first.
+        labeled = LabeledSet(ids=loop.truth.ids[:n], labels=np.maximum(loop.truth.labels[:n], 0))
 
         def fitting(epochs: int) -> tuple[Classifier, Callable[[], object]]:
             recipe = replace(spec.finetune, epochs=epochs, validation_fraction=0.0, patience=0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from al_ray.core.types import TextDataset
+from al_ray.core.types import NO_CLASS, TextDataset
 from al_ray.data import resolve_dataset
 from al_ray.errors import AlRayError, ConfigError, DataError, ModelError, unknown_name
 from al_ray.model.check import ModelFacts, examine_model
@@ -243,6 +243,8 @@ def _misfits(
             f"dataset_sha256 is {str(spec.dataset_sha256)[:12]}..., but the rows found in {dataset.source} have "
             f"{dataset.content_sha256[:12]}... . Use the data that the study was written for, or drop the key."
         )
+    if dataset is not None:
+        found += _misfits_of_open_set(spec, dataset)
     if dataset is not None and not spec.strategy.labels_everything:
         found += _misfits_of_sizes(spec, dataset)
     model = models.get((spec.model.name, spec.model.revision))
@@ -250,6 +252,33 @@ def _misfits(
         found += misfits_of_files(spec, model)
     if model is not None and model in facts:
         found += misfits_of_model(spec, facts[model])
+    return found
+
+
+def _misfits_of_open_set(spec: CellSpec, dataset: TextDataset) -> list[str]:
+    """Say what cannot cope with a pool that holds texts of no class, where it does."""
+    n_no_class, name = dataset.n_no_class, dataset.name
+    if not n_no_class:
+        return []
+    found, n_known = [], len(dataset.train) - n_no_class
+    holds = f"{n_no_class} of the {len(dataset.train)} training examples of {name!r} are of no class"
+    if not spec.oracle.may_abstain:
+        found.append(
+            f"{holds}, but oracle {spec.oracle.name!r} has an answer to everything. Use 'oracle: ground_truth', which "
+            "says so, or data in which every text has a class."
+        )
+    n_validation = max((rule.n_validation for rule in spec.stopping), default=0)
+    if n_validation > n_known:
+        found.append(
+            f"{holds}, and the stopping rules hold {n_validation} out that have one; {n_known} do. Lower their "
+            "n_examples."
+        )
+    n_most = n_known - spec.n_held_out(len(dataset.train))
+    if spec.initial.needs_truth and not spec.strategy.labels_everything and spec.initial_size > n_most > 0:
+        found.append(
+            f"{holds}, and initial {spec.initial.name!r} takes none of these: initial_size is {spec.initial_size}, and "
+            f"{n_most} can be taken for certain. Lower initial_size to that, or use 'initial: random'."
+        )
     return found
 
 
@@ -391,7 +420,8 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     Returns:
         ``cells``: slug, fingerprint, and by what a report groups them; ``methods``: the method behind each text that
         stands for one in ``cells``; ``datasets``: by the name that the cells have for it, class names, how many
-        training examples each class and each slice has, sizes, and where the rows came from.
+        training examples each class, no class (where any is of none) and each slice has, sizes, and where the rows
+        came from.
     """
     cells = [
         {
@@ -418,10 +448,11 @@ def plan_record(plan: Plan) -> dict[str, Any]:
 
 
 def _dataset_note(dataset: TextDataset) -> dict[str, Any]:
-    groups = dataset.train.groups
+    groups, labels = dataset.train.groups, dataset.train.labels
     return {
         "class_names": list(dataset.class_names),
-        "class_counts": np.bincount(dataset.train.labels, minlength=dataset.n_classes).tolist(),
+        "class_counts": np.bincount(labels[labels != NO_CLASS], minlength=dataset.n_classes).tolist(),
+        **({"n_no_class": dataset.n_no_class} if dataset.n_no_class else {}),
         "group_counts": None if groups is None else dict(sorted(Counter(map(str, groups)).items())),
         "n_train": len(dataset.train),
         "n_test": len(dataset.test),

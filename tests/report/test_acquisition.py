@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from al_ray.core.metrics import expected_calibration_error
+from al_ray.core.types import Annotation, Query, RoundRecord
 from al_ray.errors import StorageError
 from al_ray.report.analysis import analyse
 from al_ray.report.analysis.calibration import bin_sums, calibration_error
 from al_ray.report.analysis.queries import jaccard_by_chance
 from al_ray.report.analysis.results import StudyResults
+from al_ray.report.page.charts import assign_looks
+from al_ray.report.page.sections import queries_views
 from al_ray.report.read import read_study
 from tests.report.study_samples import ENTROPY, MARGIN, RANDOM, TEST, SampleStudy, row
 
@@ -192,3 +195,62 @@ def test_which_strategy_chose_is_the_mean_over_cells_and_stands_beside_nothing_e
     chosen = results_of(study).acquired
     assert chosen["what"].tolist() == ["chosen_by", "chosen_by"]
     assert row(chosen, method=MARGIN, kind="badge")["share"] == pytest.approx(0.5)
+
+
+# ---- open sets ------------------------------------------------------------------------------------------------------
+
+
+def test_the_share_of_the_budget_that_went_to_texts_of_no_class_is_a_figure_of_every_method(study: SampleStudy) -> None:
+    study.plan()
+    study.plan(strategy="entropy")
+    note = {"class_names": ["no", "yes"], "class_counts": [20, 10], "n_no_class": 10, "n_train": 40, "n_test": 4,
+            "source": "made up", "group_counts": None}  # fmt: skip
+    study.write_plan({"subj": note})
+    study.cell(labels=[0, 1, -1, 0, -1, -1])
+    study.cell(labels=[0, 1, 0, 1, 0, -1], seed=43)
+    study.cell(labels=[0, 1, 0, 1, 0, 1], strategy="entropy")
+    results = results_of(study)
+    shares = results.acquired[results.acquired["what"] == "rejected"].set_index("method")["share"]
+    assert shares[MARGIN] == pytest.approx((3 / 4 + 1 / 4) / 2)
+    assert shares[ENTROPY] == 0
+    assert shares["pool"] == 10 / 40
+    assert results.queries[0].pool == pytest.approx((2 / 3, 1 / 3))
+    table = queries_views(results, assign_looks(results))[0].acquired
+    assert table is not None
+    assert table.columns == ("of no class",)
+    assert {name: cells[0].words for name, _, cells in table.rows}["pool"] == "25.0 %"
+
+
+def test_without_a_text_of_no_class_there_is_no_such_figure(study: SampleStudy) -> None:
+    study.cell()
+    assert results_of(study).acquired.empty
+
+
+def test_answers_of_no_class_count_as_labels_of_the_learning_curve(study: SampleStudy) -> None:
+    """Two seeds spend the same, and get other numbers of labels for it: only what was spent is common to both."""
+    study.plan()
+    study.write_plan()
+    for seed, labels in ((42, [0, 1, -1, 0, 0, 0]), (43, [0, 1, -1, -1, 0, 0])):
+        cell = study.begin(rounds=2, seed=seed)
+        n_asked = n_answered = 0
+        for index, accuracy in enumerate((None, 0.5, 0.6, 0.7)):
+            ids, answers = np.arange(2 * index, 2 * index + 2), np.array(labels[2 * index : 2 * index + 2])
+            ids = ids[: len(answers)]
+            metrics = {} if accuracy is None else {"accuracy": accuracy, "n_rejected": float(n_asked - n_answered)}
+            cell.append(
+                RoundRecord(
+                    round_index=index,
+                    n_labeled=n_answered,
+                    query=Query(ids=ids, scores=np.zeros(len(ids))),
+                    annotation=Annotation(ids=ids, labels=answers, abstained=answers < 0),
+                    metrics=metrics,
+                    stop_reason=None if len(ids) else "all 2 rounds done",
+                )
+            )
+            n_asked += len(ids)
+            n_answered += int((answers >= 0).sum())
+        cell.finish({})
+    (curve,) = results_of(study).learning_curves
+    assert curve.n_labeled == (2, 4, 6)
+    assert curve.mean == pytest.approx((0.5, 0.6, 0.7))
+    assert not [notice for notice in results_of(study).notices if "labels, so" in notice]

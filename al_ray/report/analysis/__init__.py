@@ -213,7 +213,8 @@ def _notes(reference: str | None, rankings: Sequence[MethodRanking]) -> dict[str
     return {
         "What is counted": "Finished cells only. Learning curves of a method without any show its running cells, as "
         f"far as all of them are. Cells are paired by data set, model and seed.{random}",
-        "Learning curves": "Mean over seeds at the numbers of labels that all of them have. Bands: "
+        "Learning curves": "Mean over seeds at the numbers of labels that all of them have; an answer that a text is "
+        "of no class counts as a label, since it was asked for. Bands: "
         f"{bootstrap.LEVEL:.0%} bootstrap interval of the mean over seeds ({N_CURVE_RESAMPLES:,} resamples, stretched "
         f"and expanded for few seeds), point by point, from {MIN_SEEDS} seeds on.",
         "Area under the learning curve": f"The mean accuracy of all points, and of the last {LAST}, of each cell "
@@ -237,7 +238,7 @@ def _notes(reference: str | None, rankings: Sequence[MethodRanking]) -> dict[str
         "means over cells, bins are summed over them.",
         "Queries": "The initial query is left out everywhere. Overlap: intersection over union of what two methods "
         "asked for on one seed, mean over seeds. Outliers: training examples that the model trained on all labels gets "
-        "wrong, averaged over the passive seeds.",
+        "wrong, averaged over the passive seeds. Of no class: what was asked for and got no label.",
         "Cost": "Wall seconds by phase, added over the rounds of a cell and averaged over cells, as recorded: other "
         "work on the same machine is in them. Per label saved: seconds more than random, by labels saved at "
         f"{RANDOMS_FINAL}.",

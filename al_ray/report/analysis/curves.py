@@ -59,7 +59,10 @@ class CurveGroup:
 
 Groups = dict[tuple[str, str], CurveGroup]
 CellCurve = tuple[Ints, Floats]
-"""Labels and test accuracy of every fine-tuned round of a cell, ``[n_points]`` each."""
+"""Labels and test accuracy of every fine-tuned round of a cell, ``[n_points]`` each.
+
+Where the pool holds texts of no class, an answer that there is none counts as a label: it was asked for, and paid.
+"""
 
 
 def cell_curves(records: StudyRecords) -> dict[int, CellCurve]:
@@ -67,9 +70,13 @@ def cell_curves(records: StudyRecords) -> dict[int, CellCurve]:
     rounds = records.rounds
     if rounds.empty:
         return {}
-    rounds = rounds[["cell", "round_index", "n_labeled", "accuracy"]].sort_values(["cell", "round_index"])
+    kept = ["cell", "round_index", "n_labeled", "accuracy", *(["n_rejected"] if "n_rejected" in rounds else [])]
+    rounds = rounds[kept].sort_values(["cell", "round_index"])
     cells, starts = np.unique(rounds["cell"].to_numpy(), return_index=True)
-    n_labeled = np.split(rounds["n_labeled"].to_numpy(dtype=np.int64), starts[1:])
+    spent = rounds["n_labeled"].to_numpy(dtype=np.int64)
+    if "n_rejected" in rounds:
+        spent = spent + rounds["n_rejected"].fillna(0).to_numpy(dtype=np.int64)
+    n_labeled = np.split(spent, starts[1:])
     accuracy = np.split(rounds["accuracy"].to_numpy(dtype=np.float64), starts[1:])
     return dict(zip(cells.tolist(), zip(n_labeled, accuracy, strict=True), strict=True))
 

@@ -105,7 +105,7 @@ def _of_setting(
         classes=tuple(_class_shares(classes, n_classes, pool)),
         overlap=_overlap(queried, asking),
         jaccard_by_chance=jaccard_by_chance(float(n_queried), int(n_pool)) if n_pool else None,
-        acquired=_acquired(queried, cells, scores, dataset.get("group_counts"), passive.examples(setting)),
+        acquired=_acquired(queried, cells, scores, dataset, passive.examples(setting)),
     )
 
 
@@ -178,10 +178,10 @@ def _acquired(
     queried: QueriedExamples,
     cells: Mapping[str, Sequence[int]],
     scores: pd.DataFrame,
-    group_counts: Mapping[str, int] | None,
+    dataset: Mapping[str, Any],
     examples: tuple[Ints, Ints, Floats] | None,
 ) -> tuple[Acquired, ...]:
-    """Return the share of outliers and of each data slice among the queried, means over cells; the pool first."""
+    """Return what is odd among the queried: outliers, no label, each data slice; means over cells, the pool first."""
     outliers = {} if examples is None else _outliers(queried, cells, examples)
     asking = scores[scores["role"] != "passive"]
     kinds, chosen_by = _kinds(asking, group_counts), _mean_shares(asking, _CHOSEN_BY)
@@ -193,8 +193,25 @@ def _acquired(
             kinds=kinds.get(name, {}),
             chosen_by=chosen_by.get(name, {}),
         )
+    rejected = _rejected(queried, cells, dataset)
+    kinds = _kinds(scores[scores["role"] != "passive"], dataset.get("group_counts"))
+    names = dict.fromkeys([*outliers, *rejected, *kinds])
+    return tuple(
+        Acquired(method=name, outliers=outliers.get(name), rejected=rejected.get(name), kinds=kinds.get(name, {}))
         for name in sorted(names, key=lambda name: name != POOL)
     )
+
+
+def _rejected(
+    queried: QueriedExamples, cells: Mapping[str, Sequence[int]], dataset: Mapping[str, Any]
+) -> dict[str, float]:
+    """Return the shares of the queried that got no label, nothing where all of them did."""
+    shares = {
+        name: float(np.mean([(queried.labels_of(cell) < 0).mean() for cell in of_method]))
+        for name, of_method in cells.items()
+    }
+    pool = {POOL: dataset["n_no_class"] / dataset["n_train"]} if "n_no_class" in dataset else {}
+    return {**pool, **shares} if pool or any(shares.values()) else {}
 
 
 def _outliers(

@@ -290,18 +290,22 @@ class Overlap:
 @dataclass(frozen=True, kw_only=True)
 class Acquired:
     """Share of outliers, of each data slice, and of each of several strategies, among what a method queried.
+    """Share of outliers, of texts of no class, and of each data slice, among what a method queried.
 
     Attributes:
         method: name of its :class:`Method`; ``pool`` for the pool itself.
         outliers: share of the queried that the passive model gets wrong, None without a passive cell.
         kinds: kind of example (``tickets``) -> share of the queried.
         chosen_by: of a strategy that chooses among others: each of them -> share of the queried.
+        rejected: share of the queried that got no label: the part of the budget that went to texts of no class. None
+            where everything that the cells of the setting queried got one.
     """
 
     method: str
     outliers: float | None
     kinds: Mapping[str, float]
     chosen_by: Mapping[str, float] = field(default_factory=dict)
+    rejected: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -546,10 +550,15 @@ class StudyResults:
 
         ``what`` is ``outliers`` (what the passive model gets wrong), ``kind`` (a data slice, named by ``kind``) or
         ``chosen_by`` (one of the strategies that the method chooses among, named likewise).
+        ``what`` is ``outliers`` (what the passive model gets wrong), ``rejected`` (what got no label, being of no
+        class) or ``kind`` (a data slice, named by ``kind``).
         """
         odd = [(of.setting, one) for of in self.queries for one in of.acquired]
         found = [
-            (setting, one.method, "outliers", "", one.outliers) for setting, one in odd if one.outliers is not None
+            (setting, one.method, what, "", share)
+            for what in ("outliers", "rejected")
+            for setting, one in odd
+            if (share := getattr(one, what)) is not None
         ]
         found += [
             (setting, one.method, what, name, share)

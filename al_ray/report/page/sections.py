@@ -346,6 +346,7 @@ class QueriesView:
         has_pool: whether the shares of the pool are known, which the tints compare with.
         acquired: share of outliers and kinds.
         chosen_by: which of several strategies chose, where a method chooses among them.
+        acquired: share of outliers, of texts of no class, and of kinds.
     """
 
     name: str
@@ -367,7 +368,7 @@ def queries_views(results: StudyResults, looks: Mapping[str, Look]) -> list[Quer
 
 def _queries_view(entry: Queries, looks: Mapping[str, Look]) -> QueriesView:
     names = sorted({one.method for one in entry.overlap}, key=lambda name: looks[name].index)
-    odd = [one for one in entry.acquired if one.outliers is not None or one.kinds]
+    odd = [one for one in entry.acquired if one.outliers is not None or one.rejected is not None or one.kinds]
     choosing = sorted((one for one in entry.acquired if one.chosen_by), key=lambda one: looks[one.method].index)
     return QueriesView(
         name=entry.setting,
@@ -425,21 +426,24 @@ def _shared(name: str, other: str, jaccard: Mapping[tuple[str, str], float]) -> 
     return Tint(words=number(value), css="heat", strength=round(value * 100))
 
 
+_ODD = {"outliers": "outliers", "rejected": "of no class"}
+
+
 def _acquired(rows: Sequence[Acquired], looks: Mapping[str, Look]) -> TintedTable:
     kinds = tuple(dict.fromkeys(kind for row in rows for kind in row.kinds))
-    has_outliers = any(row.outliers is not None for row in rows)
+    odd = [name for name in _ODD if any(getattr(row, name) is not None for row in rows)]
     pool = next((row for row in rows if row.method == POOL), None)
     ordered = sorted(rows, key=lambda row: -1 if row is pool else looks[row.method].index)
     return TintedTable(
-        columns=(*(("outliers",) if has_outliers else ()), *kinds),
-        rows=tuple((row.method, looks.get(row.method), _odd_cells(row, pool, kinds, has_outliers)) for row in ordered),
+        columns=(*(_ODD[name] for name in odd), *kinds),
+        rows=tuple((row.method, looks.get(row.method), _odd_cells(row, pool, kinds, odd)) for row in ordered),
     )
 
 
-def _odd_cells(row: Acquired, pool: Acquired | None, kinds: Sequence[str], has_outliers: bool) -> tuple[Tint, ...]:
-    usual = {} if pool is None or row is pool else pool.kinds
-    outliers = (_against(row.outliers, None if pool is None or row is pool else pool.outliers),) if has_outliers else ()
-    return (*outliers, *(_against(row.kinds.get(kind), usual.get(kind)) for kind in kinds))
+def _odd_cells(row: Acquired, pool: Acquired | None, kinds: Sequence[str], odd: Sequence[str]) -> tuple[Tint, ...]:
+    usual = None if row is pool else pool
+    found = [_against(getattr(row, name), None if usual is None else getattr(usual, name)) for name in odd]
+    return (*found, *(_against(row.kinds.get(kind), usual.kinds.get(kind) if usual else None) for kind in kinds))
 
 
 def _chosen_by(rows: Sequence[Acquired], looks: Mapping[str, Look]) -> TintedTable:
