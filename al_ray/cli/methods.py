@@ -81,9 +81,11 @@ def _strategy(strategy: QueryStrategy) -> tuple[str, ...]:
         *(["outputs on the labelled"] if strategy.needs_labeled else []),
         *(["prediction without dropout"] if strategy.needs_predicted else []),
         *(["a method with a measure of its own"] if strategy.needs_uncertainty else []),
+        *(["all answers and the test split"] if strategy.needs_hindsight else []),
     ]
     whole = type(strategy).pick is not QueryStrategy.pick
-    chooses = "everything" if strategy.labels_everything else "a whole batch" if whole else "single examples"
+    chooses = "a whole batch" if whole else "single examples"
+    chooses = "everything" if strategy.labels_everything else "all batches" if strategy.needs_hindsight else chooses
     return passes, chooses, _listed(needs)
 
 

@@ -243,6 +243,11 @@ def _misfits(
             f"dataset_sha256 is {str(spec.dataset_sha256)[:12]}..., but the rows found in {dataset.source} have "
             f"{dataset.content_sha256[:12]}... . Use the data that the study was written for, or drop the key."
         )
+    if dataset is not None and spec.strategy.needs_hindsight and not len(dataset.test):
+        found.append(
+            f"strategy {spec.strategy.name!r} searches for the best learning curve on a test split, and "
+            f"{dataset.name!r} has none. Add one, or drop the strategy."
+        )
     if dataset is not None and not spec.strategy.labels_everything:
         found += _misfits_of_sizes(spec, dataset)
     model = models.get((spec.model.name, spec.model.revision))
