@@ -400,21 +400,20 @@ def shown_value(value: Any) -> str:
 
 
 def option_of(plugin: Any) -> dict[str, Any]:
-    """Return the mapping that builds ``plugin`` again: its name and all of its fields, plug-ins in them likewise."""
+    """Return the mapping that builds ``plugin`` again: its name and fields; of :data:`LATER` ones no default.
+
+    Plug-ins among the values are written likewise.
+    """
+    later = _later_options(plugin.__class__)
     values = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin)}
-    return {"name": plugin.name, **{key: _plain(value) for key, value in values.items()}}
+    kept = {key: value for key, value in values.items() if key not in later or value != later[key]}
+    return {"name": plugin.name, **{key: _plain(value) for key, value in kept.items()}}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return option_of(value) if dataclasses.is_dataclass(value) else value
-    """Return the mapping that builds ``plugin`` again: its name and fields; of :data:`LATER` ones no default."""
-    option, cls = {"name": plugin.name, **dataclasses.asdict(plugin)}, plugin.__class__
-    for name, default in _later_options(cls).items():
-        if option[name] == default:
-            del option[name]
-    return option
 
 
 @functools.cache

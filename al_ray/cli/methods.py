@@ -84,11 +84,11 @@ def _strategy(strategy: QueryStrategy) -> tuple[str, ...]:
         *(["prediction without dropout"] if strategy.needs_predicted else []),
         *(["a method with a measure of its own"] if strategy.needs_uncertainty else []),
         *(["its own earlier queries"] if strategy.needs_history else []),
+        *(["all answers and the test split"] if strategy.needs_hindsight else []),
     ]
     whole = type(strategy).pick is not QueryStrategy.pick
-    chooses = "everything" if strategy.labels_everything else "a whole batch" if whole else "single examples"
-    if strategy.arms:
-        chooses = "among strategies"
+    chooses = "among strategies" if strategy.arms else "a whole batch" if whole else "single examples"
+    chooses = "everything" if strategy.labels_everything else "all batches" if strategy.needs_hindsight else chooses
     return passes, chooses, _listed(needs)
 
 

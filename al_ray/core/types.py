@@ -242,6 +242,26 @@ class History:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hindsight:
+    """What nobody knows who asks: the test split, and how much will be asked for. For upper bounds alone.
+
+    Attributes:
+        test_features: of the test split ``[n_test, n_features]``, of the same model as ``PoolView.features``.
+        test_labels: ``[n_test]``.
+        query_size: examples in every query.
+        n_queries: queries that are still to come, this one included.
+    """
+
+    test_features: FloatArray
+    test_labels: IntArray
+    query_size: int
+    n_queries: int
+
+    def __post_init__(self) -> None:
+        assert len(self.test_features) == len(self.test_labels)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolView:
     """All that a query strategy may see: arrays about the pool and the labelled examples, never a model.
 
@@ -256,6 +276,9 @@ class PoolView:
         predicted: class predicted without dropout ``[n_pool]``.
         uncertainty: the confidence method's own measure, high = unsure ``[n_pool]``.
         dynamics: log-probabilities after every epoch of fine-tuning ``[n_pool, n_epochs, n_classes]``.
+        truth: class of each candidate ``[n_pool]``, for upper bounds alone.
+        last_scores: score of each in the last round that had one ``[n_pool]``, NaN where none had; likewise.
+        hindsight: what else only an upper bound may see.
         labeled: what has been answered so far, ids ascending; the arrays below have its rows.
         labeled_log_probs: ``[n_labeled, n_draws, n_classes]``.
         labeled_features: ``[n_labeled, n_features]``.
@@ -272,6 +295,9 @@ class PoolView:
     predicted: IntArray | None = None
     uncertainty: FloatArray | None = None
     dynamics: FloatArray | None = None
+    truth: IntArray | None = None
+    last_scores: FloatArray | None = None
+    hindsight: Hindsight | None = None
     labeled: LabeledSet
     labeled_log_probs: FloatArray | None = None
     labeled_features: FloatArray | None = None
@@ -307,7 +333,9 @@ class PoolView:
         return replace(self, **_rows_of(self, ids, POOL_ARRAYS))
 
 
-POOL_ARRAYS = ("log_probs", "logits", "features", "embeddings", "predicted", "uncertainty", "dynamics")
+POOL_ARRAYS = (
+    "log_probs", "logits", "features", "embeddings", "predicted", "uncertainty", "dynamics", "truth", "last_scores",
+)  # fmt: skip
 LABELED_ARRAYS = ("labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty")
 
 

@@ -224,7 +224,7 @@ class _Cell:
         return UnscoredPool(
             ids=pool_ids,
             embeddings=self._embedded(pool_ids) if embed else None,
-            last_scores=self._known_scores()[np.searchsorted(self.loop.truth.ids, pool_ids)] if past else None,
+            last_scores=self._known_scores()[self._rows(pool_ids)] if past else None,
             labeled=labeled,
             labeled_embeddings=self._embedded(labeled.ids).read() if embed else None,
             n_classes=self.loop.n_classes,
@@ -390,6 +390,8 @@ class _Cell:
             view = predictions.view(now.candidates, dynamics, self._embeddings)
             if loop.strategy.needs_history:
                 view = replace(view, history=history_after(self.rounds))
+            if loop.strategy.needs_hindsight:
+                view = self._with_hindsight(view, predictions, now.index)
         with now.phase("query"):
             ranking = self._ranking(now, view)
             draws = stream(loop.seed, "round", now.index, "pick")
@@ -397,6 +399,19 @@ class _Cell:
             ids, arms = loop.strategy.choose(view.take(ranking.ids), ranking, size, draws)
             query = _query(ranking, ids, loop.strategy.name)
             return replace(query, probs=predictions.query_probs(view, query.ids), arms=arms)
+
+    def _with_hindsight(self, view: PoolView, predictions: RoundPredictions, round_index: int) -> PoolView:
+        """Add what only an upper bound may see: answers, the test split, and the scores of the last round."""
+        rows = self._rows(view.ids)
+        return replace(
+            view,
+            truth=self.loop.truth.labels[rows],
+            last_scores=self._known_scores()[rows],
+            hindsight=predictions.hindsight(self.loop.rounds - round_index + 1),
+        )
+
+    def _rows(self, ids: IntArray) -> IntArray:
+        return np.searchsorted(self.loop.truth.ids, ids)
 
     def _ranking(self, now: _Round, view: PoolView) -> Ranking:
         """Rank the candidates and let the filters take theirs.
@@ -407,7 +422,7 @@ class _Cell:
         loop = self.loop
         scores = loop.strategy.score(view, stream(loop.seed, "round", now.index, "strategy"))
         ranking = rank(view.ids, scores, loop.seed, f"query strategy {loop.strategy.name!r}")
-        if any(candidate_filter.needs_last_scores for candidate_filter in loop.filters):
+        if loop.strategy.needs_hindsight or any(each.needs_last_scores for each in loop.filters):
             now.arrays["pool"] = {"id": view.ids, "score": np.asarray(scores, dtype=np.float64)}
         size = self._query_size(len(now.candidates))
         for candidate_filter in loop.filters:

@@ -5,7 +5,17 @@ from dataclasses import replace
 import numpy as np
 
 from al_ray.confidence import State
-from al_ray.core.types import Float64Array, FloatArray, IntArray, LabeledSet, ModelOutputs, PoolView, RowView, Split
+from al_ray.core.types import (
+    Float64Array,
+    FloatArray,
+    Hindsight,
+    IntArray,
+    LabeledSet,
+    ModelOutputs,
+    PoolView,
+    RowView,
+    Split,
+)
 from al_ray.core.uncertainty import log_softmax, mean_log_probs
 from al_ray.loop.ports import Classifier, Loop
 
@@ -74,6 +84,18 @@ class RoundPredictions:
         else:
             probs = np.exp(self.predict("pool", by_id))
         return probs[np.searchsorted(by_id, ids)]
+
+    def hindsight(self, n_queries: int) -> Hindsight:
+        """Return what only an upper bound may see of the test split, and that so many queries are still to come."""
+        test = self._loop.test
+        outputs = self._classifier.predict("test", test.ids, with_features=True)
+        assert outputs.features is not None
+        return Hindsight(
+            test_features=outputs.features,
+            test_labels=test.labels,
+            query_size=self._loop.query_size,
+            n_queries=n_queries,
+        )
 
     def _scored(self, ids: IntArray, dynamics: FloatArray | None) -> PoolView:
         strategy, confidence = self._loop.strategy, self._loop.confidence

@@ -140,6 +140,11 @@ def _misfits(spec: CellSpec) -> list[str]:
         )
     if spec.strategy.labels_everything:
         found.append(f"strategy {spec.strategy.name!r} labels everything. Use one that chooses, such as 'margin'.")
+    if spec.strategy.needs_hindsight:
+        found.append(
+            f"strategy {spec.strategy.name!r} is an upper bound that looks at labels that nobody has yet. Use one that "
+            "chooses, such as 'margin'."
+        )
     found += [
         f"stopping rule {rule.name!r} needs {rule.n_validation} labels for validation. Drop it: the estimate of "
         "'evaluation' says as much."

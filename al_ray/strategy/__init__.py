@@ -27,6 +27,8 @@ class QueryStrategy(Plugin, Protocol):
         needs_predicted: whether it reads ``predicted``.
         needs_uncertainty: whether it reads ``uncertainty``, which not every confidence method has.
         needs_history: whether it reads ``history``.
+        needs_hindsight: whether it reads ``truth``, ``last_scores`` and ``hindsight``, which makes it an upper bound
+            that nobody can use; its scores are recorded.
         ranks: whether its score orders single examples, so that clipping the top of the ranking means something.
         labels_everything: whether the initial query is the whole pool, so that nothing is left to choose.
     """
@@ -42,6 +44,7 @@ class QueryStrategy(Plugin, Protocol):
     needs_predicted: ClassVar[bool] = False
     needs_uncertainty: ClassVar[bool] = False
     needs_history: ClassVar[bool] = False
+    needs_hindsight: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
     labels_everything: ClassVar[bool] = False
 

@@ -245,6 +245,11 @@ def _misfits(
         )
     if dataset is not None:
         found += _misfits_of_open_set(spec, dataset)
+    if dataset is not None and spec.strategy.needs_hindsight and not len(dataset.test):
+        found.append(
+            f"strategy {spec.strategy.name!r} searches for the best learning curve on a test split, and "
+            f"{dataset.name!r} has none. Add one, or drop the strategy."
+        )
     if dataset is not None and not spec.strategy.labels_everything:
         found += _misfits_of_sizes(spec, dataset)
     model = models.get((spec.model.name, spec.model.revision))

@@ -278,6 +278,11 @@ class CellSpec(Identity):
     def _misfits_of_learner(self) -> list[str]:
         """Say what would need of the encoder what frozen layers, computed once, do not give."""
         recipe, sampling, name = self.finetune, self.confidence.sampling, self.confidence.name
+        if self.strategy.needs_hindsight and not recipe.is_frozen:
+            return [
+                f"strategy {self.strategy.name!r} fits some 100,000 models in one search, which only features that "
+                "never change allow. Use 'finetune: {frozen_layers: all, solver: lbfgs}'."
+            ]
         if recipe.frozen_layers == 0:
             return []
         found, frozen = [], f"with 'frozen_layers: {recipe.frozen_layers}' the output of the frozen layers"

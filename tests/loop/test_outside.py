@@ -24,7 +24,8 @@ from al_ray.loop.learner import POOL_ASKED
 from al_ray.strategy import strategies
 from tests.fakes import PeopleInMemory, RecordsInMemory, make_classifier, make_loop, make_world
 
-ASKING = [name for name in strategies.names() if not strategies.get(name).labels_everything]
+SIMULATED = ("labels_everything", "needs_hindsight")
+ASKING = [name for name in strategies.names() if not any(getattr(strategies.get(name), flag) for flag in SIMULATED)]
 
 
 def what_was_computed(rounds: list[RoundRecord]) -> list[dict]:

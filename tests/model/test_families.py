@@ -93,6 +93,8 @@ def test_every_confidence_method_runs(encoder: ResolvedModel, texts: TokenizedSp
 @pytest.mark.parametrize("family", OF_THEIR_OWN, indirect=True)
 def test_every_query_strategy_runs(encoder: ResolvedModel, texts: TokenizedSplit) -> None:
     for name in strategies.names():
+        if strategies.get(name).needs_hindsight:
+            continue  # the plan refuses it with an encoder that learns
         needs_draws = strategies.build(name).min_draws > 1
         committee = {"confidence": {"name": "ensemble", "n_members": 3}} if needs_draws else {}
         assert 0 <= run_cell(encoder, texts, strategy=name, **committee) <= 1, name

@@ -9,7 +9,7 @@ from al_ray.confidence import confidences
 from al_ray.confidence.mc_dropout import MCDropout
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import History, LabeledSet, ModelOutputs, PoolView, Ranking, RowView, UnscoredPool
+from al_ray.core.types import Hindsight, History, LabeledSet, ModelOutputs, PoolView, Ranking, RowView, UnscoredPool
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ConfigError
 from al_ray.filtering import filters
@@ -20,10 +20,11 @@ from al_ray.oracle import oracles
 from al_ray.registry import option_of
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import strategies
+from tests.fakes import QUICK
 
 FAMILIES = [confidences, strategies, filters, oracles, stopping_rules, initial_queries]
 PLUGINS = [(family, name) for family in FAMILIES for name in family.names()]
-NEEDED = {"label_budget": {"n_labels": 100}, "target_accuracy": {"target": 0.9}}
+NEEDED = {"label_budget": {"n_labels": 100}, "target_accuracy": {"target": 0.9}, **QUICK}
 
 
 def build(family, name):
@@ -46,6 +47,14 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
         predicted=rng.integers(n_classes, size=n),
         uncertainty=rng.normal(size=n),
         dynamics=log_softmax(rng.normal(size=(n, 5, n_classes))),
+        truth=rng.integers(n_classes, size=n),
+        last_scores=np.full(n, np.nan),
+        hindsight=Hindsight(
+            test_features=rng.normal(size=(30, 8)).astype(np.float32),
+            test_labels=rng.integers(n_classes, size=30),
+            query_size=4,
+            n_queries=3,
+        ),
         labeled=LabeledSet(ids=np.arange(20_000, 20_010), labels=np.arange(10) % n_classes),
         labeled_log_probs=log_softmax(rng.normal(size=(10, n_draws, n_classes)) * 3),
         labeled_features=rng.normal(size=(10, 8)).astype(np.float32),
@@ -183,7 +192,7 @@ def test_a_loss_is_one_finite_number_an_example_with_a_finite_gradient(name: str
 @pytest.mark.parametrize("name", strategies.names())
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_a_strategy_gives_one_finite_score_an_example_and_picks_distinct_candidates(name: str, n_classes: int) -> None:
-    strategy, pool = strategies.build(name), pool_view(n_classes=n_classes)
+    strategy, pool = build(strategies, name), pool_view(n_classes=n_classes)
     scores = strategy.score(pool, stream(1, "round", 1))
     assert scores.shape == (50,)
     assert np.isfinite(scores).all()
@@ -197,14 +206,14 @@ def test_a_strategy_gives_one_finite_score_an_example_and_picks_distinct_candida
 
 @pytest.mark.parametrize("name", strategies.names())
 def test_a_strategy_can_pick_all_that_is_left(name: str) -> None:
-    strategy, pool = strategies.build(name), pool_view(n=6)
+    strategy, pool = build(strategies, name), pool_view(n=6)
     ranking = rank(pool.ids, strategy.score(pool, stream(1, "round", 1)), 1)
     assert sorted(strategy.pick(pool, ranking, 6, stream(1, "pick")).tolist()) == pool.ids.tolist()
 
 
 @pytest.mark.parametrize("name", strategies.names())
 def test_a_strategy_reads_only_what_it_says_it_needs(name: str) -> None:
-    strategy, pool = strategies.build(name), pool_view()
+    strategy, pool = build(strategies, name), pool_view()
     needs_labels = strategy.needs_labeled
     withheld = {
         "log_probs": pool.log_probs if strategy.needs_scores else pool.log_probs[:, :0],
@@ -214,6 +223,9 @@ def test_a_strategy_reads_only_what_it_says_it_needs(name: str) -> None:
         "predicted": pool.predicted if strategy.needs_predicted else None,
         "uncertainty": pool.uncertainty if strategy.needs_uncertainty else None,
         "dynamics": pool.dynamics if strategy.n_watched else None,
+        "truth": pool.truth if strategy.needs_hindsight else None,
+        "last_scores": pool.last_scores if strategy.needs_hindsight else None,
+        "hindsight": pool.hindsight if strategy.needs_hindsight else None,
         "labeled_log_probs": pool.labeled_log_probs if needs_labels else None,
         "labeled_features": pool.labeled_features if needs_labels and strategy.needs_features else None,
         "labeled_embeddings": pool.labeled_embeddings if strategy.needs_embeddings else None,
@@ -267,7 +279,8 @@ def test_a_filter_reads_only_what_it_says_it_needs(name: str) -> None:
         features=None,
         embeddings=pool.embeddings if candidate_filter.needs_embeddings else None,
         labeled_embeddings=pool.labeled_embeddings if candidate_filter.needs_embeddings else None,
-        **dict.fromkeys(("logits", "predicted", "uncertainty", "dynamics", "labeled_log_probs", "labeled_features")),
+        **dict.fromkeys(("logits", "predicted", "uncertainty", "dynamics", "truth", "last_scores", "hindsight")),
+        **dict.fromkeys(("labeled_log_probs", "labeled_features")),
     )
     one, two = (candidate_filter.apply(ranking, view, 10) for view in (pool, bare))
     np.testing.assert_array_equal(one.ids, two.ids)

@@ -183,21 +183,17 @@ def _acquired(
 ) -> tuple[Acquired, ...]:
     """Return what is odd among the queried: outliers, no label, each data slice; means over cells, the pool first."""
     outliers = {} if examples is None else _outliers(queried, cells, examples)
-    asking = scores[scores["role"] != "passive"]
-    kinds, chosen_by = _kinds(asking, group_counts), _mean_shares(asking, _CHOSEN_BY)
-    names = dict.fromkeys([*outliers, *kinds, *chosen_by])
+    asking, rejected = scores[scores["role"] != "passive"], _rejected(queried, cells, dataset)
+    kinds, chosen_by = _kinds(asking, dataset.get("group_counts")), _mean_shares(asking, _CHOSEN_BY)
+    names = dict.fromkeys([*outliers, *rejected, *kinds, *chosen_by])
     return tuple(
         Acquired(
             method=name,
             outliers=outliers.get(name),
+            rejected=rejected.get(name),
             kinds=kinds.get(name, {}),
             chosen_by=chosen_by.get(name, {}),
         )
-    rejected = _rejected(queried, cells, dataset)
-    kinds = _kinds(scores[scores["role"] != "passive"], dataset.get("group_counts"))
-    names = dict.fromkeys([*outliers, *rejected, *kinds])
-    return tuple(
-        Acquired(method=name, outliers=outliers.get(name), rejected=rejected.get(name), kinds=kinds.get(name, {}))
         for name in sorted(names, key=lambda name: name != POOL)
     )
 

@@ -289,8 +289,7 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class Acquired:
-    """Share of outliers, of each data slice, and of each of several strategies, among what a method queried.
-    """Share of outliers, of texts of no class, and of each data slice, among what a method queried.
+    """What is odd among what a method queried, and which strategy chose it where the method chooses among several.
 
     Attributes:
         method: name of its :class:`Method`; ``pool`` for the pool itself.
@@ -548,10 +547,9 @@ class StudyResults:
     def acquired(self) -> pd.DataFrame:
         """What is odd among the queried: ``setting, method, what, kind, share``; the pool itself is method ``pool``.
 
-        ``what`` is ``outliers`` (what the passive model gets wrong), ``kind`` (a data slice, named by ``kind``) or
-        ``chosen_by`` (one of the strategies that the method chooses among, named likewise).
         ``what`` is ``outliers`` (what the passive model gets wrong), ``rejected`` (what got no label, being of no
-        class) or ``kind`` (a data slice, named by ``kind``).
+        class), ``kind`` (a data slice, named by ``kind``) or ``chosen_by`` (one of the strategies that the method
+        chooses among, named likewise).
         """
         odd = [(of.setting, one) for of in self.queries for one in of.acquired]
         found = [

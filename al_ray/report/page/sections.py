@@ -344,9 +344,8 @@ class QueriesView:
         overlap_all: of all methods, None where ``overlap`` holds them already.
         by_chance: Jaccard index of random draws, in words; empty where unknown.
         has_pool: whether the shares of the pool are known, which the tints compare with.
-        acquired: share of outliers and kinds.
-        chosen_by: which of several strategies chose, where a method chooses among them.
         acquired: share of outliers, of texts of no class, and of kinds.
+        chosen_by: which of several strategies chose, where a method chooses among them.
     """
 
     name: str
