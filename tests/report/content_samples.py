@@ -106,6 +106,8 @@ def score(method: str, final: float = 0.84, **more: Any) -> MethodScore:
         "final_accuracy": estimate(final),
         "aulc": estimate(final - 0.1),
         "aulc_last5": None,
+        "ramp_up_aulc": None,
+        "plateau_aulc": None,
         "passive_share": None,
         "levels": (),
         "mean_rank": None,
@@ -159,7 +161,7 @@ def setting(dataset: str, model: str = "minilm", **more: Any) -> Setting:
         dataset=dataset,
         model=model,
         variant="",
-        **{**dict.fromkeys(("n_pool", "n_test", "n_classes", "passive")), **more},
+        **{**dict.fromkeys(("n_pool", "n_test", "n_classes", "passive", "ramp_up_end")), **more},
     )
 
 

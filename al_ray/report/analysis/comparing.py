@@ -14,7 +14,7 @@ from al_ray.study.names import JOIN, Method
 
 ALPHA = 0.05
 """Level of every test."""
-_QUANTITIES = ("final_accuracy", "aulc", "aulc_last5")
+_QUANTITIES = ("final_accuracy", "aulc", "aulc_last5", "ramp_up_aulc", "plateau_aulc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ def _score(
     """Return what some finished cells of a method come to, without what other methods have to be there for."""
     cells = finished.cells
     n_planned = int((cells["setting"].isin(settings) & (cells["method"] == method)).sum())
-    final, mean, last5 = (
+    final, mean, last5, ramp_up, plateau = (
         _estimate(members, quantity, intervals.get(quantity, {}).get(method), len(settings)) for quantity in _QUANTITIES
     )
     assert final is not None and mean is not None  # noqa: PT018 - a finished cell has both
@@ -156,6 +156,8 @@ def _score(
         final_accuracy=final,
         aulc=mean,
         aulc_last5=last5,
+        ramp_up_aulc=ramp_up,
+        plateau_aulc=plateau,
         passive_share=_passive_share(finished, members),
     )
 

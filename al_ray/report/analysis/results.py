@@ -65,6 +65,8 @@ class Setting:
         n_test: test examples, None likewise.
         n_classes: classes, None likewise.
         passive: final accuracy of the model trained on all labels, None where no such cell is finished.
+        ramp_up_end: labels at which ramp-up ends and the plateau begins (:func:`al_ray.core.metrics.ramp_up_end`), None
+            without finished random queries, or where their curve does not rise.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Setting:
     n_test: int | None
     n_classes: int | None
     passive: Estimate | None
+    ramp_up_end: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,8 @@ class MethodScore:
         final_accuracy: accuracy after the last round.
         aulc: mean accuracy of all points of the learning curve.
         aulc_last5: mean accuracy of its last five points, None where it has fewer.
+        ramp_up_aulc: mean accuracy of its points before :attr:`Setting.ramp_up_end`, None where that is unknown.
+        plateau_aulc: mean accuracy of its points from there on, None likewise.
         passive_share: final accuracy as a share of the passive model's, None without one.
         levels: labels saved, the same levels in the same order in every row; the first is the one the verdict quotes.
         mean_rank: over data set x model x seed, 1 = best; None where ranks were refused.
@@ -158,6 +163,8 @@ class MethodScore:
     final_accuracy: Estimate
     aulc: Estimate
     aulc_last5: Estimate | None
+    ramp_up_aulc: Estimate | None
+    plateau_aulc: Estimate | None
     passive_share: float | None
     levels: tuple[LabelsSaved, ...] = ()
     mean_rank: float | None = None
@@ -363,7 +370,8 @@ class StudyResults:
             fingerprint, setting, dataset, model, variant, method, base_method`` (the method without clipping),
             ``confidence, strategy, filters, clipping, role, seed, status, reason, n_rounds, n_rounds_planned,
             stop_reason, n_test, evaluation, learner``; and for finished cells ``n_points, n_labeled, final_accuracy,
-            aulc, aulc_last5, ece, brier, acquired.SLICE``. ``reason`` says why a cell failed or could not be read;
+            aulc, aulc_last5, ramp_up_aulc, plateau_aulc, ece, brier,
+            acquired.SLICE``. ``reason`` says why a cell failed or could not be read;
             ``n_rounds_planned`` is the most that there can be, 0 where unknown.
         plan_known: whether the cells that wait are known; false where only folders could be counted.
         settings: in the order in which they are shown.
@@ -457,10 +465,10 @@ class StudyResults:
     def ranking(self) -> pd.DataFrame:
         """Methods best first: ``setting, place, method, n_cells, n_cells_planned, mean_rank, passive_share``.
 
-        Then ``final_accuracy, aulc, aulc_last5``, each with ``_std, _low, _high`` (standard deviation over cells,
-        bootstrap interval of the mean). ``all settings`` stands first.
+        Then ``final_accuracy, aulc, aulc_last5, ramp_up_aulc, plateau_aulc``, each with ``_std, _low, _high`` (standard
+        deviation over cells, bootstrap interval of the mean). ``all settings`` stands first.
         """
-        names = ("final_accuracy", "aulc", "aulc_last5")
+        names = ("final_accuracy", "aulc", "aulc_last5", "ramp_up_aulc", "plateau_aulc")
         columns = "setting place method n_cells n_cells_planned mean_rank passive_share "
         rows = (
             {"setting": ranking.setting or EVERYWHERE, "place": place, **_fields(row), **_estimates(row, names)}

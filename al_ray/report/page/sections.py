@@ -194,7 +194,7 @@ def _ranking_view(ranking: MethodRanking, title: str, looks: Mapping[str, Look])
         for at, level in enumerate(rows[0].levels)
         if any(row.levels[at].labels_saved is not None for row in rows)
     }
-    optional = ("aulc_last5", "passive_share", "mean_rank", "versus_random")
+    optional = ("aulc_last5", "ramp_up_aulc", "passive_share", "mean_rank", "versus_random")
     return RankingView(
         title=title,
         rows=rows,
