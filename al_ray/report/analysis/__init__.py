@@ -31,6 +31,7 @@ from al_ray.report.analysis.curves import (
 )
 from al_ray.report.analysis.queries import PassiveModels, pool_class_counts, queries_of
 from al_ray.report.analysis.results import Cost, LabelsSaved, MethodRanking, Section, Setting, StudyResults
+from al_ray.report.analysis.survey import ENOUGH, N_HALVES, agreements, crossings
 from al_ray.report.read import StudyRecords
 from al_ray.report.stats import bootstrap
 from al_ray.report.stats.wilcoxon import MAX_EXACT
@@ -84,6 +85,8 @@ def analyse(records: StudyRecords, *, description: str = "", with_arrays: bool =
         clipping=clipping,
         calibrations=reliability,
         queries=queries,
+        agreements=agreements(records.axes, finished.scores),
+        crossing_points=crossings(records.axes, finished.scores, groups),
         method_costs=_costs(records, scores, savings, reference),
         notes=_notes(reference, rankings),
         versions=records.versions,
@@ -133,6 +136,7 @@ def _settings(
                 n_classes=len(dataset.get("class_names", [])) or None,
                 passive=finished.passive_accuracy(row.setting),
                 ramp_up_end=ramp_up.get(row.setting),
+                axes=records.axes.get(row.setting, {}),
             )
         )
     return tuple(found)
@@ -190,7 +194,7 @@ def _absences(
 ) -> dict[Section, str]:
     """Return why sections are missing, where more can be said than that they are."""
     if not (cells["status"] == "done").any():
-        missing: list[Section] = ["ranking", "clipping", "calibration", "queries", "cost"]
+        missing: list[Section] = ["ranking", "clipping", "calibration", "queries", "survey", "cost"]
         missing += [] if has_curves else ["curves"]
         return dict.fromkeys(missing, _why_nothing_is_done(cells))
     return {} if has_clipping else {"clipping": _why_no_clipping(methods)}
@@ -251,6 +255,13 @@ def _notes(reference: str | None, rankings: Sequence[MethodRanking]) -> dict[str
         "Queries": "The initial query is left out everywhere. Overlap: intersection over union of what two methods "
         "asked for on one seed, mean over seeds. Outliers: training examples that the model trained on all labels gets "
         "wrong, averaged over the passive seeds.",
+        "Survey": "Kendall's tau-b between the orders of the methods in two settings that differ in one axis, by their "
+        "means over the seeds that both have (Gonsior et al. 2025, arXiv 2506.03817, who fill missing cells with 0; "
+        "here methods and seeds that one side lacks are left out). With another size of a query come other rounds. "
+        f"What other seeds alone do: tau-b between {N_HALVES} random halves of the seeds, in one setting and across "
+        "the two. P-values are against two orders that have nothing to do with each other, not corrected for their "
+        "number. A crossing is the cut that best parts the leads of one method from those of the other, said where "
+        f"{ENOUGH:.0%} of the resamples of seeds have it in this direction.",
         "Cost": "Wall seconds by phase, added over the rounds of a cell and averaged over cells, as recorded: other "
         "work on the same machine is in them. Per label saved: seconds more than random, by labels saved at "
         f"{RANDOMS_FINAL}.",
