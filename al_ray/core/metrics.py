@@ -79,6 +79,52 @@ def labels_to_reach(n_labeled: Sequence[int], values: Sequence[float], level: fl
     return float(n_labeled[at - 1] + share * (n_labeled[at] - n_labeled[at - 1]))
 
 
+RISE_OF_RAMP_UP = 0.9
+"""Share of the rise of random queries' mean curve that the ramp-up holds."""
+
+
+def ramp_up_end(n_labeled: Sequence[int] | IntArray, random: Sequence[float] | FloatArray) -> int | None:
+    """Return the number of labels at which ramp-up ends and the plateau begins, by the curve of random queries.
+
+    The first point at which the curve has made :data:`RISE_OF_RAMP_UP` of its rise, from its first point to its
+    highest; so both parts have a point. Gonsior et al. 2025 (arXiv 2506.03817) split at a cut that random's curve
+    decides by data set. Deviation: their rule is not established, so this one is ours.
+
+    Args:
+        n_labeled: ``[n_points]``, rising.
+        random: mean curve of random queries ``[n_points]``.
+
+    Returns:
+        labels, or None where the curve never rises above its first point.
+    """
+    curve: Float64Array = np.asarray(random, dtype=np.float64)
+    rise = float(curve.max() - curve[0])
+    if not rise > 0:
+        return None
+    return int(n_labeled[int(np.flatnonzero(curve >= curve[0] + RISE_OF_RAMP_UP * rise)[0])])
+
+
+def ramp_up_aulc(n_labeled: IntArray, values: FloatArray, end: int) -> float:
+    """Return the mean of the points of a learning curve below ``end`` labels (:func:`ramp_up_end`).
+
+    Args:
+        n_labeled: ``[n_points]``.
+        values: ``[n_points]``.
+        end: labels at which the plateau begins.
+
+    Returns:
+        NaN where no point lies there.
+    """
+    part = values[n_labeled < end]
+    return aulc(part) if len(part) else float("nan")
+
+
+def plateau_aulc(n_labeled: IntArray, values: FloatArray, end: int) -> float:
+    """Return the mean of the points of a learning curve from ``end`` labels on; else as :func:`ramp_up_aulc`."""
+    part = values[n_labeled >= end]
+    return aulc(part) if len(part) else float("nan")
+
+
 def agreement(before: IntArray, after: IntArray, n_classes: int) -> tuple[float, float]:
     """Compare the predictions of two models on the same examples.
 

@@ -24,7 +24,9 @@ TABLES = {
     "calibration": "calibration error, Brier score and reliability on the test split and on the queried",
     "classes": "classes of the queried against the pool",
     "overlap": "Jaccard overlap of what two methods queried",
-    "acquired": "outliers, texts of no class and kinds of example among the queried",
+    "acquired": "outliers, texts of no class and kinds of example among the queried, and which strategy chose",
+    "agreement": "Kendall's tau-b between rankings under two values of one axis, and between seeds",
+    "crossings": "from how many labels on one method is ahead of another",
     "costs": "seconds by phase and per label saved",
 }
 """Table of :class:`StudyResults`, which is also the name of its two files -> what it holds."""

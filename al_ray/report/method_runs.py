@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from al_ray.core.metrics import aulc
+from al_ray.core.metrics import aulc, plateau_aulc, ramp_up_aulc, ramp_up_end
 from al_ray.errors import AlRayError
 from al_ray.records.json import canonical_json
 from al_ray.records.round import RecordedRound
+from al_ray.report.analysis import reference_of
 from al_ray.report.analysis.comparing import estimate
-from al_ray.report.analysis.curves import CellCurve, align_curves, mean_curve
+from al_ray.report.analysis.curves import CellCurve, CurveGroup, align_curves, mean_curve
 from al_ray.report.analysis.results import Curve, Estimate, StudyResults
 from al_ray.report.plots import RANDOM_COLOUR
 from al_ray.study.names import JOIN, Method, learner_name
@@ -23,6 +24,8 @@ from al_ray.tracking.mlflow import MethodRun
 
 # Turns of the colour circle from one method to the next: so no two of the first dozens come close.
 _GOLDEN = 0.61803398875
+AREAS = ("aulc", "ramp_up_aulc", "plateau_aulc")
+"""Areas under the learning curve that the run of a method shows."""
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +46,7 @@ def method_runs(results: StudyResults) -> list[MethodRun]:
             colour=colours[row.method],
             curve=curves.get((setting, row.method)),
             final=row.final_accuracy,
-            area=row.aulc if queries else None,
+            areas={name: getattr(row, name) for name in AREAS} if queries else {},
             is_only_setting=len(settings) == 1,
         )
         for setting, row, queries in [*ranked, *passive]
@@ -69,15 +72,15 @@ def _method_run(
     colour: str,
     curve: Curve | None,
     final: Estimate,
-    area: Estimate | None,
+    areas: Mapping[str, Estimate | None],
     is_only_setting: bool,
 ) -> MethodRun:
-    """Return the run of a method; without an ``area`` where it is trained on all labels, which is no learning curve."""
+    """Return the run of a method; without ``areas`` where it is trained on all labels, which is no learning curve."""
     where = " · ".join(filter(None, setting.values()))
-    figures = {"final_accuracy": final, **({"aulc": area} if area is not None else {})}
+    figures = {"final_accuracy": final, **{name: area for name, area in areas.items() if area is not None}}
     spreads = {f"{name}_std": one.std for name, one in figures.items() if one.std is not None}
     lines = {}
-    if curve is not None and area is not None:
+    if curve is not None and areas:
         lines = {"accuracy": curve.mean, "accuracy_low": curve.low, "accuracy_high": curve.high}
     return MethodRun(
         key=_key(where, method),
@@ -127,6 +130,7 @@ class LiveMethods:
 
     MLflow cannot change a point, so a method that changed is shown by a new run in the place of the old one. That is
     done when it has 1, 2, 5, 10, 20 ... finished cells or no cell left, and a while after: quick ones are shown once.
+    Ramp-up and plateau come with the last cell of random queries, whose curve tells them apart.
 
     Args:
         plan: of the whole study. Cells that it says are done are read from their records when their method changes.
@@ -142,9 +146,15 @@ class LiveMethods:
             group = self._groups.setdefault(self._of_cell[cell.key], _Group())
             group.cells.append(cell)
             (group.done if cell.status == "done" else group.left).add(cell.key)
-        self._colours = method_colours({cell.names.method.name: cell.names.method for cell in plan.cells}.values())
-        self._is_only_setting = len({cell.names.setting for cell in plan.cells}) == 1
+        methods = {cell.names.method.name: cell.names.method for cell in plan.cells}
+        self._colours = method_colours(methods.values())
+        self._reference = reference_of(methods.values())
+        self._of_setting: dict[str, set[str]] = {}
+        for cell in plan.cells:
+            self._of_setting.setdefault(cell.names.setting, set()).add(self._of_cell[cell.key])
+        self._is_only_setting = len(self._of_setting) == 1
         self._changed: set[str] = set()
+        self._is_ending = False
 
     def cell_ended(self, key: str, rounds: Sequence[RecordedRound], *, is_done: bool) -> None:
         """Take in that a cell has ended, with its recorded rounds; without them they are read when they are needed."""
@@ -156,13 +166,21 @@ class LiveMethods:
                 group.curves[key] = _cell_curve(rounds)
             group.changed_at_s = group.changed_at_s or time.monotonic()
             self._changed.add(self._of_cell[key])
+        if not group.left and group.done and group.cells[0].names.method.name == self._reference:
+            self._show_again(group.cells[0].names.setting)
 
     def due(self, *, is_last: bool = False) -> list[MethodRun]:
         """Return the runs of the methods that are to be shown now; in the end all that changed."""
+        if is_last and not self._is_ending:
+            self._is_ending = True
+            for setting in self._of_setting:
+                random = self._random(setting)
+                if random is not None and random.left:  # the cells that it has are those that there will be
+                    self._show_again(setting)
         due = []
         for key in [key for key in sorted(self._changed) if is_last or self._is_due(key)]:
             try:
-                due.append(self._run(self._groups[key]))
+                due.append(self._run(self._groups[key], is_last=is_last))
             except AlRayError as error:  # a report, or a sync, names what it cannot read
                 self._changed.discard(key)
                 _log.info("the method %s is not shown in MLflow: %s", key, error)
@@ -180,7 +198,23 @@ class LiveMethods:
         digits = str(len(group.finished()))
         return not group.left or (digits[0] in "125" and not digits[1:].strip("0"))
 
-    def _run(self, group: _Group) -> MethodRun:
+    def _show_again(self, setting: str) -> None:
+        """Note that the methods of a setting have another ramp-up than they were shown with."""
+        for key in self._of_setting[setting]:
+            if self._groups[key].done:
+                self._groups[key].changed_at_s = self._groups[key].changed_at_s or time.monotonic()
+                self._changed.add(key)
+
+    def _random(self, setting: str) -> _Group | None:
+        """Return the random queries of a setting that have a finished cell, or None."""
+        for key in self._of_setting[setting]:
+            group = self._groups[key]
+            if group.done and group.cells[0].names.method.name == self._reference:
+                return group
+        return None
+
+    def _curves(self, group: _Group) -> list[CellCurve]:
+        """Return the curves of the finished cells by seed; what is not held is read."""
         cells = group.finished()
         unread = [cell.key for cell in cells if cell.key not in group.curves]
         if unread and not self._store.packed.readable().keys() >= set(unread):
@@ -190,13 +224,32 @@ class LiveMethods:
                 assert cell.fingerprint is not None
                 records = self._store.cell(cell.slug, cell.fingerprint)
                 group.curves[cell.key] = _cell_curve(records.recorded_rounds())
-        names, curves = cells[0].names, [group.curves[cell.key] for cell in cells]
+        return [group.curves[cell.key] for cell in cells]
+
+    def _aligned(self, group: _Group) -> CurveGroup | None:
+        cells = group.finished()
+        names, seeds = cells[0].names, [cell.spec.seed for cell in cells]
+        return align_curves(names.setting, names.method.name, seeds, self._curves(group), finished=True)
+
+    def _ramp_up_end(self, setting: str, *, is_last: bool) -> int | None:
+        random = self._random(setting)
+        if random is None or (random.left and not is_last):
+            return None
+        aligned = self._aligned(random)
+        return None if aligned is None else ramp_up_end(aligned.n_labeled, aligned.mean)
+
+    def _run(self, group: _Group, *, is_last: bool) -> MethodRun:
+        cells, curves = group.finished(), self._curves(group)
+        names = cells[0].names
         queries = names.method.role != "passive"
-        seeds = [cell.spec.seed for cell in cells]
-        aligned = align_curves(names.setting, names.method.name, seeds, curves, finished=True) if queries else None
+        aligned = self._aligned(group) if queries else None
         final = estimate(pd.Series([accuracy[-1] for _, accuracy in curves]), None)
-        area = estimate(pd.Series([aulc(accuracy) for _, accuracy in curves]), None)
         assert final is not None
+        areas = {"aulc": [aulc(accuracy) for _, accuracy in curves]} if queries else {}
+        end = self._ramp_up_end(names.setting, is_last=is_last) if queries else None
+        if end is not None:
+            areas["ramp_up_aulc"] = [ramp_up_aulc(*curve, end) for curve in curves]
+            areas["plateau_aulc"] = [plateau_aulc(*curve, end) for curve in curves]
         return _method_run(
             setting={"dataset": names.dataset, "model": names.model, "variant": JOIN.join(names.variant)},
             method=names.method,
@@ -204,7 +257,7 @@ class LiveMethods:
             colour=self._colours[names.method.name],
             curve=None if aligned is None else mean_curve(aligned),
             final=final,
-            area=area if queries else None,
+            areas={name: estimate(pd.Series(values), None) for name, values in areas.items()},
             is_only_setting=self._is_only_setting,
         )
 

@@ -27,6 +27,7 @@ from al_ray.study.names import (
     learner_content,
     learner_name,
     name_cells,
+    setting_axes,
 )
 from al_ray.study.spec import SPEC_VERSION, CellSpec, read_spec
 
@@ -51,6 +52,8 @@ class StudyRecords:
         queried: what every cell but the passive ones queried after its initial query, and what was believed of it.
         datasets: by name, as the plan notes them; class names alone where there is no plan.
         methods: of all cells, by the name that ``cells`` has for it.
+        axes: setting -> its values on the axes of the study (:func:`al_ray.study.names.setting_axes`), of settings that
+            have records of more than passive cells.
         plan_known: whether the cells that wait are known.
         versions: program -> versions that the records name.
         skip_damaged: whether what cannot be read is left out instead of refused.
@@ -63,6 +66,7 @@ class StudyRecords:
     queried: QueriedExamples
     datasets: Mapping[str, Mapping[str, Any]]
     methods: Mapping[str, Method]
+    axes: Mapping[str, Mapping[str, str]]
     plan_known: bool
     versions: Mapping[str, str]
     skip_damaged: bool = False
@@ -142,6 +146,9 @@ def read_study(address: str, *, grid: Mapping[str, Any] | None = None, skip_dama
         queried=QueriedExamples.of([cell.queried for cell in read.values()]),
         datasets={**of_records, **plan["datasets"]},
         methods={names[key].method.name: names[key].method for key in facts},
+        axes=setting_axes(
+            (one.spec, names[key]) for key, one in read.items() if not one.spec.strategy.labels_everything
+        ),
         plan_known=found_plan is not None,
         versions=_versions([cell.provenance for cell in read.values()]),
         skip_damaged=skip_damaged,

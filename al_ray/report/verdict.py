@@ -9,7 +9,8 @@ from typing import Literal
 import pandas as pd
 
 from al_ray.records.cell import CellStatus
-from al_ray.report.analysis.results import ClippingEffect, MethodRanking, MethodScore, StudyResults
+from al_ray.report.analysis.results import METRIC, ClippingEffect, MethodRanking, MethodScore, StudyResults
+from al_ray.report.analysis.survey import SEED, AxisSummary, summarise
 from al_ray.report.stats.paired import POWER, Comparison
 from al_ray.report.wording import (
     METRIC_WORDS,
@@ -139,6 +140,35 @@ def _clipping_of(filters: str, effects: Sequence[ClippingEffect], alpha: float) 
     rest = len(effects) - len(shown)
     left = f"; for {plural(rest, 'other')} no difference is shown" if rest else ""
     return f"{filters}: {joined(parts)} by more than chance{left}."
+
+
+def what_survives(results: StudyResults) -> str:
+    """Return what changes of the axes of the study do to the ranking, as one sentence; empty where nothing is known."""
+    axes = summarise(results.agreements)
+    changed = [one for one in axes if one.axis != SEED]
+    told = [one for one in changed if one.survives is not None]
+    parts = [
+        f"the ranking {verb} {joined([_kept(one) for one in told if one.survives is survives])}"
+        for survives, verb in ((True, "survives"), (False, "does not survive"))
+        if any(one.survives is survives for one in told)
+    ]
+    if open_axes := [_kept(one) for one in changed if one.survives is None]:
+        parts.append(f"too few seeds tell whether it survives {joined(open_axes)}")
+    seeds = [percent(_in_order(one.mean(METRIC) or 0.0), 0) for one in axes if one.axis == SEED]
+    parts += [f"from one seed to another {share} of pairs of methods keep their order" for share in seeds]
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _kept(one: AxisSummary) -> str:
+    alone = "" if one.tau_same is None else f", {percent(_in_order(one.tau_same), 0)} with other seeds alone"
+    across = one.mean(METRIC) if one.tau_halves is None else one.tau_halves
+    return f"another {one.axis} ({percent(_in_order(across or 0.0), 0)} of pairs of methods keep their order{alone})"
+
+
+def _in_order(tau: float) -> float:
+    """Return the share of pairs in the same order that a tau without ties stands for."""
+    return (1 + tau) / 2
 
 
 def what_is_missing(results: StudyResults) -> list[str]:

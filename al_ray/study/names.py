@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from al_ray.identifiers import with_hash
+from al_ray.model.recipe import FinetuneRecipe, Lora
 from al_ray.records.json import canonical_json, flatten
 from al_ray.study.spec import CellSpec, once_a_kind
 
@@ -20,6 +21,7 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9._=]+")
 _NAMED_OTHERWISE = ("spec_version", "dataset", "dataset_sha256", "seed")
 _PATHS = ("path", "test")
 _RECIPE = "finetune."
+_OF_RECIPE = {*(each.name for each in (*fields(FinetuneRecipe), *fields(Lora))), "frozen_dropout"}
 
 Role = Literal["query", "random", "passive"]
 
@@ -198,7 +200,11 @@ def model_content(spec: CellSpec) -> str:
 
 def learner_name(spec: CellSpec) -> str:
     """Return what is learned: ``full``, ``frozen``, ``lora_8`` by its rank, ``frozen_4`` or ``frozen_4_lora_8``."""
-    recipe = spec.finetune
+    return learner_name_of(spec.finetune)
+
+
+def learner_name_of(recipe: FinetuneRecipe) -> str:
+    """Return :func:`learner_name` of a recipe."""
     if recipe.is_frozen:
         return "frozen"
     parts = [f"frozen_{recipe.n_frozen}"] if recipe.n_frozen else []
@@ -211,9 +217,57 @@ def learner_content(spec: CellSpec) -> str:
     return canonical_json([model_content(spec), learner_name(spec)])
 
 
+def setting_axes(cells: Iterable[tuple[CellSpec, CellNames]]) -> dict[str, dict[str, str]]:
+    """Return the values of every setting on the axes of its study, in words: what it has in common with others.
+
+    ``data set``, ``model``, ``learner`` (what is learned, and how where two differ) and ``n_components`` (``all``
+    without a projection), then what else tells settings apart, by the word that their names have for it.
+
+    Args:
+        cells: a cell of each setting; of several the first counts.
+    """
+    firsts: dict[str, tuple[CellSpec, CellNames]] = {}
+    for spec, names in cells:
+        firsts.setdefault(names.setting, (spec, names))
+    specs = [spec for spec, _ in firsts.values()]
+    models = _labels((_last_part(one.model.name), model_content(one), _model_options(one)) for one in specs)
+    learners = _labels((_learner_kind(one.finetune), _recipe_content(one), _recipe_options(one)) for one in specs)
+    return {
+        setting: {
+            "data set": names.dataset,
+            "model": models[model_content(spec)],
+            "learner": learners[_recipe_content(spec)],
+            "n_components": str(spec.finetune.to_json().get("n_components", "all")),
+            **dict(word.split("=", 1) for word in names.variant if not _is_of_recipe(word)),
+        }
+        for setting, (spec, names) in firsts.items()
+    }
+
+
+def _learner_kind(recipe: FinetuneRecipe) -> str:
+    """Return the kind of learner as a survey tells them apart: what is learned, and by which solver."""
+    return f"frozen_{recipe.solver}" if recipe.is_frozen else learner_name_of(recipe)
+
+
+def _recipe_options(spec: CellSpec) -> dict[str, Any]:
+    return {key: value for key, value in flatten(spec.finetune.to_json()) if key != "n_components"}
+
+
+def _recipe_content(spec: CellSpec) -> str:
+    return canonical_json(_recipe_options(spec))
+
+
+def _is_of_recipe(word: str) -> bool:
+    key = word.split("=", 1)[0].removeprefix(_RECIPE).rsplit(".", 1)[-1]
+    return key in _OF_RECIPE
+
+
+def _model_options(spec: CellSpec) -> dict[str, Any]:
+    return {"path": spec.model.name, "revision": (spec.model.revision or "")[:12]}
+
+
 def _learner(spec: CellSpec) -> dict[str, Any]:
-    revision = (spec.model.revision or "")[:12]
-    return {"path": spec.model.name, "revision": revision, "learner": learner_name(spec)}
+    return {**_model_options(spec), "learner": learner_name(spec)}
 
 
 def _labels(things: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, str]:

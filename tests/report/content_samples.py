@@ -106,6 +106,8 @@ def score(method: str, final: float = 0.84, **more: Any) -> MethodScore:
         "final_accuracy": estimate(final),
         "aulc": estimate(final - 0.1),
         "aulc_last5": None,
+        "ramp_up_aulc": None,
+        "plateau_aulc": None,
         "passive_share": None,
         "levels": (),
         "mean_rank": None,
@@ -159,7 +161,7 @@ def setting(dataset: str, model: str = "minilm", **more: Any) -> Setting:
         dataset=dataset,
         model=model,
         variant="",
-        **{**dict.fromkeys(("n_pool", "n_test", "n_classes", "passive")), **more},
+        **{**dict.fromkeys(("n_pool", "n_test", "n_classes", "passive", "ramp_up_end")), "axes": {}, **more},
     )
 
 
@@ -174,7 +176,17 @@ def results(
 ) -> StudyResults:
     """Return results of which every part is empty but those that are given."""
     table = pd.DataFrame([vars(one) for one in cells], columns=[field.name for field in dataclasses.fields(SampleCell)])
-    parts = ("learning_curves", "savings", "rankings", "clipping", "calibrations", "queries", "method_costs")
+    parts = (
+        "learning_curves",
+        "savings",
+        "rankings",
+        "clipping",
+        "calibrations",
+        "queries",
+        "method_costs",
+        "agreements",
+        "crossing_points",
+    )
     values: dict[str, Any] = dict.fromkeys((*parts, "notices"), ())
     values |= {name: {} for name in ("notes", "absences", "passive", "versions")}
     values |= {"study": "nothing", "description": "", "alpha": 0.05, "plan_known": True}

@@ -42,6 +42,34 @@ def test_area_is_the_mean_of_all_points_and_of_the_last_five_where_there_are_fiv
     assert math.isnan(scores.at[43, "aulc_last5"])
 
 
+def test_ramp_up_ends_where_random_s_mean_curve_has_made_nine_tenths_of_its_rise(study: SampleStudy) -> None:
+    study.cell((0.2, 0.8, 0.6, 0.7), strategy="random")
+    study.cell((0.4, 0.6, 1.0, 0.9), strategy="random", seed=43)  # mean: 0.3 0.7 0.8 0.8, so 0.75 at 6 labels
+    study.cell((0.1, 0.3, 0.5, 0.7))
+    study.passive(0.9)
+    results = results_of(study)
+    assert results.settings[0].ramp_up_end == 6
+    scores = results.cells.set_index(["strategy", "seed"])
+    assert scores.at[("random", 43), "ramp_up_aulc"] == pytest.approx(0.5)
+    assert scores.at[("random", 43), "plateau_aulc"] == pytest.approx(0.95)
+    assert scores.loc["margin", ["ramp_up_aulc", "plateau_aulc"]].values.tolist() == [pytest.approx([0.2, 0.6])]
+    assert scores.loc["passive", ["ramp_up_aulc", "plateau_aulc"]].isna().all(axis=None)
+    ranked = row(results.ranking, setting="all settings", method=RANDOM)
+    assert ranked["ramp_up_aulc"] == pytest.approx((0.5 + 0.5) / 2)
+    assert ranked["plateau_aulc"] == pytest.approx((0.65 + 0.95) / 2)
+
+
+def test_there_is_no_ramp_up_without_random_queries_or_where_their_curve_does_not_rise(study: SampleStudy) -> None:
+    study.cell((0.4, 0.6))
+    study.cell((0.7, 0.7, 0.6), dataset="trec6", strategy="random")
+    study.cell((0.4, 0.6), dataset="trec6")
+    results = results_of(study)
+    assert [setting.ramp_up_end for setting in results.settings] == [None, None]
+    assert results.cells[["ramp_up_aulc", "plateau_aulc"]].isna().all(axis=None)
+    assert results.rankings[0].rows[0].ramp_up_aulc is None
+    assert results.ranking["plateau_aulc"].isna().all()
+
+
 def test_cells_that_are_not_finished_have_no_score(study: SampleStudy) -> None:
     study.cell()
     study.cell(seed=43, end="failed")

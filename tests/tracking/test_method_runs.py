@@ -15,6 +15,7 @@ import al_ray
 from al_ray.records.study import StudyStore
 from al_ray.report.analysis.results import StudyResults
 from al_ray.report.method_runs import LiveMethods, method_colours, method_runs
+from al_ray.strategy import strategies
 from al_ray.study.file import tracks_cells
 from al_ray.study.names import name_cells
 from al_ray.study.plan import PlannedCell
@@ -174,6 +175,41 @@ def test_a_method_is_shown_at_1_2_5_cells_and_when_none_is_left() -> None:
     waiting.cell_ended(plan.cells[0].key, [record], is_done=True)  # type: ignore[list-item]
     assert waiting.due() == []
     assert len(waiting.due(is_last=True)) == 1
+
+
+def test_ramp_up_and_plateau_are_shown_when_random_queries_are_finished_as_a_report_has_them(storage: Path) -> None:
+    cells = specs()[: len(SEEDS)]
+    cells = [*cells, *(spec.model_copy(update={"strategy": strategies.build("random")}) for spec in cells)]
+    store = write_study(storage, cells)
+    methods = LiveMethods(plan_of(store, cells), wait_s=0.0)
+    by_seed = sorted(plan_of(store, cells).cells, key=lambda cell: cell.spec.seed)
+    for cell in by_seed[:-1]:
+        methods.cell_ended(cell.key, [], is_done=True)
+    assert by_seed[-1].spec.strategy.name == "random"
+    early = {run.name: run.figures for run in methods.due()}
+    assert "ramp_up_aulc" not in early["softmax + margin"]
+    methods.cell_ended(by_seed[-1].key, [], is_done=True)
+    late = {run.name: run for run in methods.due()}
+    rebuilt = {run.name: run for run in method_runs(al_ray.results(store.root))}
+    assert late == rebuilt
+    row = next(row for row in al_ray.results(store.root).rankings[0].rows if row.method == "softmax + margin")
+    assert row.ramp_up_aulc is not None
+    assert late["softmax + margin"].figures["ramp_up_aulc"] == row.ramp_up_aulc.mean
+
+
+def test_a_study_that_ends_with_random_queries_left_shows_what_a_report_of_it_has(storage: Path) -> None:
+    cells = specs()[: len(SEEDS)]
+    cells = [*cells, *(spec.model_copy(update={"strategy": strategies.build("random")}) for spec in cells)]
+    store = write_study(storage, cells[:-1])
+    plan = plan_of(store, cells)
+    methods = LiveMethods(plan, wait_s=0.0)
+    for cell in plan.cells[:-1]:
+        methods.cell_ended(cell.key, [], is_done=True)
+        for run in methods.due():
+            methods.shown(run)
+    runs = {run.name: run for run in methods.due(is_last=True)}
+    assert runs == {run.name: run for run in method_runs(al_ray.results(store.root))}
+    assert {"ramp_up_aulc", "plateau_aulc"} <= runs["softmax + margin"].figures.keys()
 
 
 def test_a_method_that_changed_is_one_run_and_a_sync_changes_nothing_more(storage: Path) -> None:

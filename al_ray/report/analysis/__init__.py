@@ -1,10 +1,11 @@
 """Everything that a report says about a study, worked out from its records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
 
+from al_ray.core.metrics import RISE_OF_RAMP_UP
 from al_ray.report.analysis.calibration import calibrations
 from al_ray.report.analysis.comparing import (
     ALPHA,
@@ -25,10 +26,12 @@ from al_ray.report.analysis.curves import (
     group_curves,
     labels_saved,
     mean_curves,
+    ramp_up_ends,
     score_cells,
 )
 from al_ray.report.analysis.queries import PassiveModels, pool_class_counts, queries_of
 from al_ray.report.analysis.results import Cost, LabelsSaved, MethodRanking, Section, Setting, StudyResults
+from al_ray.report.analysis.survey import ENOUGH, N_HALVES, agreements, crossings
 from al_ray.report.read import StudyRecords
 from al_ray.report.stats import bootstrap
 from al_ray.report.stats.wilcoxon import MAX_EXACT
@@ -51,11 +54,12 @@ def analyse(records: StudyRecords, *, description: str = "", with_arrays: bool =
         StorageError: the arrays of a round are missing or damaged; the message names the file.
     """
     curves, reference = cell_curves(records), reference_method(records)
-    found = score_cells(records, curves)
+    groups = group_curves(records, curves)
+    ramp_up = ramp_up_ends(groups, reference)
+    found = score_cells(records, curves, ramp_up)
     cells = records.cells.join(found)
     scores = cells.loc[found.index]
     is_passive = scores["role"] == "passive"
-    groups = group_curves(records, curves)
     savings = labels_saved(groups, reference)
     finished = Finished(
         cells=cells, scores=scores[~is_passive], passive=scores[is_passive], savings=savings, reference=reference
@@ -65,7 +69,7 @@ def analyse(records: StudyRecords, *, description: str = "", with_arrays: bool =
     rankings, clipping = rank_all(finished), clipping_effects(finished, methods)
     # These read arrays, which may add to the notices of the records.
     reliability = calibrations(records, scores, with_arrays=with_arrays)
-    queries, settings = queries_of(records, scores, passive), _settings(records, finished, passive)
+    queries, settings = queries_of(records, scores, passive), _settings(records, finished, passive, ramp_up)
     return StudyResults(
         study=records.store.study,
         description=description,
@@ -81,6 +85,8 @@ def analyse(records: StudyRecords, *, description: str = "", with_arrays: bool =
         clipping=clipping,
         calibrations=reliability,
         queries=queries,
+        agreements=agreements(records.axes, finished.scores),
+        crossing_points=crossings(records.axes, finished.scores, groups),
         method_costs=_costs(records, scores, savings, reference),
         notes=_notes(reference, rankings),
         versions=records.versions,
@@ -90,13 +96,18 @@ def analyse(records: StudyRecords, *, description: str = "", with_arrays: bool =
 
 
 def reference_method(records: StudyRecords) -> str | None:
-    """Return the method that stands for random queries: unfiltered, with plain softmax where several are planned.
+    """Return the method of a study that stands for random queries, None without one."""
+    return reference_of(records.methods[name] for name in records.cells["method"].unique())
+
+
+def reference_of(methods: Iterable[Method]) -> str | None:
+    """Return the one of some methods that stands for random queries: unfiltered, with plain softmax where several are.
 
     The confidence method of random cells decides nothing but how the model is fitted and read, so one is enough.
     """
-    randoms = [name for name in records.cells["method"].unique() if records.methods[name].role == "random"]
-    plain = [name for name in randoms if records.methods[name].confidence == _PLAIN]
-    return next(iter([*plain, *randoms]), None)
+    randoms = [method for method in methods if method.role == "random"]
+    plain = [method for method in randoms if method.confidence == _PLAIN]
+    return next((method.name for method in [*plain, *randoms]), None)
 
 
 def _methods(records: StudyRecords, reference: str | None) -> dict[str, Method]:
@@ -107,7 +118,9 @@ def _methods(records: StudyRecords, reference: str | None) -> dict[str, Method]:
     }
 
 
-def _settings(records: StudyRecords, finished: Finished, passive: PassiveModels) -> tuple[Setting, ...]:
+def _settings(
+    records: StudyRecords, finished: Finished, passive: PassiveModels, ramp_up: Mapping[str, int]
+) -> tuple[Setting, ...]:
     n_test = records.cells.groupby("setting")["n_test"].max()
     found = []
     for row in records.cells.drop_duplicates("setting").itertuples():
@@ -122,6 +135,8 @@ def _settings(records: StudyRecords, finished: Finished, passive: PassiveModels)
                 n_test=int(n_test[row.setting]) or dataset.get("n_test"),
                 n_classes=len(dataset.get("class_names", [])) or None,
                 passive=finished.passive_accuracy(row.setting),
+                ramp_up_end=ramp_up.get(row.setting),
+                axes=records.axes.get(row.setting, {}),
             )
         )
     return tuple(found)
@@ -179,7 +194,7 @@ def _absences(
 ) -> dict[Section, str]:
     """Return why sections are missing, where more can be said than that they are."""
     if not (cells["status"] == "done").any():
-        missing: list[Section] = ["ranking", "clipping", "calibration", "queries", "cost"]
+        missing: list[Section] = ["ranking", "clipping", "calibration", "queries", "survey", "cost"]
         missing += [] if has_curves else ["curves"]
         return dict.fromkeys(missing, _why_nothing_is_done(cells))
     return {} if has_clipping else {"clipping": _why_no_clipping(methods)}
@@ -219,7 +234,9 @@ def _notes(reference: str | None, rankings: Sequence[MethodRanking]) -> dict[str
         f"and expanded for few seeds), point by point, from {MIN_SEEDS} seeds on.",
         "Area under the learning curve": f"The mean accuracy of all points, and of the last {LAST}, of each cell "
         "(Gonsior et al. 2022, arXiv 2210.03005). Over all settings: the mean over settings of the mean over seeds, "
-        "for methods with a finished cell on each of them.",
+        "for methods with a finished cell on each of them. Ramp-up and plateau: the mean accuracy of the points before "
+        f"and from the number of labels on at which the mean curve of random queries has made {RISE_OF_RAMP_UP:.0%} "
+        "of its rise (a split as in Gonsior et al. 2025, arXiv 2506.03817, by a rule that is ours).",
         "Tests": "Two-sided Wilcoxon signed-rank test on paired differences (zeros by Pratt; exact up to "
         f"{MAX_EXACT} non-zero pairs, normal above). Holm's correction runs over the methods that are compared with "
         "random, with the best, or with themselves unclipped, in one ranking. Intervals of differences: "
@@ -239,6 +256,13 @@ def _notes(reference: str | None, rankings: Sequence[MethodRanking]) -> dict[str
         "Queries": "The initial query is left out everywhere. Overlap: intersection over union of what two methods "
         "asked for on one seed, mean over seeds. Outliers: training examples that the model trained on all labels gets "
         "wrong, averaged over the passive seeds. Of no class: what was asked for and got no label.",
+        "Survey": "Kendall's tau-b between the orders of the methods in two settings that differ in one axis, by their "
+        "means over the seeds that both have (Gonsior et al. 2025, arXiv 2506.03817, who fill missing cells with 0; "
+        "here methods and seeds that one side lacks are left out). With another size of a query come other rounds. "
+        f"What other seeds alone do: tau-b between {N_HALVES} random halves of the seeds, in one setting and across "
+        "the two. P-values are against two orders that have nothing to do with each other, not corrected for their "
+        "number. A crossing is the cut that best parts the leads of one method from those of the other, said where "
+        f"{ENOUGH:.0%} of the resamples of seeds have it in this direction.",
         "Cost": "Wall seconds by phase, added over the rounds of a cell and averaged over cells, as recorded: other "
         "work on the same machine is in them. Per label saved: seconds more than random, by labels saved at "
         f"{RANDOMS_FINAL}.",

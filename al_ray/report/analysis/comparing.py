@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from al_ray.study.names import JOIN, Method
 
 ALPHA = 0.05
 """Level of every test."""
-_QUANTITIES = ("final_accuracy", "aulc", "aulc_last5")
+_QUANTITIES = ("final_accuracy", "aulc", "aulc_last5", "ramp_up_aulc", "plateau_aulc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def _overall(finished: Finished, settings: Sequence[str]) -> MethodRanking:
     """Rank over the largest block of settings and methods in which every method has a finished cell everywhere."""
     scores = finished.scores
     has = scores.groupby(["setting", "method"], sort=False).size().unstack(fill_value=0) > 0
-    kept, methods = _largest_block(has, finished.reference)
+    kept, methods = largest_block(has, finished.reference)
     left_settings = [setting for setting in settings if setting not in kept]
     left_methods = [str(method) for method in has.columns if method not in methods]
     parts = []
@@ -93,16 +94,23 @@ def _overall(finished: Finished, settings: Sequence[str]) -> MethodRanking:
     return _ranking(finished, part, kept, None, note)
 
 
-def _largest_block(has: pd.DataFrame, reference: str | None) -> tuple[list[str], list[str]]:
-    """Return the settings and methods, all of them finished together, that hold the most cells; random among them."""
-    best: tuple[int, int, list[str], list[str]] = (-1, 0, [], [])
+def largest_block(has: pd.DataFrame, reference: str | None = None) -> tuple[list[Any], list[str]]:
+    """Return the rows and methods of the largest part of a table in which every method has a value in every row.
+
+    Args:
+        has: ``[n_rows, n_methods]``, true where there is a value.
+        reference: a method that is to be among them where it has any value; None = whatever is largest.
+    """
+    if bool(has.to_numpy().all()):
+        return has.index.tolist(), has.columns.tolist()
+    best: tuple[int, int, list[Any], list[Any]] = (-1, 0, [], [])
     for _, column in has.items():
-        settings = has.index[column].tolist()
-        methods = has.columns[has.loc[settings].all(axis=0)].tolist()
-        score = (int(reference in methods) * has.size + len(settings) * len(methods), len(settings))
+        rows = has.index[column].tolist()
+        methods = has.columns[has.loc[rows].all(axis=0)].tolist()
+        score = (int(reference in methods) * has.size + len(rows) * len(methods), len(rows))
         if score > best[:2]:
-            best = (*score, settings, methods)
-    return [str(name) for name in best[2]], [str(name) for name in best[3]]
+            best = (*score, rows, methods)
+    return best[2], [str(name) for name in best[3]]
 
 
 def _ranking(
@@ -144,7 +152,7 @@ def _score(
     """Return what some finished cells of a method come to, without what other methods have to be there for."""
     cells = finished.cells
     n_planned = int((cells["setting"].isin(settings) & (cells["method"] == method)).sum())
-    final, mean, last5 = (
+    final, mean, last5, ramp_up, plateau = (
         _estimate(members, quantity, intervals.get(quantity, {}).get(method), len(settings)) for quantity in _QUANTITIES
     )
     assert final is not None and mean is not None  # noqa: PT018 - a finished cell has both
@@ -156,6 +164,8 @@ def _score(
         final_accuracy=final,
         aulc=mean,
         aulc_last5=last5,
+        ramp_up_aulc=ramp_up,
+        plateau_aulc=plateau,
         passive_share=_passive_share(finished, members),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from al_ray.core.metrics import aulc, labels_to_reach
+from al_ray.core.metrics import aulc, labels_to_reach, plateau_aulc, ramp_up_aulc, ramp_up_end
 from al_ray.core.seeding import stream
 from al_ray.report.analysis.results import Curve, LabelsSaved
 from al_ray.report.read import StudyRecords
@@ -81,17 +81,37 @@ def cell_curves(records: StudyRecords) -> dict[int, CellCurve]:
     return dict(zip(cells.tolist(), zip(n_labeled, accuracy, strict=True), strict=True))
 
 
-def score_cells(records: StudyRecords, curves: Mapping[int, CellCurve]) -> pd.DataFrame:
+def ramp_up_ends(groups: Groups, reference: str | None) -> dict[str, int]:
+    """Return where ramp-up ends in every setting, in labels: :func:`ramp_up_end` of random's finished mean curve."""
+    ends = {
+        group.setting: ramp_up_end(group.n_labeled, group.mean)
+        for group in groups.values()
+        if group.finished and group.method == reference
+    }
+    return {setting: end for setting, end in ends.items() if end is not None}
+
+
+def score_cells(
+    records: StudyRecords, curves: Mapping[int, CellCurve], ramp_up: Mapping[str, int] | None = None
+) -> pd.DataFrame:
     """Return what every finished cell comes to; the index is that of ``records.cells``.
+
+    Args:
+        records: of the study.
+        curves: of its cells.
+        ramp_up: setting -> labels at which ramp-up ends; what it lacks has no ramp-up and no plateau.
 
     Returns:
         ``n_points, n_labeled``, ``final_accuracy`` after the last round, ``aulc`` and ``aulc_last5`` (mean accuracy of
-        all points and of the last five, NaN where there are fewer; Gonsior et al. 2022, arXiv 2210.03005), ``ece`` and
-        ``brier`` of the confidence method after the last round, and the last value of every ``acquired.SLICE`` and
-        ``chosen_by.STRATEGY``.
+        all points and of the last five, NaN where there are fewer; Gonsior et al. 2022, arXiv 2210.03005),
+        ``ramp_up_aulc`` and ``plateau_aulc``, ``ece`` and ``brier`` of the confidence method after the last round, and
+        the last value of every ``acquired.SLICE`` and ``chosen_by.STRATEGY``.
     """
     cells = [cell for cell in records.cells.index[records.cells["status"] == "done"] if cell in curves]
     found = [curves[cell] for cell in cells]
+    is_passive = records.cells["role"].loc[cells] == "passive"
+    settings = records.cells["setting"].loc[cells].where(~is_passive, "")
+    ends = [(ramp_up or {}).get(setting) for setting in settings]
     scores = pd.DataFrame(
         {
             "n_points": [len(accuracy) for _, accuracy in found],
@@ -99,6 +119,10 @@ def score_cells(records: StudyRecords, curves: Mapping[int, CellCurve]) -> pd.Da
             "final_accuracy": [accuracy[-1] for _, accuracy in found],
             "aulc": [aulc(accuracy) for _, accuracy in found],
             "aulc_last5": [aulc(accuracy[-LAST:]) if len(accuracy) >= LAST else math.nan for _, accuracy in found],
+            **{
+                name: [math.nan if end is None else area(*of, end) for of, end in zip(found, ends, strict=True)]
+                for name, area in (("ramp_up_aulc", ramp_up_aulc), ("plateau_aulc", plateau_aulc))
+            },
         },
         index=pd.Index(cells, dtype=np.int64),
     )

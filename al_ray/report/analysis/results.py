@@ -24,7 +24,7 @@ from al_ray.study.names import Method
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Section = Literal["state", "curves", "ranking", "clipping", "calibration", "queries", "cost", "limits"]
+Section = Literal["state", "curves", "ranking", "clipping", "calibration", "queries", "survey", "cost", "limits"]
 METRIC = "aulc"
 """What methods are ranked by and compared in."""
 POOL = "pool"
@@ -65,6 +65,9 @@ class Setting:
         n_test: test examples, None likewise.
         n_classes: classes, None likewise.
         passive: final accuracy of the model trained on all labels, None where no such cell is finished.
+        ramp_up_end: labels at which ramp-up ends and the plateau begins (:func:`al_ray.core.metrics.ramp_up_end`), None
+            without finished random queries, or where their curve does not rise.
+        axes: its values on the axes of the study, in words; empty without a record.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Setting:
     n_test: int | None
     n_classes: int | None
     passive: Estimate | None
+    ramp_up_end: int | None
+    axes: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +149,8 @@ class MethodScore:
         final_accuracy: accuracy after the last round.
         aulc: mean accuracy of all points of the learning curve.
         aulc_last5: mean accuracy of its last five points, None where it has fewer.
+        ramp_up_aulc: mean accuracy of its points before :attr:`Setting.ramp_up_end`, None where that is unknown.
+        plateau_aulc: mean accuracy of its points from there on, None likewise.
         passive_share: final accuracy as a share of the passive model's, None without one.
         levels: labels saved, the same levels in the same order in every row; the first is the one the verdict quotes.
         mean_rank: over data set x model x seed, 1 = best; None where ranks were refused.
@@ -158,6 +165,8 @@ class MethodScore:
     final_accuracy: Estimate
     aulc: Estimate
     aulc_last5: Estimate | None
+    ramp_up_aulc: Estimate | None
+    plateau_aulc: Estimate | None
     passive_share: float | None
     levels: tuple[LabelsSaved, ...] = ()
     mean_rank: float | None = None
@@ -331,6 +340,66 @@ class Queries:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far two leaderboards of methods agree between which one axis of the study has changed.
+
+    Attributes:
+        axis: what changed, such as ``query_size``; ``seed`` for the start and everything else that is drawn.
+        value: of it on one side.
+        other: on the other side.
+        held: what else tells settings apart, which is the same on both sides.
+        metric: what the methods are ordered by: ``aulc``, ``final_accuracy``, ``ramp_up_aulc`` or ``plateau_aulc``.
+        n_methods: methods that both sides have; the others are left out.
+        n_seeds: seeds that both sides have of all of them.
+        tau: Kendall's tau-b of the means over these seeds; for the axis ``seed``, the mean over all pairs of seeds.
+        p_value: of that tau if the two orders had nothing to do with each other, None for the axis ``seed``.
+        tau_halves: tau-b of one half of the seeds on one side and the other half on the other, mean over random
+            halves; None with fewer than four seeds, and for the axis ``seed``.
+        tau_same: the same with both halves on one side, mean over the sides: what other seeds alone do; None likewise.
+    """
+
+    axis: str
+    value: str
+    other: str
+    held: str
+    metric: str
+    n_methods: int
+    n_seeds: int
+    tau: float
+    p_value: float | None
+    tau_halves: float | None
+    tau_same: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """Where one of two methods overtakes the other.
+
+    Attributes:
+        over: ``n_labeled`` along the learning curves of one setting, or ``initial_size`` from setting to setting.
+        where: the setting, or what is held from setting to setting.
+        first: name of the :class:`Method` that is ahead at few labels.
+        then: name of the other, which is ahead at many; where there is no crossing, ``first`` is ahead on the whole.
+        n_labels: the first number of labels of the part in which ``then`` is ahead, None without a crossing.
+        interval: of ``n_labels``, None where no crossing is shown.
+        share: of the resamples of seeds that say the same: cross in this direction, or do not cross with ``first``
+            ahead; in [0, 1].
+        is_shown: whether that is enough of them to be said.
+        n_seeds: seeds that both have.
+    """
+
+    over: Literal["n_labeled", "initial_size"]
+    where: str
+    first: str
+    then: str
+    n_labels: int | None
+    interval: Interval | None
+    share: float
+    is_shown: bool
+    n_seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """Machine time of a method.
 
@@ -368,7 +437,8 @@ class StudyResults:
             fingerprint, setting, dataset, model, variant, method, base_method`` (the method without clipping),
             ``confidence, strategy, filters, clipping, role, seed, status, reason, n_rounds, n_rounds_planned,
             stop_reason, n_test, evaluation, learner``; and for finished cells ``n_points, n_labeled, final_accuracy,
-            aulc, aulc_last5, ece, brier, acquired.SLICE``. ``reason`` says why a cell failed or could not be read;
+            aulc, aulc_last5, ramp_up_aulc, plateau_aulc, ece, brier,
+            acquired.SLICE``. ``reason`` says why a cell failed or could not be read;
             ``n_rounds_planned`` is the most that there can be, 0 where unknown.
         plan_known: whether the cells that wait are known; false where only folders could be counted.
         settings: in the order in which they are shown.
@@ -380,6 +450,8 @@ class StudyResults:
         clipping: effects of filters that clip.
         calibrations: by setting, method and split.
         queries: one a setting.
+        agreements: of leaderboards between which one axis has changed, axis by axis.
+        crossing_points: of pairs of methods, from setting to setting first.
         method_costs: by setting and method.
         notes: method and limits, sentences by title: how curves were averaged, pairs, corrections, bootstrap, seeds.
         versions: program -> versions that the records name.
@@ -401,6 +473,8 @@ class StudyResults:
     clipping: tuple[ClippingEffect, ...]
     calibrations: tuple[Calibration, ...]
     queries: tuple[Queries, ...]
+    agreements: tuple[Agreement, ...]
+    crossing_points: tuple[Crossing, ...]
     method_costs: tuple[Cost, ...]
     notes: Mapping[str, str]
     versions: Mapping[str, str]
@@ -462,10 +536,10 @@ class StudyResults:
     def ranking(self) -> pd.DataFrame:
         """Methods best first: ``setting, place, method, n_cells, n_cells_planned, mean_rank, passive_share``.
 
-        Then ``final_accuracy, aulc, aulc_last5``, each with ``_std, _low, _high`` (standard deviation over cells,
-        bootstrap interval of the mean). ``all settings`` stands first.
+        Then ``final_accuracy, aulc, aulc_last5, ramp_up_aulc, plateau_aulc``, each with ``_std, _low, _high`` (standard
+        deviation over cells, bootstrap interval of the mean). ``all settings`` stands first.
         """
-        names = ("final_accuracy", "aulc", "aulc_last5")
+        names = ("final_accuracy", "aulc", "aulc_last5", "ramp_up_aulc", "plateau_aulc")
         columns = "setting place method n_cells n_cells_planned mean_rank passive_share "
         rows = (
             {"setting": ranking.setting or EVERYWHERE, "place": place, **_fields(row), **_estimates(row, names)}
@@ -566,6 +640,26 @@ class StudyResults:
         ]
         columns = ("setting", "method", "what", "kind", "share")
         return _frame(" ".join(columns), (dict(zip(columns, row, strict=True)) for row in found))
+
+    @cached_property
+    def agreement(self) -> pd.DataFrame:
+        """Agreement of leaderboards: ``axis, value, other, held, metric, n_methods, n_seeds, tau, p_value``, more.
+
+        ``tau`` is Kendall's tau-b between the orders of the methods when ``axis`` goes from ``value`` to ``other`` and
+        all else is ``held``; ``tau_halves`` and ``tau_same`` tell it from what other seeds alone do.
+        """
+        columns = "axis value other held metric n_methods n_seeds tau p_value tau_halves tau_same"
+        return _frame(columns, map(_fields, self.agreements))
+
+    @cached_property
+    def crossings(self) -> pd.DataFrame:
+        """Crossings of methods: ``over, where, first, then, n_labels, low, high, share, is_shown, n_seeds``.
+
+        ``first`` is ahead below ``n_labels`` labels and ``then`` from there on; NaN = no crossing. ``low, high`` are
+        the bootstrap interval over seeds.
+        """
+        columns = "over where first then n_labels low high share is_shown n_seeds"
+        return _frame(columns, map(_fields, self.crossing_points))
 
     @cached_property
     def costs(self) -> pd.DataFrame:

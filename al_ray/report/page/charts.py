@@ -429,6 +429,29 @@ def difference_strip(comparison: Comparison, scale: Scale, alpha: float) -> Mark
     return drawing(_STRIPS_WIDTH, _STRIPS_HEIGHT, label, [group(parts, class_="effect")], "fixed")
 
 
+_AGREEMENT = Scale(low=-1.0, high=1.0, start=_STRIPS_EDGE, end=_STRIPS_WIDTH - _STRIPS_EDGE)
+
+
+def agreement_ruler() -> Markup:
+    """Return the ticks of the axis of tau-b."""
+    parts = [text(number(tick, 1), _AGREEMENT(tick), 15, "middle") for tick in (-1.0, 0.0, 1.0)]
+    return drawing(_STRIPS_WIDTH, _STRIPS_HEIGHT, "tau-b from -1 to 1", parts, "fixed")
+
+
+def agreement_strip(taus: Sequence[float], same: float | None) -> Markup:
+    """Return a hollow dot for every comparison, a filled one for their mean, and a bar for other seeds alone."""
+    middle = _STRIPS_HEIGHT / 2
+    parts = [line(_AGREEMENT(end), 0, _AGREEMENT(end), _STRIPS_HEIGHT, "axis") for end in (0.0, 1.0)]
+    shown = dict.fromkeys(round(tau, 2) for tau in taus)
+    dots: list[Part] = [tag("circle", cx=_AGREEMENT(tau), cy=middle, r=3, class_="hollow") for tau in shown]
+    dots.append(tag("circle", cx=_AGREEMENT(sum(taus) / len(taus)), cy=middle, r=4.5, class_="mark"))
+    if same is not None:
+        name = tag("title", f"other seeds alone: {number(same)}")
+        dots.append(group([name, line(_AGREEMENT(same), 2, _AGREEMENT(same), _STRIPS_HEIGHT - 2, "stroke")]))
+    label = f"tau-b {number(sum(taus) / len(taus))} on average, from {number(min(taus))} to {number(max(taus))}"
+    return drawing(_STRIPS_WIDTH, _STRIPS_HEIGHT, label, [*parts, group(dots, class_="effect")], "fixed")
+
+
 def bar_strip(parts: Mapping[str, float], whole: float, label: str) -> Markup:
     """Return one bar of stacked parts, in the given order, on an axis that ends at ``whole``."""
     drawn, x = [], 0.0

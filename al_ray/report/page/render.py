@@ -14,11 +14,13 @@ from al_ray.report.page.sections import (
     calibration_views,
     clipping_views,
     cost_views,
+    crossing_words,
     curves_views,
     queries_views,
     ranking_views,
     recorded_phases,
     state_view,
+    survey_view,
 )
 from al_ray.report.stats.paired import Comparison
 from al_ray.report.verdict import make_verdict
@@ -34,6 +36,7 @@ _ABSENT: Mapping[Section, str] = {
     "clipping": "No method has finished cells both with and without a filter, so there is nothing to compare.",
     "calibration": "No record holds calibration figures.",
     "queries": "No record says what was queried.",
+    "survey": "Too few methods, seeds or settings are finished to compare rankings with each other.",
     "cost": "No finished cell has recorded how long it took.",
     "limits": "Nothing is noted on how the numbers were made.",
 }
@@ -77,6 +80,7 @@ def render_page(results: StudyResults, *, made_at: str, tables: Mapping[str, str
             clipping=clipping_views(results),
             calibration=calibration_views(results, looks),
             queries=queries_views(results, looks),
+            survey=survey_view(results),
             costs=cost_views(results),
             phases=recorded_phases(results),
         )
@@ -96,7 +100,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(wording, name) for name in _FILTERS})
-    environment.filters.update(swatch=swatch, breakable=breakable, unbroken=unbroken)
+    environment.filters.update(swatch=swatch, breakable=breakable, unbroken=unbroken, crossing_words=crossing_words)
     return environment
 
 

@@ -8,13 +8,17 @@ from typing import Any
 from markupsafe import Markup
 
 from al_ray.records.cell import CellStatus
+from al_ray.report.analysis.curves import MIN_SEEDS
 from al_ray.report.analysis.results import (
+    METRIC,
     POOL,
     Acquired,
+    Agreement,
     Calibration,
     ClassShares,
     ClippingEffect,
     Cost,
+    Crossing,
     Curve,
     MethodRanking,
     MethodScore,
@@ -22,9 +26,12 @@ from al_ray.report.analysis.results import (
     Setting,
     StudyResults,
 )
+from al_ray.report.analysis.survey import MIN_METHODS, SEED, AxisSummary, summarise
 from al_ray.report.page.charts import (
     N_STYLES,
     Look,
+    agreement_ruler,
+    agreement_strip,
     bar_strip,
     curves_chart,
     difference_ruler,
@@ -34,6 +41,7 @@ from al_ray.report.page.charts import (
     reliability_chart,
 )
 from al_ray.report.stats.paired import Comparison
+from al_ray.report.verdict import what_survives
 from al_ray.report.wording import DASH, count, number, p_words, percent, plural, seconds_in_words, some
 
 _UNFINISHED: tuple[CellStatus, ...] = ("failed", "running", "waiting")
@@ -194,7 +202,7 @@ def _ranking_view(ranking: MethodRanking, title: str, looks: Mapping[str, Look])
         for at, level in enumerate(rows[0].levels)
         if any(row.levels[at].labels_saved is not None for row in rows)
     }
-    optional = ("aulc_last5", "passive_share", "mean_rank", "versus_random")
+    optional = ("aulc_last5", "ramp_up_aulc", "passive_share", "mean_rank", "versus_random")
     return RankingView(
         title=title,
         rows=rows,
@@ -479,3 +487,134 @@ def _bar(cost: Cost, phases: Sequence[str], whole: float) -> Markup:
         f"{phase}: {seconds_in_words(cost.seconds.get(phase, 0.0))}": cost.seconds.get(phase, 0.0) for phase in phases
     }
     return bar_strip(parts, whole, f"{cost.method}: {seconds_in_words(cost.total_s)} a cell")
+
+
+MOST_ROWS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOfValues:
+    """Leaderboards under two values of one axis: ``tau`` by metric, mean over what is held; ``p`` the greatest."""
+
+    axis: str
+    value: str
+    other: str
+    n_held: int
+    n_methods: str
+    taus: tuple[float | None, ...]
+    p_value: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyView:
+    """What changes of the axes of a study do to its ranking.
+
+    Attributes:
+        answer: one sentence, may be empty.
+        ruler: axis of the drawings.
+        metrics: what methods are ordered by, in words.
+        axes: summary, tau by metric, and drawing, one row an axis.
+        pairs: one row a pair of values.
+        crossings: what can be said of pairs of methods.
+        remarks: what was left out, one sentence each.
+    """
+
+    answer: str
+    ruler: Markup
+    metrics: tuple[str, ...]
+    axes: tuple[tuple[AxisSummary, tuple[float | None, ...], Markup], ...]
+    pairs: tuple[PairOfValues, ...]
+    crossings: tuple[Crossing, ...]
+    remarks: tuple[str, ...]
+
+
+_METRIC_WORDS = {
+    "aulc": "curve, all points",
+    "final_accuracy": "final accuracy",
+    "ramp_up_aulc": "ramp-up",
+    "plateau_aulc": "plateau",
+}
+
+
+def survey_view(results: StudyResults) -> SurveyView | None:
+    """Return the section, None where nothing was compared."""
+    found, crossings = results.agreements, results.crossing_points
+    if not found and not crossings:
+        return None
+    metrics = [metric for metric in _METRIC_WORDS if any(one.metric == metric for one in found)]
+    axes = [one for one in summarise(found) if one.taus[METRIC]]
+    pairs = _pairs_of_values(found, metrics)
+    # Along learning curves every pair of methods is looked at on every setting: what does not cross stays in the table.
+    told = [one for one in crossings if one.over == "initial_size" or (one.is_shown and one.n_labels is not None)]
+    return SurveyView(
+        answer=what_survives(results),
+        ruler=agreement_ruler(),
+        metrics=tuple(_METRIC_WORDS[metric] for metric in metrics),
+        axes=tuple(
+            (one, tuple(one.mean(metric) for metric in metrics), agreement_strip(one.taus[METRIC], one.tau_same))
+            for one in axes
+        ),
+        pairs=tuple(pairs[:MOST_ROWS]),
+        crossings=tuple(told[:MOST_ROWS]),
+        remarks=tuple(_survey_remarks(found, crossings, told, len(pairs))),
+    )
+
+
+def _pairs_of_values(found: Sequence[Agreement], metrics: Sequence[str]) -> list[PairOfValues]:
+    by_pair: dict[tuple[str, str, str], list[Agreement]] = {}
+    for one in found:
+        if one.axis != SEED:
+            by_pair.setdefault((one.axis, one.value, one.other), []).append(one)
+    rows = []
+    for (axis, value, other), members in by_pair.items():
+        taus = [[one.tau for one in members if one.metric == metric] for metric in metrics]
+        p_values = [one.p_value for one in members if one.metric == METRIC and one.p_value is not None]
+        sizes = sorted({one.n_methods for one in members})
+        rows.append(
+            PairOfValues(
+                axis=axis,
+                value=value,
+                other=other,
+                n_held=len({one.held for one in members}),
+                n_methods=str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
+                taus=tuple(sum(of) / len(of) if of else None for of in taus),
+                p_value=max(p_values, default=None),
+            )
+        )
+    return rows
+
+
+def _survey_remarks(
+    found: Sequence[Agreement], crossings: Sequence[Crossing], told: Sequence[Crossing], n_pairs: int
+) -> list[str]:
+    said = []
+    if not found:
+        said.append(
+            f"No two rankings can be compared: that takes {MIN_METHODS} methods with finished cells on two seeds, or "
+            "on settings that differ in one axis."
+        )
+    elif all(one.axis == SEED for one in found):
+        said.append("No two settings of this study differ in one axis alone, so seeds are all that can be compared.")
+    if n_pairs > MOST_ROWS:
+        said.append(f"{n_pairs - MOST_ROWS} more pairs of values stand in the table agreement.")
+    along = [one for one in crossings if one.over == "n_labeled"]
+    if along:
+        n_shown = sum(one.is_shown and one.n_labels is not None for one in along)
+        pairs = plural(len(along), "pair")
+        said.append(f"Along learning curves {count(n_shown)} of {pairs} of methods and settings are shown to cross.")
+    if len(told) > MOST_ROWS:
+        said.append(f"{len(told) - MOST_ROWS} more crossings stand in the table crossings.")
+    if not crossings:
+        said.append(f"No pair of methods has {MIN_SEEDS} seeds in common, so nothing is said of crossings.")
+    return said
+
+
+def crossing_words(one: Crossing) -> str:
+    """Say where one method overtakes the other, or that it does not."""
+    if one.n_labels is None and one.is_shown:
+        return f"no crossing: {one.first} is ahead"
+    if one.n_labels is None:
+        return "no crossing, and neither is shown to be ahead"
+    if not one.is_shown:
+        return "no crossing is shown"
+    return f"{one.then} from {plural(one.n_labels, 'label')} on"

@@ -111,6 +111,32 @@ def rank_methods(values: pd.DataFrame, data_sets: Sequence[str], *, alpha: float
     return RankComparison(mean_ranks=ranks, test=test, refusal="")
 
 
+def kendall_tau_b(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return how far pairs of leaderboards agree: Kendall's tau-b (Kendall 1945, doi 10.1093/biomet/33.3.239).
+
+    Pairs of methods in the same order minus those in the opposite one, over the geometric mean of the pairs that each
+    leaderboard tells apart. 1 = the same order, 0 = none, -1 = the reverse.
+
+    Args:
+        first: values of the methods on leaderboards ``[..., n_methods]``; values that are equal but for rounding tie.
+        second: of the same methods on the leaderboards that they are compared with, likewise.
+
+    Returns:
+        ``[...]``; NaN where one of the two tells no methods apart.
+    """
+    mine, theirs = _orders(first), _orders(second)
+    untied = np.sqrt((mine**2).sum(axis=-1) * (theirs**2).sum(axis=-1))
+    agreement = np.asarray((mine * theirs).sum(axis=-1), dtype=np.float64)
+    return np.divide(agreement, untied, out=np.full(agreement.shape, np.nan), where=untied > 0)
+
+
+def _orders(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the order of every pair of methods, -1, 0 or 1 ``[..., n_pairs]``."""
+    rounded = np.round(values, DECIMALS)
+    left, right = np.triu_indices(values.shape[-1], 1)
+    return np.asarray(np.sign(rounded[..., left] - rounded[..., right]))
+
+
 def critical_difference(n_methods: int, n_units: int, alpha: float) -> float:
     """Return how far apart two average ranks must be to differ (Nemenyi 1963; Demsar 2006, table 5a).
 
