@@ -13,10 +13,11 @@ from al_ray.core.seeding import stream
 from al_ray.core.types import LabeledSet, PoolView, Ranking, RowView
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ConfigError
-from al_ray.strategy import max_herding, strategies
+from al_ray.strategy import ical, max_herding, strategies
+from al_ray.strategy.ical import dependence_on, sampled_labels
 from al_ray.strategy.ldm_s import closeness, least_disagreement
 
-GEOMETRIES = ["pcoreset", "lcmd", "max_herding", "ldm_s", {"name": "ldm_s", "head": "refitted"}]
+GEOMETRIES = ["pcoreset", "lcmd", "max_herding", "ldm_s", {"name": "ldm_s", "head": "refitted"}, "ical"]
 
 
 def unit(points) -> np.ndarray:
@@ -382,3 +383,80 @@ def test_ldm_s_asks_a_sample_of_a_large_pool_and_does_not_hang_on_who_comes_firs
     straight = strategies.build("ldm_s").score(pool, stream(0))
     shuffled = strategies.build("ldm_s").score(pool_of(features[order], log_probs=log_probs[order]), stream(0))
     np.testing.assert_array_equal(shuffled, straight[order])
+
+
+# --- ICAL ------------------------------------------------------------------------------------------------------------
+
+
+def rational_quadratic(labels, n_classes: int) -> np.ndarray:
+    """The kernel of public code, over the draws of every example ``[n, n_draws, n_draws]``."""
+    onehot = np.eye(n_classes)[labels]
+    squared = ((onehot[:, :, None] - onehot[:, None]) ** 2).sum(axis=3)
+    return np.mean([(1 + squared / (2 * alpha)) ** -alpha for alpha in (0.2, 0.5, 1, 2, 5)], axis=0)
+
+
+def hsic(one, other) -> float:
+    n_draws = len(one)
+    centre = np.eye(n_draws) - 1 / n_draws
+    return float(np.trace(one @ centre @ other @ centre)) / n_draws**2
+
+
+def test_ical_is_greedy_in_the_dependence_of_batch_and_pool_whatever_the_kernel() -> None:
+    pool = pool_of(np.random.default_rng(0).normal(size=(70, 3)), n_draws=6, n_classes=4)
+    ranking = rank(pool.ids, np.zeros(70), 5)
+    chosen = rows_of(strategies.build({"name": "ical", "n_pool_points": 20}).pick(pool, ranking, 12, stream(2)))
+    draws = stream(2)
+    order = np.searchsorted(pool.ids, ranking.ids)
+    kernels = rational_quadratic(sampled_labels(pool.log_probs, draws), 4)[order]
+    points = [draws.choice(70, 20, replace=False) for _ in range(12)]
+    expected: list[int] = []
+    for rows in points:
+        values = [hsic(kernels[rows].mean(axis=0), kernels[[*expected, row]].mean(axis=0)) for row in range(70)]
+        values = np.where(np.isin(np.arange(70), expected), -1, values)
+        # What is equal is so but for rounding here.
+        expected.append(int(np.flatnonzero(values > values.max() - 1e-12)[0]))
+    assert chosen.tolist() == order[expected].tolist()
+
+
+def test_dependence_is_the_hilbert_schmidt_independence_criterion_and_zero_where_draws_agree() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(3, size=(30, 5))
+    labels[7] = 2
+    points = np.stack([rng.choice(30, 8, replace=False) for _ in range(4)])
+    equal = (labels[:, :, None] == labels[:, None]).astype(float)
+    expected = [[hsic(equal[rows].mean(axis=0), equal[row]) for rows in points] for row in range(30)]
+    values = dependence_on(labels, points, 3)
+    np.testing.assert_allclose(values, expected, atol=1e-12)
+    assert (values[7] == 0).all()
+
+
+def test_labels_are_drawn_as_likely_as_each_draw_says() -> None:
+    probs = np.array([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
+    with np.errstate(divide="ignore"):
+        labels = sampled_labels(np.tile(np.log(probs), (20_000, 1, 1)), stream(0))
+    shares = np.stack([np.bincount(draw, minlength=3) for draw in labels.T]) / 20_000
+    np.testing.assert_allclose(shares, probs, atol=0.015)
+    assert shares[1, 0] == 0
+    assert abs(np.corrcoef(labels.T)[0, 1]) < 0.03
+
+
+def test_ical_prefers_what_the_draws_dispute_as_they_dispute_the_pool() -> None:
+    # Draws 0-2 and 3-5 dispute most of the pool; two examples are disputed otherwise, and five not at all.
+    camps, parity = np.arange(6) < 3, np.arange(6) % 2 == 0
+    votes = np.stack([*[camps] * 40, *[parity] * 2, *[np.ones(6, bool)] * 5]).astype(int)
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(np.eye(2)[votes])
+    pool = pool_of(np.zeros((47, 2)), log_probs=log_probs, n_classes=2)
+    for seed in range(5):
+        chosen = rows_of(query("ical", pool, 44, seed)).tolist()
+        assert set(chosen[:40]) == set(range(40))
+        assert set(chosen[40:42]) == {40, 41}
+        # Of equal ones the ranking decides.
+        assert chosen[:40] == [row for row in ranked_rows(pool, np.zeros(47), seed) if row < 40]
+
+
+def test_ical_goes_on_past_the_choices_made_together(monkeypatch) -> None:
+    pool = pool_of(np.random.default_rng(0).normal(size=(70, 3)), n_draws=6)
+    at_once = query("ical", pool, 60)
+    monkeypatch.setattr(ical, "STEPS_AT_ONCE", 7)
+    np.testing.assert_array_equal(query("ical", pool, 60), at_once)
