@@ -79,6 +79,15 @@ def fill_at_random(chosen: IntArray, n_points: int, n: int, stream: np.random.Ge
     return np.concatenate([chosen, stream.permutation(rest)[: n - len(chosen)]])
 
 
+def draw_row(weights: Float64Array, stream: np.random.Generator) -> int:
+    """Draw a row in proportion to its weight, as k-means++ does, or -1 where no weight is left."""
+    total = np.cumsum(weights)
+    if total[-1] <= 0:
+        return -1
+    row = int(np.searchsorted(total, stream.random() * total[-1], side="right"))
+    return min(row, int(np.flatnonzero(weights)[-1]))
+
+
 def typicality(points: FloatArray) -> Float64Array:
     """Return how dense the surroundings of each point of one cluster are ``[n]``, high = typical.
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from al_ray.core.clustering import draw_row
 from al_ray.core.distances import settle, single, squared_norms
 from al_ray.core.types import Float64Array, FloatArray, IntArray, PoolView, Ranking
 from al_ray.strategy import QueryStrategy, strategies
@@ -38,7 +39,7 @@ class Badge(QueryStrategy):
         row = int(np.searchsorted(pool.ids, ranking.ids[0]))
         chosen, nearest = [row], gradients.squared_distances_to(row)
         nearest[row] = 0.0
-        while len(chosen) < n and (row := _draw(nearest, stream)) >= 0:
+        while len(chosen) < n and (row := draw_row(nearest, stream)) >= 0:
             chosen.append(row)
             np.minimum(nearest, gradients.squared_distances_to(row), out=nearest)
             nearest[row] = 0.0
@@ -65,12 +66,3 @@ class _Gradients:
         scale = self.norms + self.norms[row]
         products = (self._errors @ self._errors[row]) * (self._features @ self._features[row])
         return settle(scale - 2.0 * products, scale)
-
-
-def _draw(weights: Float64Array, stream: np.random.Generator) -> int:
-    """Draw a row in proportion to its weight, or -1 where no weight is left."""
-    total = np.cumsum(weights)
-    if total[-1] <= 0:
-        return -1
-    row = int(np.searchsorted(total, stream.random() * total[-1], side="right"))
-    return min(row, int(np.flatnonzero(weights)[-1]))
