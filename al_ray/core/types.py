@@ -224,6 +224,7 @@ class PoolView:
         labeled_features: ``[n_labeled, n_features]``.
         labeled_embeddings: ``[n_labeled, n_embedding]``.
         labeled_uncertainty: ``[n_labeled]``.
+        labeled_dynamics: ``[n_labeled, n_epochs, n_classes]``.
     """
 
     ids: IntArray
@@ -239,6 +240,7 @@ class PoolView:
     labeled_features: FloatArray | None = None
     labeled_embeddings: FloatArray | None = None
     labeled_uncertainty: FloatArray | None = None
+    labeled_dynamics: FloatArray | None = None
 
     def __post_init__(self) -> None:
         assert np.all(np.diff(self.ids) > 0), "rows of a PoolView must be sorted by unique id"
@@ -269,7 +271,9 @@ class PoolView:
 
 
 POOL_ARRAYS = ("log_probs", "logits", "features", "embeddings", "predicted", "uncertainty", "dynamics")
-LABELED_ARRAYS = ("labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty")
+LABELED_ARRAYS = (
+    "labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty", "labeled_dynamics",
+)  # fmt: skip
 
 
 def _rows_of(view: "PoolView | UnscoredPool", ids: IntArray, names: Sequence[str]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
         labeled_features=rng.normal(size=(10, 8)).astype(np.float32),
         labeled_embeddings=unit(10),
         labeled_uncertainty=rng.normal(size=10),
+        labeled_dynamics=log_softmax(np.random.default_rng(seed + 2).normal(size=(10, 5, n_classes))),
     )
 
 
@@ -212,6 +213,7 @@ def test_a_strategy_reads_only_what_it_says_it_needs(name: str) -> None:
         "labeled_features": pool.labeled_features if needs_labels and strategy.needs_features else None,
         "labeled_embeddings": pool.labeled_embeddings if strategy.needs_embeddings else None,
         "labeled_uncertainty": pool.labeled_uncertainty if needs_labels and strategy.needs_uncertainty else None,
+        "labeled_dynamics": pool.labeled_dynamics if strategy.needs_labeled_dynamics else None,
     }
     bare = dataclasses.replace(pool, **withheld)
     picks = []
@@ -260,7 +262,8 @@ def test_a_filter_reads_only_what_it_says_it_needs(name: str) -> None:
         features=None,
         embeddings=pool.embeddings if candidate_filter.needs_embeddings else None,
         labeled_embeddings=pool.labeled_embeddings if candidate_filter.needs_embeddings else None,
-        **dict.fromkeys(("logits", "predicted", "uncertainty", "dynamics", "labeled_log_probs", "labeled_features")),
+        **dict.fromkeys(("logits", "predicted", "uncertainty", "dynamics")),
+        **dict.fromkeys(("labeled_log_probs", "labeled_features", "labeled_dynamics")),
     )
     one, two = (candidate_filter.apply(ranking, view, 10) for view in (pool, bare))
     np.testing.assert_array_equal(one.ids, two.ids)
