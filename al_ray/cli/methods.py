@@ -72,6 +72,8 @@ def _strategy(strategy: QueryStrategy) -> tuple[str, ...]:
     passes = "1" if strategy.needs_scores else "0"
     if strategy.n_watched:
         passes = f"1 an epoch, over {strategy.n_watched:,} examples"
+    if strategy.needs_labeled_dynamics:
+        passes += ", and 1 an epoch over the labelled"
     if strategy.needs_embeddings:
         passes += ", and 1 a study"
     needs = [
@@ -81,6 +83,7 @@ def _strategy(strategy: QueryStrategy) -> tuple[str, ...]:
         *(["features"] if strategy.needs_features else []),
         *(["embeddings"] if strategy.needs_embeddings else []),
         *(["outputs on the labelled"] if strategy.needs_labeled else []),
+        *(["its epochs on the labelled"] if strategy.needs_labeled_dynamics else []),
         *(["prediction without dropout"] if strategy.needs_predicted else []),
         *(["a method with a measure of its own"] if strategy.needs_uncertainty else []),
         *(["its own earlier queries"] if strategy.needs_history else []),

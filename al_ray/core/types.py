@@ -284,6 +284,7 @@ class PoolView:
         labeled_features: ``[n_labeled, n_features]``.
         labeled_embeddings: ``[n_labeled, n_embedding]``.
         labeled_uncertainty: ``[n_labeled]``.
+        labeled_dynamics: ``[n_labeled, n_epochs, n_classes]``.
         history: what the strategies were, among which the cell's strategy chose in earlier rounds, and the answers.
     """
 
@@ -303,6 +304,7 @@ class PoolView:
     labeled_features: FloatArray | None = None
     labeled_embeddings: FloatArray | None = None
     labeled_uncertainty: FloatArray | None = None
+    labeled_dynamics: FloatArray | None = None
     history: History | None = None
 
     def __post_init__(self) -> None:
@@ -336,7 +338,9 @@ class PoolView:
 POOL_ARRAYS = (
     "log_probs", "logits", "features", "embeddings", "predicted", "uncertainty", "dynamics", "truth", "last_scores",
 )  # fmt: skip
-LABELED_ARRAYS = ("labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty")
+LABELED_ARRAYS = (
+    "labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty", "labeled_dynamics",
+)  # fmt: skip
 
 
 def _rows_of(view: "PoolView | UnscoredPool", ids: IntArray, names: Sequence[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from al_ray.core.types import (
 from al_ray.core.uncertainty import entropy, log_softmax
 from al_ray.errors import RoundError
 from al_ray.loop.ports import Arrays, Classifier, Loop, Outside, Records
-from al_ray.loop.predictions import RoundPredictions, needs_embeddings
+from al_ray.loop.predictions import RoundPredictions, needs_embeddings, watched_ids
 from al_ray.strategy.arms import arm_names
 
 STOP_SET_SIZE = 2000
@@ -272,9 +272,11 @@ class _Cell:
                 self.classifier.finetune(now.labeled, round_index=now.index, plain=True)
             with now.phase("evaluate"):
                 now.metrics |= self._plain_metrics(now)
-        watched = now.candidates if may_query and loop.strategy.n_watched else None
+        watched = watched_ids(loop.strategy, now.candidates, labeled.ids) if may_query else labeled.ids[:0]
         with now.phase("finetune"):
-            fit = self.classifier.finetune(now.labeled, round_index=now.index, watched=watched)
+            fit = self.classifier.finetune(
+                now.labeled, round_index=now.index, watched=watched if len(watched) else None
+            )
         with now.phase("calibrate"):
             predictions = RoundPredictions(loop, self.classifier, labeled, state, self._first_features)
         if not (loop.confidence.n_folds or loop.confidence.needs_labeled):

@@ -18,6 +18,7 @@ from al_ray.core.types import (
 )
 from al_ray.core.uncertainty import log_softmax, mean_log_probs
 from al_ray.loop.ports import Classifier, Loop
+from al_ray.strategy import QueryStrategy
 
 
 class RoundPredictions:
@@ -61,16 +62,17 @@ class RoundPredictions:
 
         Args:
             ids: candidates, ascending.
-            dynamics: logits after every epoch, rows as in ``ids``, where they were watched.
+            dynamics: logits after every epoch, rows as in :func:`watched_ids`, where something was watched.
             embeddings: of all of ``loop.truth``, where something needs them.
         """
         loop = self._loop
-        known = None if dynamics is None else log_softmax(dynamics)
+        known, labeled_known = self._watched(ids, dynamics)
         if not (loop.strategy.needs_scores or any(each.needs_probs for each in loop.filters)):
             no_draws = np.empty((len(ids), 0, loop.n_classes))
             view = PoolView(ids=ids, log_probs=no_draws, dynamics=known, labeled=self._labeled)
         else:
             view = self._scored(ids, known)
+        view = replace(view, labeled_dynamics=labeled_known)
         if embeddings is None:
             return view
         rows, labeled_rows = (np.searchsorted(loop.truth.ids, asked) for asked in (ids, self._labeled.ids))
@@ -95,6 +97,17 @@ class RoundPredictions:
             test_labels=test.labels,
             query_size=self._loop.query_size,
             n_queries=n_queries,
+        )
+
+    def _watched(self, ids: IntArray, dynamics: FloatArray | None) -> tuple[FloatArray | None, FloatArray | None]:
+        """Return the log-probabilities after every epoch of the candidates and of the labelled, as far as needed."""
+        strategy, labeled = self._loop.strategy, self._labeled.ids
+        if dynamics is None:
+            return None, None
+        known, watched = log_softmax(dynamics), watched_ids(strategy, ids, labeled)
+        return (
+            known[np.searchsorted(watched, ids)] if strategy.n_watched else None,
+            known[np.searchsorted(watched, labeled)] if strategy.needs_labeled_dynamics else None,
         )
 
     def _scored(self, ids: IntArray, dynamics: FloatArray | None) -> PoolView:
@@ -139,6 +152,16 @@ class RoundPredictions:
             needed = self._loop.strategy.needs_features or self._loop.confidence.needs_features
             self._labeled_outputs = self._classifier.predict("pool", self._labeled.ids, with_features=needed)
         return self._labeled_outputs
+
+
+def watched_ids(strategy: QueryStrategy, candidates: IntArray, labeled: IntArray) -> IntArray:
+    """Return whose predictions are recorded after every epoch, ascending: candidates, labelled examples, or neither."""
+    watched = [
+        np.empty(0, np.int64),
+        *([candidates] if strategy.n_watched else []),
+        *([labeled] if strategy.needs_labeled_dynamics else []),
+    ]
+    return np.sort(np.concatenate(watched))
 
 
 def needs_embeddings(loop: Loop) -> bool:

@@ -24,6 +24,7 @@ class QueryStrategy(Plugin, Protocol):
         needs_embeddings: whether it reads ``embeddings`` of pool and labelled examples.
         needs_labeled: whether it reads ``labeled_log_probs`` (with ``needs_features`` also ``labeled_features``, with
             ``needs_uncertainty`` also ``labeled_uncertainty``).
+        needs_labeled_dynamics: whether it reads ``labeled_dynamics``, which takes a fit with epochs.
         needs_predicted: whether it reads ``predicted``.
         needs_uncertainty: whether it reads ``uncertainty``, which not every confidence method has.
         needs_history: whether it reads ``history``.
@@ -41,6 +42,7 @@ class QueryStrategy(Plugin, Protocol):
     needs_features: ClassVar[bool] = False
     needs_embeddings: ClassVar[bool] = False
     needs_labeled: ClassVar[bool] = False
+    needs_labeled_dynamics: ClassVar[bool] = False
     needs_predicted: ClassVar[bool] = False
     needs_uncertainty: ClassVar[bool] = False
     needs_history: ClassVar[bool] = False

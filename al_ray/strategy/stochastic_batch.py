@@ -67,6 +67,7 @@ class _StochasticBatch(QueryStrategy):
     needs_features = _of_base("needs_features")
     needs_embeddings = _of_base("needs_embeddings")
     needs_labeled = _of_base("needs_labeled")
+    needs_labeled_dynamics = _of_base("needs_labeled_dynamics")
     needs_predicted = _of_base("needs_predicted")
     needs_uncertainty = _of_base("needs_uncertainty")
     n_watched = _of_base("n_watched")

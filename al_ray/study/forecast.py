@@ -198,6 +198,7 @@ def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, floa
         scored += n_labeled * recipe.validation_fraction * recipe.epochs
         if index < rounds:
             scored += _scored_of_pool(spec, n_train - n_labeled, passes)
+            scored += n_labeled * recipe.epochs * spec.strategy.needs_labeled_dynamics
         costs.append((fits * n_labeled * (1 - recipe.validation_fraction) * recipe.epochs, scored))
     return costs
 

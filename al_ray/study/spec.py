@@ -320,7 +320,7 @@ class CellSpec(Identity):
             found.append(f"{solver}, and evaluation {self.evaluation!r} has a loss of its own. {adamw}")
         if confidence.sampling.n_members > 1:
             found.append(f"{solver}, whose members of confidence {confidence.name!r} would all be one model. {adamw}")
-        if self.strategy.n_watched:
+        if self.strategy.n_watched or self.strategy.needs_labeled_dynamics:
             found.append(f"{solver}, without epochs for strategy {self.strategy.name!r} to watch. {adamw}")
         return found
 

@@ -66,6 +66,7 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
             arms=np.array([0, 1, 1, 0, 1, 1]),
             round_index=np.array([1, 1, 1, 2, 2, 2]),
         ),
+        labeled_dynamics=log_softmax(np.random.default_rng(seed + 2).normal(size=(10, 5, n_classes))),
     )
 
 
@@ -231,6 +232,7 @@ def test_a_strategy_reads_only_what_it_says_it_needs(name: str) -> None:
         "labeled_embeddings": pool.labeled_embeddings if strategy.needs_embeddings else None,
         "labeled_uncertainty": pool.labeled_uncertainty if needs_labels and strategy.needs_uncertainty else None,
         "history": pool.history if strategy.needs_history else None,
+        "labeled_dynamics": pool.labeled_dynamics if strategy.needs_labeled_dynamics else None,
     }
     bare = dataclasses.replace(pool, **withheld)
     picks = []
@@ -280,7 +282,7 @@ def test_a_filter_reads_only_what_it_says_it_needs(name: str) -> None:
         embeddings=pool.embeddings if candidate_filter.needs_embeddings else None,
         labeled_embeddings=pool.labeled_embeddings if candidate_filter.needs_embeddings else None,
         **dict.fromkeys(("logits", "predicted", "uncertainty", "dynamics", "truth", "last_scores", "hindsight")),
-        **dict.fromkeys(("labeled_log_probs", "labeled_features")),
+        **dict.fromkeys(("labeled_log_probs", "labeled_features", "labeled_dynamics")),
     )
     one, two = (candidate_filter.apply(ranking, view, 10) for view in (pool, bare))
     np.testing.assert_array_equal(one.ids, two.ids)

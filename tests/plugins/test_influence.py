@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy import stats
 from scipy.optimize import minimize
+from scipy.special import entr, logsumexp
 from scipy.special import log_softmax as scipy_log_softmax
-from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
 
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
@@ -18,6 +19,7 @@ from al_ray.errors import ConfigError
 from al_ray.strategy import strategies
 from al_ray.strategy.ev_gp import least_variance, posterior, sparse_posterior, tangent_kernel
 from al_ray.strategy.isal import newton_direction
+from al_ray.strategy.tidal import side_head
 
 LABELED = LabeledSet(ids=np.arange(90_000, 90_012), labels=np.arange(12) % 3)
 
@@ -442,3 +444,128 @@ def test_options_of_ev_gp_are_checked() -> None:
     for option, message in (({"noise": 0.0}, "noise is 0.0"), ({"n_inducing": 0}, "n_inducing is 0")):
         with pytest.raises(ConfigError, match=f"'ev_gp': {message}, it must be"):
             strategies.build({"name": "ev_gp", **option})
+
+
+# --- TiDAL -----------------------------------------------------------------------------------------------------------
+
+
+def tidal_pool(features, log_probs, labeled_features, dynamics) -> PoolView:
+    return PoolView(
+        ids=10 + 3 * np.arange(len(features)),
+        log_probs=log_probs,
+        features=np.asarray(features),
+        labeled=LabeledSet(ids=100_000 + np.arange(len(dynamics)), labels=np.arange(len(dynamics)) % 2),
+        labeled_log_probs=np.asarray(dynamics)[:, -1:],
+        labeled_features=np.asarray(labeled_features),
+        labeled_dynamics=np.asarray(dynamics),
+    )
+
+
+def random_tidal_pool(seed: int = 0, dtype=np.float64, scale: float = 1.0, n_labeled: int = 12) -> PoolView:
+    rng = np.random.default_rng(seed)
+    features, labeled = (rng.normal(size=(n, 5)).astype(dtype) * 3 for n in (40, n_labeled))
+    dynamics = log_softmax(rng.normal(size=(n_labeled, 6, 3)) * scale)
+    return tidal_pool(features, log_softmax(rng.normal(size=(40, 2, 3)) * scale), labeled, dynamics)
+
+
+def foretold_by_torch(pool: PoolView, l2: float) -> np.ndarray:
+    """Train the side head on the summed divergence by torch until nothing moves, and predict the pool."""
+    features, labeled = (torch.tensor(np.asarray(f, np.float64)) for f in (pool.features, pool.labeled_features))
+    length = labeled.square().sum(dim=1).mean().sqrt()
+    targets = torch.tensor(pool.labeled_dynamics).exp().mean(dim=1)
+    head = torch.nn.Linear(features.shape[1], targets.shape[1], dtype=torch.float64)
+    optimizer = torch.optim.LBFGS(
+        head.parameters(), max_iter=2000, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def loss():
+        optimizer.zero_grad()
+        log_probs = torch.log_softmax(head(labeled / length), dim=1)
+        value = torch.nn.functional.kl_div(log_probs, targets, reduction="sum")
+        value = value + l2 / 2 * sum(part.square().sum() for part in head.parameters())
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        return torch.softmax(head(features / length), dim=1).numpy()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("l2", [0.01, 0.1, 5.0])
+def test_tidal_is_the_entropy_or_the_margin_of_a_side_head_of_torch(dtype, l2, monkeypatch) -> None:
+    monkeypatch.setattr("al_ray.core.distances.BLOCK_VALUES", 40)
+    pool = random_tidal_pool(dtype=dtype, scale=2.0)
+    foretold = foretold_by_torch(pool, l2)
+    scores = strategies.build({"name": "tidal", "l2": l2}).score(pool, stream(0))
+    np.testing.assert_allclose(scores, entr(foretold).sum(axis=1), atol=1e-4)
+    predicted = np.exp(pool.log_probs).mean(axis=1).argmax(axis=1)
+    margin = [p[c] - max(np.delete(p, c)) for p, c in zip(foretold, predicted, strict=True)]
+    scores = strategies.build({"name": "tidal", "l2": l2, "by": "margin"}).score(pool, stream(0))
+    np.testing.assert_allclose(scores, 1 - np.array(margin), atol=1e-4)
+    assert (np.array(margin) < 0).any()  # foretold otherwise than predicted: these come first
+
+
+def test_the_side_head_has_learned_hard_labels_as_scikit_learn_does() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    features = rng.normal(size=(60, 4)) + np.eye(3, 4)[labels] * 2
+    # Its intercept as a feature, since scikit-learn does not penalise its own.
+    reference = LogisticRegression(C=1 / 0.7, fit_intercept=False, tol=1e-10, max_iter=10_000)
+    reference.fit(np.column_stack([features, np.ones(60)]), labels)
+    np.testing.assert_allclose(side_head(features, np.eye(3)[labels], 0.7), reference.coef_, atol=1e-3)
+
+
+def test_tidal_asks_first_where_labelled_neighbours_took_long_to_settle() -> None:
+    quick, late = np.array([[0.95, 0.05]] * 6), np.array([[0.4, 0.6]] * 3 + [[0.9, 0.1]] * 3)
+    labeled = unit([[1, 0.1], [1, -0.1], [0.1, 1], [-0.1, 1]])
+    dynamics = logs(np.stack([quick, quick, late, late]))
+    pool = tidal_pool(unit([[1, 0.0], [0.0, 1]]), logs(np.full((2, 1, 2), 0.5)), labeled, dynamics)
+    for by in ("entropy", "margin"):
+        assert query({"name": "tidal", "by": by, "l2": 0.01}, pool, 2).tolist() == [13, 10]
+
+
+def logs(probs) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(np.asarray(probs, dtype=np.float64))
+
+
+@pytest.mark.parametrize("by", ["entropy", "margin"])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_tidal_of_extreme_logits_of_few_labels_and_of_nothing_to_see(by, scale) -> None:
+    strategy = strategies.build({"name": "tidal", "by": by})
+    for n_labeled in (1, 2, 50):
+        for dtype in (np.float32, np.float64):
+            scores = strategy.score(random_tidal_pool(dtype=dtype, scale=scale, n_labeled=n_labeled), stream(0))
+            assert np.isfinite(scores).all()
+            assert (scores >= 0).all()
+            assert (scores <= (np.log(3) + 1e-12 if by == "entropy" else 2)).all()
+    pool = random_tidal_pool(scale=scale)
+    zero = replace(pool, features=pool.features * 0, labeled_features=pool.labeled_features * 0)
+    assert len(set(strategy.score(zero, stream(0)).tolist())) <= (1 if by == "entropy" else 3)
+    one_class = tidal_pool(
+        pool.features,
+        logs(np.tile([1.0, 0, 0], (40, 1, 1))),
+        pool.labeled_features,
+        logs(np.tile([1.0, 0, 0], (12, 4, 1))),
+    )
+    scores = strategy.score(one_class, stream(0))
+    assert np.isfinite(scores).all()
+    assert (scores < 0.6).all()
+
+
+def test_the_size_of_features_and_the_order_of_the_pool_do_not_matter_to_tidal() -> None:
+    pool = random_tidal_pool()
+    large = replace(pool, features=pool.features * 1e4, labeled_features=pool.labeled_features * 1e4)
+    strategy = strategies.build("tidal")
+    np.testing.assert_allclose(strategy.score(large, stream(0)), strategy.score(pool, stream(0)), rtol=1e-9)
+    order = np.random.default_rng(3).permutation(40)
+    again = query("tidal", reordered(pool, order), 15)
+    np.testing.assert_array_equal(pool.ids[order[np.searchsorted(pool.ids, again)]], query("tidal", pool, 15))
+
+
+def test_options_of_tidal_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"option 'by' of query strategy 'tidal' is 'mean'"):
+        strategies.build({"name": "tidal", "by": "mean"})
+    with pytest.raises(ConfigError, match=r"'tidal': l2 is 0.0, it must be above 0 and finite. 0.1 is"):
+        strategies.build({"name": "tidal", "l2": 0.0})

@@ -315,7 +315,8 @@ def test_a_stochastic_batch_ranks_by_the_plain_score_and_needs_what_that_needs(n
     assert strategies.build(name).min_draws == 2
     np.testing.assert_array_equal(score(name, log_probs), score("bald", log_probs))
     needs = ["min_draws", "needs_consistent_draws", "needs_scores", "needs_logits", "needs_features",
-             "needs_embeddings", "needs_labeled", "needs_predicted", "needs_uncertainty", "n_watched"]  # fmt: skip
+             "needs_embeddings", "needs_labeled", "needs_labeled_dynamics", "needs_predicted",
+             "needs_uncertainty", "n_watched"]  # fmt: skip
     for over in ["cal", "entropy", "label_dispersion", "own_uncertainty", "random"]:
         stochastic, base = strategies.build({"name": name, "over": over}), strategies.build(over)
         assert [getattr(stochastic, need) for need in needs] == [getattr(base, need) for need in needs]

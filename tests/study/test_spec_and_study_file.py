@@ -271,6 +271,7 @@ WITHOUT_MEANING: list[tuple[dict[str, Any], str]] = [
     ({"finetune": LBFGS, "evaluation": "gonsior2022/plain"}, "has a loss of its own. Use 'solver: adamw'."),
     ({"finetune": LBFGS, "confidence": "ensemble"}, "would all be one model. Use 'solver: adamw'."),
     ({"finetune": LBFGS, "strategy": "label_dispersion"}, "to watch. Use 'solver: adamw'."),
+    ({"finetune": LBFGS, "strategy": "tidal"}, "without epochs for strategy 'tidal' to watch. Use 'solver: adamw'."),
 ]  # fmt: skip
 
 
