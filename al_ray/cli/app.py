@@ -6,6 +6,7 @@ from collections.abc import Callable
 import typer
 
 from al_ray.cli.cache import cache
+from al_ray.cli.choose import choose
 from al_ray.cli.doctor import doctor
 from al_ray.cli.label import label
 from al_ray.cli.methods import list_methods
@@ -33,6 +34,7 @@ app.command("tell")(tell)
 app.command("status")(status)
 app.command("export")(export)
 app.command("score")(score)
+app.command("choose")(choose)
 app.command("list")(list_methods)
 app.command("doctor")(doctor)
 app.command("sync")(sync_mlflow)

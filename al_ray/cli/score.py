@@ -15,7 +15,8 @@ from al_ray.study.file import Execution, set_options
 from al_ray.terminal import LINE_EVERY_S, duration, make_console
 
 if TYPE_CHECKING:
-    from al_ray.runtime.score import ScoringJob, ShardScored
+    from al_ray.model.score import ModelNote
+    from al_ray.runtime.score import ScoringActors, ScoringJob, ShardScored
 
 _OPTIONS = ("address", "cpus_per_worker", "gpus_per_worker", "accelerator_type", "storage_patience_s")
 
@@ -43,13 +44,12 @@ def score(
     from al_ray.data.shards import shard_pool
     from al_ray.model.score import ModelNote
     from al_ray.model.source import resolve_model
-    from al_ray.runtime.cluster.resources import LaneResources
-    from al_ray.runtime.score import ScoringActors, ScoringJob, check_job, score_apart, score_here
+    from al_ray.runtime.score import ScoringJob, check_job, score_apart, score_here
     from al_ray.storage.folder import Folder
 
     console = make_console()
     with user_errors(console, kept="Every shard that is written is kept"):
-        execution = _execution(set_ or [])
+        execution = scoring_execution(set_ or [])
         found = resolve_model(model, None)
         note = ModelNote.read(Path(found.path))
         out = Folder.open(to, patience_s=execution.storage_patience_s)
@@ -59,22 +59,16 @@ def score(
         job = ScoringJob(pool=sharded, text=column, model=found, note=note, out=out, prefix=prefix)
         left = check_job(job)
         _announce(console, job, len(left), is_guessed=text is None)
-        with _Shown(console, sum(shard.n_rows for shard in left)) as shown:
+        with RowsShown(console, sum(shard.n_rows for shard in left)) as shown:
             if left and local:
                 score_here(job, left, execution.cpus_per_worker, shown)
             elif left:
-                resources = LaneResources(
-                    cpus_per_worker=execution.cpus_per_worker,
-                    gpus_per_worker=execution.gpus_per_worker,
-                    accelerator_type=execution.accelerator_type,
-                    address=execution.address,
-                )
-                score_apart(job, left, ScoringActors(n=actors, resources=resources), shown)
+                score_apart(job, left, scoring_actors(actors, execution), shown)
         _say_done(console, job, shown)
 
 
-def _execution(assignments: list[str]) -> Execution:
-    """Read the execution options that scoring has.
+def scoring_execution(assignments: list[str]) -> Execution:
+    """Read the execution options that reading a pool has.
 
     Raises:
         ConfigError: another one, or a bad value.
@@ -82,27 +76,44 @@ def _execution(assignments: list[str]) -> Execution:
     for assignment in assignments:
         key = assignment.partition("=")[0]
         if key in Execution.model_fields and key not in _OPTIONS:
-            raise ConfigError(f"--set {assignment!r} has no meaning here. Scoring takes {', '.join(_OPTIONS)}.")
+            raise ConfigError(f"--set {assignment!r} has no meaning here. This command takes {', '.join(_OPTIONS)}.")
     return set_options(Execution(), assignments)
+
+
+def scoring_actors(n: int | None, execution: Execution) -> "ScoringActors":
+    """Return what actors have, as many as ``n`` or as fit."""
+    from al_ray.runtime.cluster.resources import LaneResources
+    from al_ray.runtime.score import ScoringActors
+
+    resources = LaneResources(
+        cpus_per_worker=execution.cpus_per_worker,
+        gpus_per_worker=execution.gpus_per_worker,
+        accelerator_type=execution.accelerator_type,
+        address=execution.address,
+    )
+    return ScoringActors(n=n, resources=resources)
 
 
 def _announce(console: Console, job: "ScoringJob", n_left: int, *, is_guessed: bool) -> None:
     n_there = len(job.pool.shards) - n_left
     console.print(
-        f"{job.pool.n_rows:,} rows in {_n(len(job.pool.shards), 'shard')}, text in column {job.text!r}"
+        f"{job.pool.n_rows:,} rows in {counted(len(job.pool.shards), 'shard')}, text in column {job.text!r}"
         f"{' (guessed; --text names another)' if is_guessed else ''}"
         f"{f'; {n_there} of the shards are there already' if n_there else ''}",
         highlight=False,
         soft_wrap=True,
     )
-    if job.note is None or job.note.temperature is None:
-        how = "as the model gives them: no temperature was measured for it"
-    else:
-        how = f"calibrated by a temperature of {job.note.temperature:.2f}, from {job.note.n_calibrated} answers"
-    console.print(f"probabilities are {how}", highlight=False, soft_wrap=True)
+    console.print(f"probabilities are {how_calibrated(job.note)}", highlight=False, soft_wrap=True)
 
 
-class _Shown:
+def how_calibrated(note: "ModelNote | None") -> str:
+    """Say whether probabilities are calibrated, and by what."""
+    if note is None or note.temperature is None:
+        return "as the model gives them: no temperature was measured for it"
+    return f"calibrated by a temperature of {note.temperature:.2f}, from {note.n_calibrated} answers"
+
+
+class RowsShown:
     """Progress of a scoring: a bar on a terminal, a line now and then elsewhere.
 
     Args:
@@ -149,23 +160,24 @@ class _Shown:
         return (self.n_scored - self.n_without_text) / max(self.seconds, 1e-9)
 
 
-def _say_done(console: Console, job: "ScoringJob", shown: _Shown) -> None:
+def _say_done(console: Console, job: "ScoringJob", shown: RowsShown) -> None:
     if shown.n_without_text:
         first, second, third = job.new_columns
         console.print(
-            f"{shown.n_without_text:,} of {_n(shown.n_scored, 'row')} have no text in column {job.text!r}: {first}, "
-            f"{second} and {third} are null there",
+            f"{shown.n_without_text:,} of {counted(shown.n_scored, 'row')} have no text in column {job.text!r}: "
+            f"{first}, {second} and {third} are null there",
             style="yellow",
             highlight=False,
             soft_wrap=True,
         )
     if shown.n_scored:
         speed = f"{shown.speed:.0f} texts/s"
-        console.print(f"{_n(shown.n_scored, 'row')} scored in {duration(shown.seconds)}, {speed}", highlight=False)
+        console.print(f"{counted(shown.n_scored, 'row')} scored in {duration(shown.seconds)}, {speed}", highlight=False)
     else:
         console.print("every shard was scored before; nothing was done", highlight=False)
     console.print(f"scores: {job.out.address}", highlight=False, soft_wrap=True)
 
 
-def _n(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

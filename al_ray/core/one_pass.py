@@ -88,14 +88,19 @@ class OnePassSelector:
         self._n_past, self._n_offered = 0, 0
         self._inverse: Float64Array = INITIAL_INVERSE * np.eye(n_dimensions)
         self._moments: Float64Array = np.zeros((n_dimensions, n_dimensions))  # the sum of g g^T over all offered
-        self._accepted: list[IntArray] = []
+        self._accepted: list[int] = []
         self._reserve: IntArray = np.empty(0, np.int64)
         self._reserve_keys: Float64Array = np.empty(0)
 
     @property
     def accepted(self) -> IntArray:
         """What was accepted so far, in the order of the stream."""
-        return np.concatenate([np.empty(0, np.int64), *self._accepted])
+        return np.array(self._accepted, dtype=np.int64)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all are accepted that may be: what is still to come changes nothing."""
+        return len(self._accepted) == self._n
 
     @property
     def reserve(self) -> IntArray:
@@ -139,13 +144,13 @@ class OnePassSelector:
         return np.concatenate(parts)
 
     def _decide(self, points: Float64Array, ids: IntArray) -> IntArray:
-        n_missing = self._n - sum(map(len, self._accepted))
+        n_missing = self._n - len(self._accepted)
         draws = self._stream.random((len(ids), 2))
         rows = self._accepted_rows(points, draws[:, 0], n_missing) if n_missing else []
         self._n_offered += len(ids)
         self.skip(len(ids))
         if n_missing:
-            self._accepted.append(ids[rows])
+            self._accepted += ids[rows].tolist()
             self._moments += points.T @ points
             self._keep_reserve(np.delete(ids, rows), np.delete(draws[:, 1], rows), n_missing - len(rows))
         return ids[rows]

@@ -229,7 +229,7 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
         config = AutoConfig.from_pretrained(
             model.path, num_labels=n_classes, local_files_only=True, trust_remote_code=False
         )
-        _check_family(model, config)
+        check_family(model, config)
         built = AutoModelForSequenceClassification.from_config(
             config, dtype=torch.float32, trust_remote_code=False, **attention
         )
@@ -237,7 +237,7 @@ def build_network(model: ResolvedModel, n_classes: int, device: torch.device) ->
     return network.to(device)  # out of the block: where a GPU is full, that is not the model's fault
 
 
-def _check_family(model: ResolvedModel, config: Any) -> None:
+def check_family(model: ResolvedModel, config: Any) -> None:
     """Refuse by name what is no encoder with a head over its first token.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from al_ray.core.types import Float64Array
+from al_ray.core.types import Float32Array, Float64Array
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ModelError
 from al_ray.model.source import ResolvedModel, pinned_model, resolve_model
@@ -131,16 +131,31 @@ class TextScorer:
 
     def probabilities(self, texts: Sequence[str]) -> Float64Array:
         """Return the probability of each class ``[n, n_classes]``; calibrated where the temperature is known."""
-        temperature = 1.0 if self._note is None or self._note.temperature is None else self._note.temperature
-        probs: Float64Array = np.exp(log_softmax(self.logits(texts) / temperature))
-        return probs
+        return self._calibrated(self.logits(texts))
+
+    def probabilities_and_features(self, texts: Sequence[str]) -> tuple[Float64Array, Float32Array]:
+        """Return the probability of each class ``[n, n_classes]``, and what the head reads ``[n, n_features]``.
+
+        Raises:
+            ModelError: the model is one whose head reads something else than one vector a text.
+        """
+        if not texts:
+            return np.empty((0, len(self.class_names))), np.empty((0, self.n_features), np.float32)
+        scores = self._scores(texts, self._whole_network, features=True)
+        return self._calibrated(scores.logits[:, 0].astype(np.float64)), scores.features
+
+    @property
+    def n_features(self) -> int:
+        """Width of what the head reads."""
+        return int(self._classifier.config.hidden_size)
 
     def logits(self, texts: Sequence[str]) -> Float64Array:
         """Return the logits ``[n, n_classes]``."""
         if not texts:
             return np.empty((0, len(self.class_names)))
-        found = self._packed_logits(texts) if self._network is not None else self._padded_logits(texts)
-        return found.astype(np.float64)
+        if self._network is None:
+            return self._padded_logits(texts).astype(np.float64)
+        return self._scores(texts, self._network).logits[:, 0].astype(np.float64)
 
     @cached_property
     def max_tokens(self) -> int:
@@ -160,8 +175,20 @@ class TextScorer:
         load_tokenizer(self._model, 8)  # says what is wrong with the files
         return AutoTokenizer.from_pretrained(self._model.path, local_files_only=True, trust_remote_code=False)
 
-    def _packed_logits(self, texts: Sequence[str]) -> Any:
-        from al_ray.model.predict import score_rows
+    def _calibrated(self, logits: Float64Array) -> Float64Array:
+        temperature = 1.0 if self._note is None or self._note.temperature is None else self._note.temperature
+        probs: Float64Array = np.exp(log_softmax(logits / temperature))
+        return probs
+
+    @cached_property
+    def _whole_network(self) -> Any:
+        from al_ray.model.encoder import Network, check_family
+
+        check_family(self._model, self._classifier.config)
+        return self._network or Network(self._classifier).eval()
+
+    def _scores(self, texts: Sequence[str], network: Any, *, features: bool = False) -> Any:
+        from al_ray.model.predict import Passes, score_rows
         from al_ray.model.tokens import TokenizedSplit, load_tokenizer, tokenize
         from al_ray.model.worker import Alone
 
@@ -173,9 +200,8 @@ class TextScorer:
             tokens=tokens.flatten().to_numpy(),
             offsets=tokens.offsets.to_numpy().astype(np.int64),
         )
-        assert self._network is not None
-        scores = score_rows(self._network, split, rows, batch_size=self._batch_size, worker=Alone(self._device))
-        return scores.logits[:, 0]
+        worker, passes = Alone(self._device), Passes(features=features)
+        return score_rows(network, split, rows, batch_size=self._batch_size, worker=worker, passes=passes)
 
     def _padded_logits(self, texts: Sequence[str]) -> Any:
         import torch
@@ -207,6 +233,22 @@ def class_names_of(model: ResolvedModel, config: Any) -> tuple[str, ...]:
             "no prediction to write. Use a classifier with at least two classes."
         )
     return tuple(str(config.id2label[number]) for number in range(n_classes))
+
+
+def check_features(model: ResolvedModel) -> None:
+    """Make sure, by its configuration alone, that a classifier has features that its head reads, and one class a text.
+
+    Raises:
+        ModelError: it has not, or its configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    from al_ray.model.encoder import check_family, quiet, readable
+
+    with readable(model), quiet():
+        config = AutoConfig.from_pretrained(model.path, local_files_only=True, trust_remote_code=False)
+    class_names_of(model, config)
+    check_family(model, config)
 
 
 def pinned_scorer(model: ResolvedModel, note: ModelNote | None, *, device: Literal["cpu", "cuda"]) -> TextScorer:

@@ -7,6 +7,7 @@ too small for them, in files that every worker maps.
 import contextlib
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -419,5 +420,5 @@ def data_errors(what: str) -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         # A stack trace in words: that of our function, then what Ray Data says of it.
-        own, _, _ = str(error).partition("The above exception was")
+        own = re.split("The above exception was|Failed to apply UDF transform", str(error))[0]
         raise ExecutionError(f"{what}: {one_line(own.strip().rpartition(chr(10))[2])}") from error

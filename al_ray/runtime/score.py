@@ -9,7 +9,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import numpy as np
 
 from al_ray.data.looking import is_missing
 from al_ray.data.shards import Shard, ShardedPool
@@ -17,9 +19,9 @@ from al_ray.errors import ConfigError, ExecutionError, StorageError
 from al_ray.model.score import ModelNote
 from al_ray.model.source import ResolvedModel
 from al_ray.runtime.cluster.apart import DriverProcess, Ended, ParentLine
-from al_ray.runtime.cluster.resources import LaneResources, NodeSize, lanes_that_fit
+from al_ray.runtime.cluster.resources import LaneResources, lanes_that_fit
 from al_ray.runtime.cluster.scratch import scratch_folder
-from al_ray.runtime.cluster.session import ray_session
+from al_ray.runtime.cluster.session import RaySession, ray_session
 from al_ray.runtime.failures import RayStartError
 from al_ray.storage.folder import Folder
 
@@ -32,6 +34,7 @@ MANIFEST = "_al_ray_score.json"
 FORMAT = 1
 COLUMNS = ("prediction", "probabilities", "uncertainty")
 _MOST_BLOCKS = 2000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,33 +193,48 @@ def score_here(job: ScoringJob, shards: Sequence[Shard], threads: int, tell: Tel
 
 
 def score_apart(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, tell: Tell) -> None:
-    """Score shards on Ray, from a process apart, so that a Ray that dies does not take this one along.
+    """Score shards on Ray, from a process apart.
 
     Raises:
         ExecutionError: as :func:`score_on_ray`; or Ray was lost on the way.
     """
-    with scratch_folder() as scratch:
-        outcome: object = None
-        with DriverProcess(functools.partial(_drive, job, tuple(shards), actors, scratch), scratch) as process:
-            for message in process.messages():
-                if isinstance(message, Ended):
-                    outcome = message.outcome
-                    break
-                assert isinstance(message, ShardScored)
-                tell(message)
-    if isinstance(outcome, RayStartError):
-        raise ExecutionError(f"Ray does not start: {outcome}. Score without it: --local.")
-    if isinstance(outcome, BaseException):
-        raise outcome
-    if outcome is None:
-        raise ExecutionError(
-            f"Ray was lost: {process.how_it_ended()}. Every shard that is written is kept; the same command goes on."
-        )
+    kept = "Every shard that is written is kept; the same command goes on."
+    work_apart(functools.partial(score_on_ray, job, tuple(shards), actors), tell, kept)
 
 
-def _drive(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, scratch: Path, line: ParentLine) -> str:
-    score_on_ray(job, shards, actors, scratch, line.tell)
-    return "all shards are scored"
+def work_apart(work: Callable[[Path, Tell], T], tell: Tell, after_loss: str) -> T:
+    """Drive Ray from a process apart, so that a Ray that dies does not take this one along.
+
+    Args:
+        work: what to do there, given an empty folder for what Ray needs on this machine, and what to tell.
+        tell: told here of each shard that is done.
+        after_loss: what a user should know when Ray is lost.
+
+    Returns:
+        what the work returned.
+
+    Raises:
+        ExecutionError: Ray does not start, or was lost; or what the work raises.
+    """
+    ended: Ended | None = None
+    with scratch_folder() as scratch, DriverProcess(functools.partial(_drive, work, scratch), scratch) as process:
+        for message in process.messages():
+            if isinstance(message, Ended):
+                ended = message
+                break
+            assert isinstance(message, ShardScored)
+            tell(message)
+    if ended is None:
+        raise ExecutionError(f"Ray was lost: {process.how_it_ended()}. {after_loss}")
+    if isinstance(ended.outcome, RayStartError):
+        raise ExecutionError(f"Ray does not start: {ended.outcome}. Work without it: --local.")
+    if isinstance(ended.outcome, BaseException):
+        raise ended.outcome
+    return cast(T, ended.outcome)
+
+
+def _drive(work: Callable[[Path, Tell], T], scratch: Path, line: ParentLine) -> T:
+    return work(scratch, line.tell)
 
 
 def score_on_ray(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors, scratch: Path, tell: Tell) -> None:
@@ -236,28 +254,43 @@ def score_on_ray(job: ScoringJob, shards: Sequence[Shard], actors: ScoringActors
     """
     from al_ray.runtime.pool import data_errors
 
-    with ray_session(actors.resources, scratch) as session:
-        n = min(_n_actors(session.nodes, actors), len(shards))
-        with data_errors(f"{job.pool.address} cannot be scored"):
-            for row in _scored(job, shards, n, actors.resources).iter_rows():
-                tell(ShardScored(shards[row["place"]], row["n_without_text"]))
+    with ray_session(actors.resources, scratch) as session, data_errors(f"{job.pool.address} cannot be scored"):
+        for row in over_shards(ShardActor, (job, tuple(shards)), len(shards), session, actors).iter_rows():
+            tell(ShardScored(shards[row["place"]], row["n_without_text"]))
 
 
-def _n_actors(nodes: Sequence[NodeSize], actors: ScoringActors) -> int:
-    return lanes_that_fit(nodes, 1, replace(actors.resources, lanes=actors.n))
+def over_shards(
+    actor: type,
+    arguments: tuple[Any, ...],
+    n_shards: int,
+    session: RaySession,
+    actors: ScoringActors,
+    *,
+    in_order: bool = False,
+) -> Any:
+    """Return a data set of Ray Data in which actors work on one shard after the other.
 
-
-def _scored(job: ScoringJob, shards: Sequence[Shard], n_actors: int, resources: LaneResources) -> Any:
+    Args:
+        actor: called with tables of one column ``place``, numbers of shards; made of ``arguments``, the number of its
+            threads and whether it has a GPU.
+        arguments: the first of them.
+        n_shards: how many.
+        session: the Ray that they run on.
+        actors: how many at most and how large.
+        in_order: whether the rows come in the order of the shards; else as they are done.
+    """
     import pyarrow as pa
     import ray.data
 
-    n_blocks = min(len(shards), _MOST_BLOCKS)
-    blocks = [pa.table({"place": list(range(first, len(shards), n_blocks))}) for first in range(n_blocks)]
-    places = ray.data.from_arrow(blocks)
+    resources, n_blocks = actors.resources, min(n_shards, _MOST_BLOCKS)
+    n_actors = min(lanes_that_fit(session.nodes, 1, replace(resources, lanes=actors.n)), n_shards)
+    numbers = np.array_split(np.arange(n_shards), n_blocks)
+    places = ray.data.from_arrow([pa.table({"place": block}) for block in numbers])
     places.context.enable_progress_bars = False
+    places.context.execution_options.preserve_order = in_order
     return places.map_batches(
-        ShardActor,
-        fn_constructor_args=(job, tuple(shards), resources.cpus_per_worker, resources.gpus_per_worker > 0),
+        actor,
+        fn_constructor_args=(*arguments, resources.cpus_per_worker, resources.gpus_per_worker > 0),
         batch_format="pyarrow",
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=n_actors),
@@ -333,7 +366,6 @@ def score_columns(scorer: "TextScorer", texts: Sequence[Any]) -> "tuple[pa.Array
 
     A row without a text (none, empty or white space alone) has none of the three.
     """
-    import numpy as np
     import pyarrow as pa
 
     rows = np.array([i for i, text in enumerate(texts) if isinstance(text, str) and not is_missing(text)], np.int64)

@@ -50,7 +50,7 @@ def test_a_csv_becomes_scored_parquet_and_the_same_command_does_nothing(
     ("options", "words"),
     [
         (("--text", "bodi"), "unknown column 'bodi'. Did you mean 'body'?"),
-        (("--set", "lanes=2"), "has no meaning here. Scoring takes address, cpus_per_worker"),
+        (("--set", "lanes=2"), "has no meaning here. This command takes address, cpus_per_worker"),
         (("--set", "cpus_per_worker=none"), "cpus_per_worker"),
         (("--model", "nowhere"), "model 'nowhere' is no folder"),
         (("--to", "s3://"), "names no bucket"),

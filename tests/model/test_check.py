@@ -151,7 +151,7 @@ def test_a_model_that_scores_texts_off_their_last_token_would_change_with_the_te
     save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Why XLNet is refused: what its name stands for is also found by letting it read."""
-    monkeypatch.setattr("al_ray.model.encoder._check_family", lambda model, config: None)
+    monkeypatch.setattr("al_ray.model.encoder.check_family", lambda model, config: None)
     with pytest.raises(ModelError, match="xlnet scores a text differently when a longer one is beside it"):
         examine_model(found(save("xlnet")))
 

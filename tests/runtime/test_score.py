@@ -21,28 +21,10 @@ from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.score import MANIFEST, ScoringActors, ScoringJob, ShardScored, check_job, score_here, score_on_ray
 from al_ray.storage.folder import Folder
 from tests.model import tiny
+from tests.runtime.conftest import CLASSES
 
-CLASSES = ["zero", "one", "two", "=three"]
 N = 30
 Make = Callable[..., ScoringJob]
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stock classifier that nobody has trained."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from al_ray.model.encoder import quiet
-
-    source = tiny.save_bert(tmp_path_factory.mktemp("models") / "bert")
-    folder = source.with_name("classifier")
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForSequenceClassification.from_pretrained(source, id2label=dict(enumerate(CLASSES)))
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(autouse=True)
