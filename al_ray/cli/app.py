@@ -16,6 +16,7 @@ from al_ray.cli.report import report
 from al_ray.cli.run import run
 from al_ray.cli.score import score
 from al_ray.cli.sync import sync_mlflow
+from al_ray.cli.train_imital import train_imital
 from al_ray.cli.watch import watch
 from al_ray.study.file import study_schema
 
@@ -38,6 +39,7 @@ app.command("choose")(choose)
 app.command("list")(list_methods)
 app.command("doctor")(doctor)
 app.command("sync")(sync_mlflow)
+app.command("train-imital")(train_imital)
 app.add_typer(cache, name="cache")
 
 

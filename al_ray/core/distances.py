@@ -143,3 +143,22 @@ def farthest_first(
         squared[chosen] = -1.0
         chosen.append(int(np.argmax(squared)))
     return np.asarray(chosen, dtype=np.int64)
+
+
+def distance_blocks(points: FloatArray, others: FloatArray) -> Iterator[tuple[slice, Float32Array]]:
+    """Yield blocks of rows, each with its distances to all others ``[n_rows, n_others]``, to be overwritten.
+
+    Args:
+        points: ``[n, n_features]``.
+        others: ``[n_others, n_features]``, at least one.
+    """
+    x, y = single(points), single(others)
+    x_norms, y_norms = squared_norms(x).astype(np.float32), squared_norms(y).astype(np.float32)
+    for rows in row_blocks(len(x), len(y)):
+        squared = x[rows] @ y.T
+        squared *= -2.0
+        scale = x_norms[rows, None] + y_norms
+        squared += scale
+        scale *= np.float32(ROUNDING)
+        squared[squared < scale] = 0.0
+        yield rows, np.sqrt(squared, out=squared)

@@ -199,6 +199,7 @@ def test_a_job_uploads_the_code_below_five_mib(tmp_path: Path) -> None:
     names, size = packed(ROOT, tmp_path / "code.zip", runtime_env()["excludes"])
     assert size < 5 * MIB
     assert {"al_ray/data/tickets.py", "al_ray/model/encoder.py", "pipelines/studies/quickstart.yaml"} <= names
+    assert "al_ray/strategy/imital_v1.safetensors" in names, "a job could not use the strategy imital"
     assert not [name for name in names if re.match(r"\.git/|\.venv|tests/|docs/|data/|models/|results/", name)]
 
 
