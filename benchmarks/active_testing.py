@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.core.intervals import wilson
+from al_ray.core.logistic import logistic_regression
 from al_ray.core.seeding import stream
 from al_ray.core.types import Draws, Float64Array
 from al_ray.core.uncertainty import log_softmax
@@ -18,7 +19,6 @@ from al_ray.data import resolve_dataset
 from al_ray.errors import AlRayError
 from al_ray.evaluation.active_testing import ActiveTesting
 from al_ray.model.encoding import Encoding, encode_table
-from al_ray.model.frozen import logistic_regression
 from al_ray.model.tokens import tokenize_table
 from al_ray.runtime.pool import text_table
 from benchmarks.inputs import MAX_TOKENS, minilm, trec6

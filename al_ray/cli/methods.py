@@ -79,6 +79,7 @@ def _strategy(strategy: QueryStrategy) -> tuple[str, ...]:
         *(["features"] if strategy.needs_features else []),
         *(["embeddings"] if strategy.needs_embeddings else []),
         *(["outputs on the labelled"] if strategy.needs_labeled else []),
+        *(["what was of no class"] if strategy.needs_rejected else []),
         *(["prediction without dropout"] if strategy.needs_predicted else []),
         *(["a method with a measure of its own"] if strategy.needs_uncertainty else []),
     ]

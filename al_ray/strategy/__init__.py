@@ -23,6 +23,8 @@ class QueryStrategy(Plugin, Protocol):
         needs_embeddings: whether it reads ``embeddings`` of pool and labelled examples.
         needs_labeled: whether it reads ``labeled_log_probs`` (with ``needs_features`` also ``labeled_features``, with
             ``needs_uncertainty`` also ``labeled_uncertainty``).
+        needs_rejected: whether it reads ``rejected`` (with ``needs_features`` also ``rejected_features``, with
+            ``needs_embeddings`` also ``rejected_embeddings``).
         needs_predicted: whether it reads ``predicted``.
         needs_uncertainty: whether it reads ``uncertainty``, which not every confidence method has.
         ranks: whether its score orders single examples, so that clipping the top of the ranking means something.
@@ -36,6 +38,7 @@ class QueryStrategy(Plugin, Protocol):
     needs_features: ClassVar[bool] = False
     needs_embeddings: ClassVar[bool] = False
     needs_labeled: ClassVar[bool] = False
+    needs_rejected: ClassVar[bool] = False
     needs_predicted: ClassVar[bool] = False
     needs_uncertainty: ClassVar[bool] = False
     ranks: ClassVar[bool] = True

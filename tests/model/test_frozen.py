@@ -9,11 +9,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from al_ray.confidence.evidential import evidential_loss
+from al_ray.core.logistic import logistic_regression
 from al_ray.core.types import LabeledSet, Sampling
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import RoundError
 from al_ray.model.finetune import FitSettings
-from al_ray.model.frozen import HEAD_DROPOUT, FrozenClassifier, logistic_regression
+from al_ray.model.frozen import HEAD_DROPOUT, FrozenClassifier
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.worker import SingleProcess
 

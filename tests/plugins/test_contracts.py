@@ -50,6 +50,9 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
         labeled_features=rng.normal(size=(10, 8)).astype(np.float32),
         labeled_embeddings=unit(10),
         labeled_uncertainty=rng.normal(size=10),
+        rejected=np.arange(30_000, 30_006),
+        rejected_features=rng.normal(size=(6, 8)).astype(np.float32),
+        rejected_embeddings=unit(6),
     )
 
 
@@ -210,6 +213,11 @@ def test_a_strategy_reads_only_what_it_says_it_needs(name: str) -> None:
         "labeled_features": pool.labeled_features if needs_labels and strategy.needs_features else None,
         "labeled_embeddings": pool.labeled_embeddings if strategy.needs_embeddings else None,
         "labeled_uncertainty": pool.labeled_uncertainty if needs_labels and strategy.needs_uncertainty else None,
+        "rejected": pool.rejected if strategy.needs_rejected else pool.rejected[:0],
+        "rejected_features": pool.rejected_features if strategy.needs_rejected and strategy.needs_features else None,
+        "rejected_embeddings": pool.rejected_embeddings
+        if strategy.needs_rejected and strategy.needs_embeddings
+        else None,
     }
     bare = dataclasses.replace(pool, **withheld)
     picks = []
