@@ -84,6 +84,7 @@ def _strategy(strategy: QueryStrategy) -> tuple[str, ...]:
         *(["embeddings"] if strategy.needs_embeddings else []),
         *(["outputs on the labelled"] if strategy.needs_labeled else []),
         *(["its epochs on the labelled"] if strategy.needs_labeled_dynamics else []),
+        *(["what was of no class"] if strategy.needs_rejected else []),
         *(["prediction without dropout"] if strategy.needs_predicted else []),
         *(["a method with a measure of its own"] if strategy.needs_uncertainty else []),
         *(["its own earlier queries"] if strategy.needs_history else []),

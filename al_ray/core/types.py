@@ -286,6 +286,10 @@ class PoolView:
         labeled_uncertainty: ``[n_labeled]``.
         labeled_dynamics: ``[n_labeled, n_epochs, n_classes]``.
         history: what the strategies were, among which the cell's strategy chose in earlier rounds, and the answers.
+        rejected: ids that were asked for and got no label, being of no class ``[n_rejected]``, ascending; the arrays
+            below have its rows.
+        rejected_features: ``[n_rejected, n_features]``.
+        rejected_embeddings: ``[n_rejected, n_embedding]``.
     """
 
     ids: IntArray
@@ -306,12 +310,17 @@ class PoolView:
     labeled_uncertainty: FloatArray | None = None
     labeled_dynamics: FloatArray | None = None
     history: History | None = None
+    rejected: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    rejected_features: FloatArray | None = None
+    rejected_embeddings: FloatArray | None = None
 
     def __post_init__(self) -> None:
         assert np.all(np.diff(self.ids) > 0), "rows of a PoolView must be sorted by unique id"
         assert np.all(np.diff(self.labeled.ids) > 0), "the labelled examples of a PoolView must be sorted by id"
+        assert np.all(np.diff(self.rejected) > 0), "the rejected examples of a PoolView must be sorted by unique id"
         assert self.log_probs.ndim == 3
-        for rows, names in ((self.ids, POOL_ARRAYS), (self.labeled.ids, LABELED_ARRAYS)):
+        parts = ((self.ids, POOL_ARRAYS), (self.labeled.ids, LABELED_ARRAYS), (self.rejected, REJECTED_ARRAYS))
+        for rows, names in parts:
             for name in names:
                 values = getattr(self, name)
                 assert values is None or len(values) == len(rows), f"{name} has other rows than its ids"
@@ -341,6 +350,7 @@ POOL_ARRAYS = (
 LABELED_ARRAYS = (
     "labeled_log_probs", "labeled_features", "labeled_embeddings", "labeled_uncertainty", "labeled_dynamics",
 )  # fmt: skip
+REJECTED_ARRAYS = ("rejected_features", "rejected_embeddings")
 
 
 def _rows_of(view: "PoolView | UnscoredPool", ids: IntArray, names: Sequence[str]) -> dict[str, Any]:

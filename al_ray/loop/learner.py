@@ -45,7 +45,8 @@ from al_ray.strategy.arms import arm_names
 
 STOP_SET_SIZE = 2000
 POOL_ASKED = "every text of the pool has been asked for"
-NO_QUERY = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
+NOTHING: IntArray = np.empty(0, np.int64)
+NO_QUERY = Query(ids=NOTHING, scores=np.empty(0))
 
 
 def run(loop: Loop, classifier: Classifier, records: Records, outside: Outside | None = None) -> list[RoundRecord]:
@@ -389,7 +390,8 @@ class _Cell:
         """Score the candidates, rank, filter and pick the query of this round."""
         loop = self.loop
         with now.phase("score"):
-            view = predictions.view(now.candidates, dynamics, self._embeddings)
+            rejected = rejected_after(self.rounds) if loop.strategy.needs_rejected else NOTHING
+            view = predictions.view(now.candidates, dynamics, self._embeddings, rejected)
             if loop.strategy.needs_history:
                 view = replace(view, history=history_after(self.rounds))
             if loop.strategy.needs_hindsight:

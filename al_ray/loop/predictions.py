@@ -57,13 +57,16 @@ class RoundPredictions:
         outputs = self._classifier.predict(split, ids, with_features=self._loop.confidence.needs_features)
         return mean_log_probs(self._loop.confidence.log_probs(outputs, self.state))
 
-    def view(self, ids: IntArray, dynamics: FloatArray | None, embeddings: FloatArray | None) -> PoolView:
+    def view(
+        self, ids: IntArray, dynamics: FloatArray | None, embeddings: FloatArray | None, rejected: IntArray
+    ) -> PoolView:
         """Return what the strategy may see of some candidates.
 
         Args:
             ids: candidates, ascending.
             dynamics: logits after every epoch, rows as in :func:`watched_ids`, where something was watched.
             embeddings: of all of ``loop.truth``, where something needs them.
+            rejected: what was asked for and got no label, ascending; none where the strategy does not read it.
         """
         loop = self._loop
         known, labeled_known = self._watched(ids, dynamics)
@@ -73,6 +76,8 @@ class RoundPredictions:
         else:
             view = self._scored(ids, known)
         view = replace(view, labeled_dynamics=labeled_known)
+        if loop.strategy.needs_rejected:
+            view = self._with_rejected(view, rejected, embeddings)
         if embeddings is None:
             return view
         rows, labeled_rows = (np.searchsorted(loop.truth.ids, asked) for asked in (ids, self._labeled.ids))
@@ -141,6 +146,16 @@ class RoundPredictions:
             labeled_features=outputs.features,
             labeled_uncertainty=confidence.uncertainty(read, self.state) if needs_uncertainty else None,
         )
+
+    def _with_rejected(self, view: PoolView, rejected: IntArray, embeddings: FloatArray | None) -> PoolView:
+        features = embedded = None
+        if view.features is not None:
+            features = view.features[:0]
+            if len(rejected):
+                features = self._classifier.predict("pool", rejected, with_features=True).features
+        if embeddings is not None:
+            embedded = embeddings[np.searchsorted(self._loop.truth.ids, rejected)]
+        return replace(view, rejected=rejected, rejected_features=features, rejected_embeddings=embedded)
 
     def _with_first_features(self, outputs: ModelOutputs) -> ModelOutputs:
         if self._first_features is None:

@@ -18,12 +18,12 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn import functional
 
+from al_ray.core.logistic import logistic_regression
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream, stream_seed
 from al_ray.core.types import Float32Array, Float64Array, IntArray, LabeledSet, PoolView
 from al_ray.core.uncertainty import log_softmax
 from al_ray.model.encoder import fork_random
-from al_ray.model.frozen import logistic_regression
 from al_ray.registry import Within, check_options
 from al_ray.strategy import QueryStrategy
 from al_ray.strategy.imital import FORMAT, INPUTS, METADATA, Encoding

@@ -25,6 +25,8 @@ class QueryStrategy(Plugin, Protocol):
         needs_labeled: whether it reads ``labeled_log_probs`` (with ``needs_features`` also ``labeled_features``, with
             ``needs_uncertainty`` also ``labeled_uncertainty``).
         needs_labeled_dynamics: whether it reads ``labeled_dynamics``, which takes a fit with epochs.
+        needs_rejected: whether it reads ``rejected`` (with ``needs_features`` also ``rejected_features``, with
+            ``needs_embeddings`` also ``rejected_embeddings``).
         needs_predicted: whether it reads ``predicted``.
         needs_uncertainty: whether it reads ``uncertainty``, which not every confidence method has.
         needs_history: whether it reads ``history``.
@@ -43,6 +45,7 @@ class QueryStrategy(Plugin, Protocol):
     needs_embeddings: ClassVar[bool] = False
     needs_labeled: ClassVar[bool] = False
     needs_labeled_dynamics: ClassVar[bool] = False
+    needs_rejected: ClassVar[bool] = False
     needs_predicted: ClassVar[bool] = False
     needs_uncertainty: ClassVar[bool] = False
     needs_history: ClassVar[bool] = False

@@ -67,6 +67,9 @@ def pool_view(n: int = 50, n_classes: int = 4, n_draws: int = 3, seed: int = 0) 
             round_index=np.array([1, 1, 1, 2, 2, 2]),
         ),
         labeled_dynamics=log_softmax(np.random.default_rng(seed + 2).normal(size=(10, 5, n_classes))),
+        rejected=np.arange(30_000, 30_006),
+        rejected_features=rng.normal(size=(6, 8)).astype(np.float32),
+        rejected_embeddings=unit(6),
     )
 
 
@@ -233,6 +236,11 @@ def test_a_strategy_reads_only_what_it_says_it_needs(name: str) -> None:
         "labeled_uncertainty": pool.labeled_uncertainty if needs_labels and strategy.needs_uncertainty else None,
         "history": pool.history if strategy.needs_history else None,
         "labeled_dynamics": pool.labeled_dynamics if strategy.needs_labeled_dynamics else None,
+        "rejected": pool.rejected if strategy.needs_rejected else pool.rejected[:0],
+        "rejected_features": pool.rejected_features if strategy.needs_rejected and strategy.needs_features else None,
+        "rejected_embeddings": pool.rejected_embeddings
+        if strategy.needs_rejected and strategy.needs_embeddings
+        else None,
     }
     bare = dataclasses.replace(pool, **withheld)
     picks = []
