@@ -21,6 +21,7 @@ TABLES = {
     "ranking": "methods by mean accuracy of all points, over all settings and on each",
     "comparisons": "paired comparisons with random queries, with the best method, and of clipped with unclipped",
     "labels_saved": "labels saved against random queries at fixed accuracy levels",
+    "gap": "share of the way from random queries to an upper bound that saw all labels",
     "calibration": "calibration error, Brier score and reliability on the test split and on the queried",
     "classes": "classes of the queried against the pool",
     "overlap": "Jaccard overlap of what two methods queried",

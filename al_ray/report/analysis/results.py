@@ -133,6 +133,34 @@ class LabelsSaved:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gap:
+    """How far a method goes from random queries to an upper bound on one setting, by :data:`METRIC`.
+
+    Attributes:
+        setting: name of its :class:`Setting`.
+        method: name of its :class:`Method`.
+        bound: name of the bound, which saw all labels and the test split.
+        n_seeds: seeds that the method, the bound and random queries have.
+        random: mean of random queries on them.
+        accuracy: mean of the method.
+        bound_accuracy: mean of the bound.
+        share: of the way from random queries to the bound that the method goes; negative below random queries, None
+            where the bound is not above them.
+        interval: of the share over seeds, None where there are too few.
+    """
+
+    setting: str
+    method: str
+    bound: str
+    n_seeds: int
+    random: float
+    accuracy: float
+    bound_accuracy: float
+    share: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodScore:
     """A method's row in a ranking: final accuracy, areas, labels saved, rank, comparisons.
 
@@ -171,7 +199,7 @@ class MethodRanking:
 
     Attributes:
         setting: name of its :class:`Setting`; None = over all settings.
-        rows: best first; random is one of them, passive is none.
+        rows: best first; random is one of them, passive and upper bounds are none.
         critical_difference: None where refused.
         refusal: one sentence why there is no critical difference; empty where there is one.
         note: one sentence on what was left out of this ranking; empty for nothing.
@@ -372,6 +400,8 @@ class StudyResults:
         savings: labels saved against random by setting, method and level.
         rankings: the one over all settings first (also where there is only one setting), then one a setting.
         passive: setting -> the methods there that are trained on all labels, which no ranking holds.
+        bounds: setting -> the upper bounds there, likewise.
+        gaps: how far methods go from random queries to an upper bound, by setting, the furthest first.
         clipping: effects of filters that clip.
         calibrations: by setting, method and split.
         queries: one a setting.
@@ -393,6 +423,8 @@ class StudyResults:
     savings: tuple[LabelsSaved, ...]
     rankings: tuple[MethodRanking, ...]
     passive: Mapping[str, tuple[MethodScore, ...]]
+    bounds: Mapping[str, tuple[MethodScore, ...]]
+    gaps: tuple[Gap, ...]
     clipping: tuple[ClippingEffect, ...]
     calibrations: tuple[Calibration, ...]
     queries: tuple[Queries, ...]
@@ -504,6 +536,16 @@ class StudyResults:
         """
         columns = "setting method label level n_labels saved_of labels_saved low high"
         return _frame(columns, map(_fields, self.savings))
+
+    @cached_property
+    def gap(self) -> pd.DataFrame:
+        """Way to upper bounds: ``setting, method, bound, n_seeds, random, accuracy, bound_accuracy, share, low, high``.
+
+        ``share`` is what ``accuracy``, the mean of all points of the curve, is above that of random queries, over what
+        that of the bound is; ``low, high`` are its bootstrap interval over seeds.
+        """
+        columns = "setting method bound n_seeds random accuracy bound_accuracy share low high"
+        return _frame(columns, map(_fields, self.gaps))
 
     @cached_property
     def calibration(self) -> pd.DataFrame:
