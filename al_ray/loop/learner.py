@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.confidence import State, needs_plain_model
-from al_ray.core.metrics import agreement, evaluate, group_accuracy, group_shares
+from al_ray.core.metrics import agreement, evaluate, group_accuracy, group_shares, training_dynamics
 from al_ray.core.ranking import check_enough, rank
 from al_ray.core.seeding import stream, stream_seed, tie_keys
 from al_ray.core.types import (
@@ -40,6 +40,8 @@ from al_ray.loop.ports import Arrays, Classifier, Loop, Outside, Records
 from al_ray.loop.predictions import RoundPredictions, needs_embeddings
 
 STOP_SET_SIZE = 2000
+MAX_CHARTED = 10_000
+"""Examples whose predictions are followed over the epochs of a passive model, at most."""
 POOL_ASKED = "every text of the pool has been asked for"
 NO_QUERY = Query(ids=np.empty(0, np.int64), scores=np.empty(0))
 
@@ -176,7 +178,8 @@ class _Cell:
             query = NO_QUERY
             if self.loop.strategy.labels_everything:
                 with now.phase("score"):
-                    now.arrays["train"] = _table(self.truth, predictions.predict("pool", self.truth.ids))
+                    table = _table(self.truth, predictions.predict("pool", self.truth.ids))
+                    now.arrays["train"] = table | self._charted(table, dynamics)
         return self._record(now, query, reason), now.arrays
 
     def _record(self, now: _Round, query: Query, reason: str | None) -> RoundRecord:
@@ -264,6 +267,8 @@ class _Cell:
             with now.phase("evaluate"):
                 now.metrics |= self._plain_metrics(now)
         watched = now.candidates if may_query and loop.strategy.n_watched else None
+        if loop.strategy.labels_everything:
+            watched = self._to_chart()
         with now.phase("finetune"):
             fit = self.classifier.finetune(now.labeled, round_index=now.index, watched=watched)
         with now.phase("calibrate"):
@@ -285,6 +290,26 @@ class _Cell:
         features = self.classifier.predict("pool", self.loop.truth.ids, with_features=True).features
         assert features is not None
         return features
+
+    def _to_chart(self) -> IntArray:
+        """Return the examples that are followed, ascending; they hang on no seed, so that seeds can be averaged."""
+        return _sample(self.truth.ids, MAX_CHARTED, stream_seed(0, "charted"))
+
+    def _charted(self, table: dict[str, npt.NDArray[Any]], dynamics: FloatArray | None) -> dict[str, npt.NDArray[Any]]:
+        """Return where the examples of the training split lie on its map, NaN where an example was not followed.
+
+        A fit without epochs, that of ``solver: lbfgs``, tells what its final model says, and no variability.
+        """
+        if dynamics is None:
+            ids, log_probs = self.truth.ids, table["log_probs"][:, None]
+        else:
+            ids, log_probs = self._to_chart(), log_softmax(dynamics)
+        rows = np.searchsorted(self.truth.ids, ids)
+        found = {}
+        for name, values in training_dynamics(log_probs, self.truth.labels[rows]).items():
+            found[name] = np.full(len(self.truth), np.nan, dtype=np.float32)
+            found[name][rows] = values
+        return found
 
     def _evaluate(self, now: _Round, predictions: RoundPredictions) -> None:
         if len(self.loop.test):

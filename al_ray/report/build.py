@@ -25,7 +25,7 @@ TABLES = {
     "calibration": "calibration error, Brier score and reliability on the test split and on the queried",
     "classes": "classes of the queried against the pool",
     "overlap": "Jaccard overlap of what two methods queried",
-    "acquired": "outliers and kinds of example among the queried",
+    "acquired": "outliers, regions of the data map and kinds of example among the queried",
     "costs": "seconds by phase and per label saved",
 }
 """Table of :class:`StudyResults`, which is also the name of its two files -> what it holds."""

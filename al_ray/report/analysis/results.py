@@ -8,7 +8,7 @@ a ``refusal`` beside the number, an absence for a whole section, a notice for wh
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
@@ -317,16 +317,19 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class Acquired:
-    """Share of outliers, and of each data slice, among what a method queried.
+    """Share of outliers, of each region of the data set's map and of each data slice, among what a method queried.
 
     Attributes:
         method: name of its :class:`Method`; ``pool`` for the pool itself.
         outliers: share of the queried that the passive model gets wrong, None without a passive cell.
+        regions: region of the map (``hard to learn``, ``ambiguous``, ``easy to learn``) -> share of the queried; empty
+            without a passive cell that recorded it.
         kinds: kind of example (``tickets``) -> share of the queried.
     """
 
     method: str
     outliers: float | None
+    regions: Mapping[str, float] = field(default_factory=dict)
     kinds: Mapping[str, float]
 
 
@@ -584,11 +587,17 @@ class StudyResults:
     def acquired(self) -> pd.DataFrame:
         """What is odd among the queried: ``setting, method, what, kind, share``; the pool itself is method ``pool``.
 
-        ``what`` is ``outliers`` (what the passive model gets wrong) or ``kind`` (a data slice, named by ``kind``).
+        ``what`` is ``outliers`` (what the passive model gets wrong), ``region`` (of the map that the passive model's
+        epochs make, a third each, named by ``kind``) or ``kind`` (a data slice, likewise).
         """
         odd = [(of.setting, one) for of in self.queries for one in of.acquired]
         found = [
             (setting, one.method, "outliers", "", one.outliers) for setting, one in odd if one.outliers is not None
+        ]
+        found += [
+            (setting, one.method, "region", region, share)
+            for setting, one in odd
+            for region, share in one.regions.items()
         ]
         found += [
             (setting, one.method, "kind", kind, share) for setting, one in odd for kind, share in one.kinds.items()

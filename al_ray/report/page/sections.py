@@ -421,20 +421,27 @@ def _shared(name: str, other: str, jaccard: Mapping[tuple[str, str], float]) -> 
 
 
 def _acquired(rows: Sequence[Acquired], looks: Mapping[str, Look]) -> TintedTable:
+    regions = tuple(dict.fromkeys(region for row in rows for region in row.regions))
     kinds = tuple(dict.fromkeys(kind for row in rows for kind in row.kinds))
     has_outliers = any(row.outliers is not None for row in rows)
     pool = next((row for row in rows if row.method == POOL), None)
     ordered = sorted(rows, key=lambda row: -1 if row is pool else looks[row.method].index)
     return TintedTable(
-        columns=(*(("outliers",) if has_outliers else ()), *kinds),
-        rows=tuple((row.method, looks.get(row.method), _odd_cells(row, pool, kinds, has_outliers)) for row in ordered),
+        columns=(*(("outliers",) if has_outliers else ()), *regions, *kinds),
+        rows=tuple(
+            (row.method, looks.get(row.method), _odd_cells(row, pool, regions, kinds, has_outliers)) for row in ordered
+        ),
     )
 
 
-def _odd_cells(row: Acquired, pool: Acquired | None, kinds: Sequence[str], has_outliers: bool) -> tuple[Tint, ...]:
-    usual = {} if pool is None or row is pool else pool.kinds
-    outliers = (_against(row.outliers, None if pool is None or row is pool else pool.outliers),) if has_outliers else ()
-    return (*outliers, *(_against(row.kinds.get(kind), usual.get(kind)) for kind in kinds))
+def _odd_cells(
+    row: Acquired, pool: Acquired | None, regions: Sequence[str], kinds: Sequence[str], has_outliers: bool
+) -> tuple[Tint, ...]:
+    usual = None if row is pool else pool
+    shares = [(row.outliers, usual.outliers if usual else None)] if has_outliers else []
+    shares += [(row.regions.get(name), usual.regions.get(name) if usual else None) for name in regions]
+    shares += [(row.kinds.get(name), usual.kinds.get(name) if usual else None) for name in kinds]
+    return tuple(_against(share, of_pool) for share, of_pool in shares)
 
 
 def recorded_phases(results: StudyResults) -> list[str]:
