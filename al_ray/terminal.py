@@ -282,7 +282,7 @@ def _by_place(results: "StudyResults") -> "dict[str, list[tuple[str, str, Method
     found = [
         (setting, row)
         for setting in results.settings
-        for row in (*rows.get(setting.name, ()), *results.passive.get(setting.name, ()))
+        for row in (*rows.get(setting.name, ()), *_of_no_ranking(results, setting.name))
     ]
     is_shared = len({results.methods[row.method].confidence for _, row in found}) == 1
     places: dict[str, list[tuple[str, str, MethodScore]]] = {}
@@ -291,6 +291,10 @@ def _by_place(results: "StudyResults") -> "dict[str, list[tuple[str, str, Method
         place = places.setdefault(f"{setting.dataset}, {setting.model}", [])
         place.append((JOIN.join(labels), setting.name, row))
     return places
+
+
+def _of_no_ranking(results: "StudyResults", setting: str) -> "tuple[MethodScore, ...]":
+    return (*results.passive.get(setting, ()), *results.bounds.get(setting, ()))
 
 
 def plain_table(first: str, others: Iterable[str], title: str | None = None) -> Table:

@@ -136,6 +136,28 @@ def agreement(before: IntArray, after: IntArray, n_classes: int) -> tuple[float,
     return 1 - same, 1.0 if by_chance == 1 else (same - by_chance) / (1 - by_chance)
 
 
+def training_dynamics(log_probs: FloatArray, labels: IntArray) -> dict[str, Float64Array]:
+    """Return where each example lies on the map of a data set, by how its label fared over the epochs of a fit.
+
+    Swayamdipta et al. 2020 (arXiv 2009.10795, section 2): mean and population standard deviation of the label's
+    probability, and how often it was predicted.
+
+    Args:
+        log_probs: after every epoch ``[n, n_epochs, n_classes]``, natural logarithm; one epoch has no variability.
+        labels: class indices ``[n]``.
+
+    Returns:
+        ``confidence``, ``correctness`` and, of several epochs, ``variability`` ``[n]`` each, in [0, 1].
+    """
+    values = np.asarray(log_probs, dtype=np.float64)
+    of_label = np.exp(np.take_along_axis(values, labels[:, None, None], axis=2)[..., 0])
+    found = {
+        "confidence": of_label.mean(axis=1),
+        "correctness": (values.argmax(axis=2) == labels[:, None]).mean(axis=1),
+    }
+    return found | ({"variability": of_label.std(axis=1)} if values.shape[1] > 1 else {})
+
+
 def group_accuracy(log_probs: FloatArray, labels: IntArray, groups: Sequence[str]) -> dict[str, float]:
     """Return the accuracy on every data slice as ``accuracy.SLICE``, and the least of them as ``worst_group_accuracy``.
 

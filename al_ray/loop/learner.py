@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from al_ray.confidence import State, needs_plain_model
-from al_ray.core.metrics import agreement, evaluate, group_accuracy, group_shares
+from al_ray.core.metrics import agreement, evaluate, group_accuracy, group_shares, training_dynamics
 from al_ray.core.ranking import check_enough, rank
 from al_ray.core.seeding import stream, stream_seed, tie_keys
 from al_ray.core.types import (
@@ -44,6 +44,8 @@ from al_ray.loop.predictions import RoundPredictions, needs_embeddings, watched_
 from al_ray.strategy.arms import arm_names
 
 STOP_SET_SIZE = 2000
+MAX_CHARTED = 10_000
+"""Examples whose predictions are followed over the epochs of a passive model, at most."""
 POOL_ASKED = "every text of the pool has been asked for"
 NOTHING: IntArray = np.empty(0, np.int64)
 NO_QUERY = Query(ids=NOTHING, scores=np.empty(0))
@@ -186,7 +188,8 @@ class _Cell:
             if self.loop.strategy.labels_everything:
                 with now.phase("score"):
                     known = self.truth.of_a_class()
-                    now.arrays["train"] = _table(known, predictions.predict("pool", known.ids))
+                    table = _table(known, predictions.predict("pool", known.ids))
+                    now.arrays["train"] = table | self._charted(known, table, dynamics)
         return self._record(now, query, reason), now.arrays
 
     def _record(self, now: _Round, query: Query, reason: str | None) -> RoundRecord:
@@ -274,6 +277,8 @@ class _Cell:
             with now.phase("evaluate"):
                 now.metrics |= self._plain_metrics(now)
         watched = watched_ids(loop.strategy, now.candidates, labeled.ids) if may_query else labeled.ids[:0]
+        if loop.strategy.labels_everything:
+            watched = self._to_chart()
         with now.phase("finetune"):
             fit = self.classifier.finetune(
                 now.labeled, round_index=now.index, watched=watched if len(watched) else None
@@ -297,6 +302,28 @@ class _Cell:
         features = self.classifier.predict("pool", self.loop.truth.ids, with_features=True).features
         assert features is not None
         return features
+
+    def _to_chart(self) -> IntArray:
+        """Return the examples that are followed, ascending; they hang on no seed, so that seeds can be averaged."""
+        return _sample(self.truth.of_a_class().ids, MAX_CHARTED, stream_seed(0, "charted"))
+
+    def _charted(
+        self, known: LabeledSet, table: dict[str, npt.NDArray[Any]], dynamics: FloatArray | None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return where the examples of the training split lie on its map, NaN where an example was not followed.
+
+        A fit without epochs, that of ``solver: lbfgs``, tells what its final model says, and no variability.
+        """
+        if dynamics is None:
+            ids, log_probs = known.ids, table["log_probs"][:, None]
+        else:
+            ids, log_probs = self._to_chart(), log_softmax(dynamics)
+        rows = np.searchsorted(known.ids, ids)
+        found = {}
+        for name, values in training_dynamics(log_probs, known.labels[rows]).items():
+            found[name] = np.full(len(known), np.nan, dtype=np.float32)
+            found[name][rows] = values
+        return found
 
     def _evaluate(self, now: _Round, predictions: RoundPredictions) -> None:
         if len(self.loop.test):

@@ -239,7 +239,7 @@ _PLANNED_CELL = _with(
 _METHOD = _with(
     **dict.fromkeys(("name", "confidence", "strategy"), _text),
     **dict.fromkeys(("filters", "clipping"), _list_of(_text)),
-    role=("query", "random", "passive").__contains__,
+    role=("query", "random", "passive", "bound").__contains__,
 )
 _DATASET = _with(
     class_names=_list_of(_text),

@@ -21,10 +21,12 @@ TABLES = {
     "ranking": "methods by mean accuracy of all points, over all settings and on each",
     "comparisons": "paired comparisons with random queries, with the best method, and of clipped with unclipped",
     "labels_saved": "labels saved against random queries at fixed accuracy levels",
+    "gap": "share of the way from random queries to an upper bound that saw all labels",
     "calibration": "calibration error, Brier score and reliability on the test split and on the queried",
     "classes": "classes of the queried against the pool",
     "overlap": "Jaccard overlap of what two methods queried",
-    "acquired": "outliers, texts of no class and kinds of example among the queried, and which strategy chose",
+    "acquired": "outliers, regions of the data map, texts of no class and kinds of example among the queried, and "
+    "which strategy chose",
     "agreement": "Kendall's tau-b between rankings under two values of one axis, and between seeds",
     "crossings": "from how many labels on one method is ahead of another",
     "costs": "seconds by phase and per label saved",

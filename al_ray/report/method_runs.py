@@ -38,6 +38,7 @@ def method_runs(results: StudyResults) -> list[MethodRun]:
     colours = method_colours(results.methods.values())
     ranked = [(str(ranking.setting), row, True) for ranking in results.rankings[1:] for row in ranking.rows]
     passive = [(setting, row, False) for setting, rows in results.passive.items() for row in rows]
+    bounds = [(setting, row, True) for setting, rows in results.bounds.items() for row in rows]
     return [
         _method_run(
             setting={name: getattr(settings[setting], name) for name in ("dataset", "model", "variant")},
@@ -49,7 +50,7 @@ def method_runs(results: StudyResults) -> list[MethodRun]:
             areas={name: getattr(row, name) for name in AREAS} if queries else {},
             is_only_setting=len(settings) == 1,
         )
-        for setting, row, queries in [*ranked, *passive]
+        for setting, row, queries in [*ranked, *passive, *bounds]
     ]
 
 

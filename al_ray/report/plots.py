@@ -62,12 +62,12 @@ def plot_curves(
 
 
 def best_methods(results: "StudyResults", drawn: "Sequence[Curve]") -> list[str]:
-    """Return the methods that a figure shows unless told otherwise, best first; random queries are always one."""
+    """Return the methods that a figure shows unless told otherwise, best first, then upper bounds; random is one."""
     has_curve = {curve.method for curve in drawn}
     names = [name for name in results.methods_by_rank() if name in has_curve]
-    random = [name for name in names if results.methods[name].role == "random"][:1]
-    others = [name for name in names if name not in random]
-    return [name for name in names if name in {*random, *others[: MOST_METHODS - len(random)]}]
+    always = [name for name in names if results.methods[name].role in ("random", "bound")]
+    others = [name for name in names if name not in always]
+    return [name for name in names if name in {*always, *others[: max(MOST_METHODS - len(always), 0)]}]
 
 
 def _check_names(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from al_ray.records.cell import CellStatus
-from al_ray.report.analysis.results import METRIC, ClippingEffect, MethodRanking, MethodScore, StudyResults
+from al_ray.report.analysis.results import METRIC, ClippingEffect, Gap, MethodRanking, MethodScore, StudyResults
 from al_ray.report.analysis.survey import SEED, AxisSummary, summarise
 from al_ray.report.stats.paired import POWER, Comparison
 from al_ray.report.wording import (
@@ -28,6 +28,7 @@ from al_ray.report.wording import (
 
 MOST_NOTICES = 3
 MANY_SEEDS = 200
+_NO_RIVALS = ("passive", "bound")
 
 
 class Case(Enum):
@@ -171,6 +172,24 @@ def _in_order(tau: float) -> float:
     return (1 + tau) / 2
 
 
+def what_was_possible(results: StudyResults) -> list[str]:
+    """Return one sentence for every setting and upper bound: how far the methods go from random queries to it."""
+    by_bound: dict[tuple[str, str], list[Gap]] = {}
+    for gap in results.gaps:
+        by_bound.setdefault((gap.setting, gap.bound), []).append(gap)
+    return [_way_to(bound, gaps, len(results.settings)) for (_, bound), gaps in by_bound.items()]
+
+
+def _way_to(bound: str, gaps: Sequence[Gap], n_settings: int) -> str:
+    low, high = percent(gaps[0].random), percent(gaps[0].bound_accuracy)
+    where = f" on {gaps[0].setting}" if n_settings > 1 else ""
+    text = f"{bound} is no method but a bound: it saw all labels and the test split."
+    way = f"{METRIC_WORDS.capitalize()}{where}: {low} for random queries, {high} for the bound"
+    said = [f"{gap.method} {percent(gap.share, 0)}" for gap in gaps if gap.share is not None]
+    rest = f". Of that way go: {joined(said)}." if said else ", so there is no way to go."
+    return f"{text} {way}{rest}"
+
+
 def what_is_missing(results: StudyResults) -> list[str]:
     """Return one sentence for everything that no number holds."""
     cells, n_done = results.cells, results.n("done")
@@ -253,7 +272,7 @@ def how_sure(leader: Leader, results: StudyResults) -> list[str]:
     said = [] if leader.versus is None else [_versus(leader.versus, leader.alpha)]
     said += _friedman(leader.ranking)
     said += _equal_rows(leader)
-    done = [cell for cell in _done(results).itertuples() if results.methods[cell.method].role != "passive"]
+    done = [cell for cell in _done(results).itertuples() if results.methods[cell.method].role not in _NO_RIVALS]
     n_seeds = Counter(setting for setting, _ in {(cell.setting, cell.seed) for cell in done})
     if n_seeds and max(n_seeds.values()) == 1:
         said.append("Every setting has one seed only, so nobody knows how much of a difference is the seed's.")
@@ -362,6 +381,7 @@ class Verdict:
         saves: sentences on labels and accuracy.
         sure: sentences on how sure that is.
         change: sentences on what would change it.
+        possible: sentences on how far methods go to an upper bound.
         clipping: sentences on what filters do.
         missing: sentences on what is not there.
         settings: who is first on each setting; empty where there is only one.
@@ -374,6 +394,7 @@ class Verdict:
     saves: tuple[str, ...] = ()
     sure: tuple[str, ...] = ()
     change: tuple[str, ...] = ()
+    possible: tuple[str, ...] = ()
     clipping: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     settings: tuple[Leader, ...] = ()
@@ -396,6 +417,7 @@ def make_verdict(results: StudyResults) -> Verdict:
         saves=tuple(what_it_saves(leader)),
         sure=tuple(how_sure(leader, results)),
         change=tuple(what_would_change_it(leader, results)),
+        possible=tuple(what_was_possible(results)),
         clipping=tuple(what_clipping_does(results)),
         missing=missing,
         settings=tuple(find_leader(ranking, results) for ranking in per_setting) if len(per_setting) > 1 else (),
@@ -417,8 +439,11 @@ def _nothing_done(results: StudyResults) -> str:
 
 
 def _nothing_ranked(results: StudyResults) -> str:
-    if all(results.methods[method].role == "passive" for method in _done(results)["method"]):
+    roles = {results.methods[method].role for method in _done(results)["method"]}
+    if roles == {"passive"}:
         return "Only the passive model is finished, so there is no query method to compare."
+    if roles.issubset(_NO_RIVALS):
+        return "Only references are finished, which saw all labels, so there is no query method to compare."
     return results.absences.get("ranking", "No finished cell has a learning curve, so there is nothing to compare.")
 
 

@@ -23,7 +23,7 @@ _PATHS = ("path", "test")
 _RECIPE = "finetune."
 _OF_RECIPE = {*(each.name for each in (*fields(FinetuneRecipe), *fields(Lora))), "frozen_dropout"}
 
-Role = Literal["query", "random", "passive"]
+Role = Literal["query", "random", "passive", "bound"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class Method:
         strategy: label of the query strategy, likewise.
         filters: labels of the filters, in order.
         clipping: those of them that clip the ranking.
-        role: ``random`` for unfiltered random queries, ``passive`` where everything is labelled, else ``query``.
+        role: ``random`` for unfiltered random queries, ``passive`` where everything is labelled, ``bound`` for an
+            upper bound that saw all labels, else ``query``.
     """
 
     name: str
@@ -50,14 +51,13 @@ class Method:
     def of(cls, spec: CellSpec) -> "Method":
         """Return the method of a cell."""
         labels = [plugin_label(plugin) for plugin in (spec.confidence, spec.strategy, *spec.filters)]
-        is_random = spec.strategy.name == "random" and not spec.filters
         return cls(
             name=JOIN.join(labels),
             confidence=labels[0],
             strategy=labels[1],
             filters=tuple(labels[2:]),
             clipping=tuple(label for label, each in zip(labels[2:], spec.filters, strict=True) if each.clips),
-            role="passive" if spec.strategy.labels_everything else "random" if is_random else "query",
+            role=_role(spec),
         )
 
     @classmethod
@@ -69,7 +69,8 @@ class Method:
     @classmethod
     def of_name(cls, name: str, strategy: str) -> "Method":
         """Return a method of which nothing is known but its name and the plug-in of its strategy."""
-        role: Role = "passive" if strategy == "passive" else "random" if strategy == "random" else "query"
+        roles: Mapping[str, Role] = {"passive": "passive", "random": "random", "optimal": "bound"}
+        role = roles.get(strategy, "query")
         return cls(name=name, confidence="", strategy=strategy, filters=(), clipping=(), role=role)
 
     @property
@@ -109,6 +110,14 @@ class CellNames:
     def setting(self) -> str:
         """Return what stands beside the method: data set, model and variant, as one text."""
         return " · ".join(filter(None, (self.dataset, self.model, JOIN.join(self.variant))))
+
+
+def _role(spec: CellSpec) -> Role:
+    if spec.strategy.labels_everything:
+        return "passive"
+    if spec.strategy.needs_hindsight:
+        return "bound"
+    return "random" if spec.strategy.name == "random" and not spec.filters else "query"
 
 
 def name_cells(specs: Sequence[CellSpec]) -> list[CellNames]:

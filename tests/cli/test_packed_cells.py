@@ -17,6 +17,7 @@ from al_ray.errors import ModelError, StorageError
 from al_ray.records.cell import CellStore
 from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.records.study import StudyStore, open_study
+from al_ray.report.analysis import analyse
 from al_ray.report.read import read_study
 from al_ray.runtime.tasks import CellTask, ReportRound, RoundEnded
 from al_ray.storage.folder import Folder
@@ -290,3 +291,21 @@ def test_two_lanes_pack_the_same_records_as_one_process_though_a_worker_is_kille
     assert folders(tmp_path / "lanes" / "tiny") == []
     store = StudyStore.open(str(tmp_path / "lanes"), "tiny")
     assert len(store.cells()) == 6
+
+
+@pytest.mark.parametrize("solver", ["adamw", "lbfgs"])
+def test_a_report_of_packed_cells_says_what_share_of_hard_texts_was_asked_for(
+    solver: str, study, al_ray, tmp_path: Path
+) -> None:
+    grid = {"strategy": ["random", "margin", "passive"], "seed": [1]}
+    path = study(grid, finetune={**FROZEN, "solver": solver})
+    assert al_ray("run", path, "--local", "--set", "tracking=off", "--storage", tmp_path / "out").code == 0
+    assert len(parts(tmp_path / "out" / "tiny")) == 1
+    acquired = analyse(read_study(str(tmp_path / "out" / "tiny"))).acquired
+    regions = acquired[acquired["what"] == "region"]
+    mapped = ["hard to learn", *(["ambiguous"] if solver == "adamw" else []), "easy to learn"]
+    assert regions["kind"].unique().tolist() == mapped
+    assert regions.groupby("method")["share"].count().to_dict() == dict.fromkeys(
+        ("pool", "softmax + margin", "softmax + random"), len(mapped)
+    )
+    assert regions.loc[regions["method"] == "pool", "share"].between(0.32, 1 / 3).all()

@@ -236,6 +236,35 @@ def test_passive_records_its_predictions_on_every_training_example() -> None:
     assert rounds[-1].stop_reason == "everything is labelled"
     np.testing.assert_array_equal(records.tables[1]["train"]["id"], world["truth"].ids)
     assert set(records.tables[1]) == {"test", "train"}
+    train = records.tables[1]["train"]
+    assert set(train) == {"id", "label", "log_probs", "confidence", "variability", "correctness"}
+    # The fake moves from the mean of all centroids to its own in four epochs.
+    points = np.array([world["pool"][id_] for id_ in train["id"].tolist()])
+    means = np.stack([points[train["label"] == c].mean(axis=0) for c in range(3)])
+    of_label = []
+    for share in (0.2, 0.2 + 0.8 / 3, 0.2 + 1.6 / 3, 1):
+        centres = means.mean(axis=0) + (means - means.mean(axis=0)) * share
+        odds = np.exp(-np.linalg.norm(points[:, None] - centres, axis=2))
+        of_label.append((odds / odds.sum(axis=1, keepdims=True))[np.arange(120), train["label"]])
+    np.testing.assert_allclose(train["confidence"], np.mean(of_label, axis=0), atol=1e-5)
+    np.testing.assert_allclose(train["variability"], np.std(of_label, axis=0), atol=1e-5)
+    assert set(np.unique(train["correctness"])) <= {0, 0.25, 0.5, 0.75, 1}
+
+
+def test_of_a_large_training_split_some_examples_are_followed_the_same_for_every_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(learner, "MAX_CHARTED", 50)
+    world, followed = make_world(), []
+    for seed in (1, 2):
+        records = RecordsInMemory()
+        learner.run(make_loop(world, strategy="passive", seed=seed), make_classifier(world), records)
+        train = records.tables[1]["train"]
+        known = ~np.isnan(train["confidence"])
+        np.testing.assert_array_equal(known, ~np.isnan(train["correctness"]))
+        followed.append(train["id"][known].tolist())
+    assert followed[0] == followed[1]
+    assert len(followed[0]) == 50
 
 
 def test_clipping_leaves_out_what_the_plain_strategy_asks_first() -> None:

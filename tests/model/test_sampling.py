@@ -246,6 +246,17 @@ def test_the_watched_logits_of_the_last_epoch_are_the_model_s_and_watching_chang
     np.testing.assert_allclose(ended, unwatched, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_watching_what_a_model_learns_from_changes_no_bit_of_it(
+    family: str, pool: TokenizedSplit, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(family)
+    classifier = tiny.classifier_of(folder, pool=pool, recipe=QUICK)
+    classifier.finetune(tiny.labeled_of(pool, range(24)), round_index=1, watched=np.sort(pool.ids[:24])[::2])
+    watching = classifier.predict("pool", pool.ids).logits
+    np.testing.assert_array_equal(watching, fitted(folder, pool).predict("pool", pool.ids).logits)
+
+
 def test_the_inverse_temperature_is_the_published_polynomial_and_never_flattens() -> None:
     rows = torch.softmax(torch.randn(200, 40, generator=torch.Generator().manual_seed(0)) * 3, dim=-1).double()
     entropy = -(rows * torch.log(rows + 1e-9)).sum(-1).numpy()

@@ -148,7 +148,7 @@ def friedman(mean_ranks: dict[str, float], **more: Any) -> CriticalDifference:
 def method(name: str, **more: Any) -> Method:
     """Return a method that queries, by the name's parts."""
     confidence, strategy, *filters = (*name.split(" + "), "s")[: max(2, name.count(" + ") + 1)]
-    role = strategy if strategy in ("random", "passive") else "query"
+    role = {"optimal": "bound", "random": "random", "passive": "passive"}.get(strategy, "query")
     values: dict[str, Any] = {"confidence": confidence, "strategy": strategy, "role": role}
     values |= {"filters": tuple(filters), "clipping": tuple(filters)}
     return Method(name=name, **{**values, **more})
@@ -186,9 +186,10 @@ def results(
         "method_costs",
         "agreements",
         "crossing_points",
+        "gaps",
     )
     values: dict[str, Any] = dict.fromkeys((*parts, "notices"), ())
-    values |= {name: {} for name in ("notes", "absences", "passive", "versions")}
+    values |= {name: {} for name in ("notes", "absences", "passive", "bounds", "versions")}
     values |= {"study": "nothing", "description": "", "alpha": 0.05, "plan_known": True}
     return StudyResults(
         cells=table,

@@ -111,8 +111,21 @@ class SampleStudy:
             n_answered += len(record.annotation.answered())
         return _ended(cell, end)
 
-    def passive(self, accuracy: float, wrong: Sequence[int] = (), **changes: Any) -> CellStore:
-        """Record a passive cell that gets some training examples wrong; labels are 0 for ids below 30, else 1."""
+    def passive(
+        self,
+        accuracy: float,
+        wrong: Sequence[int] = (),
+        charted: Mapping[str, np.ndarray] | None = None,
+        **changes: Any,
+    ) -> CellStore:
+        """Record a passive cell that gets some training examples wrong; labels are 0 for ids below 30, else 1.
+
+        Args:
+            accuracy: on the test split.
+            wrong: ids.
+            charted: columns of the training examples that tell how they fared over the epochs.
+            changes: of the spec.
+        """
         cell = self.begin(strategy="passive", **changes)
         ids = np.arange(N_TRAIN)
         labels = (ids >= 30).astype(np.int64)
@@ -122,7 +135,7 @@ class SampleStudy:
         record = _round(
             1, N_TRAIN, ids[:0], labels[:0], {"accuracy": accuracy, "ece": 0.1, "brier": 0.2}, (), 9.0, True
         )
-        cell.append(record, {"train": {"id": ids, "label": labels, "log_probs": log_probs}})
+        cell.append(record, {"train": {"id": ids, "label": labels, "log_probs": log_probs, **(charted or {})}})
         return _ended(cell, "done")
 
 

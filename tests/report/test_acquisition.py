@@ -254,3 +254,62 @@ def test_answers_of_no_class_count_as_labels_of_the_learning_curve(study: Sample
     assert curve.n_labeled == (2, 4, 6)
     assert curve.mean == pytest.approx((0.5, 0.6, 0.7))
     assert not [notice for notice in results_of(study).notices if "labels, so" in notice]
+
+
+# ---- the map of a data set ----
+
+
+def confidence(*hard: int) -> np.ndarray:
+    """Return confidences of the 40 examples: 0.1 for some, 0.9 for those from 27 on, else 0.5."""
+    return np.where(np.isin(np.arange(40), hard), 0.1, np.where(np.arange(40) >= 27, 0.9, 0.5)).astype(np.float32)
+
+
+def test_a_third_of_the_pool_is_hard_to_learn_and_each_method_asks_for_its_share(study: SampleStudy) -> None:
+    # 40 examples: a third is 13. Hard are 0 to 12, easy 27 to 39.
+    charted = {"confidence": confidence(*range(13))}
+    study.passive(0.9, charted=charted | {"variability": np.linspace(0.4, 0.0, 40, dtype=np.float32)})
+    study.cell(ids=[20, 21, 0, 1, 30, 22])
+    study.cell(ids=[20, 21, 0, 24, 25, 26], seed=43)
+    study.cell(ids=[20, 21, 39, 38, 37, 36], strategy="random")
+    acquired = results_of(study).acquired
+    regions = acquired[acquired["what"] == "region"].set_index(["method", "kind"])["share"]
+    assert regions["pool"].to_dict() == dict.fromkeys(("hard to learn", "ambiguous", "easy to learn"), 13 / 40)
+    assert regions[MARGIN].to_dict() == pytest.approx(
+        {"hard to learn": (2 / 4 + 1 / 4) / 2, "ambiguous": (2 / 4 + 1 / 4) / 2, "easy to learn": (1 / 4 + 0) / 2}
+    )
+    assert regions[RANDOM].to_dict() == {"hard to learn": 0, "ambiguous": 0, "easy to learn": 1}
+
+
+def test_confidences_of_several_passive_seeds_are_averaged_before_a_third_is_taken(study: SampleStudy) -> None:
+    first, second = confidence(*range(13)), confidence(*range(13))
+    first[[0, 13]], second[[0, 13]] = (0.0, 0.2), (1.0, 0.2)  # 0: 0.5 on average, 13: 0.2
+    study.passive(0.9, charted={"confidence": first})
+    study.passive(0.9, charted={"confidence": second}, seed=43)
+    study.cell(ids=[20, 21, 0, 22, 13, 23])
+    acquired = results_of(study).acquired
+    assert row(acquired, method=MARGIN, kind="hard to learn")["share"] == pytest.approx(1 / 4)
+    assert set(acquired.loc[acquired["what"] == "region", "kind"]) == {"hard to learn", "easy to learn"}
+
+
+def test_what_was_not_followed_counts_neither_way_and_older_passive_cells_have_no_map(study: SampleStudy) -> None:
+    values = confidence(*range(13))
+    values[::2] = np.nan  # 20 are known: 6 of them are a third, of 1, 3, 5, 7, 9 and 11
+    study.passive(0.9, charted={"confidence": values})
+    study.cell(ids=[20, 21, 0, 1, 3, 23])
+    acquired = results_of(study).acquired
+    assert row(acquired, method="pool", kind="hard to learn")["share"] == pytest.approx(6 / 20)
+    assert row(acquired, method=MARGIN, kind="hard to learn")["share"] == pytest.approx(2 / 3)
+
+
+def test_a_passive_cell_without_a_map_has_outliers_and_no_regions(study: SampleStudy) -> None:
+    study.passive(0.9, wrong=[2])
+    study.cell(ids=range(6))
+    acquired = results_of(study).acquired
+    assert set(acquired["what"]) == {"outliers"}
+
+
+def test_examples_of_one_confidence_are_drawn_by_a_hash_and_a_third_all_the_same(study: SampleStudy) -> None:
+    study.passive(0.9, charted={"confidence": np.full(40, 0.5, np.float32)})
+    study.cell(ids=range(6))
+    share = row(results_of(study).acquired, method="pool", kind="hard to learn")["share"]
+    assert share == pytest.approx(13 / 40)

@@ -6,14 +6,15 @@ from dataclasses import replace
 import pandas as pd
 
 from al_ray.core.metrics import RISE_OF_RAMP_UP
+from al_ray.report.analysis.bounds import gaps_to_bounds
 from al_ray.report.analysis.calibration import calibrations
 from al_ray.report.analysis.comparing import (
     ALPHA,
     Finished,
     clipping_effects,
     clips_a_choice,
-    passive_scores,
     rank_all,
+    reference_scores,
 )
 from al_ray.report.analysis.curves import (
     LAST,
@@ -59,12 +60,17 @@ def analyse(records: StudyRecords, *, description: str = "", with_arrays: bool =
     found = score_cells(records, curves, ramp_up)
     cells = records.cells.join(found)
     scores = cells.loc[found.index]
-    is_passive = scores["role"] == "passive"
-    savings = labels_saved(groups, reference)
-    finished = Finished(
-        cells=cells, scores=scores[~is_passive], passive=scores[is_passive], savings=savings, reference=reference
-    )
+    is_passive, is_bound = scores["role"] == "passive", scores["role"] == "bound"
     methods = _methods(records, reference)
+    rivals = {key: group for key, group in groups.items() if methods[group.method].role != "bound"}
+    savings = labels_saved(rivals, reference)
+    finished = Finished(
+        cells=cells,
+        scores=scores[~is_passive & ~is_bound],
+        passive=scores[is_passive],
+        savings=savings,
+        reference=reference,
+    )
     passive = PassiveModels(records, finished.passive if with_arrays else finished.passive.iloc[:0])
     rankings, clipping = rank_all(finished), clipping_effects(finished, methods)
     # These read arrays, which may add to the notices of the records.
@@ -81,14 +87,16 @@ def analyse(records: StudyRecords, *, description: str = "", with_arrays: bool =
         learning_curves=mean_curves(groups),
         savings=savings,
         rankings=rankings,
-        passive=passive_scores(finished),
+        passive=reference_scores(finished, finished.passive),
+        bounds=reference_scores(finished, scores[is_bound]),
+        gaps=gaps_to_bounds(finished.scores, scores[is_bound], reference),
         clipping=clipping,
         calibrations=reliability,
         queries=queries,
         agreements=agreements(records.axes, finished.scores),
-        crossing_points=crossings(records.axes, finished.scores, groups),
+        crossing_points=crossings(records.axes, finished.scores, rivals),
         method_costs=_costs(records, scores, savings, reference),
-        notes=_notes(reference, rankings),
+        notes=_notes(reference, rankings, has_bounds=bool(is_bound.any())),
         versions=records.versions,
         notices=(*records.notices, *_unequal_budgets(rankings)),
         absences=_absences(cells, methods, has_curves=bool(groups), has_clipping=bool(clipping)),
@@ -220,7 +228,14 @@ def _why_no_clipping(methods: Mapping[str, Method]) -> str:
     return "No method of this study clips. Add a filter such as uncertainty_clipping to its grid to compare."
 
 
-def _notes(reference: str | None, rankings: Sequence[MethodRanking]) -> dict[str, str]:
+_NOTE_ON_BOUNDS = {
+    "Upper bounds": "Share of the way: what the mean accuracy of all points is above that of random queries, over "
+    "what the bound's is, on the seeds that all three have. A bound saw all labels and the test split; a search finds "
+    "it, so that the best that is possible may lie higher. It is in no ranking and sets no level."
+}
+
+
+def _notes(reference: str | None, rankings: Sequence[MethodRanking], *, has_bounds: bool) -> dict[str, str]:
     """Return how the numbers were made, one note for every kind of number."""
     test = rankings[0].critical_difference if rankings else None
     random = f" Random queries are the cells of {reference}." if reference else ""
@@ -249,6 +264,7 @@ def _notes(reference: str | None, rankings: Sequence[MethodRanking]) -> dict[str
         f"the seeds that both have, linear between points. Levels: {RANDOMS_FINAL}, and {shares} % of the best "
         "accuracy that any mean curve of the setting reaches; a level that all curves start above is left out. No "
         f"interval where more than {100 * MAX_UNREACHED:g} % of the resamples never get there.",
+        **(_NOTE_ON_BOUNDS if has_bounds else {}),
         "Calibration": "Ten equal bins of the predicted class's probability. On the test split: of the model after the "
         "last round, read by the cell's own confidence method. On the queried: what the model believed of each example "
         "when it asked, all rounds together; a method that asks for doubtful examples has a hard set there. Errors are "

@@ -24,7 +24,7 @@ class Finished:
 
     Attributes:
         cells: of the study, all of them.
-        scores: the finished ones but passive ones: columns of ``cells``, and what each comes to
+        scores: the finished ones but passive ones and upper bounds: columns of ``cells``, and what each comes to
             (:func:`al_ray.report.analysis.curves.score_cells`).
         passive: the same of the finished passive ones.
         savings: labels saved.
@@ -67,13 +67,13 @@ def rank_all(finished: Finished) -> tuple[MethodRanking, ...]:
     return (_overall(finished, settings), *each)
 
 
-def passive_scores(finished: Finished) -> dict[str, tuple[MethodScore, ...]]:
-    """Return the rows of the methods that are trained on all labels, by setting."""
+def reference_scores(finished: Finished, scores: pd.DataFrame) -> dict[str, tuple[MethodScore, ...]]:
+    """Return the rows of methods that no ranking holds, trained on all labels or upper bounds, by setting."""
     return {
         str(setting): tuple(
             _score(finished, str(method), cells, [str(setting)], {}) for method, cells in members.groupby("method")
         )
-        for setting, members in finished.passive.groupby("setting", sort=False)
+        for setting, members in scores.groupby("setting", sort=False)
     }
 
 

@@ -1,11 +1,15 @@
 """What was queried: classes, overlap between methods, outliers and kinds of example."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from al_ray.core.seeding import tie_keys
 from al_ray.errors import StorageError
 from al_ray.report.analysis.calibration import read_table
 from al_ray.report.analysis.curves import Floats, Ints
@@ -15,6 +19,33 @@ from al_ray.report.read import StudyRecords
 
 _ACQUIRED = "acquired."
 _CHOSEN_BY = "chosen_by."
+_REGIONS = {"hard to learn": ("confidence", 1), "ambiguous": ("variability", -1), "easy to learn": ("confidence", -1)}
+"""Region of a data set's map -> what it is a third by, and whether that is lowest (1) or highest (-1) there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingExamples:
+    """What passive models say of the training examples of a setting.
+
+    Attributes:
+        ids: ``[n_train]``, ascending.
+        labels: class indices ``[n_train]``.
+        wrong: how often each is got wrong ``[n_train]``, in [0, 1].
+        regions: region of the map -> 1 where an example lies in it, 0 where not, NaN where nobody knows ``[n_train]``;
+            regions overlap, each is a third.
+    """
+
+    ids: Ints
+    labels: Ints
+    wrong: Floats
+    regions: Mapping[str, Floats]
+
+    def share_of(self, values: Floats, asked: npt.NDArray[np.integer]) -> float:
+        """Return the mean of some values over those asked examples of which it is known, NaN where of none."""
+        at = np.minimum(np.searchsorted(self.ids, asked), len(self.ids) - 1)
+        known = values[at[self.ids[at] == asked]]
+        known = known[~np.isnan(known)]
+        return float(known.mean()) if len(known) else float("nan")
 
 
 class PassiveModels:
@@ -24,6 +55,11 @@ class PassiveModels:
     (Gonsior et al. 2022, arXiv 2210.03005). Several passive seeds are averaged: an example that two of five get wrong
     counts for 0.4.
 
+    On the map of a data set (Swayamdipta et al. 2020, arXiv 2009.10795) the third of lowest confidence is hard to
+    learn, the third of highest confidence easy, and the third of highest variability ambiguous, as that paper selects
+    them for its experiments (section 3); confidence and variability are averaged over passive seeds first. Equal values
+    are settled by a hash of the id.
+
     Args:
         records: of the study.
         cells: the finished passive ones; none where their arrays are not to be read.
@@ -31,32 +67,53 @@ class PassiveModels:
 
     def __init__(self, records: StudyRecords, cells: pd.DataFrame) -> None:
         self._records, self._cells = records, cells
-        self._known: dict[str, tuple[Ints, Ints, Floats] | None] = {}
+        self._known: dict[str, TrainingExamples | None] = {}
 
-    def examples(self, setting: str) -> tuple[Ints, Ints, Floats] | None:
-        """Return ids ``[n_train]``, ascending, labels, and how often each is got wrong; None without passive cells."""
+    def examples(self, setting: str) -> TrainingExamples | None:
+        """Return what is known of the training examples; None without passive cells."""
         if setting not in self._known:
             self._known[setting] = self._read(self._cells.index[self._cells["setting"] == setting].tolist())
         return self._known[setting]
 
-    def _read(self, cells: Sequence[int]) -> tuple[Ints, Ints, Floats] | None:
-        total: Floats | None = None
+    def _read(self, cells: Sequence[int]) -> TrainingExamples | None:
+        totals: dict[str, Floats] = {}
+        n_read: Counter[str] = Counter()
         ids = labels = np.empty(0, np.int64)
-        n_read = 0
         for cell in cells:
             last = int(self._records.cells.at[cell, "n_rounds"]) - 1
             try:
-                table = read_table(self._records.cell_store(cell), last, "train", ("id", "label", "log_probs"))
+                table = read_table(self._records.cell_store(cell), last, "train", _COLUMNS)
             except StorageError as error:
                 self._records.leave_out(f"passive model {self._records.cells.at[cell, 'key']}", error)
                 continue
-            if not table or (total is not None and not np.array_equal(table["id"], ids)):
+            if not table or (totals and not np.array_equal(table["id"], ids)):
                 continue
-            wrong = (table["log_probs"].argmax(axis=1) != table["label"]).astype(np.float64)
             ids, labels = table["id"], table["label"].astype(np.int64)
-            total = wrong if total is None else total + wrong
-            n_read += 1
-        return None if total is None else (ids, labels, total / n_read)
+            wrong = (table["log_probs"].argmax(axis=1) != labels).astype(np.float64)
+            for name, values in {"wrong": wrong, **{name: table[name] for name in _MAPPED if name in table}}.items():
+                totals[name] = totals.get(name, 0.0) + values.astype(np.float64)
+                n_read[name] += 1
+        if not totals:
+            return None
+        means = {name: total / n_read[name] for name, total in totals.items()}
+        regions = {
+            region: _lowest_third(ids, sign * means[name])
+            for region, (name, sign) in _REGIONS.items()
+            if name in means and not np.isnan(means[name]).all()
+        }
+        return TrainingExamples(ids=ids, labels=labels, wrong=means["wrong"], regions=regions)
+
+
+_MAPPED = ("confidence", "variability")
+_COLUMNS = ("id", "label", "log_probs", *_MAPPED)
+
+
+def _lowest_third(ids: Ints, values: Floats) -> Floats:
+    """Return 1 for the third of lowest values, 0 for the others, NaN where there is no value ``[n]``."""
+    order = np.lexsort((tie_keys(ids, 0), values))[: int((~np.isnan(values)).sum()) // 3]  # NaN comes last
+    found = np.where(np.isnan(values), np.nan, 0.0)
+    found[order] = 1.0
+    return found
 
 
 def pool_class_counts(dataset: Mapping[str, Any], setting: str, passive: PassiveModels) -> list[int]:
@@ -67,7 +124,9 @@ def pool_class_counts(dataset: Mapping[str, Any], setting: str, passive: Passive
     if dataset.get("class_counts"):
         return list(dataset["class_counts"])
     examples = passive.examples(setting)
-    return [] if examples is None else np.bincount(examples[1], minlength=len(dataset.get("class_names", []))).tolist()
+    return (
+        [] if examples is None else np.bincount(examples.labels, minlength=len(dataset.get("class_names", []))).tolist()
+    )
 
 
 def queries_of(records: StudyRecords, scores: pd.DataFrame, passive: PassiveModels) -> tuple[Queries, ...]:
@@ -179,10 +238,15 @@ def _acquired(
     cells: Mapping[str, Sequence[int]],
     scores: pd.DataFrame,
     dataset: Mapping[str, Any],
-    examples: tuple[Ints, Ints, Floats] | None,
+    examples: TrainingExamples | None,
 ) -> tuple[Acquired, ...]:
-    """Return what is odd among the queried: outliers, no label, each data slice; means over cells, the pool first."""
-    outliers = {} if examples is None else _outliers(queried, cells, examples)
+    """Return what is odd among the queried, and which strategy chose it; means over cells, the pool first."""
+    outliers = {} if examples is None else _shares(queried, cells, examples, examples.wrong)
+    regions = (
+        {}
+        if examples is None
+        else {region: _shares(queried, cells, examples, is_in) for region, is_in in examples.regions.items()}
+    )
     asking, rejected = scores[scores["role"] != "passive"], _rejected(queried, cells, dataset)
     kinds, chosen_by = _kinds(asking, dataset.get("group_counts")), _mean_shares(asking, _CHOSEN_BY)
     names = dict.fromkeys([*outliers, *rejected, *kinds, *chosen_by])
@@ -191,6 +255,7 @@ def _acquired(
             method=name,
             outliers=outliers.get(name),
             rejected=rejected.get(name),
+            regions={region: shares[name] for region, shares in regions.items() if name in shares},
             kinds=kinds.get(name, {}),
             chosen_by=chosen_by.get(name, {}),
         )
@@ -210,19 +275,17 @@ def _rejected(
     return {**pool, **shares} if pool or any(shares.values()) else {}
 
 
-def _outliers(
-    queried: QueriedExamples, cells: Mapping[str, Sequence[int]], examples: tuple[Ints, Ints, Floats]
+def _shares(
+    queried: QueriedExamples, cells: Mapping[str, Sequence[int]], examples: TrainingExamples, values: Floats
 ) -> dict[str, float]:
-    ids, _, wrong = examples
+    """Return the mean of some values of training examples over what each method queried, and over the pool."""
 
-    def share(cell: int) -> float:
-        asked = queried.ids_of(cell)
-        at = np.minimum(np.searchsorted(ids, asked), len(ids) - 1)
-        known = ids[at] == asked
-        return float(wrong[at[known]].mean()) if known.any() else float("nan")
+    def mean_of(of_method: Sequence[int]) -> float:
+        shares = np.array([examples.share_of(values, queried.ids_of(cell)) for cell in of_method])
+        return float(shares[~np.isnan(shares)].mean()) if not np.isnan(shares).all() else float("nan")
 
-    by_method = {name: float(np.nanmean(list(map(share, of_method)))) for name, of_method in cells.items()}
-    return {POOL: float(wrong.mean()), **by_method}
+    by_method = {name: mean_of(of_method) for name, of_method in cells.items()}
+    return {POOL: float(np.nanmean(values)), **{name: share for name, share in by_method.items() if share == share}}
 
 
 def _kinds(scores: pd.DataFrame, group_counts: Mapping[str, int] | None) -> dict[str, dict[str, float]]:

@@ -138,6 +138,34 @@ class LabelsSaved:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gap:
+    """How far a method goes from random queries to an upper bound on one setting, by :data:`METRIC`.
+
+    Attributes:
+        setting: name of its :class:`Setting`.
+        method: name of its :class:`Method`.
+        bound: name of the bound, which saw all labels and the test split.
+        n_seeds: seeds that the method, the bound and random queries have.
+        random: mean of random queries on them.
+        accuracy: mean of the method.
+        bound_accuracy: mean of the bound.
+        share: of the way from random queries to the bound that the method goes; negative below random queries, None
+            where the bound is not above them.
+        interval: of the share over seeds, None where there are too few.
+    """
+
+    setting: str
+    method: str
+    bound: str
+    n_seeds: int
+    random: float
+    accuracy: float
+    bound_accuracy: float
+    share: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodScore:
     """A method's row in a ranking: final accuracy, areas, labels saved, rank, comparisons.
 
@@ -180,7 +208,7 @@ class MethodRanking:
 
     Attributes:
         setting: name of its :class:`Setting`; None = over all settings.
-        rows: best first; random is one of them, passive is none.
+        rows: best first; random is one of them, passive and upper bounds are none.
         critical_difference: None where refused.
         refusal: one sentence why there is no critical difference; empty where there is one.
         note: one sentence on what was left out of this ranking; empty for nothing.
@@ -303,6 +331,8 @@ class Acquired:
     Attributes:
         method: name of its :class:`Method`; ``pool`` for the pool itself.
         outliers: share of the queried that the passive model gets wrong, None without a passive cell.
+        regions: region of the map (``hard to learn``, ``ambiguous``, ``easy to learn``) -> share of the queried; empty
+            without a passive cell that recorded it.
         kinds: kind of example (``tickets``) -> share of the queried.
         chosen_by: of a strategy that chooses among others: each of them -> share of the queried.
         rejected: share of the queried that got no label: the part of the budget that went to texts of no class. None
@@ -311,6 +341,7 @@ class Acquired:
 
     method: str
     outliers: float | None
+    regions: Mapping[str, float] = field(default_factory=dict)
     kinds: Mapping[str, float]
     chosen_by: Mapping[str, float] = field(default_factory=dict)
     rejected: float | None = None
@@ -447,6 +478,8 @@ class StudyResults:
         savings: labels saved against random by setting, method and level.
         rankings: the one over all settings first (also where there is only one setting), then one a setting.
         passive: setting -> the methods there that are trained on all labels, which no ranking holds.
+        bounds: setting -> the upper bounds there, likewise.
+        gaps: how far methods go from random queries to an upper bound, by setting, the furthest first.
         clipping: effects of filters that clip.
         calibrations: by setting, method and split.
         queries: one a setting.
@@ -470,6 +503,8 @@ class StudyResults:
     savings: tuple[LabelsSaved, ...]
     rankings: tuple[MethodRanking, ...]
     passive: Mapping[str, tuple[MethodScore, ...]]
+    bounds: Mapping[str, tuple[MethodScore, ...]]
+    gaps: tuple[Gap, ...]
     clipping: tuple[ClippingEffect, ...]
     calibrations: tuple[Calibration, ...]
     queries: tuple[Queries, ...]
@@ -585,6 +620,16 @@ class StudyResults:
         return _frame(columns, map(_fields, self.savings))
 
     @cached_property
+    def gap(self) -> pd.DataFrame:
+        """Way to upper bounds: ``setting, method, bound, n_seeds, random, accuracy, bound_accuracy, share, low, high``.
+
+        ``share`` is what ``accuracy``, the mean of all points of the curve, is above that of random queries, over what
+        that of the bound is; ``low, high`` are its bootstrap interval over seeds.
+        """
+        columns = "setting method bound n_seeds random accuracy bound_accuracy share low high"
+        return _frame(columns, map(_fields, self.gaps))
+
+    @cached_property
     def calibration(self) -> pd.DataFrame:
         """Reliability: ``setting, method, on, n, n_cells, ece, brier`` and, for ten equal bins of confidence, more.
 
@@ -622,8 +667,8 @@ class StudyResults:
         """What is odd among the queried: ``setting, method, what, kind, share``; the pool itself is method ``pool``.
 
         ``what`` is ``outliers`` (what the passive model gets wrong), ``rejected`` (what got no label, being of no
-        class), ``kind`` (a data slice, named by ``kind``) or ``chosen_by`` (one of the strategies that the method
-        chooses among, named likewise).
+        class), ``region`` (of the map that the passive model's epochs make, a third each, named by ``kind``), ``kind``
+        (a data slice, likewise) or ``chosen_by`` (one of the strategies that the method chooses among, likewise).
         """
         odd = [(of.setting, one) for of in self.queries for one in of.acquired]
         found = [
@@ -634,9 +679,9 @@ class StudyResults:
         ]
         found += [
             (setting, one.method, what, name, share)
-            for what in ("kind", "chosen_by")
+            for what, of_what in (("region", "regions"), ("kind", "kinds"), ("chosen_by", "chosen_by"))
             for setting, one in odd
-            for name, share in (one.kinds if what == "kind" else one.chosen_by).items()
+            for name, share in getattr(one, of_what).items()
         ]
         columns = ("setting", "method", "what", "kind", "share")
         return _frame(" ".join(columns), (dict(zip(columns, row, strict=True)) for row in found))

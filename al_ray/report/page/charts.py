@@ -134,7 +134,7 @@ class Look:
     Attributes:
         method: its name.
         index: its number on the page, which ties lines, legends and switches together.
-        css: class that sets colour and dash: ``s0`` to ``s7``, ``random``, ``passive`` or ``rest`` (grey).
+        css: class that sets colour and dash: ``s0`` to ``s7``, ``random``, ``passive``, ``bound`` or ``rest`` (grey).
     """
 
     method: str
@@ -148,7 +148,7 @@ class Look:
 
 
 def assign_looks(results: StudyResults) -> dict[str, Look]:
-    """Give every method its look: the first of the overall ranking stand out, random and passive are references."""
+    """Give every method its look: the first of the overall ranking stand out; random and bounds are references."""
     names = results.methods_by_rank()
     role_of = {name: results.methods[name].role for name in names}
     queried = [name for name in names if role_of[name] == "query"]
@@ -194,7 +194,7 @@ def curves_chart(setting: Setting, curves: Sequence[Curve], looks: Mapping[str, 
         *(_line(curve, looks[curve.method], x, y) for curve in order),
         *_passive(setting, y),
     ]
-    return drawing(_CURVE_WIDTH, _CURVE_HEIGHT, _curves_label(setting, curves), parts, "chart")
+    return drawing(_CURVE_WIDTH, _CURVE_HEIGHT, _curves_label(setting, _rivals(curves, looks)), parts, "chart")
 
 
 def _scales(setting: Setting, curves: Sequence[Curve], looks: Mapping[str, Look]) -> tuple[Scale, Scale]:
@@ -253,6 +253,11 @@ def _marked(n: int, index: int) -> list[int]:
 
 def _depth(look: Look) -> int:
     return 0 if look.is_plain else 2 if look.css == "random" else 1
+
+
+def _rivals(curves: Sequence[Curve], looks: Mapping[str, Look]) -> Sequence[Curve]:
+    """Return the curves without upper bounds, or all where there is nothing else."""
+    return [curve for curve in curves if looks[curve.method].css != "bound"] or curves
 
 
 def _curves_label(setting: Setting, curves: Sequence[Curve]) -> str:

@@ -437,20 +437,25 @@ _ODD = {"outliers": "outliers", "rejected": "of no class"}
 
 
 def _acquired(rows: Sequence[Acquired], looks: Mapping[str, Look]) -> TintedTable:
+    regions = tuple(dict.fromkeys(region for row in rows for region in row.regions))
     kinds = tuple(dict.fromkeys(kind for row in rows for kind in row.kinds))
     odd = [name for name in _ODD if any(getattr(row, name) is not None for row in rows)]
     pool = next((row for row in rows if row.method == POOL), None)
     ordered = sorted(rows, key=lambda row: -1 if row is pool else looks[row.method].index)
     return TintedTable(
-        columns=(*(_ODD[name] for name in odd), *kinds),
-        rows=tuple((row.method, looks.get(row.method), _odd_cells(row, pool, kinds, odd)) for row in ordered),
+        columns=(*(_ODD[name] for name in odd), *regions, *kinds),
+        rows=tuple((row.method, looks.get(row.method), _odd_cells(row, pool, odd, regions, kinds)) for row in ordered),
     )
 
 
-def _odd_cells(row: Acquired, pool: Acquired | None, kinds: Sequence[str], odd: Sequence[str]) -> tuple[Tint, ...]:
+def _odd_cells(
+    row: Acquired, pool: Acquired | None, odd: Sequence[str], regions: Sequence[str], kinds: Sequence[str]
+) -> tuple[Tint, ...]:
     usual = None if row is pool else pool
-    found = [_against(getattr(row, name), None if usual is None else getattr(usual, name)) for name in odd]
-    return (*found, *(_against(row.kinds.get(kind), usual.kinds.get(kind) if usual else None) for kind in kinds))
+    shares = [(getattr(row, name), getattr(usual, name) if usual else None) for name in odd]
+    shares += [(row.regions.get(name), usual.regions.get(name) if usual else None) for name in regions]
+    shares += [(row.kinds.get(name), usual.kinds.get(name) if usual else None) for name in kinds]
+    return tuple(_against(share, of_pool) for share, of_pool in shares)
 
 
 def _chosen_by(rows: Sequence[Acquired], looks: Mapping[str, Look]) -> TintedTable:
