@@ -243,6 +243,12 @@ def _misfits(
             f"dataset_sha256 is {str(spec.dataset_sha256)[:12]}..., but the rows found in {dataset.source} have "
             f"{dataset.content_sha256[:12]}... . Use the data that the study was written for, or drop the key."
         )
+    n_components = spec.finetune.n_components
+    if dataset is not None and n_components is not None and n_components > len(dataset.train):
+        found.append(
+            f"n_components is {n_components}, but {dataset.name!r} has {len(dataset.train)} training examples, which "
+            f"have no more principal components than that. Use at most {len(dataset.train)}."
+        )
     if dataset is not None and not spec.strategy.labels_everything:
         found += _misfits_of_sizes(spec, dataset)
     model = models.get((spec.model.name, spec.model.revision))
@@ -328,6 +334,11 @@ def misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
         found.append(
             f"frozen_layers is {spec.finetune.n_frozen}, but {name!r} has {facts.n_layers} layers that can be "
             f"frozen one by one. Use at most {facts.n_layers}."
+        )
+    if spec.finetune.n_components is not None and spec.finetune.n_components > facts.n_features:
+        found.append(
+            f"n_components is {spec.finetune.n_components}, but the embeddings of {name!r} have {facts.n_features} "
+            f"features. Use at most {facts.n_features}, or leave it out for all of them."
         )
     if spec.finetune.lora is not None:
         try:
