@@ -24,13 +24,15 @@ from al_ray.model.worker import Alone, Worker
 HEAD_DROPOUT = 0.1
 """Share of the features that dropout drops before the head: in fits by AdamW, and where no other rate is asked for."""
 FIRST_STD = 0.02
+_ROWS_AT_ONCE = 4096
 
 
 class FrozenClassifier(RoundClassifier):
     """A linear classifier on features of texts that never change: dropout, then one linear layer.
 
     Args:
-        features: of each split, by ascending id ``[n, n_features]`` float32; may be read-only.
+        features: of each split, by ascending id ``[n, n_features]`` float32; may be read-only. With ``n_components`` in
+            the recipe the layer reads their principal components, fitted on the pool.
         ids: of each split, ascending.
         settings: of every fit; of its precision nothing is read here.
         worker: this process, which works alone.
@@ -57,6 +59,10 @@ class FrozenClassifier(RoundClassifier):
             ids=ids,
             embeddings=embeddings,
         )
+        self._encoded, self._axes = features["pool"], None
+        if settings.recipe.n_components is not None:
+            self._axes = principal_axes(features["pool"], settings.recipe.n_components)
+            features = {split: _projected(rows, *self._axes) for split, rows in features.items()}
         self._features = {split: tensor_view(rows) for split, rows in features.items()}
         self._head = nn.Linear(self._features["pool"].shape[1], settings.n_classes)
 
@@ -121,11 +127,20 @@ class FrozenClassifier(RoundClassifier):
     def _named_weights(self) -> dict[str, Tensor]:
         return dict(self._head.named_parameters())
 
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Return what ``predict(plain=True)`` computes with: ``weight`` and ``bias`` on the encoder's features."""
+        weights = super().plain_weights()
+        if self._axes is None:
+            return weights
+        mean, axes = self._axes
+        weight = weights["weight"].double().numpy() @ axes.T
+        bias = weights["bias"].double().numpy() - weight @ mean
+        return {"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()}
+
     @property
     def pool_features(self) -> Float32Array:
-        """Features of the pool ``[n_pool, n_features]``, by ascending id; read-only."""
-        features: Float32Array = self._features["pool"].numpy()
-        return features
+        """Features of the pool as the encoder has them ``[n_pool, n_features]``, by ascending id; read-only."""
+        return self._encoded
 
     def _rows(self, split: Split, ids: IntArray) -> Tensor:
         rows = np.searchsorted(self._ids[split], ids)
@@ -170,6 +185,48 @@ def _thinned(weight: Tensor, passes: Passes) -> Tensor:
         with fork_random(weight.device, stream_seed(passes.seed, "pass", number)):
             masks.append(torch.bernoulli(torch.full(weight.shape[1:], 1 - rate)) / (1 - rate))
     return weight * torch.stack(masks)[:, None]
+
+
+def principal_axes(features: Float32Array, n_components: int) -> tuple[Float64Array, Float64Array]:
+    """Return the mean of some features and the directions of their greatest variance (Pearson 1901).
+
+    Eigenvectors of the whole covariance in float64, with the entry of largest size of each positive, so that nothing
+    is drawn.
+
+    Args:
+        features: ``[n, n_features]``, in an order that hangs on nothing but the data.
+        n_components: at most n and n_features.
+
+    Returns:
+        ``[n_features]`` and ``[n_features, n_components]``, by falling variance.
+
+    Raises:
+        RoundError: more components than that, or features that are not finite.
+    """
+    if n_components > min(features.shape):
+        raise RoundError(
+            f"n_components is {n_components}, but {len(features)} texts with {features.shape[1]} features have "
+            f"{min(features.shape)} principal components. Lower it."
+        )
+    mean: Float64Array = features.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        raise RoundError("the encoder gave features that are not finite. Use precision float32.")
+    covariance = np.zeros((features.shape[1], features.shape[1]))
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        centred = features[start : start + _ROWS_AT_ONCE] - mean
+        covariance += centred.T @ centred
+    axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_components]
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(n_components)]
+    return mean, axes * np.where(largest < 0, -1.0, 1.0)
+
+
+def _projected(features: Float32Array, mean: Float64Array, axes: Float64Array) -> Float32Array:
+    """Return features along some axes ``[n, n_components]``."""
+    found = np.empty((len(features), axes.shape[1]), dtype=np.float32)
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        found[rows] = (features[rows] - mean) @ axes
+    return found
 
 
 def tensor_view(array: npt.NDArray[Any]) -> Tensor:

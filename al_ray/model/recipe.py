@@ -30,8 +30,10 @@ HEAD_DEFAULTS: Mapping[str, Any] = {
 # Adapters are few and start without effect, so that they bear larger steps. Hu et al. 2022 take 2e-4 to 5e-4, over many
 # more steps than a few hundred labels give; measured on TREC-6, MiniLM, 200 labels: 0.74 at 5e-4, 0.85 at 1e-3.
 LORA_DEFAULTS: Mapping[str, Any] = {"learning_rate": 1e-3}
-_OF_FROZEN_LEARNER = ("features", "solver", "l2")
-_OF_LBFGS = ("frozen_layers", "features", "solver", "l2", "class_weights")
+_OF_FROZEN_LEARNER = ("features", "n_components", "solver", "l2")
+_OF_LBFGS = ("frozen_layers", "features", "n_components", "solver", "l2", "class_weights")
+LATER = ("n_components",)
+"""Options that recipes did not have at first: left out of what is stored where they change nothing, which is None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,8 @@ class FinetuneRecipe:
             dropout, and their output is computed once. 0 = nothing frozen; all = the frozen learner.
         features: what the frozen learner sees of a text: the mean of the encoder's output over the tokens, at unit
             length, or the output at the first token.
+        n_components: the frozen learner sees of these so many principal components, fitted once on the features of the
+            whole pool, answered or not (Pearson 1901); None = all features as they are.
         solver: of the frozen learner: AdamW, or L-BFGS, which is multinomial logistic regression with L2 (convex, so
             that the seed changes nothing).
         l2: with L-BFGS half of the squared weights, the intercepts among them, counts so much beside the summed loss;
@@ -128,6 +132,7 @@ class FinetuneRecipe:
     class_weights: Literal["none", "balanced"] = "none"
     frozen_layers: Annotated[int, Within(ge=0, advice="0 freezes nothing")] | Literal["all"] = 0
     features: Literal["mean", "first_token"] = "mean"
+    n_components: Annotated[int, Within(ge=1, advice="leave it out for all features")] | None = None
     solver: Literal["adamw", "lbfgs"] = "adamw"
     l2: Annotated[float, Within(gt=0, finite=True, advice="0.1 is usual here, 1 in scikit-learn")] = 0.1
     lora: Annotated[Lora | None, _LoraSchema] = None
@@ -145,6 +150,9 @@ class FinetuneRecipe:
         given = dict(options)
         if given.get("frozen_dropout") is False and given.get("frozen_layers", 0) not in (0, "all"):
             del given["frozen_dropout"]  # as to_json says it, of recipes for which it has a meaning
+        for later in LATER:
+            if given.get(later) is None:
+                given.pop(later, None)
         if given.get("lora") is None:
             given.pop("lora", None)
         elif not isinstance(given["lora"], Lora):
@@ -169,7 +177,8 @@ class FinetuneRecipe:
         """Return the options that mean something beside each other, and no others."""
         options = asdict(self)
         if self.is_frozen:
-            return {key: options[key] for key in options if key in self._meaningful()}
+            meant = self._meaningful()
+            return {key: value for key, value in options.items() if key in meant and (key not in LATER or value)}
         without = _OF_FROZEN_LEARNER if self.lora else (*_OF_FROZEN_LEARNER, "lora")
         kept = {key: value for key, value in options.items() if key not in without}
         # The first edition let dropout act in frozen layers, which is another computation.

@@ -685,7 +685,8 @@ class _WhenNeeded:
 def _learner_words(spec: CellSpec) -> str:
     recipe = spec.finetune
     if recipe.is_frozen:
-        return "a linear head on the encoder, which stays as it was pretrained"
+        of = f"{recipe.n_components} principal components of " if recipe.n_components else ""
+        return f"a linear head on {of}the encoder, which stays as it was pretrained"
     if recipe.lora is not None:
         return f"low-rank adapters of rank {recipe.lora.rank} in the encoder, and its head"
     return f"the encoder, but for its lowest {recipe.n_frozen} layers" if recipe.n_frozen else "the whole encoder"

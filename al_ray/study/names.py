@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from al_ray.identifiers import with_hash
-from al_ray.model.recipe import FinetuneRecipe, Lora
+from al_ray.model.recipe import LATER, FinetuneRecipe, Lora
 from al_ray.records.json import canonical_json, flatten
 from al_ray.study.spec import CellSpec, once_a_kind
 
@@ -246,7 +246,7 @@ def setting_axes(cells: Iterable[tuple[CellSpec, CellNames]]) -> dict[str, dict[
             "data set": names.dataset,
             "model": models[model_content(spec)],
             "learner": learners[_recipe_content(spec)],
-            "n_components": str(spec.finetune.to_json().get("n_components", "all")),
+            "n_components": str(spec.finetune.n_components or "all"),
             **dict(word.split("=", 1) for word in names.variant if not _is_of_recipe(word)),
         }
         for setting, (spec, names) in firsts.items()
@@ -378,5 +378,7 @@ def _differing(group: Mapping[str, Mapping[str, Any]], seeds: Mapping[str, set[i
 
 
 def _tells_apart(key: str, values: Collection[Mapping[str, Any]]) -> bool:
-    """Say whether a key that differs has to be named: what a recipe lacks follows from what else it says."""
+    """Say whether a key that differs has to be named: what a recipe lacks mostly follows from what else it says."""
+    if key.removeprefix(_RECIPE) in LATER:
+        return True
     return not key.startswith(_RECIPE) or len({repr(each[key]) for each in values if key in each}) > 1

@@ -250,6 +250,12 @@ def _misfits(
             f"strategy {spec.strategy.name!r} searches for the best learning curve on a test split, and "
             f"{dataset.name!r} has none. Add one, or drop the strategy."
         )
+    n_components = spec.finetune.n_components
+    if dataset is not None and n_components is not None and n_components > len(dataset.train):
+        found.append(
+            f"n_components is {n_components}, but {dataset.name!r} has {len(dataset.train)} training examples, which "
+            f"have no more principal components than that. Use at most {len(dataset.train)}."
+        )
     if dataset is not None and not spec.strategy.labels_everything:
         found += _misfits_of_sizes(spec, dataset)
     model = models.get((spec.model.name, spec.model.revision))
@@ -362,6 +368,11 @@ def misfits_of_model(spec: CellSpec, facts: ModelFacts) -> list[str]:
         found.append(
             f"frozen_layers is {spec.finetune.n_frozen}, but {name!r} has {facts.n_layers} layers that can be "
             f"frozen one by one. Use at most {facts.n_layers}."
+        )
+    if spec.finetune.n_components is not None and spec.finetune.n_components > facts.n_features:
+        found.append(
+            f"n_components is {spec.finetune.n_components}, but the embeddings of {name!r} have {facts.n_features} "
+            f"features. Use at most {facts.n_features}, or leave it out for all of them."
         )
     if spec.finetune.lora is not None:
         try:

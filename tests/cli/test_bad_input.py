@@ -63,6 +63,17 @@ def folder(tmp_path: Path, train: pa.Table, test: pa.Table | None = None) -> str
         ({"rounds": 15}, "15 rounds of 10 ask for more than 'tickets' has"),
         ({"max_tokens": 5000}, "max_tokens is 5000, but"),
         ({"finetune": {"frozen_layers": 99}}, "frozen_layers is 99, but"),
+        (
+            {"finetune": {"frozen_layers": "all", "n_components": 161}},
+            "n_components is 161, but 'tickets' has 160",
+        ),
+        (
+            {
+                "dataset": {"name": "tickets", "n_train": 2000},
+                "finetune": {"frozen_layers": "all", "n_components": 999},
+            },
+            "n_components is 800, but the embeddings of",
+        ),
         ({"model": "./no/such/folder"}, "no/such/folder"),
         ({"dataset": {"path": "./no/such/data"}}, "no/such/data"),
         ({"dataset_sha256": "0" * 64}, "dataset_sha256 is 000000000000..., but the rows found"),

@@ -120,6 +120,19 @@ def test_a_mean_is_right_too_for_texts_that_a_small_pool_does_not_resemble(bert:
     np.testing.assert_allclose(TextScorer.open(tmp_path / "out").logits([*TEXTS.values()]), logits, atol=1e-3)
 
 
+@pytest.mark.parametrize("features", ["mean", "first_token"])
+def test_a_head_on_principal_components_leaves_as_one_on_all_features(
+    bert: Path, tmp_path: Path, features: str
+) -> None:
+    model = resolve_model(str(bert), None)
+    classifier = frozen(model, features=features, n_components=6)
+    check = export(tmp_path / "out", classifier, model)
+    assert check.n == check.n_same == 60
+    np.testing.assert_allclose(
+        TextScorer.open(tmp_path / "out").logits([*TEXTS.values()]), expected(classifier), atol=1e-3
+    )
+
+
 @pytest.mark.parametrize("recipe", [{}, {"frozen_layers": 1}, {"frozen_layers": 2}, {"lora": {"rank": 2}}], ids=str)
 @pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "deberta-v2", "modernbert"])
 def test_a_fine_tuned_model_leaves_with_the_layers_that_were_gone_and_without_adapters(

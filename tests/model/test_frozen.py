@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from al_ray.confidence.evidential import evidential_loss
@@ -14,7 +15,7 @@ from al_ray.core.types import LabeledSet, Sampling
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import RoundError
 from al_ray.model.finetune import FitSettings
-from al_ray.model.frozen import HEAD_DROPOUT, FrozenClassifier
+from al_ray.model.frozen import HEAD_DROPOUT, FrozenClassifier, principal_axes
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.worker import SingleProcess
 
@@ -86,6 +87,48 @@ def test_lbfgs_hangs_on_the_answers_alone() -> None:
         classifier.finetune(LabeledSet(ids=LABELED.ids[order], labels=LABELED.labels[order]), round_index=seed)
         found.append(probs_of(classifier))
     np.testing.assert_allclose(*found, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n_components", "dtype"), [(1, np.float32), (5, np.float32), (N_FEATURES, np.float64)])
+def test_principal_axes_are_those_of_scikit_learn_up_to_sign(n_components: int, dtype: Any) -> None:
+    features = FEATURES.astype(dtype) + 3
+    mean, axes = principal_axes(features, n_components)
+    peer = PCA(n_components, svd_solver="full").fit(features.astype(np.float64))
+    np.testing.assert_allclose(mean, peer.mean_, atol=1e-9)
+    np.testing.assert_allclose(np.abs((axes * peer.components_.T).sum(axis=0)), 1, atol=1e-9)
+    assert (axes[np.abs(axes).argmax(axis=0), range(n_components)] > 0).all()
+
+
+def test_the_head_and_the_strategies_see_the_components_of_the_pool_in_both_splits() -> None:
+    classifier = classifier_of(solver="lbfgs", n_components=4)
+    classifier.finetune(LABELED, round_index=1)
+    mean, axes = principal_axes(FEATURES, 4)
+    projected = (FEATURES - mean) @ axes
+    w, b, _, _ = logistic_regression(projected[np.searchsorted(IDS, LABELED.ids)], LABELED.labels, N_CLASSES, l2=0.1)
+    for split, n in (("pool", N), ("test", 50)):
+        found = classifier.predict(split, IDS[:n], with_features=True)
+        np.testing.assert_allclose(found.features, projected[:n], atol=1e-5)
+        np.testing.assert_allclose(found.logits[:, 0], projected[:n] @ w.T + b, atol=1e-4)
+    weights = {name: value.numpy() for name, value in classifier.plain_weights().items()}
+    logits = classifier.predict("pool", IDS).logits[:, 0]
+    np.testing.assert_allclose(classifier.pool_features @ weights["weight"].T + weights["bias"], logits, atol=1e-4)
+
+
+def test_all_components_are_a_rotation_and_change_no_prediction_of_dropoutless_fits() -> None:
+    found = []
+    for options in ({}, {"n_components": N_FEATURES}):
+        # Centred features move the intercept, which the penalty holds: a small one leaves them alike.
+        classifier = classifier_of(solver="lbfgs", l2=1e-6, **options)
+        classifier.finetune(LabeledSet(ids=IDS[:300], labels=LABELS[:300]), round_index=1)
+        found.append(classifier.predict("pool", IDS).logits[:, 0].argmax(axis=1))
+    assert (found[0] == found[1]).mean() > 0.99
+
+
+def test_more_components_than_texts_or_features_are_refused() -> None:
+    with pytest.raises(RoundError, match=r"n_components is 13, but 400 texts with 12 features have 12 principal"):
+        classifier_of(n_components=N_FEATURES + 1)
+    with pytest.raises(RoundError, match=r"n_components is 7, but 6 texts with 12 features have 6"):
+        principal_axes(FEATURES[:6], 7)
 
 
 @pytest.mark.parametrize("solver", ["adamw", "lbfgs"])

@@ -73,6 +73,8 @@ def test_the_frozen_learner_has_defaults_of_its_own_and_what_is_said_beside_them
         {"frozen_layers": "all"},
         {"frozen_layers": "all", "features": "first_token", "epochs": 9},
         {"frozen_layers": "all", "solver": "lbfgs", "l2": 2.0, "class_weights": "balanced"},
+        {"frozen_layers": "all", "n_components": 32},
+        {"frozen_layers": "all", "solver": "lbfgs", "n_components": 2},
     ],
     ids=str,
 )
@@ -92,6 +94,14 @@ def test_the_json_form_of_full_fine_tuning_is_that_of_the_first_edition() -> Non
     assert FinetuneRecipe(frozen_layers=2).to_json()["frozen_dropout"] is False  # there it was another computation
 
 
+@pytest.mark.parametrize("solver", ["adamw", "lbfgs"])
+def test_a_recipe_of_all_features_is_stored_as_before_there_was_a_choice(solver: str) -> None:
+    plain = FinetuneRecipe.of({"frozen_layers": "all", "solver": solver})
+    assert "n_components" not in plain.to_json()
+    assert FinetuneRecipe.of({"frozen_layers": "all", "solver": solver, "n_components": None}) == plain
+    assert FinetuneRecipe.of({"frozen_layers": 2, "n_components": None}) == FinetuneRecipe.of({"frozen_layers": 2})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -108,6 +118,9 @@ def test_the_json_form_of_full_fine_tuning_is_that_of_the_first_edition() -> Non
             {"frozen_layers": "all", "solver": "lbfgs", "epochs": 3},
             r"option 'epochs' is 3, which has no meaning with 'solver: lbfgs'. Drop it, from 'defaults' too, or use 's",
         ),
+        ({"n_components": 32}, r"option 'n_components' is 32, which only the frozen learner has"),
+        ({"lora": {}, "n_components": 32}, r"option 'n_components' is 32, which only the frozen learner has"),
+        ({"frozen_layers": "all", "n_components": 0}, r"option 'n_components' of .*0"),
         ({"frozen_layers": "most"}, r"option 'frozen_layers' of finetune is 'most'.*int \| 'all'"),
         (
             {"frozen_layers": "all", "features": "max"},

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from al_ray.filtering import filters
 from al_ray.identifiers import identifier
 from al_ray.storage.folder import check_name
-from al_ray.study.names import MAX_SLUG, Method, name_cells, slugs_of
+from al_ray.study.names import MAX_SLUG, Method, name_cells, setting_axes, slugs_of
 from al_ray.study.spec import CellSpec, make_spec
 from al_ray.tracking.mlflow import shown_name
 
@@ -53,6 +53,35 @@ def test_adapters_are_told_apart_by_their_rank_and_the_layers_below_them() -> No
         "minilm (learner=full)", "minilm (learner=frozen_4)", "minilm (learner=lora_8)",
         "minilm (learner=frozen_4_lora_4)",
     ]  # fmt: skip
+
+
+def test_cells_with_and_without_principal_components_are_told_apart_and_have_them_as_an_axis() -> None:
+    recipes = [
+        {"frozen_layers": "all", **more}
+        for more in ({}, {"n_components": 8}, {"n_components": 32}, {"solver": "lbfgs", "n_components": 8})
+    ]
+    specs = [spec(finetune=recipe, initial_size=size) for recipe in recipes for size in (25, 50)]
+    names = name_cells(specs)
+    assert len({name.setting for name in names}) == len(specs)
+    assert "n_components" not in " ".join(names[0].variant)
+    axes = setting_axes(zip(specs, names, strict=True))
+    assert [axes[name.setting]["n_components"] for name in names[::2]] == ["all", "8", "32", "8"]
+    assert [axes[name.setting]["learner"] for name in names[::2]] == ["frozen_adamw"] * 3 + ["frozen_lbfgs"]
+    assert {axes[name.setting]["initial_size"] for name in names} == {"25", "50"}
+    assert all(not key.startswith(("finetune", "solver")) for values in axes.values() for key in values)
+    two = [spec(finetune={"frozen_layers": "all"}), spec(finetune={"frozen_layers": "all", "n_components": 8})]
+    assert [name.variant for name in name_cells(two)] == [(), ("n_components=8",)]
+
+
+def test_learners_that_differ_in_an_option_are_two_values_of_one_axis() -> None:
+    specs = [spec(finetune={"frozen_layers": "all", "l2": l2, "solver": "lbfgs"}) for l2 in (0.1, 1.0)]
+    specs += [spec(finetune={}), spec(finetune={"lora": {"rank": 4}})]
+    names = name_cells(specs)
+    axes = setting_axes(zip(specs, names, strict=True))
+    assert [axes[name.setting]["learner"] for name in names] == [
+        "frozen_lbfgs (l2=0.1)", "frozen_lbfgs (l2=1.0)", "full", "lora_4"
+    ]  # fmt: skip
+    assert {axes[name.setting]["model"] for name in names} == {"minilm"}
 
 
 def test_a_name_that_another_one_was_given_to_be_told_apart_is_told_apart_too() -> None:
