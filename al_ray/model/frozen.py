@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from al_ray.core.logistic import logistic_regression
 from al_ray.core.seeding import stream, stream_seed
-from al_ray.core.types import Float32Array, IntArray, LabeledSet, Sampling, Split
+from al_ray.core.types import Float32Array, Float64Array, IntArray, LabeledSet, Sampling, Split
 from al_ray.errors import RoundError
 from al_ray.model.classifier import Embeddings, RoundClassifier, no_embeddings
 from al_ray.model.encoder import fork_random
