@@ -54,7 +54,7 @@ ChoosesAmong.min_draws = property(lambda self: max(arm.min_draws for arm in self
 
 single_strategies = Parts(
     strategies,
-    lambda cls: not issubclass(cls, ChoosesAmong) and not cls.labels_everything,
+    lambda cls: not (issubclass(cls, ChoosesAmong) or cls.labels_everything or cls.needs_hindsight),
     "cannot be one of those that another chooses among. Name one that looks at examples itself, such as 'margin'.",
 )
 Arm = Annotated[QueryStrategy, single_strategies]

@@ -263,6 +263,7 @@ def test_strategies_within_strategies_are_written_and_named_plainly() -> None:
         ({"name": "tailor", "arms": ["margin", "margin"]}, "chooses among margin_1, margin_2. Name two"),
         ({"name": "tailor", "arms": ["margin", "ucb"]}, "'ucb' cannot be one of those .* such as 'margin'"),
         ({"name": "mixture", "arms": ["margin", "passive"]}, "'passive' cannot be one of those"),
+        ({"name": "mixture", "arms": ["margin", "optimal"]}, "'optimal' cannot be one of those"),
         ({"name": "tailor", "arms": ["margin", "badg"]}, "option 'arms' .* strategy 'badg'. Did you mean 'badge'"),
         ({"name": "mixture", "shares": [0.5, 0.6]}, r"add up to 1.1, for 2 strategies. Give each strategy one share"),
         ({"name": "mixture", "shares": [1.0]}, r"add up to 1, for 2 strategies"),
