@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from al_ray.core.clustering import LLOYD_PAIRS, fill_at_random, k_means
+from al_ray.core.clustering import MAX_LLOYD_CLUSTERS, fill_at_random, k_means
 from al_ray.core.distances import double_unit_rows, row_blocks
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import Float64Array, IntArray, PoolView, Ranking
@@ -66,7 +66,7 @@ class EvGp(QueryStrategy):
             covariance, noise = posterior(points, n_candidates, labeled, self.noise**2)
         else:
             n_inducing = min(self.n_inducing, len(points))
-            centres = k_means(points, n_inducing, stream, mini_batch=n_inducing * len(points) > LLOYD_PAIRS)
+            centres = k_means(points, n_inducing, stream, mini_batch=n_inducing > MAX_LLOYD_CLUSTERS)
             covariance, noise = sparse_posterior(
                 points, n_candidates, labeled, double_unit_rows(centres), self.noise**2
             )

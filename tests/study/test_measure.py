@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from al_ray.runtime.pool import text_table
 from al_ray.study import measure
 from al_ray.study.file import Execution, Study
-from al_ray.study.forecast import SIDE_BY_SIDE, START_UP_S, cell_cost, measured_seconds
+from al_ray.study.forecast import SIDE_BY_SIDE, START_UP_S, cell_cost, measured_seconds, round_costs
 from al_ray.study.plan import Plan, PlannedCell, dataset_key, plan_study
 from al_ray.study.run import run_study
 from tests.model import tiny
@@ -167,6 +168,14 @@ def test_a_cell_costs_what_is_left_of_it_by_the_models_and_texts_in_it(planned: 
     assert cost_of(plans[2], members) > 3 * cost
     less, least = (cost_of(plans[0], replace(plain, n_recorded=n)) for n in (3, 99))
     assert 0 < least < less < cost
+
+
+def test_watching_the_labelled_costs_them_once_an_epoch_in_every_round_that_asks(planned: Any) -> None:
+    specs = [planned(strategy=name).cells[0].spec for name in ("entropy", "tidal")]
+    plain, watching = (round_costs(spec, 120, 40) for spec in specs)
+    n_labeled = [specs[0].initial_size + n * specs[0].query_size for n in range(specs[0].rounds)]
+    more = [specs[0].finetune.epochs * n for n in n_labeled]
+    assert np.subtract(watching, plain).tolist() == pytest.approx([*more, 0])
 
 
 def test_lanes_are_given_the_longest_cells_first_and_those_of_equal_cost_in_the_order_of_the_study(
