@@ -24,6 +24,7 @@ SHORT = (
     "encoding_cache",
     "grid_size",
     "pool_size",
+    "stream_size",
     "s3_records",
     "batch_strategies",
     "report_size",

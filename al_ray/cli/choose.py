@@ -69,6 +69,11 @@ def choose(
         note = ModelNote.read(Path(found.path))
         with console.status("reading the pool") as status:
             sharded = shard_pool(pool, lambda sentence: status.update(without_secrets(sentence)))
+            if sharded.filesystem.type_name == out.filesystem.type_name and sharded.is_inside(out.path):
+                raise ConfigError(
+                    f"{out.where(name)} lies inside the pool, which would then hold its own rows twice. Name a file "
+                    "beside it."
+                )
             column = chosen_column("text", text, sharded.guesses(), Path(sharded.address))
             if labeled is not None and id_ is None:
                 raise ConfigError("--labeled names rows by their ids: name the column of them too, --id COLUMN.")

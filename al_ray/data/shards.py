@@ -120,6 +120,10 @@ class ShardedPool:
         """Rows of all files."""
         return sum(shard.n_rows for shard in self.shards)
 
+    def is_inside(self, path: str) -> bool:
+        """Tell whether a folder of the same file system is that of the pool, or lies in it."""
+        return f"{path}/".startswith(f"{self.root}/")
+
     def read(self, shard: Shard) -> pa.Table:
         """Read the rows of a shard, all columns: as Parquet has them, CSV as texts, JSONL by the kinds of its values.
 

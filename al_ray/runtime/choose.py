@@ -158,6 +158,11 @@ def check_choosing(job: ChoosingJob) -> None:
             raise DataError(f"{pool.address} has no column {name!r} ({option}). Columns: {', '.join(pool.columns)}.")
     if job.id == job.text or job.label == job.text:
         raise ConfigError(f"column {job.text!r} is that of the texts; ids and labels stand in others.")
+    if job.id is None and job.text in ("file", "row"):
+        raise ConfigError(
+            f"the texts stand in column {job.text!r}, as would the place of a row that has no id. Name the column of "
+            "ids: --id COLUMN."
+        )
     if job.labeled and job.id is None:
         raise ConfigError("which rows are labelled already is told by their ids: name the column of them, --id COLUMN.")
     pool.check_text_column(job.text)
@@ -233,7 +238,7 @@ class ShardReader:
         rows = rows[np.argsort(tie_keys(rows, job.seed))]
         probs, features = self._scorer.probabilities_and_features([texts[row] for row in rows])
         kept = [job.text] if job.id is None else [job.id, job.text]
-        named = table.select(kept).take(pa.array(rows))
+        named = table.select(kept).take(pa.array(rows)).replace_schema_metadata(None)
         if job.id is None:
             for name, values in _places(job.pool, shard, rows):
                 named = named.add_column(0, name, values)
@@ -301,6 +306,7 @@ class StreamChooser:
             width = offer.embeddings.shape[1]
             self._selector = OnePassSelector(job.n, job.pool.n_rows, width, stream(job.seed, "choose", "draws"))
             self._schema = offer.named.schema
+        self._schema = _common(self._schema, offer.named.schema)
         self._selector.skip(shard.n_rows - len(offer.rows))
         self._selector.offer(offer.embeddings, first + offer.rows)
         query = self._selector.query
@@ -320,13 +326,29 @@ class StreamChooser:
 
         assert self._selector is not None, "the stream had no shard"
         rows = [self._held[number] for number in self._selector.query.tolist()]
+        texts = [name for name in self._schema.names if pa.types.is_string(self._schema.field(name).type)]
         return Chosen(
-            table=pa.Table.from_pylist(rows, schema=self._schema),
+            table=pa.Table.from_pylist(
+                [{**row, **{name: str(row[name]) for name in texts}} for row in rows], schema=self._schema
+            ),
             n_accepted=len(self._selector.accepted),
             n_read=self._n_read,
             n_without_text=self._n_without_text,
             n_labeled=self._n_labeled,
         )
+
+
+def _common(first: "pa.Schema", second: "pa.Schema") -> "pa.Schema":
+    """Return the types that hold the values of two files; texts where nothing else does."""
+    import pyarrow as pa
+
+    if first.equals(second):
+        return first
+    try:
+        return pa.unify_schemas([first, second], promote_options="permissive")
+    except pa.ArrowException:
+        pairs = zip(first, second, strict=True)
+        return pa.schema([one if one.type == other.type else pa.field(one.name, pa.string()) for one, other in pairs])
 
 
 def choose_here(job: ChoosingJob, threads: int, tell: Tell) -> Chosen:

@@ -127,7 +127,7 @@ def check_job(job: ScoringJob) -> list[Shard]:
             f"--prefix scored_ makes it {f'scored_{clash[0]}'!r}."
         )
     pool, out = job.pool, job.out
-    if pool.filesystem.type_name == out.filesystem.type_name and f"{out.path}/".startswith(f"{pool.root}/"):
+    if pool.filesystem.type_name == out.filesystem.type_name and pool.is_inside(out.path):
         raise ConfigError(
             f"{out.address} lies inside the pool, which would then hold its own scores. Name a folder beside it."
         )

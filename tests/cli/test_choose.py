@@ -87,6 +87,19 @@ def test_what_cannot_be_is_said_and_nothing_is_written(
     assert not (tmp_path / "query.parquet").exists()
 
 
+def test_the_chosen_texts_do_not_go_into_the_pool_itself(
+    al_ray: Invoke, classifier: Path, pool: Path, tmp_path: Path
+) -> None:
+    words = ("--model", classifier, "--n", 5, "--local", "--to", tmp_path / "query.jsonl")
+    inside = tmp_path / "texts"
+    inside.mkdir()
+    pool.rename(inside / "pool.csv")
+    found = al_ray("choose", inside, *words[:-1], inside / "query.jsonl")
+    assert found.code == 1
+    assert "lies inside the pool, which would then hold its own rows twice" in found.text
+    assert al_ray("choose", inside, *words).code == 0
+
+
 @pytest.mark.ray
 def test_the_script_chooses_on_a_ray_of_its_own(al_ray: Invoke, classifier: Path, pool: Path, tmp_path: Path) -> None:
     words = [str(pool), "--model", str(classifier), "--n", "5", "--id", "number"]

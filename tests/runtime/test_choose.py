@@ -195,6 +195,26 @@ def test_all_are_chosen_where_no_more_can_be_and_ids_are_compared_as_text(make: 
     assert chosen.n_read == N
 
 
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        ((pa.int32(), pa.int64()), pa.int64()),
+        ((pa.string(), pa.int64()), pa.string()),
+        ((pa.string(), pa.large_string()), pa.large_string()),
+    ],
+)
+def test_files_that_write_ids_in_several_types_agree_on_one(
+    make: Make, tmp_path: Path, types: tuple[pa.DataType, pa.DataType], expected: pa.DataType
+) -> None:
+    for name, type_ in zip("ab", types, strict=True):
+        table = pq.read_table(tmp_path / "pool" / f"{name}.parquet")
+        numbers = pa.array([int(key[1:]) for key in table["key"].to_pylist()]).cast(type_)
+        pq.write_table(table.set_column(0, "key", numbers), tmp_path / "pool" / f"{name}.parquet")
+    chosen = run(make(n=N))
+    assert chosen.table.schema.field("key").type == expected
+    assert sorted(map(int, keys(chosen))) == [i for i in range(N) if i not in WITHOUT_TEXT]
+
+
 def test_the_only_column_of_a_list_of_ids_may_have_any_name(tmp_path: Path) -> None:
     (tmp_path / "ids.csv").write_text("done\n7\n8\n")
     assert labeled_ids(str(tmp_path / "ids.csv"), "key") == {"7", "8"}
@@ -210,6 +230,7 @@ def test_the_only_column_of_a_list_of_ids_may_have_any_name(tmp_path: Path) -> N
         ({"id": "kay"}, DataError, r"has no column 'kay' \(--id\). Columns: key, text, label"),
         ({"label": "lable"}, DataError, r"has no column 'lable' \(--label\)"),
         ({"label": "text"}, ConfigError, r"column 'text' is that of the texts"),
+        ({"id": None, "text": "row"}, ConfigError, r"stand in column 'row', as would the place of a row"),
         ({"id": None, "labeled": frozenset({"k1"})}, ConfigError, r"is told by their ids: name the column"),
     ],
 )
