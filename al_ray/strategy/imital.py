@@ -292,5 +292,6 @@ def _uncertainties(log_probs: Float64Array, rows: IntArray) -> Float64Array:
     n_classes = log_probs.shape[1]
     margins = margin(log_probs)
     lower = np.searchsorted(np.sort(margins), margins[rows]) / len(margins)
-    unsure, spread = least_confidence(log_probs[rows]), entropy(log_probs[rows])
-    return np.stack([unsure * n_classes / (n_classes - 1), margins[rows], spread / np.log(n_classes), lower], axis=1)
+    # Not every confidence method's probabilities sum to one: they may all be small.
+    unsure = np.minimum(least_confidence(log_probs[rows]) * n_classes / (n_classes - 1), 1.0)
+    return np.stack([unsure, margins[rows], entropy(log_probs[rows]) / np.log(n_classes), lower], axis=1)

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from al_ray.registry import option_of
 from al_ray.strategy import imital as module
 from al_ray.strategy import strategies
 from al_ray.strategy.imital import INPUTS, SHIPPED_SHA256, Encoding, ImitAL, Policy, decode_policy, read_policy
+from al_ray.study.spec import CellSpec, make_spec, read_spec
 
 ROOT = Path(__file__).parents[2]
 COLUMN = {name: at for at, name in enumerate(INPUTS)}
@@ -225,7 +227,8 @@ def test_equal_candidates_are_settled_by_the_ranking() -> None:
 
 def test_no_more_candidates_are_looked_at_than_the_option_says() -> None:
     pool, strategy = pool_of(300), ImitAL(max_candidates=12)
-    draws = [set(query(pool, 12, strategy, seed)) for seed in range(400)]
+    ranking = rank(pool.ids, strategy.score(pool, stream(0, "score")), 0)
+    draws = [set(strategy.pick(pool, ranking, 12, stream(seed, "pick")).tolist()) for seed in range(400)]
     assert all(len(each) == 12 for each in draws)
     # Each of 300 is drawn in 12 / 300 of 400 rounds: 16 times, with a standard deviation of 3.9.
     counts = np.array([sum(i in each for each in draws) for i in pool.ids.tolist()])
@@ -274,9 +277,17 @@ def test_own_weights_are_used_and_are_another_study(tmp_path: Path) -> None:
     bias = float(tensors["layers.2.bias"][0])
     mirrored = 2 * bias - ImitAL().score(pool, stream(0, "score"))
     np.testing.assert_allclose(strategy.score(pool, stream(0, "score")), mirrored, atol=3e-6)
-    assert option_of(strategy) != option_of(ImitAL())
     assert strategies.build(option_of(strategy)) == strategy
-    assert option_of(ImitAL())["sha256"] == SHIPPED_SHA256, "the identity of a study holds what the weights are"
+    known = [spec_of(each) for each in ("imital", option_of(strategy), {**option_of(strategy), "sha256": "1" * 64})]
+    assert len({spec.fingerprint() for spec in known}) == 3
+    assert known[0].to_json()["strategy"]["sha256"] == SHIPPED_SHA256, "what the weights are belongs to what a cell is"
+    assert read_spec(known[1].to_json()).strategy == strategy
+
+
+def spec_of(strategy: Any) -> CellSpec:
+    values = {"dataset": "tickets", "model": "minilm", "finetune": {"frozen_layers": "all"}, "seed": 1}
+    sizes = {"initial_size": 25, "query_size": 25, "rounds": 2, "max_tokens": 60}
+    return make_spec({**values, **sizes, "strategy": strategy}, "a test")
 
 
 def test_other_bytes_than_were_named_are_refused(tmp_path: Path) -> None:
