@@ -70,13 +70,22 @@ def squared_distances_to(points: Float32Array, norms: Float64Array, row: int) ->
     return settle(scale - 2.0 * (points @ points[row]), scale)
 
 
-def squared_distance_blocks(points: Float32Array) -> Iterator[tuple[slice, Float32Array]]:
-    """Yield blocks of rows, each with its squared distances to all points ``[n_rows, n_points]``, to be overwritten."""
+def squared_distance_blocks(
+    points: Float32Array, others: Float32Array | None = None
+) -> Iterator[tuple[slice, Float32Array]]:
+    """Yield blocks of rows, each with its squared distances to all others ``[n_rows, n_others]``, to be overwritten.
+
+    Args:
+        points: ``[n, n_features]``.
+        others: ``[n_others, n_features]``, at least one; None: the points themselves.
+    """
+    y = points if others is None else others
     norms = squared_norms(points).astype(np.float32)
-    for rows in row_blocks(len(points), len(points)):
-        squared = points[rows] @ points.T
+    y_norms = norms if others is None else squared_norms(y).astype(np.float32)
+    for rows in row_blocks(len(points), len(y)):
+        squared = points[rows] @ y.T
         squared *= -2.0
-        scale = norms[rows, None] + norms
+        scale = norms[rows, None] + y_norms
         squared += scale
         scale *= np.float32(ROUNDING)
         squared[squared < scale] = 0.0
@@ -152,13 +161,5 @@ def distance_blocks(points: FloatArray, others: FloatArray) -> Iterator[tuple[sl
         points: ``[n, n_features]``.
         others: ``[n_others, n_features]``, at least one.
     """
-    x, y = single(points), single(others)
-    x_norms, y_norms = squared_norms(x).astype(np.float32), squared_norms(y).astype(np.float32)
-    for rows in row_blocks(len(x), len(y)):
-        squared = x[rows] @ y.T
-        squared *= -2.0
-        scale = x_norms[rows, None] + y_norms
-        squared += scale
-        scale *= np.float32(ROUNDING)
-        squared[squared < scale] = 0.0
+    for rows, squared in squared_distance_blocks(single(points), single(others)):
         yield rows, np.sqrt(squared, out=squared)

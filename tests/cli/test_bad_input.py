@@ -69,8 +69,8 @@ def folder(tmp_path: Path, train: pa.Table, test: pa.Table | None = None) -> str
         ),
         (
             {
-                "dataset": {"name": "tickets", "n_train": 2000},
-                "finetune": {"frozen_layers": "all", "n_components": 999},
+                "dataset": {"name": "tickets", "n_train": 999},
+                "finetune": {"frozen_layers": "all", "n_components": 800},
             },
             "n_components is 800, but the embeddings of",
         ),

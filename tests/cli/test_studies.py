@@ -5,19 +5,39 @@ from pathlib import Path
 
 import pytest
 
+from al_ray.report.analysis.survey import held_groups, varied_axes
 from al_ray.study.file import Execution, load_study
+from al_ray.study.names import setting_axes
 
 REPOSITORY = Path(__file__).parents[2]
 STUDIES = sorted((REPOSITORY / "pipelines" / "studies").glob("*.yaml"))
 NAMED = {
     "softmax_paper", "softmax_paper_as_run", "softmax_laptop", "adaptive_temperature", "label_dispersion",
     "pretrained_or_not", "stochastic_batch", "clipping", "outliers", "confidence_methods", "quickstart", "trec6_laptop",
-    "few_labels", "few_labels_published", "optimal_gap",
+    "few_labels", "few_labels_published", "optimal_gap", "survey", "survey_full", "budgets", "margin_is_all_you_need",
 }  # fmt: skip
 
 
 def test_every_study_of_the_project_is_there() -> None:
     assert {path.stem for path in STUDIES} == NAMED
+
+
+def test_the_surveys_change_each_axis_with_all_else_held_and_spend_alike_whatever_the_query_size() -> None:
+    for name, n_cells in (("survey", 792), ("survey_full", 100_000)):
+        study = load_study(REPOSITORY / "pipelines" / "studies" / f"{name}.yaml")
+        assert len(study.cells) == n_cells
+        firsts = {names.setting: (study.cells[slug], names) for slug, names in study.names.items()}
+        assert {spec.query_size * spec.rounds for spec, _ in firsts.values()} <= {100, 140}
+        axes = setting_axes(firsts.values())
+        varied = varied_axes(axes)
+        assert {"data set", "learner", "n_components", "initial_size", "query_size"} <= set(varied)
+        for axis in set(varied) - {"rounds"}:
+            assert max(map(len, held_groups(axes, axis, varied).values())) > 1, axis
+
+
+def test_the_budgets_are_eight_doubled_up_to_512() -> None:
+    cells = load_study(REPOSITORY / "pipelines" / "studies" / "budgets.yaml").cells.values()
+    assert sorted({spec.initial_size for spec in cells}) == [2**at for at in range(3, 10)]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

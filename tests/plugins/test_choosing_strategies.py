@@ -223,7 +223,7 @@ def test_a_switch_by_coverage_waits_until_the_labelled_lie_near_the_pool() -> No
             embeddings=RowView.of(points[rest]),
             labeled=LabeledSet(ids=20_000 + np.arange(len(rows)), labels=np.arange(len(rows)) % 4),
             labeled_embeddings=points[rows],
-            labeled_log_probs=None, labeled_features=None, labeled_uncertainty=None,
+            labeled_log_probs=None, labeled_features=None, labeled_uncertainty=None, labeled_dynamics=None,
         )  # fmt: skip
 
     assert abs(coverage(view([0])) - 29 / 119) < 1e-9, "one group of four"
