@@ -1,7 +1,8 @@
 """How long every batch strategy takes to choose 100 of 120,000 examples, and how much memory.
 
 ``python -m benchmarks.batch_strategies``, or with names of strategies for these alone. Every strategy chooses in a
-process of its own, on 2 threads; its time is that of the first choice, imports included, from scores to ids.
+process of its own, on 2 threads; its time is that of the first choice, imports included, from scores to ids. One that
+looks at a random sample of so large a pool has the size of the sample in the name of its figure.
 """
 
 import argparse
@@ -21,8 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import FloatArray, LabeledSet, PoolView
+from al_ray.core.types import FloatArray, LabeledSet, PoolView, RowView
 from al_ray.core.uncertainty import log_softmax
+from al_ray.errors import ConfigError
 from al_ray.strategy import QueryStrategy, strategies
 from benchmarks.report import Report, run_benchmark
 
@@ -41,6 +43,8 @@ LIMIT_GIB = 4
 BASELINE = "least_confidence"
 SCORED_IN_BLOCKS = ("cal",)
 GIB = 2**30
+GIVEN = ("consistent_draws", "scores", "features", "embeddings", "labeled", "predicted", "uncertainty")
+"""What a strategy may declare as needed and :func:`pool_for` lays out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,23 @@ def measured_strategies() -> list[str]:
     """Return the strategies that choose a batch as a whole, and those of the rest whose score is no small thing."""
     own = [name for name in strategies.names() if strategies.get(name).pick is not QueryStrategy.pick]
     return [*own, *(name for name in SCORED_IN_BLOCKS if name in strategies.names() and name not in own)]
+
+
+def why_not(name: str) -> str:
+    """Say why a strategy cannot be measured here, or nothing where it can."""
+    try:
+        strategy = strategies.build(name)
+    except ConfigError:
+        return "it has no default options"
+    needs = [key.removeprefix("needs_") for key in dir(strategy) if key.startswith("needs_") and getattr(strategy, key)]
+    lacking = [need for need in needs if need not in GIVEN]
+    return f"it needs {' and '.join(lacking)}, which are not made here" if lacking else ""
+
+
+def figure_name(name: str) -> str:
+    """Return the name with how much of the pool the strategy looks at, where that is a sample."""
+    most = getattr(strategies.build(name), "max_candidates", N_POOL)
+    return name if most >= N_POOL else f"{name} (of {most:,})"
 
 
 def write_inputs(folder: Path) -> None:
@@ -94,7 +115,7 @@ def pool_for(strategy: QueryStrategy, folder: Path) -> PoolView:
     if strategy.needs_features:
         given |= {"features": pool, "labeled_features": labeled}
     if strategy.needs_embeddings:
-        given |= {"embeddings": pool, "labeled_embeddings": labeled}
+        given |= {"embeddings": RowView.of(pool), "labeled_embeddings": labeled}
     if strategy.needs_uncertainty:
         given |= {"uncertainty": _unsure(log_probs), "labeled_uncertainty": _unsure(labeled_log_probs)}
     if strategy.needs_predicted:
@@ -135,7 +156,10 @@ def measure(report: Report, names: list[str]) -> None:
         baseline = choose_in_a_process(BASELINE, Path(folder))
         _report(report, f"{BASELINE} (plain top)", baseline, baseline)
         for name in names:
-            _report(report, name, choose_in_a_process(name, Path(folder)), baseline)
+            if reason := why_not(name):
+                report.remark(f"{name} is not measured: {reason}.")
+            else:
+                _report(report, figure_name(name), choose_in_a_process(name, Path(folder)), baseline)
     report.remark(
         f"Each chooses {QUERY_SIZE} of {N_POOL:,} examples with {N_FEATURES} features (unit length, {N_CLUSTERS} "
         f"clusters of unequal size), {N_CLASSES} classes, {N_DRAWS} draws where draws are needed, {N_LABELED} "
