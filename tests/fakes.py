@@ -7,7 +7,7 @@ import numpy as np
 
 from al_ray.confidence import confidences
 from al_ray.core.seeding import stream
-from al_ray.core.types import Annotation, IntArray, LabeledSet, ModelOutputs, RoundRecord, Sampling, Split
+from al_ray.core.types import Annotation, Embedded, IntArray, LabeledSet, ModelOutputs, RoundRecord, Sampling, Split
 from al_ray.filtering import filters as filter_registry
 from al_ray.initial import initial_queries
 from al_ray.loop.ports import Arrays, Loop
@@ -96,10 +96,13 @@ class NearestCentroid:
             logits[fold == number, 0] = self._logits(self._points("pool", held), self._means(rest))
         return ModelOutputs(ids=labeled.ids, logits=logits)
 
-    def embeddings(self, split: Split) -> np.ndarray:
-        """Return the points at unit length."""
-        known = self.pool_points if split == "pool" else self.test_points
-        points = self._points(split, np.array(sorted(known)))
+    def embeddings(self, of: Embedded) -> np.ndarray:
+        """Return the points at unit length; names of classes lie evenly on the circle."""
+        if of == "classes":
+            angles = 2 * np.pi * np.arange(self.n_classes) / self.n_classes
+            return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+        known = self.pool_points if of == "pool" else self.test_points
+        points = self._points(of, np.array(sorted(known)))
         return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
 
     def _means(self, labeled: LabeledSet) -> np.ndarray:

@@ -108,7 +108,12 @@ def _filter(candidate_filter: CandidateFilter) -> tuple[str, ...]:
 
 
 def _initial(initial: InitialQuery) -> tuple[str, ...]:
-    return ("embeddings" if initial.needs_embeddings else "labels" if initial.needs_truth else "",)
+    needs = [
+        *(["labels"] if initial.needs_truth else []),
+        *(["embeddings"] if initial.needs_embeddings else []),
+        *(["names of the classes"] if initial.needs_class_embeddings else []),
+    ]
+    return (_listed(needs),)
 
 
 def _stopping(rule: StoppingRule) -> tuple[str, ...]:

@@ -34,6 +34,26 @@ def gonsior2022_seats(counts: IntArray, size: int, stream: np.random.Generator) 
     return seats
 
 
+def even_seats(counts: IntArray, size: int) -> IntArray:
+    """Share ``size`` seats among classes as evenly as their examples allow.
+
+    Args:
+        counts: examples of each class ``[n_classes]``.
+        size: at most ``counts.sum()``.
+
+    Returns:
+        seats ``[n_classes]``, summing to ``size``, never above ``counts``; what is left over goes to large classes, of
+        equal ones to the first.
+    """
+    seats = np.zeros(len(counts), dtype=np.int64)
+    order = np.argsort(-counts, kind="stable")
+    while seats.sum() < size:
+        open_ = order[seats[order] < counts[order]]
+        fewest = open_[seats[open_] == seats[open_].min()]
+        seats[fewest[: size - int(seats.sum())]] += 1
+    return seats
+
+
 def draw_seats(truth: LabeledSet, seats: IntArray, stream: np.random.Generator) -> IntArray:
     """Return ids with so many examples of each class, drawn at random within it.
 

@@ -21,6 +21,8 @@ Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Split = Literal["pool", "test"]
+Embedded = Literal["pool", "test", "classes"]
+"""What the pretrained encoder may embed: the texts of a split, or the names of the classes."""
 
 NO_CLASS = -1
 """Label of a text that is of no class, or of none that anybody knows."""

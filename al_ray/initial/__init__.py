@@ -14,15 +14,22 @@ class InitialQuery(Plugin, Protocol):
     Attributes:
         source: authors, year and arXiv number or DOI.
         needs_embeddings: whether it reads the embeddings of the pretrained encoder.
+        needs_class_embeddings: whether it reads the embeddings of the names of the classes by the same encoder.
         needs_truth: whether it reads labels, which only a simulation has before it asks.
     """
 
     source: ClassVar[str]
     needs_truth: ClassVar[bool] = False
     needs_embeddings: ClassVar[bool] = False
+    needs_class_embeddings: ClassVar[bool] = False
 
     def pick(
-        self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
+        self,
+        truth: LabeledSet,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+        class_embeddings: FloatArray | None = None,
     ) -> IntArray:
         """Return ``size`` ids of the training split.
 
@@ -31,6 +38,7 @@ class InitialQuery(Plugin, Protocol):
             size: how many to choose.
             stream: the cell's stream for the initial query.
             embeddings: ``[n, n_embedding]`` unit length, rows as in ``truth``; None where not asked for.
+            class_embeddings: ``[n_classes, n_embedding]`` unit length, in label order; None where not asked for.
         """
         ...
 

@@ -26,7 +26,12 @@ class Gonsior2022Stratified(InitialQuery):
     needs_truth: ClassVar[bool] = True
 
     def pick(
-        self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
+        self,
+        truth: LabeledSet,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+        class_embeddings: FloatArray | None = None,
     ) -> IntArray:
         """Return ``size`` ids, drawn at random within each class."""
         truth = truth.of_a_class()

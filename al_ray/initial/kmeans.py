@@ -23,7 +23,12 @@ class KMeansInitial(InitialQuery):
     needs_embeddings: ClassVar[bool] = True
 
     def pick(
-        self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
+        self,
+        truth: LabeledSet,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+        class_embeddings: FloatArray | None = None,
     ) -> IntArray:
         """Return ``size`` ids, one a cluster; labels are not looked at."""
         assert embeddings is not None, "the initial query 'kmeans' needs embeddings"

@@ -18,7 +18,12 @@ class RandomInitial(InitialQuery):
     source: ClassVar[str] = "baseline"
 
     def pick(
-        self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
+        self,
+        truth: LabeledSet,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+        class_embeddings: FloatArray | None = None,
     ) -> IntArray:
         """Return ``size`` ids drawn uniformly; labels are not looked at."""
         order = np.argsort(tie_keys(truth.ids, int(stream.integers(2**62))))

@@ -23,7 +23,12 @@ class StratifiedInitial(InitialQuery):
     needs_truth: ClassVar[bool] = True
 
     def pick(
-        self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
+        self,
+        truth: LabeledSet,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+        class_embeddings: FloatArray | None = None,
     ) -> IntArray:
         """Return ``size`` ids, apportioned by largest remainder after one example a class.
 

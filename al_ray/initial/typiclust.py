@@ -25,7 +25,12 @@ class TypiClustInitial(InitialQuery):
     needs_embeddings: ClassVar[bool] = True
 
     def pick(
-        self, truth: LabeledSet, size: int, stream: np.random.Generator, embeddings: FloatArray | None = None
+        self,
+        truth: LabeledSet,
+        size: int,
+        stream: np.random.Generator,
+        embeddings: FloatArray | None = None,
+        class_embeddings: FloatArray | None = None,
     ) -> IntArray:
         """Return ``size`` ids, the most typical of the largest cluster first; labels are not looked at."""
         assert embeddings is not None, "the initial query 'typiclust' needs embeddings"

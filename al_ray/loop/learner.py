@@ -152,12 +152,17 @@ class _Cell:
             n_more = min(max(loop.initial_size - int(given.sum()), 0), int((~given).sum()))
             unknown = LabeledSet(ids=pool.ids[~given], labels=pool.labels[~given])
             names = ("initial",) if now.index == 0 else ("round", now.index, "initial")
-            embeddings = self._embedded(unknown.ids).read() if loop.initial.needs_embeddings else None
-            more = (
-                loop.initial.pick(unknown, n_more, stream(loop.seed, *names), embeddings) if n_more else unknown.ids[:0]
-            )
-            ids = np.concatenate([pool.ids[given], more])
+            ids = np.concatenate([pool.ids[given], self._start_of(unknown, n_more, stream(loop.seed, *names))])
         return self._record(now, Query(ids=ids, scores=np.zeros(len(ids))), None if len(ids) else POOL_ASKED)
+
+    def _start_of(self, unknown: LabeledSet, n: int, draws: np.random.Generator) -> IntArray:
+        """Return what the initial query asks for among what has no label yet."""
+        initial = self.loop.initial
+        if not n:
+            return unknown.ids[:0]
+        embeddings = self._embedded(unknown.ids).read() if initial.needs_embeddings else None
+        classes = self.classifier.embeddings("classes") if initial.needs_class_embeddings else None
+        return initial.pick(unknown, n, draws, embeddings, classes)
 
     def _next_round(self) -> tuple[RoundRecord, Arrays]:
         """Return the next round, all but its answers."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from al_ray.confidence import ConfidenceMethod
-from al_ray.core.types import Float32Array, FloatArray, IntArray, LabeledSet, ModelOutputs, RoundRecord, Split
+from al_ray.core.types import Embedded, Float32Array, FloatArray, IntArray, LabeledSet, ModelOutputs, RoundRecord, Split
 from al_ray.evaluation import Evaluation
 from al_ray.filtering import CandidateFilter
 from al_ray.initial import InitialQuery
@@ -67,10 +67,11 @@ class Classifier(Protocol):
         """
         ...
 
-    def embeddings(self, split: Split) -> Float32Array:
-        """Return embeddings of all of a split by the encoder before any fine-tune ``[n, n_embedding]``, unit length.
+    def embeddings(self, of: Embedded) -> Float32Array:
+        """Return embeddings by the encoder before any fine-tune ``[n, n_embedding]``, unit length.
 
-        By ascending id; they may be mapped from a file, and are only read.
+        Of all of a split by ascending id, or of the names of the classes in label order. They may be mapped from a
+        file, and are only read.
         """
         ...
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from al_ray.core.seeding import stream, stream_seed
-from al_ray.core.types import Float32Array, IntArray, LabeledSet, ModelOutputs, Sampling, Split
+from al_ray.core.types import Embedded, Float32Array, IntArray, LabeledSet, ModelOutputs, Sampling, Split
 from al_ray.errors import ModelError, RoundError
 from al_ray.model.encoder import build_network, load_weights, longest_text
 from al_ray.model.finetune import FitReport, FitSettings, finetune
@@ -30,11 +30,11 @@ from al_ray.model.source import ResolvedModel
 from al_ray.model.tokens import HiddenStates, TokenizedSplit
 from al_ray.model.worker import Alone, Worker
 
-Embeddings = Callable[[], Mapping[Split, Float32Array]]
-"""Gives the embeddings of the pretrained encoder: split -> ``[n, n_features]``, by ascending id."""
+Embeddings = Callable[[], Mapping[Embedded, Float32Array]]
+"""Gives the embeddings of the pretrained encoder: split -> ``[n, n_features]``, by ascending id; maybe of classes."""
 
 
-def no_embeddings() -> Mapping[Split, Float32Array]:
+def no_embeddings() -> Mapping[Embedded, Float32Array]:
     """Stand for embeddings in a cell of which nothing reads any."""
     raise AssertionError("this cell was not given embeddings")
 
@@ -210,9 +210,9 @@ class RoundClassifier(ABC):
         order = np.argsort(ids)
         return ModelOutputs(ids=ids[order], logits=logits[order])
 
-    def embeddings(self, split: Split) -> Float32Array:
+    def embeddings(self, of: Embedded) -> Float32Array:
         """Return mean embeddings of the encoder as it was pretrained ``[n, n_features]``, unit length, by id."""
-        return self._embeddings()[split]
+        return self._embeddings()[of]
 
     def _fit_members(
         self, labeled: LabeledSet, settings: FitSettings, round_index: int, watched: IntArray | None

@@ -53,7 +53,15 @@ from al_ray.records.lease import InUseError, Lease, LeaseLostError
 from al_ray.records.study import StudyStore
 from al_ray.runtime.pool import CellPool, text_table
 from al_ray.storage.folder import Folder
-from al_ray.study.cell import SharedQueries, SharedRecords, encodings_of, make_classifier, make_loop, summarize
+from al_ray.study.cell import (
+    SharedQueries,
+    SharedRecords,
+    class_table,
+    encodings_of,
+    make_classifier,
+    make_loop,
+    summarize,
+)
 from al_ray.study.names import Method, plugin_label
 from al_ray.study.plan import misfits_of_files, misfits_of_model
 from al_ray.study.run import installed_versions
@@ -527,37 +535,44 @@ class Project:
         table = text_table(self.dataset.train)
         encodings = {encoding.key: encoding for encoding in encodings_of(self.spec).values()}
 
+        texts = {"pool": table}
+        if self.spec.initial.needs_class_embeddings:
+            texts["classes"] = class_table(self.class_names)
+
         @functools.cache
-        def tokens() -> pa.Table:
+        def tokens(of: str) -> pa.Table:
             self._progress = Progress(doing="splitting the texts into tokens")
-            return tokenize_table(table, model=self.model, max_tokens=self.spec.max_tokens)
+            return tokenize_table(texts[of], model=self.model, max_tokens=self.spec.max_tokens)
 
         @functools.cache
         def encoded(key: str) -> dict[str, Any]:
-            pool = self._encoded(encodings[key], tokens)
-            return {"pool": pool, "test": pool[:0]}
+            found = self._encoded(encodings[key], texts, tokens)
+            return {**found, "test": found["pool"][:0]}
 
         needs_tokens = not self.spec.finetune.is_frozen
-        pool = tokens() if needs_tokens else table.drop_columns(["text"])
+        pool = tokens("pool") if needs_tokens else table.drop_columns(["text"])
         return CellPool(tables={"pool": pool, "test": pool.slice(0, 0)}, encoded=encoded)
 
-    def _encoded(self, encoding: Encoding, tokens: Callable[[], pa.Table]) -> Any:
+    def _encoded(
+        self, encoding: Encoding, texts: Mapping[str, pa.Table], tokens: Callable[[str], pa.Table]
+    ) -> dict[str, Any]:
         def tell(n_done: int, n: int) -> None:
             if self._is_closing:
                 raise _ClosedError("the project was closed")
             self._progress = Progress(doing=f"reading {n_done:,} of {n:,} texts", share=n_done / n)
 
-        stored = StoredEncoding.of(
-            Folder.at(self._study.storage),
-            encoding,
-            Texts(text_table(self.dataset.train)["text"]),  # new labels leave what the encoder makes of them
-            self.spec.max_tokens,
-            data=self.dataset.name,
-            user=self._study.study,
-        )
-        device = self._worker.device
-        place = {"pool": stored.begin(device.type)}
-        return completed_here(place, lambda split: tokens(), lambda: encoding.encoder(device), tell)["pool"]
+        device, places = self._worker.device, dict[str, StoredEncoding]()
+        for of, table in texts.items():
+            stored = StoredEncoding.of(
+                Folder.at(self._study.storage),
+                encoding,
+                Texts(table["text"]),  # new labels leave what the encoder makes of them
+                self.spec.max_tokens,
+                data=self.dataset.name,
+                user=self._study.study,
+            )
+            places[of] = stored.begin(device.type)
+        return dict(completed_here(places, tokens, lambda: encoding.encoder(device), tell))
 
     def _compute(self) -> None:
         """Run the loop until answers are missing."""

@@ -12,12 +12,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy as np
 import pyarrow as pa
 
 from al_ray.confidence import plain_loss
 from al_ray.core.metrics import aulc
 from al_ray.core.seeding import stream_seed
-from al_ray.core.types import Float32Array, LabeledSet, RoundRecord, Split
+from al_ray.core.types import Embedded, Float32Array, LabeledSet, RoundRecord, Split, TextDataset, TextSplit
 from al_ray.errors import AlRayError, StorageError
 from al_ray.loop import learner
 from al_ray.loop.ports import Arrays, Classifier, Loop
@@ -30,7 +31,7 @@ from al_ray.records.cell import SPEC, CellStore
 from al_ray.records.packed import FilesOfCell, write_part
 from al_ray.records.study import StudyStore
 from al_ray.records.writer import RoundWriter
-from al_ray.runtime.pool import CellPool
+from al_ray.runtime.pool import CellPool, text_table
 from al_ray.runtime.tasks import HOLD_S, MAX_HELD_BYTES, CellTask, ReportRound, RoundEnded
 from al_ray.storage.folder import Folder
 from al_ray.storage.memory import MemoryFolder
@@ -126,6 +127,11 @@ def make_classifier(spec: CellSpec, loop: Loop, pool: CellPool, worker: Worker) 
         arrays = pool.encoded(encodings[role].key)
         return {"pool": arrays["pool"], "test": arrays["test"]}
 
+    def embedded() -> Mapping[Embedded, Float32Array]:
+        arrays = pool.encoded(encodings["embeddings"].key)
+        names: tuple[Embedded, ...] = ("pool", "test", *(("classes",) if "classes" in arrays else ()))
+        return {name: arrays[name] for name in names}
+
     settings = FitSettings(
         recipe=spec.finetune,
         precision=spec.precision,
@@ -139,7 +145,7 @@ def make_classifier(spec: CellSpec, loop: Loop, pool: CellPool, worker: Worker) 
         "worker": worker,
         "sampling": spec.confidence.sampling,
         "new_plain_loss": partial(plain_loss, spec.measured_model),
-        "embeddings": partial(encoded, "embeddings"),
+        "embeddings": embedded,
     }
     if spec.finetune.is_frozen:
         from al_ray.model.frozen import FrozenClassifier
@@ -187,7 +193,8 @@ def encodings_of(spec: CellSpec) -> dict[EncodingRole, Encoding]:
     if spec.finetune.n_frozen:
         found["hidden"] = make(output=spec.finetune.n_frozen)
     of_filters = any(each.needs_embeddings for each in spec.filters)
-    if spec.initial.needs_embeddings or spec.strategy.needs_embeddings or of_filters:
+    of_initial = spec.initial.needs_embeddings or spec.initial.needs_class_embeddings
+    if of_initial or spec.strategy.needs_embeddings or of_filters:
         found["embeddings"] = make(output="mean")
     return found
 
@@ -197,6 +204,23 @@ def encodings_read(specs: Iterable[CellSpec]) -> dict[str, Encoding]:
     # Random weights are drawn from the seed; else cells that differ in it alone read the same.
     distinct = {(spec.kind, spec.seed if spec.model.init == "random" else 0): spec for spec in specs}
     return {encoding.key: encoding for spec in distinct.values() for encoding in encodings_of(spec).values()}
+
+
+def texts_read(dataset: TextDataset, specs: Iterable[CellSpec]) -> dict[str, pa.Table]:
+    """Return the texts that some cells of one data set read, by split; the names of the classes where any reads them.
+
+    The names are a split of their own, ``classes``, so that they are encoded and kept as all other texts are.
+    """
+    tables = {"pool": text_table(dataset.train), "test": text_table(dataset.test)}
+    if any(spec.initial.needs_class_embeddings for spec in specs):
+        tables["classes"] = class_table(dataset.class_names)
+    return tables
+
+
+def class_table(class_names: Sequence[str]) -> pa.Table:
+    """Return the names of classes as a table of texts, in label order."""
+    places = np.arange(len(class_names), dtype=np.int64)
+    return text_table(TextSplit(ids=places, texts=class_names, labels=places))
 
 
 def make_loop(spec: CellSpec, n_classes: int, tables: Mapping[str, pa.Table]) -> Loop:

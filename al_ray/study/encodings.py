@@ -17,10 +17,9 @@ from al_ray.model.source import ResolvedModel
 from al_ray.model.stored import CACHE, StoredEncoding, Texts
 from al_ray.model.tokens import load_tokenizer
 from al_ray.runtime.cluster.session import STORE_SHARE, private_store_bytes
-from al_ray.runtime.pool import text_table
 from al_ray.storage.address import below, shown
 from al_ray.storage.folder import Folder, size_text
-from al_ray.study.cell import encodings_read
+from al_ray.study.cell import encodings_read, texts_read
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key
 
 if TYPE_CHECKING:
@@ -259,8 +258,10 @@ def _costs(plan: Plan, cells: Sequence[PlannedCell], storage: Folder, *, may_be_
     spec, costs = cells[0].spec, list[EncodingCost]()
     dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
     encodings, places = encodings_read(cell.spec for cell in cells), dict[str, dict[str, StoredEncoding]]()
-    if encodings and may_be_kept:
-        tables = {"pool": text_table(dataset.train), "test": text_table(dataset.test)}
+    if not encodings:
+        return costs
+    tables = texts_read(dataset, (cell.spec for cell in cells))
+    if may_be_kept:
         places = stored_places(plan, cells, storage, tables)
     for key, encoding in encodings.items():
         stored = places.get(key, {}).values()
@@ -270,7 +271,7 @@ def _costs(plan: Plan, cells: Sequence[PlannedCell], storage: Folder, *, may_be_
                 whose=f"of model {spec.model.name!r} for data set {dataset.name!r}",
                 encoding=encoding,
                 n_bytes=encoding_bytes(encoding, dataset, model, spec.max_tokens, plan.facts[model].n_features),
-                n_texts=len(dataset.train) + len(dataset.test),
+                n_texts=sum(table.num_rows for table in tables.values()),
                 n_stored=sum(each.n_stored() for each in stored),
             )
         )

@@ -19,10 +19,10 @@ from al_ray.records.lease import Lease
 from al_ray.records.round import now
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.driver import run_grid, run_local
-from al_ray.runtime.pool import PoolSource, text_table
+from al_ray.runtime.pool import PoolSource
 from al_ray.runtime.tasks import CellEvent, CellFailed, CellFinished, CellStarted, CellTask, RoundEnded
 from al_ray.storage.folder import Folder
-from al_ray.study.cell import encodings_read, run_cell, warm_up
+from al_ray.study.cell import encodings_read, run_cell, texts_read, warm_up
 from al_ray.study.encodings import EncodingPlan, plan_encodings, stored_places
 from al_ray.study.file import Execution, Study, tracks_cells
 from al_ray.study.forecast import Forecast, cell_cost, forecast, measured_seconds
@@ -409,7 +409,7 @@ def _pool_source(
     spec = cells[0].spec
     dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
     encodings = encodings_read(cell.spec for cell in cells)
-    tables = {"pool": text_table(dataset.train), "test": text_table(dataset.test)}
+    tables = texts_read(dataset, (cell.spec for cell in cells))
     stored = {} if storage is None else stored_places(plan, cells, storage, tables)
     if kept is not None:
         stored = {key: places for key, places in stored.items() if kept.keeps(cells[0].pool_key, key)}

@@ -118,3 +118,13 @@ def test_cells_outside_the_grid_that_ran_are_in_no_closing_table(study: SampleSt
     grid = {"cells": study.planned, "methods": study.methods, "datasets": {}}
     assert row(printed(study, grid=grid), "margin")[1] == "1"
     assert row(printed(study), "margin")[1] == "2"
+
+
+def test_what_went_to_texts_of_no_class_is_a_column_without_any_slices(study: SampleStudy) -> None:
+    study.cell(labels=[0, 1, -1, 0, -1, -1])
+    study.cell(labels=[0, 1, 0, 1, 0, 1], strategy="random")
+    text = printed(study)
+    shares = text[text.index("% of all queries") :]
+    assert "(of no class)" in shares
+    assert row(shares, "margin") == ["margin", "75.0"]
+    assert row(shares, "random") == ["random", "0.0"]

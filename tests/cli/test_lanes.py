@@ -24,6 +24,7 @@ METHODS = [
     {"strategy": "typiclust", "initial": "kmeans", "filters": ["near_duplicates"]},
     {"strategy": "least_confidence", "filters": ["unsure_subsample"], "stopping": ["kappa_agreement"]},
     {"strategy": "badge", "filters": [{"name": "anchor_subpool", "size": 60}]},
+    {"strategy": "open_set_margin", "initial": "dual_diversity"},
 ]
 
 
@@ -35,9 +36,9 @@ def test_a_one_worker_lane_and_local_give_the_same_records_for_every_way_of_pred
     assert al_ray(*run, tmp_path / "here", "--local").code == 0
     outcome = al_ray(*run, tmp_path / "lanes", "--set", "lanes=2")
     assert outcome.code == 0, outcome.text
-    assert "16 of 16 cells to run; 2 at a time" in outcome.text
+    assert "17 of 17 cells to run; 2 at a time" in outcome.text
     here, lanes = (computed(tmp_path / place) for place in ("here", "lanes"))
-    assert len(here) == 15 * 7 + 3  # four rounds, three of them with arrays; the passive cell has two, one with arrays
+    assert len(here) == 16 * 7 + 3  # four rounds, three of them with arrays; the passive cell has two, one with arrays
     assert lanes == here
 
 

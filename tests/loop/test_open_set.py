@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from al_ray.core.types import LabeledSet, RoundRecord, asked_ids, labeled_after, rejected_after
+from al_ray.confidence import confidences
+from al_ray.core.types import LabeledSet, RoundRecord, asked_ids, evaluated_after, labeled_after, rejected_after
 from al_ray.errors import RoundError
+from al_ray.evaluation import evaluations
+from al_ray.filtering import filters
 from al_ray.initial import initial_queries
 from al_ray.loop import learner
 from al_ray.strategy import strategies
@@ -111,3 +114,38 @@ def test_nothing_is_ever_fitted_on_a_label_that_is_none() -> None:
 def test_a_start_without_any_label_says_what_to_do() -> None:
     with pytest.raises(RoundError, match=r"abstained on every query. Raise initial_size, or use 'initial: stratified'"):
         run(open_world(every=1), initial="random")
+
+
+@pytest.mark.parametrize("name", filters.names())
+def test_every_filter_copes_and_what_was_of_no_class_is_not_asked_again(name: str) -> None:
+    sized: dict[str, Any] = {
+        "random_subsample": {"size": 60},
+        "anchor_subpool": {"size": 60},
+        "unsure_subsample": {"full_rounds": (1,)},
+    }
+    filtered = [{"name": name, **sized.get(name, {})}]
+    rounds, _ = run(open_world(), filters=filtered, initial="random", initial_size=20, strategy="least_confidence")
+    assert len(np.unique(asked_ids(rounds))) == len(asked_ids(rounds)) == 40
+
+
+@pytest.mark.parametrize("name", confidences.names())
+@pytest.mark.parametrize("evaluation", ["own", "plain"])
+def test_every_confidence_method_copes(name: str, evaluation: str) -> None:
+    rounds, _ = run(open_world(), confidence=name, evaluation=evaluation, initial="random", initial_size=20)
+    assert rounds[-1].metrics["accuracy"] > 0.5
+    assert rounds[-1].metrics["n_rejected"] == 40 - rounds[-1].n_labeled
+
+
+@pytest.mark.parametrize("name", evaluations.names())
+def test_an_estimate_without_a_test_split_leaves_texts_of_no_class_out_of_its_answers(name: str) -> None:
+    world = open_world()
+    estimation = evaluations.build({"name": name, "n": 60})
+    rounds, _ = run(world, estimation=estimation, rounds=12, initial="random", initial_size=20, query_size=5)
+    drawn = evaluated_after(rounds)
+    odd = np.isin(drawn.ids, list(no_class(world)))
+    assert odd.any()
+    np.testing.assert_array_equal(drawn.labels == -1, odd)
+    last = rounds[-1].metrics
+    assert last["n_evaluated"] <= (~odd).sum()
+    assert last["estimated_accuracy_low"] <= last["estimated_accuracy"] <= last["estimated_accuracy_high"]
+    assert abs(last["estimated_accuracy"] - last["accuracy"]) < 0.2

@@ -329,12 +329,12 @@ def test_an_initial_query_picks_so_many_distinct_examples_and_hangs_on_the_seed(
     start = initial_queries.build(name)
     found = pool_view(n=100).embeddings
     assert found is not None
-    embeddings = found.read()
-    one = start.pick(truth, 12, stream(1, "initial"), embeddings)
+    read = found.read(), found.read()[:3]
+    one = start.pick(truth, 12, stream(1, "initial"), *read)
     assert len(set(one.tolist())) == 12
     assert set(one.tolist()) <= set(truth.ids.tolist())
-    np.testing.assert_array_equal(one, start.pick(truth, 12, stream(1, "initial"), embeddings))
-    others = [start.pick(truth, 12, stream(seed, "initial"), embeddings).tolist() for seed in range(2, 6)]
+    np.testing.assert_array_equal(one, start.pick(truth, 12, stream(1, "initial"), *read))
+    others = [start.pick(truth, 12, stream(seed, "initial"), *read).tolist() for seed in range(2, 6)]
     assert start.needs_embeddings or all(set(one.tolist()) != set(other) for other in others)
 
 

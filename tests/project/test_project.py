@@ -28,6 +28,7 @@ MakeProject = Callable[..., dict[str, Any]]
     [
         {},
         {"strategy": "badge", "initial": "typiclust"},
+        {"strategy": "open_set_margin", "initial": "dual_diversity"},
         {"finetune": {"epochs": 1}, "query_size": 9, "stopping": []},
         {"filters": ["near_duplicates"], "evaluation": {"name": "random_sample", "n": 8, "share": 1.0}},
     ],
