@@ -102,6 +102,7 @@ def _filter(candidate_filter: CandidateFilter) -> tuple[str, ...]:
         *(["embeddings"] if candidate_filter.needs_embeddings else []),
         *(["scores of earlier rounds"] if candidate_filter.needs_last_scores else []),
         *(["probabilities"] if candidate_filter.needs_probs else []),
+        *(["all answers"] if candidate_filter.needs_hardness else []),
         *(["a strategy that ranks"] if candidate_filter.clips else []),
     ]
     return "before scoring" if before else "after ranking", _listed(needs)

@@ -371,6 +371,8 @@ class UnscoredPool:
         embeddings: of each ``[n_embedding]``, unit length, of the pretrained encoder; None where not asked for.
         last_scores: the last known acquisition value of each ``[n_pool]``, NaN where it never had one; None where not
             asked for.
+        hardness: share of the training split that is no harder to learn than each, itself included ``[n_pool]``, in
+            (0, 1], as a model says that was trained on every answer; None where not asked for.
         labeled: what has been answered so far, ids ascending.
         labeled_embeddings: ``[n_labeled, n_embedding]``; None where not asked for.
         n_classes: of the data set.
@@ -381,6 +383,7 @@ class UnscoredPool:
     ids: IntArray
     embeddings: RowView | None = None
     last_scores: FloatArray | None = None
+    hardness: FloatArray | None = None
     labeled: LabeledSet
     labeled_embeddings: FloatArray | None = None
     n_classes: int
@@ -395,7 +398,7 @@ class UnscoredPool:
 
     def take(self, ids: IntArray) -> "UnscoredPool":
         """Return the pool of some examples only, given in any order."""
-        return replace(self, **_rows_of(self, ids, ("embeddings", "last_scores")))
+        return replace(self, **_rows_of(self, ids, ("embeddings", "last_scores", "hardness")))
 
 
 @dataclass(frozen=True, kw_only=True)

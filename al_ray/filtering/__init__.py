@@ -19,6 +19,7 @@ class CandidateFilter(Plugin, Protocol):
         needs_embeddings: whether it reads embeddings of pool and labelled examples.
         needs_last_scores: whether it reads the last known acquisition values.
         needs_probs: whether it reads ``PoolView.log_probs``.
+        needs_hardness: whether it reads how hard each example is for a model that is trained on every answer.
     """
 
     source: ClassVar[str]
@@ -26,6 +27,7 @@ class CandidateFilter(Plugin, Protocol):
     needs_embeddings: ClassVar[bool] = False
     needs_last_scores: ClassVar[bool] = False
     needs_probs: ClassVar[bool] = False
+    needs_hardness: ClassVar[bool] = False
 
     def select(self, pool: UnscoredPool, stream: np.random.Generator) -> IntArray:
         """Return the ids that the model shall score, a subset of the pool in any order."""
@@ -40,6 +42,10 @@ class CandidateFilter(Plugin, Protocol):
             query_size: how many the round will ask for.
         """
         return ranking
+
+    def n_excluded(self, n_train: int) -> int:
+        """Return how many of ``n_train`` training examples are candidates in no round, whatever else is asked for."""
+        return 0
 
     def n_removed(self, n_candidates: int, query_size: int) -> int:
         """Return how many of ``n_candidates`` it removes at most, for checking a study before it starts.

@@ -105,6 +105,7 @@ class _Cell:
         self._embeddings: FloatArray | None = None
         self._first_features: FloatArray | None = None
         self._last_scores: FloatArray | None = None
+        self._hardness: FloatArray | None = None
 
     def run(self) -> list[RoundRecord]:
         while not self.rounds or self.rounds[-1].stop_reason is None:
@@ -230,10 +231,12 @@ class _Cell:
         labeled = now.labeled.sorted()
         embed = any(candidate_filter.needs_embeddings for candidate_filter in self.loop.filters)
         past = any(candidate_filter.needs_last_scores for candidate_filter in self.loop.filters)
+        judge = any(candidate_filter.needs_hardness for candidate_filter in self.loop.filters)
         return UnscoredPool(
             ids=pool_ids,
             embeddings=self._embedded(pool_ids) if embed else None,
             last_scores=self._known_scores()[self._rows(pool_ids)] if past else None,
+            hardness=self._known_hardness()[np.searchsorted(self.truth.ids, pool_ids)] if judge else None,
             labeled=labeled,
             labeled_embeddings=self._embedded(labeled.ids).read() if embed else None,
             n_classes=self.loop.n_classes,
@@ -257,6 +260,24 @@ class _Cell:
             for record in self.rounds[1:]:
                 self._remember_scores(self._last_scores, self.records.arrays(record.round_index))
         return self._last_scores
+
+    def _known_hardness(self) -> FloatArray:
+        """Return how hard each example that can be asked for is to a model that is trained on all of them, in (0, 1].
+
+        That model is fitted once, and again where a cell goes on; the streams of round 0, which has no model, are its
+        own. A fit without epochs is judged by its end.
+        """
+        if self._hardness is None:
+            truth = self.truth
+            fit = self.classifier.finetune(truth, round_index=0, plain=True, watched=truth.ids)
+            logits = fit.dynamics
+            if logits is None:
+                logits = self.classifier.predict("pool", truth.ids, plain=True).logits
+            found = training_dynamics(log_softmax(logits), truth.labels)
+            keys = (tie_keys(truth.ids, self.loop.seed), -found["confidence"], -found["correctness"])
+            self._hardness = np.empty(len(truth))
+            self._hardness[np.lexsort(keys)] = np.arange(1, len(truth) + 1) / len(truth)
+        return self._hardness
 
     def _remember_scores(self, scores: FloatArray, arrays: Arrays) -> None:
         if "pool" in arrays:

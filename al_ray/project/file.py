@@ -146,6 +146,11 @@ def _misfits(spec: CellSpec) -> list[str]:
             "chooses, such as 'margin'."
         )
     found += [
+        f"filter {each.name!r} asks a model that learned from labels that nobody has yet. Drop it."
+        for each in spec.filters
+        if each.needs_hardness
+    ]
+    found += [
         f"stopping rule {rule.name!r} needs {rule.n_validation} labels for validation. Drop it: the estimate of "
         "'evaluation' says as much."
         for rule in spec.stopping

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from al_ray.confidence import ConfidenceMethod, needs_plain_model
 from al_ray.core.types import TextDataset
+from al_ray.loop.learner import MAX_CHARTED
 from al_ray.model.check import ModelFacts
 from al_ray.model.source import ResolvedModel
 from al_ray.study.plan import Plan, PlannedCell, by_pool, dataset_key
@@ -200,7 +201,14 @@ def _rounds(spec: CellSpec, n_train: int, n_test: int) -> list[tuple[float, floa
             scored += _scored_of_pool(spec, n_train - n_labeled, passes)
             scored += n_labeled * recipe.epochs * spec.strategy.needs_labeled_dynamics
         costs.append((fits * n_labeled * (1 - recipe.validation_fraction) * recipe.epochs, scored))
-    return costs
+    # What is trained on everything is followed over its epochs.
+    finetuned, scored = costs[0]
+    if spec.strategy.labels_everything:
+        scored += passes * n_train + min(MAX_CHARTED, n_train) * recipe.epochs
+    if any(each.needs_hardness for each in spec.filters):
+        finetuned += n_train * (1 - recipe.validation_fraction) * recipe.epochs
+        scored += n_train * (1 + recipe.validation_fraction) * recipe.epochs
+    return [(finetuned, scored), *costs[1:]]
 
 
 def n_fits_of(confidence: ConfidenceMethod) -> int:

@@ -14,10 +14,12 @@ from al_ray.core.logistic import logistic_regression
 from al_ray.core.types import LabeledSet, Sampling
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import RoundError
+from al_ray.loop import learner
 from al_ray.model.finetune import FitSettings
 from al_ray.model.frozen import HEAD_DROPOUT, FrozenClassifier, principal_axes
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.model.worker import SingleProcess
+from tests.fakes import RecordsInMemory, make_loop
 
 N, N_FEATURES, N_CLASSES = 400, 12, 3
 SINGLE = Sampling()
@@ -242,6 +244,25 @@ def test_out_of_fold_logits_come_from_fits_that_did_not_see_the_example() -> Non
     classifier.finetune(labeled, round_index=1)
     seen = probs_of(classifier)[0, 0, labels[0]]
     assert seen > 10 * held_out
+
+
+@pytest.mark.parametrize("solver", ["adamw", "lbfgs"])
+def test_the_model_that_judges_what_is_hard_leaves_no_trace_in_the_models_of_the_rounds(solver: str) -> None:
+    truth = LabeledSet(ids=IDS, labels=LABELS)
+    world = {"truth": truth, "test": LabeledSet(ids=IDS[:50], labels=LABELS[:50]), "n_classes": N_CLASSES}
+    found = []
+    for filters in ([], [{"name": "exclude_hardest", "keep": 1.0}], [{"name": "exclude_hardest", "keep": 0.5}]):
+        loop = make_loop(world, filters=filters)
+        rounds = learner.run(loop, classifier_of(solver=solver), RecordsInMemory())
+        found.append([(record.query.ids.tolist(), record.metrics.get("accuracy")) for record in rounds])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+    everything = classifier_of(solver=solver)
+    everything.finetune(truth, round_index=1)
+    correct = everything.predict("pool", IDS).logits[:, 0].argmax(axis=1) == LABELS
+    asked = [id_ for ids, _ in found[2][1:] for id_ in ids]
+    assert 0.5 < correct.mean() < 1
+    assert correct[np.searchsorted(IDS, asked)].all()
 
 
 def test_the_share_of_dropped_features_is_the_one_that_is_said() -> None:

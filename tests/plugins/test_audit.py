@@ -1,4 +1,4 @@
-"""The upper bound: its learner against a second library, its search against all orders, and what the plan refuses."""
+"""What sees the answers: the upper bound against a second library and all orders, and the pool without its hardest."""
 
 from collections import Counter
 from dataclasses import replace
@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from al_ray.core.metrics import training_dynamics
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import Hindsight, IntArray, LabeledSet, PoolView
+from al_ray.core.types import Hindsight, IntArray, LabeledSet, PoolView, UnscoredPool
 from al_ray.errors import ConfigError
+from al_ray.filtering import filters
 from al_ray.loop import learner
 from al_ray.strategy import optimal, strategies
 from al_ray.strategy.optimal import Curves, Optimal, anneal, fit_nested
@@ -248,3 +250,83 @@ def test_the_top_of_the_ranking_is_the_start_of_the_order() -> None:
     ranking = rank(view.ids, scores, 1)
     picked = strategy.pick(view, ranking, 2, stream(1, "pick"))
     np.testing.assert_array_equal(picked, view.ids[np.argsort(-scores)[:2]])
+
+
+# ---- without the hardest of the pool ---------------------------------------------------------------------------------
+
+
+def test_confidence_variability_and_correctness_are_those_of_the_label_over_the_epochs() -> None:
+    probs = np.array([[[0.5, 0.3, 0.2], [0.1, 0.7, 0.2]], [[0.2, 0.2, 0.6], [0.3, 0.1, 0.6]]])
+    found = training_dynamics(np.log(probs), np.array([1, 2]))
+    np.testing.assert_allclose(found["confidence"], [0.5, 0.6])
+    np.testing.assert_allclose(found["variability"], [0.2, 0.0], atol=1e-12)
+    np.testing.assert_allclose(found["correctness"], [0.5, 1.0])
+    assert set(training_dynamics(np.log(probs[:, :1]), np.array([1, 2]))) == {"confidence", "correctness"}
+    extreme = training_dynamics(np.array([[[0.0, -1e4], [-1e4, 0.0]]]), np.array([0]))
+    assert [extreme[name][0] for name in ("confidence", "variability", "correctness")] == [0.5, 0.5, 0.5]
+
+
+def hardest_first(world: dict, seed: int = 1) -> IntArray:
+    """Rank the examples by correctness, then confidence, along the four epochs of the fake, by hand."""
+    ids, labels = world["truth"].ids, world["truth"].labels
+    points = np.array([world["pool"][id_] for id_ in ids.tolist()])
+    means = np.stack([points[labels == c].mean(axis=0) for c in range(3)])
+    rows = np.arange(len(ids))
+    confidence, correct = np.zeros(len(ids)), np.zeros(len(ids))
+    for share in np.linspace(0.2, 1, 4):
+        centres = means.mean(axis=0) + (means - means.mean(axis=0)) * share
+        odds = np.exp(-np.linalg.norm(points[:, None] - centres, axis=2))
+        confidence += odds[rows, labels] / odds.sum(axis=1)
+        correct += odds.argmax(axis=1) == labels
+    return ids[np.lexsort((confidence, correct))]
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.75, 0.9])
+def test_only_the_easiest_share_of_the_training_split_is_asked_for(keep: float) -> None:
+    world = make_world(n_classes=3, seed=4)
+    n_hard = round(120 * (1 - keep))
+    hard = set(hardest_first(world)[:n_hard].tolist())
+    loop = make_loop(world, filters=[{"name": "exclude_hardest", "keep": keep}], rounds=20, query_size=5,
+                     stopping=["pool_exhausted"])  # fmt: skip
+    rounds = learner.run(loop, make_classifier(world, loop), RecordsInMemory())
+    asked = set(np.concatenate([record.query.ids for record in rounds[1:]]).tolist())
+    assert not asked & hard
+    n_left = 120 - n_hard - len(set(rounds[0].query.ids.tolist()) - hard)
+    assert len(asked) == min(100, n_left // 5 * 5)
+
+
+def test_keeping_everything_changes_nothing_but_the_count_of_candidates() -> None:
+    world = make_world()
+    plain, whole = (
+        learner.run(loop, make_classifier(world, loop), RecordsInMemory())
+        for loop in (make_loop(world), make_loop(world, filters=[{"name": "exclude_hardest", "keep": 1.0}]))
+    )
+    assert [record.query.ids.tolist() for record in plain] == [record.query.ids.tolist() for record in whole]
+    assert [record.metrics["accuracy"] for record in plain[1:]] == [record.metrics["accuracy"] for record in whole[1:]]
+
+
+def test_the_model_that_judges_is_fitted_once_a_cell_before_any_other_and_on_everything() -> None:
+    world = make_world()
+    loop = make_loop(world, filters=["exclude_hardest"])
+    classifier = make_classifier(world, loop)
+    learner.run(loop, classifier, RecordsInMemory())
+    assert classifier.plain_fits == 1
+    assert classifier.fitted_on == [6, 11, 16, 21, 26]
+
+
+@pytest.mark.parametrize("n", [1, 7, 40, 1000])
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.6, 0.75, 0.9, 1.0])
+def test_the_plan_counts_what_the_filter_leaves_out(n: int, keep: float) -> None:
+    filter_ = filters.build({"name": "exclude_hardest", "keep": keep})
+    hardness = np.arange(1, n + 1) / n
+    pool = UnscoredPool(ids=np.arange(n), hardness=hardness, labeled=LabeledSet(ids=np.arange(0), labels=np.arange(0)),
+                        n_classes=2, round_index=1, query_size=1)  # fmt: skip
+    kept = filter_.select(pool, stream(1, "filter"))
+    assert len(kept) == n - filter_.n_excluded(n)
+    np.testing.assert_array_equal(kept, np.arange(len(kept)))
+
+
+def test_a_study_that_asks_for_more_than_the_easy_part_is_refused() -> None:
+    spec = make_spec({"dataset": "tickets", "seed": 1, "strategy": "margin", "filters": ["exclude_hardest"]}, "here")
+    assert spec.n_excluded(1000) == 250
+    assert spec.conflicts() == []

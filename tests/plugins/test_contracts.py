@@ -78,6 +78,7 @@ def unscored(pool: PoolView) -> UnscoredPool:
         ids=pool.ids,
         embeddings=pool.embeddings,
         last_scores=np.where(pool.ids % 3 == 0, np.nan, pool.uncertainty),
+        hardness=np.random.default_rng(5).permutation(np.arange(1, len(pool) + 1) / len(pool)),
         labeled=pool.labeled,
         labeled_embeddings=pool.labeled_embeddings,
         n_classes=4,
@@ -300,6 +301,7 @@ def test_a_filter_reads_only_what_it_says_it_needs(name: str) -> None:
         embeddings=whole.embeddings if candidate_filter.needs_embeddings else None,
         labeled_embeddings=whole.labeled_embeddings if candidate_filter.needs_embeddings else None,
         last_scores=whole.last_scores if candidate_filter.needs_last_scores else None,
+        hardness=whole.hardness if candidate_filter.needs_hardness else None,
     )
     picks = [sorted(candidate_filter.select(view, stream(1, "filter")).tolist()) for view in (whole, nothing)]
     assert picks[0] == picks[1]

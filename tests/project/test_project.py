@@ -311,6 +311,8 @@ def test_stored_answers_that_were_edited_are_refused(pool: Pool, project: MakePr
     [
         ({"initial": "stratified"}, "initial 'stratified' looks at labels that nobody has yet"),
         ({"strategy": "passive"}, "strategy 'passive' labels everything"),
+        ({"strategy": "optimal"}, "is an upper bound that looks at labels that nobody has yet"),
+        ({"filters": ["exclude_hardest"]}, "filter 'exclude_hardest' asks a model that learned from labels"),
         ({"strategy": "bald"}, "needs at least 2 draws"),
         ({"evaluation": "plain"}, "measures on a test split, and a pool to label has none"),
         ({"stopping": ["target_accuracy"]}, "stopping rule 'target_accuracy' needs"),
