@@ -265,18 +265,19 @@ class _Cell:
         """Return how hard each example that can be asked for is to a model that is trained on all of them, in (0, 1].
 
         That model is fitted once, and again where a cell goes on; the streams of round 0, which has no model, are its
-        own. A fit without epochs is judged by its end.
+        own. A fit without epochs is judged by its end. Texts of no class are as hard as can be.
         """
         if self._hardness is None:
-            truth = self.truth
-            fit = self.classifier.finetune(truth, round_index=0, plain=True, watched=truth.ids)
+            truth, known = self.truth, self.truth.of_a_class()
+            fit = self.classifier.finetune(known, round_index=0, plain=True, watched=known.ids)
             logits = fit.dynamics
             if logits is None:
-                logits = self.classifier.predict("pool", truth.ids, plain=True).logits
-            found = training_dynamics(log_softmax(logits), truth.labels)
-            keys = (tie_keys(truth.ids, self.loop.seed), -found["confidence"], -found["correctness"])
-            self._hardness = np.empty(len(truth))
-            self._hardness[np.lexsort(keys)] = np.arange(1, len(truth) + 1) / len(truth)
+                logits = self.classifier.predict("pool", known.ids, plain=True).logits
+            found = training_dynamics(log_softmax(logits), known.labels)
+            keys = (tie_keys(known.ids, self.loop.seed), -found["confidence"], -found["correctness"])
+            self._hardness = np.ones(len(truth))
+            rows = np.searchsorted(truth.ids, known.ids[np.lexsort(keys)])
+            self._hardness[rows] = np.arange(1, len(known) + 1) / len(truth)
         return self._hardness
 
     def _remember_scores(self, scores: FloatArray, arrays: Arrays) -> None:

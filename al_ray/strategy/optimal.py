@@ -34,7 +34,8 @@ class Optimal(QueryStrategy):
     learner with ``solver: lbfgs``, softmax and as many features as the encoder has, but for ``TOLERANCE_NATS``: a fit
     starts from that of the order before and ends where a step would lower the summed loss by no more.
     Deviation: pools of more than ``max_candidates`` are subsampled at random, once; the rest is never asked for.
-    Deviation: answers are those of the data set, also where the oracle makes mistakes.
+    Deviation: answers are those of the data set, also where the oracle makes mistakes; texts of no class are not asked
+    for while there are others.
 
     Attributes:
         n_annealed: steps of annealing.
@@ -61,8 +62,9 @@ class Optimal(QueryStrategy):
         known = ~np.isnan(pool.last_scores)
         if known.any():
             return np.where(known, pool.last_scores, 0.0)
+        assert pool.truth is not None, "optimal needs PoolView.truth"
         by_hash = np.argsort(tie_keys(pool.ids, int(stream.integers(2**62))))
-        rows = np.sort(by_hash[: self.max_candidates])
+        rows = np.sort(by_hash[pool.truth[by_hash] >= 0][: self.max_candidates])
         order = self._search(pool, rows, stream)
         scores = np.zeros(len(pool))
         scores[rows[order]] = np.arange(len(order), 0, -1)
@@ -72,7 +74,7 @@ class Optimal(QueryStrategy):
         """Return the places among ``rows`` to ask for, first things first."""
         future = pool.hindsight
         assert future is not None, "optimal needs PoolView.hindsight"
-        assert pool.truth is not None, "optimal needs PoolView.truth"
+        assert pool.truth is not None
         assert pool.features is not None, "optimal needs PoolView.features"
         assert pool.labeled_features is not None, "optimal needs PoolView.labeled_features"
         points, labeled, test = _rotated(

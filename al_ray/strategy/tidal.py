@@ -6,14 +6,11 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 
 from al_ray.core.distances import row_blocks, squared_norms
+from al_ray.core.logistic import logistic_regression
 from al_ray.core.types import Float64Array, FloatArray, PoolView
 from al_ray.core.uncertainty import entropy, log_softmax
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
-
-# Of the mean loss: where the largest part of the gradient is below, L-BFGS is done.
-GRADIENT_TOLERANCE = 1e-6
-MAX_STEPS = 1000
 
 
 @strategies.register("tidal")
@@ -64,37 +61,9 @@ class Tidal(QueryStrategy):
         assert pool.labeled_dynamics is not None, "tidal needs PoolView.labeled_dynamics"
         dynamics = np.exp(np.asarray(pool.labeled_dynamics, dtype=np.float64)).mean(axis=1)
         length = np.sqrt(squared_norms(pool.labeled_features).mean()) or 1.0
-        weights = side_head(np.asarray(pool.labeled_features, dtype=np.float64) / length, dynamics, self.l2)
+        labeled = np.asarray(pool.labeled_features, dtype=np.float64) / length
+        weight, bias, *_ = logistic_regression(labeled, dynamics, pool.n_classes, l2=self.l2)
         logits = np.empty((len(pool), pool.n_classes))
         for rows in row_blocks(len(pool), pool.features.shape[1]):
-            logits[rows] = pool.features[rows] @ (weights[:, :-1].T / length) + weights[:, -1]
+            logits[rows] = pool.features[rows] @ (weight.T / length) + bias
         return log_softmax(logits)
-
-
-def side_head(features: Float64Array, targets: Float64Array, l2: float) -> Float64Array:
-    """Fit multinomial logistic regression to soft labels: sum_i KL(targets_i || p_i) + l2 / 2 |W|^2.
-
-    Strictly convex, since the intercepts are penalised too.
-
-    Args:
-        features: ``[n, n_features]``, at least one row.
-        targets: probabilities ``[n, n_classes]``.
-        l2: weight of the penalty, above 0.
-
-    Returns:
-        ``[n_classes, n_features + 1]``, the intercepts last.
-    """
-    from scipy.optimize import minimize
-
-    x = np.concatenate([features, np.ones((len(features), 1))], axis=1)
-    shape, penalty = (targets.shape[1], x.shape[1]), l2 / len(x)
-
-    def loss_and_gradient(flat: Float64Array) -> tuple[float, Float64Array]:
-        w = flat.reshape(shape)
-        log_probs = log_softmax(x @ w.T)
-        loss = -float((targets * log_probs).sum()) / len(x) + 0.5 * penalty * float(flat @ flat)
-        return loss, ((np.exp(log_probs) - targets).T @ x / len(x) + penalty * w).ravel()
-
-    options = {"gtol": GRADIENT_TOLERANCE, "ftol": 0.0, "maxiter": MAX_STEPS, "maxls": 50}
-    found = minimize(loss_and_gradient, np.zeros(np.prod(shape)), method="L-BFGS-B", jac=True, options=options)
-    return np.asarray(found.x, dtype=np.float64).reshape(shape)

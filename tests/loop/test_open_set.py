@@ -149,3 +149,16 @@ def test_an_estimate_without_a_test_split_leaves_texts_of_no_class_out_of_its_an
     assert last["n_evaluated"] <= (~odd).sum()
     assert last["estimated_accuracy_low"] <= last["estimated_accuracy"] <= last["estimated_accuracy_high"]
     assert abs(last["estimated_accuracy"] - last["accuracy"]) < 0.2
+
+
+def test_the_upper_bound_asks_for_no_text_of_no_class() -> None:
+    world = open_world()
+    rounds, _ = run(world, strategy={"name": "optimal", "n_annealed": 20, "n_greedy": 5})
+    assert not no_class(world) & set(np.concatenate([each.query.ids for each in rounds[1:]]).tolist())
+
+
+def test_texts_of_no_class_are_the_hardest() -> None:
+    world = open_world()
+    hard = len(no_class(world)) / len(world["truth"])
+    rounds, _ = run(world, filters=[{"name": "exclude_hardest", "keep": 1 - hard}])
+    assert not no_class(world) & set(np.concatenate([each.query.ids for each in rounds[1:]]).tolist())
