@@ -11,7 +11,7 @@ stream.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -251,7 +251,7 @@ class ShardReader:
         )
 
 
-def _places(pool: ShardedPool, shard: Shard, rows: IntArray) -> "Sequence[tuple[str, pa.Array]]":
+def _places(pool: ShardedPool, shard: Shard, rows: IntArray) -> "tuple[tuple[str, pa.Array], ...]":
     """Return the columns that name rows without an id, the last first."""
     import pyarrow as pa
 
@@ -272,7 +272,7 @@ class OfferActor:
     def __init__(self, job: ChoosingJob, shards: Sequence[Shard], threads: int, on_gpu: bool) -> None:
         self._shards, self._read = shards, ShardReader(job, threads, "cuda" if on_gpu else "cpu")
 
-    def __call__(self, places: "pa.Table") -> "Any":
+    def __call__(self, places: "pa.Table") -> "Iterator[pa.Table]":
         """Yield one row for each shard of a block."""
         import pyarrow as pa
 

@@ -30,6 +30,7 @@ from al_ray.runtime.choose import (
 from al_ray.runtime.cluster.resources import LaneResources
 from al_ray.runtime.score import ScoringActors, ShardScored
 from tests.model import tiny
+from tests.runtime.dying_actor import DyingActor
 
 N = 90
 WITHOUT_TEXT = (3, 4, 29)
@@ -144,6 +145,17 @@ def test_blocks_of_several_shards_come_in_the_order_of_the_stream(
     job = make()
     actors = ScoringActors(n=2, resources=LaneResources())
     assert choose_on_ray(job, actors, tmp_path, lambda shard: None) == run(job)
+
+
+@pytest.mark.ray
+def test_an_actor_that_dies_changes_nothing_of_what_is_chosen(
+    make: Make, private_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("al_ray.runtime.choose.OfferActor", DyingActor)
+    job = make()
+    actors = ScoringActors(n=2, resources=LaneResources())
+    assert choose_on_ray(job, actors, tmp_path, lambda shard: None) == run(job)
+    assert (tmp_path / "died").exists()
 
 
 @pytest.mark.ray
