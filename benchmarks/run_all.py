@@ -26,6 +26,7 @@ SHORT = (
     "pool_size",
     "s3_records",
     "batch_strategies",
+    "imital",
     "report_size",
     "tracking",
     "load",
