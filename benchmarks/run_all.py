@@ -27,6 +27,7 @@ SHORT = (
     "stream_size",
     "s3_records",
     "batch_strategies",
+    "imital",
     "report_size",
     "tracking",
     "load",

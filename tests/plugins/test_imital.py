@@ -17,6 +17,7 @@ from scipy.stats import ttest_rel
 from typer.testing import CliRunner
 
 from al_ray.cli.app import app
+from al_ray.core import distances
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream, tie_keys
 from al_ray.core.types import LabeledSet, PoolView, Ranking
@@ -114,6 +115,18 @@ def test_the_inputs_are_those_of_a_plain_computation_while_the_batch_grows(n, n_
             encoding.choose(row)
         # A mean distance in float32 may fall on the other side of one pair, which moves its share a little.
         np.testing.assert_allclose(encoding.inputs, plain_inputs(pool, encoding.chosen), atol=1e-4)
+
+
+def test_distances_in_blocks_are_those_of_scipy_and_zero_between_equal_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "BLOCK_VALUES", 40)
+    rng = np.random.default_rng(7)
+    points, others = rng.normal(size=(23, 6)), rng.normal(size=(9, 6))
+    points[5] = others[3]
+    blocks = list(distances.distance_blocks(points, others))
+    assert [len(found) for _, found in blocks] == [4, 4, 4, 4, 4, 3]
+    found = np.concatenate([block for _, block in blocks])
+    np.testing.assert_allclose(found, cdist(points, others), atol=1e-5)
+    assert found[5, 3] == 0
 
 
 def test_some_candidates_are_seen_as_they_are_among_all() -> None:
