@@ -148,10 +148,16 @@ class Pace:
         asking = [n for n in reached if spec.n_left(n_train - spec.n_excluded(n_train) - n) >= spec.query_size]
         # Where no round has a query, the one that there is only evaluates.
         sizes = sorted({asking[0], asking[-1]}) if asking else [first]
-        loop = replace(make_loop(spec, dataset.n_classes, tables), rounds=1 if asking else 0, stopping=())
+        whole = replace(make_loop(spec, dataset.n_classes, tables), stopping=())
+        loop = replace(_without_what_is_done_once(whole), rounds=1 if asking else 0)
         classifier = make_classifier(spec, loop, pool, self._worker)
         self._run_round(loop, classifier, sizes[0])  # imports and warms up
-        return [(n, self._run_round(loop, classifier, n)) for n in sizes]
+        points = [(n, self._run_round(loop, classifier, n)) for n in sizes]
+        if asking and (loop.strategy, loop.filters) != (whole.strategy, whole.filters):
+            after = sizes[0] + spec.query_size
+            later = [(after, float(_between(points, [after])[0])), *(point for point in points if point[0] > after)]
+            return [(sizes[0], self._run_round(whole, classifier, sizes[0])), *later]
+        return points
 
     def _run_round(self, loop: Loop, classifier: Classifier, n_labeled: int) -> float:
         records = _MadeRecords(loop, n_labeled, self._clock)
@@ -194,6 +200,12 @@ def _made_features(tables: Mapping[str, pa.Table], n_classes: int, width: int, k
         rows = 0.35 * centres[table["label"].to_numpy()] + rng.normal(size=(len(table), width)).astype(np.float32)
         made[split] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     return made
+
+
+def _without_what_is_done_once(loop: Loop) -> Loop:
+    """Return a cell as it is after its first query: without a search over all queries or a fit on every answer."""
+    strategy = strategies.build("random") if loop.strategy.needs_hindsight else loop.strategy
+    return replace(loop, strategy=strategy, filters=tuple(each for each in loop.filters if not each.needs_hardness))
 
 
 def _sample(dataset: TextDataset, n: int) -> pa.Table:

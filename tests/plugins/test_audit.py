@@ -11,23 +11,25 @@ from sklearn.linear_model import LogisticRegression
 from al_ray.core.metrics import training_dynamics
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import Hindsight, IntArray, LabeledSet, PoolView, UnscoredPool
+from al_ray.core.types import Hindsight, IntArray, LabeledSet, PoolView, TextDataset, TextSplit, UnscoredPool
+from al_ray.data import datasets
 from al_ray.errors import ConfigError
 from al_ray.filtering import filters
 from al_ray.loop import learner
 from al_ray.strategy import optimal, strategies
 from al_ray.strategy.optimal import Curves, Optimal, anneal, fit_nested
-from al_ray.study.spec import make_spec
+from al_ray.study.plan import _misfits, dataset_key
+from al_ray.study.spec import CellSpec, make_spec
 from tests.fakes import RecordsInMemory, make_classifier, make_loop, make_world
 
-L2 = 0.1
+L2 = 1.0
 N_CLASSES = 3
 
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let fits end where nothing more is to be had, so that no accuracy hangs on where a fit started."""
-    monkeypatch.setattr(optimal, "TOLERANCE_NATS", 1e-12)
+    monkeypatch.setattr(optimal, "TOLERANCE_NATS", 1e-9)
     monkeypatch.setattr(optimal, "MAX_FIT_STEPS", 20_000)
 
 
@@ -101,8 +103,7 @@ def test_nested_fits_are_the_logistic_regressions_of_scikit_learn() -> None:
     for size, weights in zip(sizes, fitted, strict=True):
         reference = LogisticRegression(C=2.0, fit_intercept=False, max_iter=10_000, tol=1e-12)
         reference.fit(points[:size], labels[:size])
-        # Without a free intercept the weights are unique but for nothing: the penalty leaves no shift over the classes.
-        np.testing.assert_allclose(weights, reference.coef_, atol=1e-4)
+        np.testing.assert_allclose(weights, reference.coef_, atol=1e-3)
 
 
 def test_the_usual_tolerance_leaves_a_fit_where_it_hardly_moves_a_probability() -> None:
@@ -123,7 +124,7 @@ def test_annealing_finds_the_best_of_all_orders(seed: int) -> None:
     both = {four: tiny.accuracy(four) for four in combinations(range(7), 4)}
     start = tiny.accuracy(())
     best = max((start + first[pair] + both[four]) / 3 for four in both for pair in combinations(four, 2))
-    order, quality = anneal(tiny.curves, 4, 2000, 200, stream(seed, "search"))
+    order, quality = anneal(tiny.curves, 4, 900, 100, stream(seed, "search"))
     assert quality == pytest.approx(best)
     found = [start, tiny.accuracy(tuple(order[:2])), tiny.accuracy(tuple(order))]
     assert quality == pytest.approx(np.mean(found))
@@ -326,7 +327,33 @@ def test_the_plan_counts_what_the_filter_leaves_out(n: int, keep: float) -> None
     np.testing.assert_array_equal(kept, np.arange(len(kept)))
 
 
+def planned(spec: CellSpec, dataset: TextDataset) -> list[str]:
+    """Return what the plan says against a cell on a data set."""
+    return _misfits(spec, {dataset_key(spec.dataset): dataset}, {}, {})
+
+
 def test_a_study_that_asks_for_more_than_the_easy_part_is_refused() -> None:
-    spec = make_spec({"dataset": "tickets", "seed": 1, "strategy": "margin", "filters": ["exclude_hardest"]}, "here")
-    assert spec.n_excluded(1000) == 250
-    assert spec.conflicts() == []
+    dataset = datasets.build({"name": "tickets", "n_train": 200, "n_test": 20}).load()
+    values = {"dataset": {"name": "tickets", "n_train": 200, "n_test": 20}, "seed": 1, "strategy": "margin",
+              "initial_size": 20, "query_size": 10, "rounds": 18}  # fmt: skip
+    assert planned(make_spec(values, "here"), dataset) == []
+    halved = {**values, "filters": [{"name": "exclude_hardest", "keep": 0.5}]}
+    (refused,) = planned(make_spec(halved, "here"), dataset)
+    assert "18 rounds of 10 ask for more than 'tickets' has" in refused
+    assert "lower rounds to 8 at most" in refused.lower()
+    assert planned(make_spec({**halved, "rounds": 8}, "here"), dataset) == []
+
+
+def test_a_search_for_the_best_curve_needs_a_test_split() -> None:
+    dataset = datasets.build({"name": "tickets", "n_train": 200, "n_test": 20}).load()
+    values = {
+        "dataset": {"name": "tickets", "n_train": 200, "n_test": 20},
+        "seed": 1,
+        "strategy": "optimal",
+        "rounds": 2,
+    }
+    spec = make_spec({**values, "finetune": {"frozen_layers": "all"}}, "here")
+    assert planned(spec, dataset) == []
+    nothing = TextSplit(ids=np.arange(0), texts=[], labels=np.arange(0))
+    (refused,) = planned(spec, replace(dataset, test=nothing))
+    assert "searches for the best learning curve on a test split, and 'tickets' has none" in refused

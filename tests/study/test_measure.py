@@ -90,6 +90,28 @@ def test_rounds_between_two_sizes_take_what_lies_between(planned: Any, monkeypat
     assert seconds_of(plan) == pytest.approx(1 + 2 + 3 + 4 + 160 * 0.5)
 
 
+@pytest.mark.parametrize(
+    "once",
+    [
+        {"strategy": {"name": "optimal", "n_annealed": 7, "n_greedy": 0}},
+        {"filters": [{"name": "exclude_hardest", "keep": 0.9}]},
+    ],
+    ids=["a search", "a model of everything"],
+)
+def test_what_a_cell_does_once_is_counted_in_its_first_round_alone(
+    planned: Any, monkeypatch: pytest.MonkeyPatch, once: dict[str, Any]
+) -> None:
+    def run_round(self: Any, loop: Any, classifier: Any, n_labeled: int) -> float:
+        is_whole = loop.strategy.needs_hindsight or any(each.needs_hardness for each in loop.filters)
+        assert loop.rounds == (3 if is_whole else 1)
+        return 100.0 if is_whole else n_labeled / 10
+
+    monkeypatch.setattr(measure.Pace, "_run_round", run_round)
+    monkeypatch.setattr(measure.Pace, "_encode", lambda *args: (0.0, 32))
+    plan = planned(finetune={"frozen_layers": "all", "solver": "lbfgs"}, seed=1, **once)
+    assert seconds_of(plan) == pytest.approx(100 + 3 + 4 + 5)
+
+
 def test_more_kinds_than_are_measured_count_as_their_mean(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "N_METHODS", 2)
     seconds = iter((1.0, 3.0))
