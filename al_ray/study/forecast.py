@@ -16,7 +16,7 @@ from al_ray.study.spec import CellSpec, once_a_kind
 
 if TYPE_CHECKING:
     from al_ray.study.file import Execution
-    from al_ray.study.measure import Pace
+    from al_ray.study.measure import FrozenKind, Pace
 
 # A gradient step on an example, in forward passes; a round of the frozen learner, in texts through one.
 STEP_PASSES, FROZEN_ROUND_TEXTS = 4.3, 20.0
@@ -96,7 +96,8 @@ def measured_seconds(
 ) -> float | None:
     """Measure for some seconds what the rest of a study will take here, start-up included.
 
-    Every kind of cell takes its own path on a few texts of its data, one after the other.
+    Every kind of cell takes its own path on a few texts of its data, one after the other; of many kinds of the frozen
+    learner some are measured, and the others follow from their options.
 
     Args:
         plan: the checked study.
@@ -117,29 +118,41 @@ def measured_seconds(
         return None
     pace = Pace(execution.cpus_per_worker, execution.gpus_per_worker > 0)
     encoding_s = 0.0
+    frozen: list[tuple[int, FrozenKind]] = []
     for pool_key, cells in by_pool(waiting).items():
         spec = cells[0].spec
         dataset, model = plan.datasets[dataset_key(spec.dataset)], plan.models[spec.model.name, spec.model.revision]
         alike: dict[tuple[tuple[int, ...], int], list[PlannedCell]] = {}
         for cell in cells:
             alike.setdefault((cell.spec.kind, cell.n_recorded), []).append(cell)
-        seconds += sum(len(like) * _cell_seconds(like[0], dataset, model, pace) for like in alike.values())
+        for like in alike.values():
+            if like[0].spec.finetune.is_frozen:
+                frozen.append((len(like), _frozen_kind(like[0], dataset, model)))
+            else:
+                seconds += len(like) * _cell_seconds(like[0], dataset, model, pace)
         if share := unencoded(pool_key):
             encoding_s += share * pace.encoding_s([cell.spec for cell in cells], dataset, model)
+    of_kinds = pace.rounds_s([kind for _, kind in frozen])
+    seconds += sum(n * each for (n, _), each in zip(frozen, of_kinds, strict=True))
     if is_local:
         return seconds + encoding_s
     start_s = START_UP_S + (ENCODERS_START_S if encoding_s else 0.0)
     return start_s + (seconds + encoding_s) / lanes * (SIDE_BY_SIDE if lanes > 1 else 1.0)
 
 
+def _frozen_kind(cell: PlannedCell, dataset: TextDataset, model: ResolvedModel) -> "FrozenKind":
+    from al_ray.study.measure import FrozenKind
+
+    spec, n_done = cell.spec, max(cell.n_recorded - 1, 0)
+    n_rounds = len(_rounds(spec, len(dataset.train), len(dataset.test))) - n_done
+    first = len(dataset.train) if spec.strategy.labels_everything else spec.initial_size
+    sizes = [first + (n_done + at) * spec.query_size for at in range(n_rounds)]
+    return FrozenKind(spec=spec, dataset=dataset, model=model, sizes=sizes)
+
+
 def _cell_seconds(cell: PlannedCell, dataset: TextDataset, model: ResolvedModel, pace: "Pace") -> float:
     spec, n_test = cell.spec, len(dataset.test)
     rounds = _rounds(spec, len(dataset.train), n_test)[max(cell.n_recorded - 1, 0) :]
-    if spec.finetune.is_frozen:
-        first = len(dataset.train) if spec.strategy.labels_everything else spec.initial_size
-        n_done = max(cell.n_recorded - 1, 0)
-        sizes = [first + (n_done + at) * spec.query_size for at in range(len(rounds))]
-        return pace.rounds_s(spec, dataset, model, sizes)
     speed, fits = pace.speed(spec, dataset, model), n_fits_of(spec.confidence)
     of_rounds = (speed.fit_s * fits + speed.step_s * fitted + speed.score_s * scored for fitted, scored in rounds)
     return sum(of_rounds) / spec.workers

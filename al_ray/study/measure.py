@@ -26,8 +26,10 @@ from al_ray.study.spec import CellSpec
 
 N_TEXTS = 96
 """Texts that are encoded, or scored, to see how long it takes."""
-N_METHODS = 24
-"""Kinds of frozen cells that are measured; all others are taken for their mean."""
+N_METHODS = 40
+"""Kinds of frozen cells that are measured; what others take follows from what they share with these."""
+PRIOR = 0.5
+"""How much evidence against an effect of one value of one option there is to begin with, in kinds measured."""
 EPOCHS = 2
 _PLAIN = {
     "strategy": strategies.build("margin"),
@@ -52,6 +54,16 @@ class Speed:
     score_s: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrozenKind:
+    """Cells of the frozen learner that take alike: a spec, its data and model, and the labels in each of its rounds."""
+
+    spec: CellSpec
+    dataset: TextDataset
+    model: ResolvedModel
+    sizes: Sequence[int]
+
+
 class Pace:
     """Measures what the cells of a study take, each kind of them once, when it is asked.
 
@@ -69,7 +81,6 @@ class Pace:
         # Of one thread the processor's time, which neighbours do not stretch.
         self._clock = time.process_time if threads == 1 and not on_gpu else time.perf_counter
         self._speeds: dict[str, Speed] = {}
-        self._rounds: dict[str, list[tuple[int, float]]] = {}
         self._encoded: dict[str, tuple[float, int]] = {}
 
     def speed(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel) -> Speed:
@@ -82,14 +93,27 @@ class Pace:
             self._speeds[key] = self._measure(plain, dataset, model)
         return self._speeds[key]
 
-    def rounds_s(self, spec: CellSpec, dataset: TextDataset, model: ResolvedModel, sizes: Sequence[int]) -> float:
-        """Return the seconds of rounds of the frozen learner, one for each of these numbers of labels."""
-        key = canonical_json({**spec.to_json(), "seed": 0})
-        if key not in self._rounds and len(self._rounds) >= N_METHODS:
-            return float(np.mean([_between(points, sizes).sum() for points in self._rounds.values()]))
-        if key not in self._rounds:
-            self._rounds[key] = self._measure_rounds(spec, dataset, model)
-        return float(_between(self._rounds[key], sizes).sum())
+    def rounds_s(self, kinds: "Sequence[FrozenKind]") -> list[float]:
+        """Return the seconds of a cell of each kind of frozen learner, all its rounds together.
+
+        Up to :data:`N_METHODS` kinds are measured, chosen so that every value of every option is. The others get what
+        the values of their options make of a round: a multiple each, fitted to what was measured.
+        """
+        levels = _levels([kind.spec for kind in kinds])
+        measured = _spread(levels, N_METHODS)
+        found = {at: self._measured_s(kinds[at]) for at in measured}
+        if len(found) == len(kinds):
+            return [found[at] for at in range(len(kinds))]
+        n_rounds = np.array([max(len(kind.sizes), 1) for kind in kinds])
+        of_round = np.array([found[at] for at in measured]) / n_rounds[measured]
+        predicted = _predicted(levels, measured, of_round) * n_rounds
+        # An exponential of a mean is too low a mean: all are raised by as much as the measured ones together need.
+        predicted *= sum(found.values()) / predicted[measured].sum()
+        return [found.get(at, float(predicted[at])) for at in range(len(kinds))]
+
+    def _measured_s(self, kind: "FrozenKind") -> float:
+        points = self._measure_rounds(kind.spec, kind.dataset, kind.model)
+        return float(_between(points, kind.sizes).sum())
 
     def encoding_s(self, specs: Sequence[CellSpec], dataset: TextDataset, model: ResolvedModel) -> float:
         """Return the seconds that one worker takes to encode a pool, test split included, for some cells."""
@@ -189,6 +213,56 @@ class _MadeRecords:
 
     def append(self, record: RoundRecord, arrays: Arrays) -> None:
         self.first_at = self.first_at or self._clock()
+
+
+def _levels(specs: Sequence[CellSpec]) -> IntArray:
+    """Return the value of every option in which some specs differ, as a number ``[n_specs, n_options]``."""
+    columns = []
+    options = [{name: canonical_json(value) for name, value in spec.to_json().items()} for spec in specs]
+    for name in sorted({name for each in options for name in each} - {"seed", "rounds"}):
+        numbers: dict[str | None, int] = {}
+        column = [numbers.setdefault(each.get(name), len(numbers)) for each in options]
+        if len(numbers) > 1:
+            columns.append(column)
+    return np.array(columns, dtype=np.int64).reshape(len(columns), len(specs)).T
+
+
+def _spread(levels: IntArray, most: int) -> list[int]:
+    """Choose rows so that every value of every column is among them, and as evenly as can be; the first of equal ones.
+
+    Args:
+        levels: ``[n, n_options]``.
+        most: rows to choose.
+    """
+    n, n_options = levels.shape
+    if n <= most:
+        return list(range(n))
+    counts = np.zeros((n_options, int(levels.max(initial=0)) + 1))
+    chosen: list[int] = []
+    columns = np.arange(n_options)
+    for _ in range(most):
+        worth = (1 / (1 + counts[columns, levels]) ** 2).sum(axis=1)
+        worth[chosen] = -1
+        chosen.append(int(worth.argmax()))
+        counts[columns, levels[chosen[-1]]] += 1
+    return chosen
+
+
+def _predicted(levels: IntArray, measured: Sequence[int], seconds: Float64Array) -> Float64Array:
+    """Return the seconds of a round of every kind ``[n]``: main effects on their logarithm, by ridge regression.
+
+    Args:
+        levels: ``[n, n_options]``.
+        measured: rows whose seconds are known.
+        seconds: of these, above 0.
+    """
+    hot = [np.equal.outer(column, np.unique(column)) for column in levels.T]
+    features = np.concatenate([np.zeros((len(levels), 0)), *hot], axis=1)
+    known, logs = features[measured], np.log(np.maximum(seconds, 1e-6))
+    penalty = PRIOR * np.eye(features.shape[1])
+    effects = np.linalg.solve(known.T @ known + penalty, known.T @ (logs - logs.mean()))
+    predicted: Float64Array = np.exp(logs.mean() + features @ effects)
+    return predicted
 
 
 def _made_features(tables: Mapping[str, pa.Table], n_classes: int, width: int, key: str) -> dict[str, Float32Array]:

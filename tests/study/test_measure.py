@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from al_ray.runtime.pool import text_table
 from al_ray.study import measure
@@ -112,13 +114,38 @@ def test_what_a_cell_does_once_is_counted_in_its_first_round_alone(
     assert seconds_of(plan) == pytest.approx(100 + 3 + 4 + 5)
 
 
-def test_more_kinds_than_are_measured_count_as_their_mean(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "N_METHODS", 2)
-    seconds = iter((1.0, 3.0))
-    monkeypatch.setattr(measure.Pace, "_measure_rounds", lambda *args: [(20, found := next(seconds)), (50, found)])
+def test_kinds_that_are_not_measured_follow_from_the_options_of_those_that_are(
+    planned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost_of = {"margin": 1.0, "entropy": 2.0, "badge": 8.0, "random": 0.5, "core_set": 4.0}
+    measured: list[tuple[str, int]] = []
+
+    def made(self: Any, spec: Any, dataset: Any, model: Any) -> list[tuple[int, float]]:
+        measured.append((spec.strategy.name, spec.query_size))
+        return [(20, found := cost_of[spec.strategy.name] * spec.query_size), (50, found)]
+
+    monkeypatch.setattr(measure, "N_METHODS", 10)
+    monkeypatch.setattr(measure, "PRIOR", 1e-6)
+    monkeypatch.setattr(measure.Pace, "_measure_rounds", made)
     monkeypatch.setattr(measure.Pace, "_encode", lambda *args: (0.0, 32))
-    plan = planned(finetune={"frozen_layers": "all"}, strategy=["margin", "entropy", "least_confidence"], seed=1)
-    assert seconds_of(plan) == pytest.approx(4 * (1 + 3 + 2))
+    plan = planned(finetune={"frozen_layers": "all"}, strategy=[*cost_of], query_size=[1, 3, 10], rounds=[2, 5], seed=1)
+    # A cell has a round more than it has queries.
+    wanted = sum(cost * size * (rounds + 1) for cost in cost_of.values() for size in (1, 3, 10) for rounds in (2, 5))
+    assert seconds_of(plan) == pytest.approx(wanted, rel=1e-3)
+    assert len(measured) == 10
+    assert {name for name, _ in measured} == set(cost_of)
+    assert {size for _, size in measured} == {1, 3, 10}
+
+
+@given(st.integers(1, 60), st.lists(st.integers(1, 4), max_size=4), st.integers(5, 12))
+def test_what_is_measured_has_every_value_of_every_option(n: int, sizes: list[int], most: int) -> None:
+    rows = [[(at // (step + 1)) % size for step, size in enumerate(sizes)] for at in range(n)]
+    levels = np.array(rows, dtype=np.int64).reshape(n, len(sizes))
+    chosen = measure._spread(levels, most)
+    assert len(set(chosen)) == len(chosen) == min(n, most)
+    if sum(sizes) <= most:
+        for column in range(len(sizes)):
+            assert set(levels[chosen, column]) == set(levels[:, column])
 
 
 @pytest.mark.parametrize(
@@ -153,7 +180,7 @@ def test_texts_are_encoded_with_the_tokens_of_their_own_model(
 
 def test_what_the_storage_has_already_takes_no_time(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure.Pace, "encoding_s", lambda *args: 1000.0)
-    monkeypatch.setattr(measure.Pace, "rounds_s", lambda *args: 1.0)
+    monkeypatch.setattr(measure.Pace, "rounds_s", lambda self, kinds: [1.0] * len(kinds))
     plan = planned(finetune={"frozen_layers": "all"})
     found = [
         measured_seconds(plan, Execution(), 1, is_local=True, unencoded=lambda key, share=share: share)  # type: ignore[misc]
