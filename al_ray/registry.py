@@ -256,8 +256,11 @@ def options_model(cls: Any) -> type[BaseModel]:
     texts = attribute_texts(cls)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
+        written: Any
         default = ... if field.default is dataclasses.MISSING else field.default
-        fields[field.name] = (hints[field.name], Field(default, description=texts.get(field.name)))
+        # pydantic would write a plug-in without its name.
+        written = {} if _plain(default) == default else {"json_schema_extra": {"default": _plain(default)}}
+        fields[field.name] = (hints[field.name], Field(default, description=texts.get(field.name), **written))
     if "name" not in fields and hasattr(cls, "name"):
         fields = {"name": (Literal[cls.name], Field(description=summary(cls))), **fields}
     return create_model(cls.__name__, __base__=_Options, __module__=cls.__module__, __doc__=summary(cls), **fields)

@@ -16,6 +16,7 @@ from al_ray.filtering import filters
 from al_ray.initial import initial_queries
 from al_ray.model.recipe import FinetuneRecipe
 from al_ray.oracle import oracles
+from al_ray.registry import option_of
 from al_ray.stopping import stopping_rules
 from al_ray.strategy import strategies
 from al_ray.study.file import Execution, Study, load_study, read_yaml, study_schema
@@ -94,8 +95,21 @@ def test_every_option_of_every_plugin_has_a_type_a_default_and_a_description(key
     for option, schema in options.items():
         assert schema["description"]
         assert {"type", "enum", "anyOf"} & set(schema)
-        default = fields[option].default
-        assert schema.get("default", dataclasses.MISSING) == (list(default) if type(default) is tuple else default)
+        default = json_form(fields[option].default)
+        assert schema.get("default", dataclasses.MISSING) == default
+
+
+def json_form(default: Any) -> Any:
+    if type(default) is tuple:
+        return [json_form(each) for each in default]
+    return option_of(default) if hasattr(default, "name") else default
+
+
+def test_strategies_within_strategies_are_completed_and_go_no_deeper() -> None:
+    within = next(iter(schemas_within(completed("strategy", "tailor")["arms"]["items"])))
+    names = {option["const"] for option in within["anyOf"] if "const" in option}
+    assert {"margin", "badge", "typiclust"} < names < set(strategies.names())
+    assert not {"tailor", "mixture", "switch", "passive", "optimal"} & names
 
 
 def test_every_key_outside_plugins_has_a_description() -> None:
