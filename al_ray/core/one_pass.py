@@ -72,7 +72,7 @@ class OnePassSelector:
     the rank-1 update of Sherman and Morrison. No more than ``n`` are accepted; where the stream ends before, the others
     are drawn at random from those passed over.
 
-    Memory is two square matrices of ``n_dimensions`` and ``2 n`` ids, however long the stream is. The same stream and
+    Memory is two square matrices of ``n_dimensions`` and ``n`` ids, however long the stream is. The same stream and
     draws give the same decisions in whatever blocks it comes, but for rounding.
 
     Args:
