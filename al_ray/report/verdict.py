@@ -150,7 +150,7 @@ def what_survives(results: StudyResults) -> str:
     told = [one for one in changed if one.survives is not None]
     parts = [
         f"the ranking {verb} {joined([_kept(one) for one in told if one.survives is survives])}"
-        for survives, verb in ((True, "survives"), (False, "does not survive"))
+        for survives, verb in ((True, "survives"), (False, "changes with"))
         if any(one.survives is survives for one in told)
     ]
     if open_axes := [_kept(one) for one in changed if one.survives is None]:

@@ -247,7 +247,8 @@ def setting_axes(cells: Iterable[tuple[CellSpec, CellNames]]) -> dict[str, dict[
             "model": models[model_content(spec)],
             "learner": learners[_recipe_content(spec)],
             "n_components": str(spec.finetune.n_components or "all"),
-            **dict(word.split("=", 1) for word in names.variant if not _is_of_recipe(word)),
+            # A plan keeps a variant as one text.
+            **dict(word.split("=", 1) for word in JOIN.join(names.variant).split(JOIN) if _is_axis(word)),
         }
         for setting, (spec, names) in firsts.items()
     }
@@ -266,9 +267,10 @@ def _recipe_content(spec: CellSpec) -> str:
     return canonical_json(_recipe_options(spec))
 
 
-def _is_of_recipe(word: str) -> bool:
-    key = word.split("=", 1)[0].removeprefix(_RECIPE).rsplit(".", 1)[-1]
-    return key in _OF_RECIPE
+def _is_axis(word: str) -> bool:
+    """Say whether a word of a variant is an axis of its own: of a recipe they tell which learner it is."""
+    key, is_value, _ = word.partition("=")
+    return bool(is_value) and key.removeprefix(_RECIPE).rsplit(".", 1)[-1] not in _OF_RECIPE
 
 
 def _model_options(spec: CellSpec) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -69,6 +69,8 @@ def test_cells_with_and_without_principal_components_are_told_apart_and_have_the
     assert [axes[name.setting]["learner"] for name in names[::2]] == ["frozen_adamw"] * 3 + ["frozen_lbfgs"]
     assert {axes[name.setting]["initial_size"] for name in names} == {"25", "50"}
     assert all(not key.startswith(("finetune", "solver")) for values in axes.values() for key in values)
+    of_plan = [replace(name, variant=(" + ".join(name.variant),)) for name in names]
+    assert setting_axes(zip(specs, of_plan, strict=True)) == axes
     two = [spec(finetune={"frozen_layers": "all"}), spec(finetune={"frozen_layers": "all", "n_components": 8})]
     assert [name.variant for name in name_cells(two)] == [(), ("n_components=8",)]
 

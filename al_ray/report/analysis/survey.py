@@ -27,6 +27,7 @@ MARGIN = 0.1
 SEED = "seed"
 INITIAL_SIZE = "initial_size"
 _ROUNDS = "rounds"
+_TOO_SMALL = 1e-12
 _BRING_ROUNDS = (INITIAL_SIZE, "query_size")
 
 Axes = Mapping[str, Mapping[str, str]]
@@ -342,5 +343,8 @@ def _best_cuts(leads: Floats) -> tuple[Ints, Floats]:
     """
     before = np.cumsum(leads, axis=1)  # cuts after 1 ... n_points points; one before the first is its mirror image
     gains = 2 * before - before[:, -1:]
-    cuts = np.abs(gains).argmax(axis=1)
+    # Where all start from one initial query the first lead is 0: a cut there is no better than none, and is none.
+    parted = np.abs(gains) - _TOO_SMALL
+    parted[:, -1] += 2 * _TOO_SMALL
+    cuts = parted.argmax(axis=1)
     return cuts + 1, np.where(gains[np.arange(len(leads)), cuts] >= 0, 1.0, -1.0)
