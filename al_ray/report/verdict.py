@@ -8,6 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
+from al_ray.filtering import filters
 from al_ray.records.cell import CellStatus
 from al_ray.report.analysis.results import METRIC, ClippingEffect, Gap, MethodRanking, MethodScore, StudyResults
 from al_ray.report.analysis.survey import SEED, AxisSummary, summarise
@@ -25,6 +26,7 @@ from al_ray.report.wording import (
     size_in_points,
     some,
 )
+from al_ray.study.names import Method
 
 MOST_NOTICES = 3
 MANY_SEEDS = 200
@@ -411,8 +413,12 @@ def make_verdict(results: StudyResults) -> Verdict:
     leader = find_leader(results.rankings[0], results)
     per_setting = [ranking for ranking in results.rankings[1:] if ranking.rows]
     return Verdict(
-        headline=_headline(leader),
-        tone="clear" if leader.case is Case.BEATS_RANDOM else "nothing" if leader.case is Case.ALONE else "unclear",
+        headline=_headline(leader, is_usable=not is_ablation(results.methods[leader.best.method])),
+        tone="clear"
+        if leader.case is Case.BEATS_RANDOM and not is_ablation(results.methods[leader.best.method])
+        else "nothing"
+        if leader.case is Case.ALONE
+        else "unclear",
         preliminary=bool(results.n("running") + results.n("waiting")),
         saves=tuple(what_it_saves(leader)),
         sure=tuple(how_sure(leader, results)),
@@ -447,15 +453,22 @@ def _nothing_ranked(results: StudyResults) -> str:
     return results.absences.get("ranking", "No finished cell has a learning curve, so there is nothing to compare.")
 
 
-def _headline(leader: Leader) -> str:
+def is_ablation(method: Method) -> bool:
+    """Return whether a method has a filter that reads every answer, so that nobody can use it."""
+    reading = [name for name in filters.names() if filters.get(name).needs_hardness]
+    return any(label == name or label.startswith(f"{name}_") for name in reading for label in method.filters)
+
+
+def _headline(leader: Leader, *, is_usable: bool) -> str:
     best, case, n_rows, versus = leader.best.method, leader.case, len(leader.ranking.rows), leader.versus
     if case is Case.BEATS_RANDOM:
         close = [row.method for row in leader.other_close]
+        use = f"Use {best}." if is_usable else f"{best} comes first, but nobody can use it: it reads every answer."
         if close:
             told = f"{some(close, 'other method')} cannot be told apart from it"
-            return f"Use {best}. It beats random queries by more than chance; {told}."
+            return f"{use} It beats random queries by more than chance; {told}."
         others = f" and {plural(n_rows - 2, 'other method')}" if n_rows > 2 else ""
-        return f"Use {best}. It beats random queries{others} by more than chance."
+        return f"{use} It beats random queries{others} by more than chance."
     if case is Case.ALONE and leader.random is not None:
         return "Only random queries have finished cells, so there is nothing to compare them with."
     if case is Case.ALONE:

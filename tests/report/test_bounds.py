@@ -97,3 +97,18 @@ def test_without_random_queries_or_with_the_bound_alone_nothing_is_measured(stud
     assert make_verdict(results).headline.startswith("Only references are finished, which saw all labels")
     flat(study, "margin", 0.6)
     assert results_of(study).gaps == ()
+
+
+@pytest.mark.parametrize("label", ["exclude_hardest", "exclude_hardest_0.9"])
+def test_a_method_whose_filter_reads_every_answer_is_not_recommended(study: SampleStudy, label: str) -> None:
+    options = {"name": "exclude_hardest", **({"keep": 0.9} if label.endswith("0.9") else {})}
+    better = [0.61, 0.64, 0.60, 0.63, 0.66, 0.62, 0.65, 0.59]
+    for seed, accuracy in enumerate(better, start=42):
+        study.cell((accuracy, accuracy), strategy="margin", filters=(options,), seed=seed)
+        study.cell((0.5, 0.5 + seed / 1000), strategy="random", seed=seed)
+    verdict = make_verdict(results_of(study))
+    assert verdict.headline == (
+        f"{MARGIN} + {label} comes first, but nobody can use it: it reads every answer. It beats random queries by "
+        "more than chance."
+    )
+    assert verdict.tone == "unclear"
