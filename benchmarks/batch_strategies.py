@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import FloatArray, LabeledSet, PoolView, RowView
+from al_ray.core.types import FloatArray, History, LabeledSet, PoolView, RowView
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ConfigError
 from al_ray.strategy import QueryStrategy, strategies
@@ -41,9 +41,15 @@ N_THREADS = 2
 LIMIT_S = 60
 LIMIT_GIB = 4
 BASELINE = "least_confidence"
-SCORED_IN_BLOCKS = ("cal",)
+N_EPOCHS = 15
+N_ASKED = 300
+N_REJECTED = 100
+COSTLY_SCORES = ("cal", "eada", "isal", "open_set_margin", "tidal")
 GIB = 2**30
-GIVEN = ("consistent_draws", "scores", "features", "embeddings", "labeled", "predicted", "uncertainty")
+GIVEN = (
+    "consistent_draws", "scores", "features", "embeddings", "labeled", "predicted", "uncertainty", "logits",
+    "labeled_dynamics", "history", "rejected",
+)  # fmt: skip
 """What a strategy may declare as needed and :func:`pool_for` lays out."""
 
 
@@ -60,7 +66,7 @@ class Choice:
 def measured_strategies() -> list[str]:
     """Return the strategies that choose a batch as a whole, and those of the rest whose score is no small thing."""
     own = [name for name in strategies.names() if strategies.get(name).pick is not QueryStrategy.pick]
-    return [*own, *(name for name in SCORED_IN_BLOCKS if name in strategies.names() and name not in own)]
+    return [*own, *(name for name in COSTLY_SCORES if name not in own)]
 
 
 def why_not(name: str) -> str:
@@ -120,6 +126,19 @@ def pool_for(strategy: QueryStrategy, folder: Path) -> PoolView:
         given |= {"uncertainty": _unsure(log_probs), "labeled_uncertainty": _unsure(labeled_log_probs)}
     if strategy.needs_predicted:
         given["predicted"] = log_probs.mean(axis=1).argmax(axis=1)
+    if strategy.needs_logits:
+        given["logits"] = log_probs
+    if strategy.needs_labeled_dynamics:
+        given["labeled_dynamics"] = np.repeat(labeled_log_probs[:, :1], N_EPOCHS, axis=1)
+    if strategy.needs_history:
+        asked = np.arange(N_ASKED)
+        arms = asked % len(strategy.arms)
+        given["history"] = History(
+            ids=N_POOL + asked, labels=asked % N_CLASSES, arms=arms, round_index=1 + asked // 100
+        )
+    if strategy.needs_rejected:
+        given["rejected"] = N_POOL + N_LABELED + np.arange(N_REJECTED)
+        given["rejected_features"] = labeled[:N_REJECTED] if strategy.needs_features else None
     labels = LabeledSet(ids=np.arange(N_POOL, N_POOL + N_LABELED), labels=np.arange(N_LABELED) % N_CLASSES)
     return PoolView(
         ids=np.arange(N_POOL), log_probs=log_probs, labeled=labels, labeled_log_probs=labeled_log_probs, **given
