@@ -88,6 +88,12 @@ def test_settings_are_compared_that_differ_in_one_axis_and_rounds_follow_the_que
     }
 
 
+def test_initial_sizes_that_bring_their_own_query_size_are_compared_all_the_same() -> None:
+    axes = {f"{n}": {"initial_size": f"{n}", "query_size": f"{n // 4}"} for n in (8, 16, 32)}
+    assert held_groups(axes, "initial_size", varied_axes(axes)) == {"": ["8", "16", "32"]}
+    assert all(len(members) == 1 for members in held_groups(axes, "query_size", varied_axes(axes)).values())
+
+
 def test_tau_is_over_the_methods_and_seeds_that_both_sides_have() -> None:
     nan = float("nan")
     boards = {
