@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from al_ray.report.analysis import analyse
 from al_ray.report.analysis.results import StudyResults
-from al_ray.report.analysis.survey import agreements, find_crossing, held_groups, varied_axes
+from al_ray.report.analysis.survey import AxisSummary, agreements, find_crossing, held_groups, varied_axes
 from al_ray.report.page.render import render_page
 from al_ray.report.read import read_study
 from al_ray.report.stats.ranks import kendall_tau_b
@@ -125,6 +125,17 @@ def test_halves_tell_another_axis_from_other_seeds() -> None:
     one = next(one for one in found if one.axis == "k" and one.metric == "aulc")
     assert (one.tau, one.tau_halves, one.tau_same) == pytest.approx((-1, -1, 1))
     assert one.p_value == pytest.approx(2 / 120)  # 5! orders, and as extreme in either direction
+
+
+@pytest.mark.parametrize(
+    ("halves", "same", "survives"),
+    [(0.5, 0.55, True), (0.3, 0.55, False), (0.05, 0.05, None), (-0.2, -0.1, None), (None, None, None)],
+)
+def test_an_order_survives_what_changes_it_no_more_than_other_seeds_and_only_where_these_leave_one(
+    halves: float | None, same: float | None, survives: bool | None
+) -> None:
+    one = AxisSummary(axis="k", taus={"aulc": (0.5,)}, n_methods=(3, 3), tau_halves=halves, tau_same=same)
+    assert one.survives is survives
 
 
 def test_seeds_agree_by_the_mean_over_their_pairs() -> None:

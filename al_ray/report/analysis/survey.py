@@ -219,8 +219,11 @@ class AxisSummary:
 
     @property
     def survives(self) -> bool | None:
-        """Whether the order changes no more than by other seeds alone, but for :data:`MARGIN`; None where unknown."""
-        if self.tau_halves is None or self.tau_same is None:
+        """Whether the order changes no more than by other seeds alone, but for :data:`MARGIN`; None where unknown.
+
+        Where other seeds alone leave no more than that of the order, there is none to survive.
+        """
+        if self.tau_halves is None or self.tau_same is None or self.tau_same <= MARGIN:
             return None
         return self.tau_halves >= self.tau_same - MARGIN
 
