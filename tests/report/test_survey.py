@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from al_ray.report.analysis import analyse
 from al_ray.report.analysis.results import StudyResults
-from al_ray.report.analysis.survey import agreements, find_crossing, held_groups, varied_axes
+from al_ray.report.analysis.survey import AxisSummary, agreements, find_crossing, held_groups, varied_axes
 from al_ray.report.page.render import render_page
 from al_ray.report.read import read_study
 from al_ray.report.stats.ranks import kendall_tau_b
@@ -88,6 +88,12 @@ def test_settings_are_compared_that_differ_in_one_axis_and_rounds_follow_the_que
     }
 
 
+def test_initial_sizes_that_bring_their_own_query_size_are_compared_all_the_same() -> None:
+    axes = {f"{n}": {"initial_size": f"{n}", "query_size": f"{n // 4}"} for n in (8, 16, 32)}
+    assert held_groups(axes, "initial_size", varied_axes(axes)) == {"": ["8", "16", "32"]}
+    assert all(len(members) == 1 for members in held_groups(axes, "query_size", varied_axes(axes)).values())
+
+
 def test_tau_is_over_the_methods_and_seeds_that_both_sides_have() -> None:
     nan = float("nan")
     boards = {
@@ -119,6 +125,17 @@ def test_halves_tell_another_axis_from_other_seeds() -> None:
     one = next(one for one in found if one.axis == "k" and one.metric == "aulc")
     assert (one.tau, one.tau_halves, one.tau_same) == pytest.approx((-1, -1, 1))
     assert one.p_value == pytest.approx(2 / 120)  # 5! orders, and as extreme in either direction
+
+
+@pytest.mark.parametrize(
+    ("halves", "same", "survives"),
+    [(0.5, 0.55, True), (0.3, 0.55, False), (0.05, 0.05, None), (-0.2, -0.1, None), (None, None, None)],
+)
+def test_an_order_survives_what_changes_it_no_more_than_other_seeds_and_only_where_these_leave_one(
+    halves: float | None, same: float | None, survives: bool | None
+) -> None:
+    one = AxisSummary(axis="k", taus={"aulc": (0.5,)}, n_methods=(3, 3), tau_halves=halves, tau_same=same)
+    assert one.survives is survives
 
 
 def test_seeds_agree_by_the_mean_over_their_pairs() -> None:

@@ -88,10 +88,17 @@ def _by_size(value: str) -> tuple[bool, float, str]:
 def held_groups(axes: Axes, axis: str, varied: Sequence[str]) -> dict[str, list[str]]:
     """Return the settings that differ in one axis at most, by what they share, in words.
 
-    With another size of the query, or of the first one, come other rounds, so these are not held then.
+    With another size of the query, or of the first one, come other rounds, so these are not held then; and no size of
+    the query either where every initial size has its own.
     """
     brings = (axis, _ROUNDS) if axis in _BRING_ROUNDS else (axis,)
-    others = [name for name in varied if name not in brings]
+    groups = _groups(axes, [name for name in varied if name not in brings])
+    if axis == INITIAL_SIZE and len(groups) == len(axes):
+        return _groups(axes, [name for name in varied if name not in (*brings, *_BRING_ROUNDS)])
+    return groups
+
+
+def _groups(axes: Axes, others: Sequence[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for setting, values in axes.items():
         said = (f"{name}={values[name]}" if name not in _PLAIN else values[name] for name in others if name in values)
@@ -212,8 +219,11 @@ class AxisSummary:
 
     @property
     def survives(self) -> bool | None:
-        """Whether the order changes no more than by other seeds alone, but for :data:`MARGIN`; None where unknown."""
-        if self.tau_halves is None or self.tau_same is None:
+        """Whether the order changes no more than by other seeds alone, but for :data:`MARGIN`; None where unknown.
+
+        Where other seeds alone leave no more than that of the order, there is none to survive.
+        """
+        if self.tau_halves is None or self.tau_same is None or self.tau_same <= MARGIN:
             return None
         return self.tau_halves >= self.tau_same - MARGIN
 

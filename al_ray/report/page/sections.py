@@ -551,6 +551,7 @@ def survey_view(results: StudyResults) -> SurveyView | None:
     pairs = _pairs_of_values(found, metrics)
     # Along learning curves every pair of methods is looked at on every setting: what does not cross stays in the table.
     told = [one for one in crossings if one.over == "initial_size" or (one.is_shown and one.n_labels is not None)]
+    told.sort(key=lambda one: not (one.is_shown and one.n_labels is not None))
     return SurveyView(
         answer=what_survives(results),
         ruler=agreement_ruler(),
