@@ -117,7 +117,7 @@ def test_the_usual_tolerance_leaves_a_fit_where_it_hardly_moves_a_probability() 
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_annealing_finds_the_best_of_all_orders(seed: int) -> None:
     tiny = Tiny(seed=seed)
     first = {pair: tiny.accuracy(pair) for pair in combinations(range(7), 2)}
