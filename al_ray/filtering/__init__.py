@@ -43,8 +43,13 @@ class CandidateFilter(Plugin, Protocol):
         """
         return ranking
 
-    def n_excluded(self, n_train: int) -> int:
-        """Return how many of ``n_train`` training examples are candidates in no round, whatever else is asked for."""
+    def n_excluded(self, n_train: int, n_no_class: int = 0) -> int:
+        """Return how many of ``n_train`` training examples are candidates in no round, whatever else is asked for.
+
+        Args:
+            n_train: training examples that may be asked for.
+            n_no_class: how many of them are of no class, at most.
+        """
         return 0
 
     def n_removed(self, n_candidates: int, query_size: int) -> int:

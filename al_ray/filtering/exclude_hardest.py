@@ -38,6 +38,7 @@ class ExcludeHardest(CandidateFilter):
         assert pool.hardness is not None, "exclude_hardest needs UnscoredPool.hardness"
         return pool.ids[pool.hardness <= self.keep]
 
-    def n_excluded(self, n_train: int) -> int:
-        """Return how many of ``n_train`` examples are never candidates."""
-        return n_train - int(np.count_nonzero(np.arange(1, n_train + 1) / max(n_train, 1) <= self.keep))
+    def n_excluded(self, n_train: int, n_no_class: int = 0) -> int:
+        """Return how many of ``n_train`` examples are never candidates: those of no class are all as hard as can be."""
+        n_hard = n_train - int(np.count_nonzero(np.arange(1, n_train + 1) / max(n_train, 1) <= self.keep))
+        return max(n_hard, n_no_class) if n_hard else 0

@@ -82,6 +82,8 @@ class LdmS(QueryStrategy):
         """Return ``n`` ids; the first is the top of the ranking."""
         assert pool.features is not None, "ldm_s needs PoolView.features"
         ids = ranking.ids[ranking.scores > NOT_LOOKED_AT]
+        if not len(ids):  # filters may have left none of the sample
+            return ranking.ids[:n]
         gamma = closeness(-ranking.scores[: len(ids)], n)
         directions = unit_rows(pool.features[np.searchsorted(pool.ids, ids)])
         chosen, nearest = [0], np.full(len(ids), np.inf)

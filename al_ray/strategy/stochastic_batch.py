@@ -1,7 +1,7 @@
 """Stochastic batch acquisition: a sample drawn by another strategy's scores (softmax, power, softrank)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import numpy as np
 from pydantic import Field
@@ -59,17 +59,7 @@ class _StochasticBatch(QueryStrategy):
         """The strategy whose score is perturbed."""
         return strategies.build(self.over)
 
-    # What it needs is what the perturbed strategy needs.
     min_draws = _of_base("min_draws")
-    needs_consistent_draws = _of_base("needs_consistent_draws")
-    needs_scores = _of_base("needs_scores")
-    needs_logits = _of_base("needs_logits")
-    needs_features = _of_base("needs_features")
-    needs_embeddings = _of_base("needs_embeddings")
-    needs_labeled = _of_base("needs_labeled")
-    needs_labeled_dynamics = _of_base("needs_labeled_dynamics")
-    needs_predicted = _of_base("needs_predicted")
-    needs_uncertainty = _of_base("needs_uncertainty")
     n_watched = _of_base("n_watched")
 
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
@@ -87,6 +77,12 @@ class _StochasticBatch(QueryStrategy):
     def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return the logarithm of the sampling weights at coldness 1, from scores in falling order."""
         raise NotImplementedError
+
+
+# What it needs is what the perturbed strategy needs: also what is added to the family later.
+for _flag in get_type_hints(QueryStrategy):
+    if _flag.startswith("needs_"):
+        setattr(_StochasticBatch, _flag, _of_base(_flag))
 
 
 @strategies.register("stochastic_softmax")

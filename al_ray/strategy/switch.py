@@ -71,6 +71,12 @@ class Switch(ChoosesAmong):
     ) -> tuple[IntArray, IntArray | None]:
         """Return the ids of the query ``[n]``, all chosen by the strategy whose turn it is."""
         turn = self._turn(pool)
+        if self.when == "coverage":
+            # Where filters took candidates out since, more or less is covered, and the ranking may be the other's.
+            found = np.asarray(self.arms[turn].score(pool, stream.spawn(1)[0]), dtype=np.float64)
+            scores = found[np.searchsorted(pool.ids, ranking.ids)]
+            order = np.argsort(-scores, kind="stable")
+            ranking = Ranking(ids=ranking.ids[order], scores=scores[order])
         return self.arms[turn].pick(pool, ranking, n, stream), np.full(n, turn, dtype=np.int64)
 
     def _turn(self, pool: PoolView) -> int:

@@ -224,10 +224,10 @@ class CellSpec(Identity):
             return n_validation
         return n_validation + self.estimation.n_held_out(max(n_train - n_validation, 0))
 
-    def n_excluded(self, n_train: int) -> int:
-        """Return how many examples of a training split the filters leave out in every round."""
-        n_asked = n_train - self.n_held_out(n_train)
-        return max((each.n_excluded(max(n_asked, 0)) for each in self.filters), default=0)
+    def n_excluded(self, n_train: int, n_no_class: int) -> int:
+        """Return how many examples of a training split the filters leave out in every round; so many have no class."""
+        n_asked = max(n_train - self.n_held_out(n_train), 0)
+        return max((each.n_excluded(n_asked, min(n_no_class, n_asked)) for each in self.filters), default=0)
 
     def n_left(self, n_pool: int) -> int:
         """Return how many examples of a pool are candidates for certain, when each filter has removed what it may."""

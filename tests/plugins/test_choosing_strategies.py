@@ -13,6 +13,7 @@ from al_ray.core.types import (
     History,
     LabeledSet,
     Query,
+    Ranking,
     RoundRecord,
     RowView,
     history_after,
@@ -234,6 +235,22 @@ def test_a_switch_by_coverage_waits_until_the_labelled_lie_near_the_pool() -> No
     assert turns == [0, 0, 1, 1]
     assert switch.needs_embeddings
     assert not strategies.build("switch", low="random", high="margin").needs_embeddings
+
+
+def test_a_switch_by_coverage_asks_by_one_strategy_also_where_filters_change_what_is_covered() -> None:
+    pool = pool_view()
+    least = rank(pool.ids, strategies.build("least_confidence").score(pool, stream(0)), 1)
+    every, shares = pool.embeddings.read(), np.linspace(0.01, 1.0, 100)
+    near = np.argsort((every @ pool.labeled_embeddings.T).max(axis=1))  # the last ones are covered first
+    kept = np.sort(pool.ids[near[-20:]])
+    left = Ranking(ids=least.ids[np.isin(least.ids, kept)], scores=least.scores[np.isin(least.ids, kept)])
+    covered = shares[(shares > coverage(pool)) & (shares <= coverage(pool.take(kept)))][0]
+    switch = strategies.build("switch", low="least_confidence", high="entropy", when="coverage", covered=covered)
+    np.testing.assert_array_equal(switch.score(pool, stream(0)), strategies.build("least_confidence").score(pool, None))
+    ids, arms = switch.choose(pool.take(kept), left, 6, stream(1, "pick"))
+    assert arms.tolist() == [1] * 6
+    assert ids.tolist() == chosen(strategies.build("entropy"), pool.take(kept), 6)[0].tolist()
+    assert ids.tolist() != left.ids[:6].tolist()
 
 
 # ---- as options of a study ----------------------------------------------------------------------------------------

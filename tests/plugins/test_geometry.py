@@ -379,6 +379,8 @@ def test_ldm_s_asks_a_sample_of_a_large_pool_and_does_not_hang_on_who_comes_firs
     assert (scores == -2).sum() == 90
     assert set(rows_of(query(few, pool, 10)).tolist()) == set(np.flatnonzero(few.score(pool, stream(0, "score")) > -2))
     assert len(set(query(few, pool, 60).tolist())) == 60
+    unseen = rank(pool.ids[scores == -2], scores[scores == -2], 1)
+    assert few.pick(pool.take(unseen.ids), unseen, 5, stream(0)).tolist() == unseen.ids[:5].tolist()
     order = np.random.default_rng(1).permutation(100)
     straight = strategies.build("ldm_s").score(pool, stream(0))
     shuffled = strategies.build("ldm_s").score(pool_of(features[order], log_probs=log_probs[order]), stream(0))

@@ -367,7 +367,8 @@ def test_a_wheel_holds_the_weights(tmp_path: Path) -> None:
 
 
 def test_the_same_training_gives_the_same_bytes_and_another_seed_others() -> None:
-    one, two, other = (training.train(settings) for settings in (TINY, TINY, replace(TINY, seed=4)))
+    small = replace(TINY, n_pools=1)
+    one, two, other = (training.train(settings) for settings in (small, small, replace(small, seed=4)))
     assert one == two
     assert load(one).keys() == load(other).keys()
     assert any((load(one)[name] != load(other)[name]).any() for name in load(one))
@@ -424,7 +425,9 @@ def test_the_command_writes_weights_and_says_how_to_use_them(tmp_path: Path) -> 
     assert done.exit_code == 0, done.output
     sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
     assert f"strategy: {{name: imital, weights: {target}, sha256: {sha256}}}" in done.output
-    assert target.read_bytes() == training.train(training.TrainingSettings(n_pools=1, seed=5))
+    assert training.TrainingSettings(**module.told_by(target.read_bytes())["settings"]) == training.TrainingSettings(
+        n_pools=1, seed=5
+    )
     assert len(set(query(pool_of(), 9, ImitAL(weights=str(target), sha256=sha256)))) == 9
     missing = CliRunner().invoke(app, ["train-imital", "--out", str(tmp_path / "no" / "file"), "--pools", "1"])
     assert missing.exit_code == 1
@@ -434,7 +437,7 @@ def test_the_command_writes_weights_and_says_how_to_use_them(tmp_path: Path) -> 
 def test_it_learned_to_beat_random_queries_on_pools_that_it_never_saw() -> None:
     named = {name: strategies.build(name) for name in ("imital", "random")}
     means = {name: [] for name in named}
-    for number in range(20):
+    for number in range(12):
         pool = training.make_pool(training.pool_seed(20_261_130, number))
         for name, strategy in named.items():
             means[name].append(np.mean(training.learning_curve(pool, strategy, number)[1:]))

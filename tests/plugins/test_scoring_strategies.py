@@ -17,7 +17,7 @@ from al_ray.core.types import LabeledSet, PoolView, Ranking
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ConfigError
 from al_ray.registry import option_of
-from al_ray.strategy import strategies
+from al_ray.strategy import QueryStrategy, strategies
 
 DISAGREEMENT = ["vote_entropy", "consensus_kl", "bald"]
 TRIO = ["stochastic_softmax", "stochastic_power", "stochastic_softrank"]
@@ -314,10 +314,8 @@ def test_a_stochastic_batch_ranks_by_the_plain_score_and_needs_what_that_needs(n
     log_probs = log_softmax(np.random.default_rng(0).normal(size=(20, 3, 4)))
     assert strategies.build(name).min_draws == 2
     np.testing.assert_array_equal(score(name, log_probs), score("bald", log_probs))
-    needs = ["min_draws", "needs_consistent_draws", "needs_scores", "needs_logits", "needs_features",
-             "needs_embeddings", "needs_labeled", "needs_labeled_dynamics", "needs_predicted",
-             "needs_uncertainty", "n_watched"]  # fmt: skip
-    for over in ["cal", "entropy", "label_dispersion", "own_uncertainty", "random"]:
+    needs = ["min_draws", "n_watched", *(each for each in dir(QueryStrategy) if each.startswith("needs_"))]
+    for over in ["cal", "eada", "entropy", "label_dispersion", "open_set_margin", "own_uncertainty", "random", "tidal"]:
         stochastic, base = strategies.build({"name": name, "over": over}), strategies.build(over)
         assert [getattr(stochastic, need) for need in needs] == [getattr(base, need) for need in needs]
         assert option_of(stochastic) == {"name": name, "over": over, "coldness": 1.0}

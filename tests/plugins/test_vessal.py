@@ -106,7 +106,7 @@ def test_equal_examples_in_orthogonal_directions_are_accepted_at_the_rate_of_the
 
     Those accepted are 100 / 101 afterwards, which the mean up to t feels; so the first is accepted with exactly n / N.
     """
-    n, n_stream, repeats = 5, 40, 4000
+    n, n_stream, repeats = 5, 40, 2000
     firsts, counts = 0, np.zeros(n_stream)
     for seed in range(repeats):
         selector = selector_of(n, n_stream, width=n_stream, seed=seed)
@@ -121,7 +121,7 @@ def test_equal_examples_in_orthogonal_directions_are_accepted_at_the_rate_of_the
 
 
 def test_acceptance_over_many_draws_is_that_of_the_written_rule_with_draws_of_its_own() -> None:
-    points, n, repeats = points_of(60, seed=5), 6, 3000
+    points, n, repeats = points_of(60, seed=5), 6, 1000
     ours, theirs = np.zeros(60), np.zeros(60)
     other = np.random.default_rng(99)
     for seed in range(repeats):
