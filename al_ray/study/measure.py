@@ -169,7 +169,8 @@ class Pace:
         first = n_train if spec.strategy.labels_everything else spec.initial_size
         most = min(first + spec.rounds * spec.query_size, n_train)
         reached = range(first, most + 1, spec.query_size) if spec.rounds else ()
-        asking = [n for n in reached if spec.n_left(n_train - spec.n_excluded(n_train) - n) >= spec.query_size]
+        n_most = n_train - spec.n_excluded(n_train, dataset.n_no_class)
+        asking = [n for n in reached if spec.n_left(n_most - n) >= spec.query_size]
         # Where no round has a query, the one that there is only evaluates.
         sizes = sorted({asking[0], asking[-1]}) if asking else [first]
         whole = replace(make_loop(spec, dataset.n_classes, tables), stopping=())

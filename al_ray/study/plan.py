@@ -322,7 +322,8 @@ def _lack(spec: CellSpec, dataset: TextDataset) -> str | None:
             f"query_size is {spec.query_size}, but the pool of {dataset.name!r} has {max(n_pool, 0)} examples after "
             f"the initial query{f' and {n_held_out} that are held out' if n_held_out else ''}."
         )
-    candidates = spec.n_left(n_pool - spec.n_excluded(n_train) - max(spec.rounds - 1, 0) * spec.query_size)
+    n_excluded = spec.n_excluded(n_train, dataset.n_no_class)
+    candidates = spec.n_left(n_pool - n_excluded - max(spec.rounds - 1, 0) * spec.query_size)
     if spec.rounds and candidates < spec.query_size and not spec.stopping:
         return (
             f"{spec.rounds} rounds of {spec.query_size} ask for more than {dataset.name!r} has: {max(candidates, 0)} "

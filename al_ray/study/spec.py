@@ -224,10 +224,16 @@ class CellSpec(Identity):
             return n_validation
         return n_validation + self.estimation.n_held_out(max(n_train - n_validation, 0))
 
-    def n_excluded(self, n_train: int) -> int:
-        """Return how many examples of a training split the filters leave out in every round."""
-        n_asked = n_train - self.n_held_out(n_train)
-        return max((each.n_excluded(max(n_asked, 0)) for each in self.filters), default=0)
+    def n_excluded(self, n_train: int, n_no_class: int = 0) -> int:
+        """Return how many examples of a training split the filters leave out in every round, those of no class first.
+
+        Args:
+            n_train: examples in the split.
+            n_no_class: how many of them are of no class, which are the hardest there are.
+        """
+        n_asked = max(n_train - self.n_held_out(n_train), 0)
+        found = (each.n_excluded(n_asked) for each in self.filters)
+        return max((max(n, min(n_no_class, n_asked)) for n in found if n), default=0)
 
     def n_left(self, n_pool: int) -> int:
         """Return how many examples of a pool are candidates for certain, when each filter has removed what it may."""

@@ -344,6 +344,18 @@ def test_a_study_that_asks_for_more_than_the_easy_part_is_refused() -> None:
     assert planned(make_spec({**halved, "rounds": 8}, "here"), dataset) == []
 
 
+def test_texts_of_no_class_are_the_hardest_also_for_the_plan() -> None:
+    option = {"name": "tickets", "n_train": 200, "n_test": 20, "no_class_fraction": 0.5}
+    values = {"dataset": option, "seed": 1, "strategy": "margin", "initial": "random", "initial_size": 20,
+              "query_size": 10, "filters": [{"name": "exclude_hardest", "keep": 0.75}]}  # fmt: skip
+    dataset = datasets.build(option).load()  # 100 texts have a class; the 20 of the initial query may be among them
+    assert planned(make_spec({**values, "rounds": 8}, "here"), dataset) == []
+    (refused,) = planned(make_spec({**values, "rounds": 9}, "here"), dataset)
+    assert "lower rounds to 8 at most" in refused.lower()
+    kept = {**values, "rounds": 18, "filters": [{"name": "exclude_hardest", "keep": 1.0}]}
+    assert planned(make_spec(kept, "here"), dataset) == [], "where all is kept, texts of no class are kept too"
+
+
 def test_a_search_for_the_best_curve_needs_a_test_split() -> None:
     dataset = datasets.build({"name": "tickets", "n_train": 200, "n_test": 20}).load()
     values = {
