@@ -24,6 +24,10 @@ def train_imital(
     with user_errors(console):
         if not out.parent.is_dir():
             raise ConfigError(f"--out is {out}, and there is no folder {out.parent}. Make it, or name another file.")
+        if out.is_dir():
+            raise ConfigError(
+                f"--out is {out}, which is a folder. Name a file in it, such as {out / 'imital.safetensors'}."
+            )
         began = time.monotonic()
         with console.status("playing active learning") as status:
             data = train(

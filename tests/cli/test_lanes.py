@@ -25,6 +25,13 @@ METHODS = [
     {"strategy": "least_confidence", "filters": ["unsure_subsample"], "stopping": ["kappa_agreement"]},
     {"strategy": "badge", "filters": [{"name": "anchor_subpool", "size": 60}]},
     {"strategy": "open_set_margin", "initial": "dual_diversity"},
+    {"strategy": "tailor"},
+    {"strategy": "tidal", "filters": ["exclude_hardest"]},
+    {"strategy": ["isal", "ev_gp", "eada", "ldm_s", "imital", "vessal"]},
+    {
+        "strategy": {"name": "optimal", "n_annealed": 30, "n_greedy": 5},
+        "finetune": {"frozen_layers": "all", "n_components": 4},
+    },
 ]
 
 
@@ -36,9 +43,9 @@ def test_a_one_worker_lane_and_local_give_the_same_records_for_every_way_of_pred
     assert al_ray(*run, tmp_path / "here", "--local").code == 0
     outcome = al_ray(*run, tmp_path / "lanes", "--set", "lanes=2")
     assert outcome.code == 0, outcome.text
-    assert "17 of 17 cells to run; 2 at a time" in outcome.text
+    assert "26 of 26 cells to run; 2 at a time" in outcome.text
     here, lanes = (computed(tmp_path / place) for place in ("here", "lanes"))
-    assert len(here) == 16 * 7 + 3  # four rounds, three of them with arrays; the passive cell has two, one with arrays
+    assert len(here) == 25 * 7 + 3  # four rounds, three of them with arrays; the passive cell has two, one with arrays
     assert lanes == here
 
 

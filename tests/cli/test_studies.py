@@ -15,7 +15,7 @@ NAMED = {
     "softmax_paper", "softmax_paper_as_run", "softmax_laptop", "adaptive_temperature", "label_dispersion",
     "pretrained_or_not", "stochastic_batch", "clipping", "outliers", "confidence_methods", "quickstart",
     "trec6_laptop", "few_labels", "few_labels_published", "optimal_gap", "strategy_choice", "survey", "survey_full",
-    "budgets", "margin_is_all_you_need",
+    "budgets", "margin_is_all_you_need", "cold_starts", "open_sets", "imital",
 }  # fmt: skip
 
 

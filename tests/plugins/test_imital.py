@@ -432,6 +432,9 @@ def test_the_command_writes_weights_and_says_how_to_use_them(tmp_path: Path) -> 
     missing = CliRunner().invoke(app, ["train-imital", "--out", str(tmp_path / "no" / "file"), "--pools", "1"])
     assert missing.exit_code == 1
     assert "there is no folder" in missing.output
+    folder = CliRunner().invoke(app, ["train-imital", "--out", str(tmp_path), "--pools", "1"])
+    assert folder.exit_code == 1
+    assert "which is a folder. Name a file in it" in " ".join(folder.output.split())
 
 
 def test_it_learned_to_beat_random_queries_on_pools_that_it_never_saw() -> None:

@@ -117,6 +117,34 @@ def test_a_mind_changed_after_its_round_is_learned_from_in_the_next(pool: Pool, 
         assert len(opened.rounds) == 2
 
 
+@pytest.mark.parametrize("strategy", ["tailor", "open_set_margin"])
+def test_what_strategies_remember_follows_minds_that_change_and_is_the_same_when_a_project_is_opened_anew(
+    strategy: str, pool: Pool, project: MakeProject, tmp_path: Path
+) -> None:
+    def labelled(storage: str, sittings: int) -> list[dict[str, Any]]:
+        values = project(strategy=strategy, stopping=[], storage=str(tmp_path / storage))
+        skipped: list[int] = []
+        for _ in range(sittings):
+            with Project.open(values, threads=1) as opened:
+                for _ in range(6 // sittings):
+                    batch = opened.batch()
+                    assert batch is not None
+                    known = [task for task in batch.open if task.id % 3]
+                    others = [task.id for task in batch.open if not task.id % 3]
+                    revised = [skipped.pop(0)] if batch.round_index > 1 and skipped else []
+                    skips = [Answer(id=id_, label=None, annotator="ada", source="file") for id_ in others]
+                    given = [Answer(id=i, label=pool.labels[i], annotator="ada", source="file") for i in revised]
+                    opened.tell([*pool.answers(known), *skips, *given])
+                    skipped += others
+                opened.batch()
+                rounds = list(opened.rounds)
+        assert sum(len(record.revised.ids) for record in rounds) > 0
+        assert any(record.annotation.abstained.any() for record in rounds)
+        return [asked(record) for record in rounds]
+
+    assert labelled("once", 1) == labelled("anew", 6)
+
+
 def test_what_was_not_asked_for_is_refused_and_nothing_is_recorded(pool: Pool, project: MakeProject) -> None:
     with Project.open(project()) as opened:
         batch = opened.batch()
