@@ -137,5 +137,5 @@ def test_a_narrow_terminal_cuts_no_figure_off(study: SampleStudy) -> None:
     text = printed(study, width=80)
     assert max(map(len, text.splitlines())) <= 80
     first, second = (line.split() for line in text.splitlines() if "least_confidence" in line)
-    assert first == "least_confidence 5 6 0.720 ± 0.016 0.540 ± 0.005".split()
-    assert second == "least_confidence +1 of 6".split()
+    assert first == ["least_confidence", "5", "6", "0.720", "±", "0.016", "0.540", "±", "0.005"]
+    assert second == ["least_confidence", "+1", "of", "6"]
