@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.measure import Measurement
@@ -227,10 +228,12 @@ class WideTable:
         part.title, part.title_justify = whole.title, whole.title_justify
         for row, cells in zip(whole.rows, zip(*(column.cells for column in chosen), strict=True), strict=True):
             part.add_row(*cells, style=row.style)
+        for column in part.columns[1:]:
+            column.min_width = max(cell_len(line) for text in column.cells for line in str(text).splitlines() or [""])
         return part
 
 
-def result_tables(results: "StudyResults") -> list[Table]:
+def result_tables(results: "StudyResults") -> list[WideTable]:
     """Lay out the closing tables, one a data set and model: final accuracy, area under the curve, labels saved."""
     tables = []
     for place, rows in _by_place(results).items():
@@ -239,7 +242,7 @@ def result_tables(results: "StudyResults") -> list[Table]:
         for words, _, row in rows:
             labels = " to ".join(map(str, dict.fromkeys(row.n_labeled)))
             table.add_row(words, str(row.n_cells), labels, _mean(row.final_accuracy), _mean(row.aulc), _saved(row))
-        tables.append(table)
+        tables.append(WideTable(table))
     return tables
 
 
@@ -263,7 +266,7 @@ def slice_tables(results: "StudyResults") -> list[WideTable]:
         ]
         if not shown:
             continue
-        names = list(shown[0][1])
+        names = list(dict.fromkeys(name for _, shares in shown for name in shares))
         table = plain_table("method", names, f"{place}: % of all queries after the initial one, by slice of the data")
         pool = acquired.get((rows[0][1], POOL))
         for words, shares in (*([("(the pool)", pool)] if pool else []), *shown):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from al_ray.filtering import filters
 from al_ray.records.cell import CellStatus
-from al_ray.report.analysis.results import METRIC, ClippingEffect, Gap, MethodRanking, MethodScore, StudyResults
+from al_ray.report.analysis.results import ClippingEffect, Gap, MethodRanking, MethodScore, StudyResults
 from al_ray.report.analysis.survey import SEED, AxisSummary, summarise
 from al_ray.report.stats.paired import POWER, Comparison
 from al_ray.report.wording import (
@@ -155,9 +155,11 @@ def what_survives(results: StudyResults) -> str:
         for survives, verb in ((True, "survives"), (False, "changes with"))
         if any(one.survives is survives for one in told)
     ]
-    if open_axes := [_kept(one) for one in changed if one.survives is None]:
+    if blurred := [_kept(one) for one in changed if one.has_order is False]:
+        parts.append(f"seeds alone leave no order of the methods that could survive {joined(blurred)}")
+    if open_axes := [_kept(one) for one in changed if one.survives is None and one.has_order is not False]:
         parts.append(f"too few seeds tell whether it survives {joined(open_axes)}")
-    seeds = [percent(_in_order(one.mean(METRIC) or 0.0), 0) for one in axes if one.axis == SEED]
+    seeds = [percent(_in_order(one.tau), 0) for one in axes if one.axis == SEED]
     parts += [f"from one seed to another {share} of pairs of methods keep their order" for share in seeds]
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
@@ -165,8 +167,8 @@ def what_survives(results: StudyResults) -> str:
 
 def _kept(one: AxisSummary) -> str:
     alone = "" if one.tau_same is None else f", {percent(_in_order(one.tau_same), 0)} with other seeds alone"
-    across = one.mean(METRIC) if one.tau_halves is None else one.tau_halves
-    return f"another {one.axis} ({percent(_in_order(across or 0.0), 0)} of pairs of methods keep their order{alone})"
+    across = one.tau if one.tau_halves is None else one.tau_halves
+    return f"another {one.axis} ({percent(_in_order(across), 0)} of pairs of methods keep their order{alone})"
 
 
 def _in_order(tau: float) -> float:
@@ -175,21 +177,28 @@ def _in_order(tau: float) -> float:
 
 
 def what_was_possible(results: StudyResults) -> list[str]:
-    """Return one sentence for every setting and upper bound: how far the methods go from random queries to it."""
-    by_bound: dict[tuple[str, str], list[Gap]] = {}
+    """Return what each upper bound is, and how far the methods go from random queries to it, by setting."""
+    ways: dict[str, dict[str, list[Gap]]] = {row.method: {} for rows in results.bounds.values() for row in rows}
     for gap in results.gaps:
-        by_bound.setdefault((gap.setting, gap.bound), []).append(gap)
-    return [_way_to(bound, gaps, len(results.settings)) for (_, bound), gaps in by_bound.items()]
+        ways[gap.bound].setdefault(gap.setting, []).append(gap)
+    texts = []
+    for bound, by_setting in ways.items():
+        parts = [_way(gaps, len(results.settings)) for gaps in list(by_setting.values())[:MOST_NOTICES]]
+        if len(by_setting) > MOST_NOTICES:
+            parts.append(f"The table gap holds {plural(len(by_setting) - MOST_NOTICES, 'more setting')}.")
+        if not parts:
+            parts = ["No method and random queries share a finished seed with it, so no way to it is measured."]
+        texts.append(f"{bound} is no method but a bound: it saw all labels and the test split. {' '.join(parts)}")
+    return texts
 
 
-def _way_to(bound: str, gaps: Sequence[Gap], n_settings: int) -> str:
+def _way(gaps: Sequence[Gap], n_settings: int) -> str:
     low, high = percent(gaps[0].random), percent(gaps[0].bound_accuracy)
     where = f" on {gaps[0].setting}" if n_settings > 1 else ""
-    text = f"{bound} is no method but a bound: it saw all labels and the test split."
     way = f"{METRIC_WORDS.capitalize()}{where}: {low} for random queries, {high} for the bound"
     said = [f"{gap.method} {percent(gap.share, 0)}" for gap in gaps if gap.share is not None]
     rest = f". Of that way go: {joined(said)}." if said else ", so there is no way to go."
-    return f"{text} {way}{rest}"
+    return f"{way}{rest}"
 
 
 def what_is_missing(results: StudyResults) -> list[str]:

@@ -1,6 +1,7 @@
 """The closing tables of a run, from records small enough to compute by hand."""
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ def study(tmp_path: Path) -> SampleStudy:
     return SampleStudy(tmp_path)
 
 
-def printed(study: SampleStudy, **reading: Any) -> str:
+def printed(study: SampleStudy, *, width: int = 120, **reading: Any) -> str:
     results = analyse(read_study(study.path, **reading), with_arrays=False)
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = Console(width=width, record=True, file=io.StringIO())
     for table in (*result_tables(results), *slice_tables(results)):
         console.print(table)
     return console.export_text()
@@ -128,3 +129,13 @@ def test_what_went_to_texts_of_no_class_is_a_column_without_any_slices(study: Sa
     assert "(of no class)" in shares
     assert row(shares, "margin") == ["margin", "75.0"]
     assert row(shares, "random") == ["random", "0.0"]
+
+
+def test_a_narrow_terminal_cuts_no_figure_off(study: SampleStudy) -> None:
+    for seed, (strategy, end) in itertools.product(range(5), (("random", 0.6), ("least_confidence", 0.7))):
+        study.cell((0.4, 0.5, end + seed / 100), strategy=strategy, seed=seed)
+    text = printed(study, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    first, second = (line.split() for line in text.splitlines() if "least_confidence" in line)
+    assert first == ["least_confidence", "5", "6", "0.720", "±", "0.016", "0.540", "±", "0.005"]
+    assert second == ["least_confidence", "+1", "of", "6"]

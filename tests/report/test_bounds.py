@@ -112,3 +112,10 @@ def test_a_method_whose_filter_reads_every_answer_is_not_recommended(study: Samp
         "more than chance."
     )
     assert verdict.tone == "unclear"
+
+
+def test_a_bound_is_named_once_and_without_random_queries_too(study: SampleStudy) -> None:
+    flat(study, "margin", 0.6)
+    flat(study, "optimal", 0.9)
+    (said,) = make_verdict(results_of(study)).possible
+    assert said.endswith("No method and random queries share a finished seed with it, so no way to it is measured.")

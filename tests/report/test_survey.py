@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from al_ray.report.analysis import analyse
 from al_ray.report.analysis.results import StudyResults
-from al_ray.report.analysis.survey import AxisSummary, agreements, find_crossing, held_groups, varied_axes
+from al_ray.report.analysis.survey import AxisSummary, agreements, find_crossing, held_groups, summarise, varied_axes
 from al_ray.report.page.render import render_page
 from al_ray.report.read import read_study
 from al_ray.report.stats.ranks import kendall_tau_b
@@ -129,12 +129,14 @@ def test_halves_tell_another_axis_from_other_seeds() -> None:
 
 @pytest.mark.parametrize(
     ("halves", "same", "survives"),
-    [(0.5, 0.55, True), (0.3, 0.55, False), (0.05, 0.05, None), (-0.2, -0.1, None), (None, None, None)],
+    [(0.5, 0.55, True), (0.3, 0.55, False), (0.3, 0.3, None), (-0.2, -0.1, None), (None, None, None)],
 )
 def test_an_order_survives_what_changes_it_no_more_than_other_seeds_and_only_where_these_leave_one(
     halves: float | None, same: float | None, survives: bool | None
 ) -> None:
-    one = AxisSummary(axis="k", taus={"aulc": (0.5,)}, n_methods=(3, 3), tau_halves=halves, tau_same=same)
+    one = AxisSummary(
+        axis="k", taus={"aulc": (0.5,)}, n_comparisons=1, n_methods=(3, 3), tau_halves=halves, tau_same=same
+    )
     assert one.survives is survives
 
 
@@ -250,3 +252,37 @@ def test_studies_whose_settings_differ_in_several_axes_compare_their_seeds_alone
     results = results_of(study)
     assert set(results.agreement["axis"]) <= {"seed"}
     assert results.settings[1].axes["data set"] == "trec6"
+
+
+def test_a_ranking_that_seeds_alone_reorder_is_neither_said_to_survive_nor_to_change(study: SampleStudy) -> None:
+    orders = list(itertools.permutations((0.4, 0.5, 0.6, 0.7)))
+    for size, seed in itertools.product((2, 5), range(24)):
+        # Every order of the methods comes once, so that seeds hold next to none.
+        for at, (strategy, end) in enumerate(zip(STRATEGIES, orders[seed if size == 2 else 23 - seed], strict=True)):
+            study.cell((0.3, end + 0.001 * at), strategy=strategy, seed=seed, query_size=size)
+    said = what_survives(results_of(study))
+    assert said.startswith("Seeds alone leave no order of the methods that could survive another query_size (")
+
+
+def test_an_area_that_tells_no_methods_apart_is_no_order_in_half_of_the_pairs(study: SampleStudy) -> None:
+    for size, seed, (at, strategy) in itertools.product((2, 5), range(4), enumerate(STRATEGIES)):
+        study.cell((0.5 - at / 10, 0.5 + at / 10), strategy=strategy, seed=seed, query_size=size)
+    results = results_of(study)
+    assert set(results.agreement["metric"]) >= {"final_accuracy"}
+    assert "aulc" not in set(results.agreement["metric"])
+    assert what_survives(results) == ""
+
+
+def test_settings_that_share_no_seed_are_not_said_to_differ_in_more_than_one_axis(study: SampleStudy) -> None:
+    for size, seed, (at, strategy) in itertools.product((2, 5), range(2), enumerate(STRATEGIES)):
+        study.cell((0.3, 0.5 + at / 10), strategy=strategy, seed=seed + 10 * size, query_size=size)
+    page = page_of(results_of(study))
+    assert "share 3 methods on a finished seed" in page
+    assert ">other seeds alone<" not in page
+
+
+def test_the_pairs_of_seeds_are_counted(study: SampleStudy) -> None:
+    for seed, (at, strategy) in itertools.product(range(5), enumerate(STRATEGIES)):
+        study.cell((0.3, 0.5 + at / 10), strategy=strategy, seed=seed)
+    (of_seeds,) = summarise(results_of(study).agreements)
+    assert (of_seeds.n_comparisons, of_seeds.tau) == (10, 1.0)

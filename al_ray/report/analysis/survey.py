@@ -24,6 +24,8 @@ ENOUGH = 0.95
 """Share of the resamples that must say the same of a crossing before it is said."""
 MARGIN = 0.1
 """A change of an axis that costs less tau-b than this, beside what other seeds cost, leaves the ranking as it is."""
+LEAST_ORDER = 1 / 3
+"""Tau-b between halves of the seeds, two thirds of the pairs of methods, below which there is no order to survive."""
 SEED = "seed"
 INITIAL_SIZE = "initial_size"
 _ROUNDS = "rounds"
@@ -200,7 +202,8 @@ class AxisSummary:
 
     Attributes:
         axis: its name.
-        taus: metric -> tau-b of every comparison.
+        taus: metric -> tau-b of every comparison; by :data:`METRIC` there is one at least.
+        n_comparisons: pairs of settings, or of seeds, that are in it by :data:`METRIC`.
         n_methods: fewest and most methods that were compared.
         tau_halves: mean of :attr:`Agreement.tau_halves` by :data:`METRIC`, None where unknown.
         tau_same: mean of :attr:`Agreement.tau_same`, likewise.
@@ -208,6 +211,7 @@ class AxisSummary:
 
     axis: str
     taus: Mapping[str, tuple[float, ...]]
+    n_comparisons: int
     n_methods: tuple[int, int]
     tau_halves: float | None
     tau_same: float | None
@@ -218,26 +222,35 @@ class AxisSummary:
         return float(np.mean(found)) if found else None
 
     @property
-    def survives(self) -> bool | None:
-        """Whether the order changes no more than by other seeds alone, but for :data:`MARGIN`; None where unknown.
+    def tau(self) -> float:
+        """The mean tau-b by :data:`METRIC`."""
+        return float(np.mean(self.taus[METRIC]))
 
-        Where other seeds alone leave no more than that of the order, there is none to survive.
-        """
-        if self.tau_halves is None or self.tau_same is None or self.tau_same <= MARGIN:
+    @property
+    def has_order(self) -> bool | None:
+        """Whether other seeds alone leave an order of the methods (:data:`LEAST_ORDER`), None where unknown."""
+        return None if self.tau_same is None else self.tau_same >= LEAST_ORDER
+
+    @property
+    def survives(self) -> bool | None:
+        """Whether the order changes no more than by other seeds alone, but for :data:`MARGIN`; None where unknown."""
+        if self.tau_halves is None or self.tau_same is None or not self.has_order:
             return None
         return self.tau_halves >= self.tau_same - MARGIN
 
 
 def summarise(found: Sequence[Agreement]) -> list[AxisSummary]:
-    """Return what each axis does, in their order."""
+    """Return what each axis does, in their order; nothing of one on which :data:`METRIC` told no methods apart."""
     summaries = []
-    for axis in dict.fromkeys(one.axis for one in found):
+    for axis in dict.fromkeys(one.axis for one in found if one.metric == METRIC):
         of_axis = [one for one in found if one.axis == axis]
-        ranked = [one for one in of_axis if one.metric == METRIC and one.tau_halves is not None]
+        by_metric = [one for one in of_axis if one.metric == METRIC]
+        ranked = [one for one in by_metric if one.tau_halves is not None]
         summaries.append(
             AxisSummary(
                 axis=axis,
                 taus={metric: tuple(one.tau for one in of_axis if one.metric == metric) for metric in METRICS},
+                n_comparisons=sum(math.comb(one.n_seeds, 2) if axis == SEED else 1 for one in by_metric),
                 n_methods=(min(one.n_methods for one in of_axis), max(one.n_methods for one in of_axis)),
                 tau_halves=_mean(np.array([one.tau_halves for one in ranked], dtype=np.float64)),
                 tau_same=_mean(np.array([one.tau_same for one in ranked], dtype=np.float64)),

@@ -16,6 +16,7 @@ from al_ray.report.page.sections import (
     cost_views,
     crossing_words,
     curves_views,
+    over_words,
     queries_views,
     ranking_views,
     recorded_phases,
@@ -100,7 +101,8 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(wording, name) for name in _FILTERS})
-    environment.filters.update(swatch=swatch, breakable=breakable, unbroken=unbroken, crossing_words=crossing_words)
+    environment.filters.update(swatch=swatch, breakable=breakable, unbroken=unbroken)
+    environment.filters.update(crossing_words=crossing_words, over_words=over_words)
     return environment
 
 

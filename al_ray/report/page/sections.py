@@ -244,6 +244,8 @@ class ClippingView:
 
     Attributes:
         title: which.
+        has_changes: whether anything but seeds was compared.
+        has_halves: whether there were seeds enough to tell what other seeds alone do.
         ruler: axis of the drawings.
         rows: effect and drawing, greatest gain first.
         remarks: what was refused, one sentence each.
@@ -443,7 +445,7 @@ def _acquired(rows: Sequence[Acquired], looks: Mapping[str, Look]) -> TintedTabl
     pool = next((row for row in rows if row.method == POOL), None)
     ordered = sorted(rows, key=lambda row: -1 if row is pool else looks[row.method].index)
     return TintedTable(
-        columns=(*(_ODD[name] for name in odd), *regions, *kinds),
+        columns=(*(_ODD[name] for name in odd), *(f"map: {region}" for region in regions), *kinds),
         rows=tuple((row.method, looks.get(row.method), _odd_cells(row, pool, odd, regions, kinds)) for row in ordered),
     )
 
@@ -525,6 +527,8 @@ class SurveyView:
     """
 
     answer: str
+    has_changes: bool
+    has_halves: bool
     ruler: Markup
     metrics: tuple[str, ...]
     axes: tuple[tuple[AxisSummary, tuple[float | None, ...], Markup], ...]
@@ -547,13 +551,15 @@ def survey_view(results: StudyResults) -> SurveyView | None:
     if not found and not crossings:
         return None
     metrics = [metric for metric in _METRIC_WORDS if any(one.metric == metric for one in found)]
-    axes = [one for one in summarise(found) if one.taus[METRIC]]
+    axes = summarise(found)
     pairs = _pairs_of_values(found, metrics)
     # Along learning curves every pair of methods is looked at on every setting: what does not cross stays in the table.
     told = [one for one in crossings if one.over == "initial_size" or (one.is_shown and one.n_labels is not None)]
     told.sort(key=lambda one: not (one.is_shown and one.n_labels is not None))
     return SurveyView(
         answer=what_survives(results),
+        has_changes=any(one.axis != SEED for one in axes),
+        has_halves=any(one.tau_same is not None for one in axes),
         ruler=agreement_ruler(),
         metrics=tuple(_METRIC_WORDS[metric] for metric in metrics),
         axes=tuple(
@@ -600,19 +606,30 @@ def _survey_remarks(
             "on settings that differ in one axis."
         )
     elif all(one.axis == SEED for one in found):
-        said.append("No two settings of this study differ in one axis alone, so seeds are all that can be compared.")
+        said.append(
+            f"No two settings differ in one axis alone and share {MIN_METHODS} methods on a finished seed, so seeds "
+            "are all that can be compared."
+        )
     if n_pairs > MOST_ROWS:
         said.append(f"{n_pairs - MOST_ROWS} more pairs of values stand in the table agreement.")
     along = [one for one in crossings if one.over == "n_labeled"]
     if along:
         n_shown = sum(one.is_shown and one.n_labels is not None for one in along)
         pairs = plural(len(along), "pair")
-        said.append(f"Along learning curves {count(n_shown)} of {pairs} of methods and settings are shown to cross.")
+        said.append(
+            f"Along learning curves {count(n_shown)} of {pairs} of methods and settings are shown to cross. Chance "
+            "makes about one in twenty seem to, and nothing is corrected for that."
+        )
     if len(told) > MOST_ROWS:
         said.append(f"{len(told) - MOST_ROWS} more crossings stand in the table crossings.")
     if not crossings:
         said.append(f"No pair of methods has {MIN_SEEDS} seeds in common, so nothing is said of crossings.")
     return said
+
+
+def over_words(one: Crossing) -> str:
+    """Say over what labels are counted."""
+    return "the learning curve" if one.over == "n_labeled" else "initial sizes"
 
 
 def crossing_words(one: Crossing) -> str:
