@@ -197,6 +197,15 @@ def test_what_is_chosen_does_not_hang_on_the_order_of_the_labelled_or_on_extreme
     assert len(chosen(strategy, one_class, 8)[0]) == 8
 
 
+@pytest.mark.parametrize(("share", "arm"), [(0.99, 0), (1.01, 1)])
+def test_ucb_changes_its_mind_where_two_bounds_cross(share: float, arm: int) -> None:
+    # Means 1 and 0 after 5 and 1 of 6 examples: 1 + width * sqrt(2 ln 6 / 5) against width * sqrt(2 ln 6).
+    counts = ArmCounts(found=np.array([[5.0, 0.0], [0.0, 0.0]]), n_asked=np.array([5, 1]), n_labeled=np.array([1, 1]))
+    crossing = 1 / (np.sqrt(2 * np.log(6)) - np.sqrt(2 * np.log(6) / 5))
+    strategy = strategies.build("ucb", arms=["random", "margin"], width=share * crossing)
+    assert strategy.draw_arms(counts, 1, stream(0)).tolist() == [arm]
+
+
 # ---- switch -------------------------------------------------------------------------------------------------------
 
 

@@ -78,15 +78,16 @@ def test_every_guessed_class_has_as_many_texts_however_rare_it_is() -> None:
     assert set(of[(pick(points, 8) - 7) // 2].tolist()) == {0, 1, 2, 3}
 
 
-def test_one_text_a_class_is_the_most_typical_of_its_class_in_both_spaces() -> None:
+@pytest.mark.parametrize("weight", [0.0, 0.7, 5.0])
+def test_one_text_a_class_is_the_most_typical_of_its_class_in_both_spaces(weight: float) -> None:
     points, _ = texts()
     probs = guessed_probs(points, CLASSES)
-    places = np.concatenate([_scaled(points), 0.7 * _scaled(np.sqrt(probs))], axis=1)
+    places = np.concatenate([_scaled(points), weight * _scaled(np.sqrt(probs))], axis=1)
     expected = []
     for c in range(4):
         rows = np.flatnonzero(probs.argmax(axis=1) == c)
         expected.append(int(rows[typicality(places[rows]).argmax()]))
-    assert ((pick(points, 4, prediction_weight=0.7) - 7) // 2).tolist() == expected
+    assert ((pick(points, 4, prediction_weight=weight) - 7) // 2).tolist() == expected
 
 
 def test_both_spaces_have_one_scale() -> None:

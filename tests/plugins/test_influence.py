@@ -11,6 +11,7 @@ from scipy.special import entr, logsumexp
 from scipy.special import log_softmax as scipy_log_softmax
 from sklearn.linear_model import LogisticRegression
 
+from al_ray.core.distances import double_unit_rows
 from al_ray.core.logistic import logistic_regression
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
@@ -571,3 +572,18 @@ def test_options_of_tidal_are_checked() -> None:
         strategies.build({"name": "tidal", "by": "mean"})
     with pytest.raises(ConfigError, match=r"'tidal': l2 is 0.0, it must be above 0 and finite. 0.1 is"):
         strategies.build({"name": "tidal", "l2": 0.0})
+
+
+def test_sparse_ev_gp_is_the_fully_independent_conditional_with_what_is_not_explained_as_noise() -> None:
+    rng = np.random.default_rng(8)
+    points, labeled, inducing = (double_unit_rows(rng.normal(size=(n, 5))) for n in (9, 4, 3))
+    covariance, noise = sparse_posterior(points, 6, labeled, inducing, 0.01)
+    every = np.concatenate([points, labeled])
+    across = tangent_kernel(inducing @ every.T)
+    prior = across.T @ np.linalg.solve(tangent_kernel(inducing @ inducing.T) + 0.01 * np.eye(3), across)
+    own = 2.0 - np.diag(prior) + 0.01  # 2 is the kernel of an example with itself
+    known = prior[:9, 9:]
+    expected = prior[:9, :9] - known @ np.linalg.solve(prior[9:, 9:] + np.diag(own[9:]), known.T)
+    np.testing.assert_allclose(covariance, expected[:6], atol=1e-9)
+    np.testing.assert_allclose(noise, own[:6], atol=1e-9)
+    assert np.ptp(noise) > 0.05
