@@ -232,7 +232,7 @@ def test_initial_sizes_say_where_one_method_overtakes_another(study: SampleStudy
     found = row(table, over="initial_size", first="softmax + typiclust", then="softmax + random")
     assert (found["n_labels"], found["low"], found["high"], found["is_shown"]) == (8, 8, 8, True)
     assert row(table, over="initial_size", first="softmax + typiclust", then="softmax + margin")["n_labels"] == 8
-    assert "softmax + random from 8 labels on" in page_of(results_of(study)).replace("\u00a0", " ")
+    assert "<td>the other from 8 labels on</td>" in page_of(results_of(study)).replace("\u00a0", " ")
 
 
 def test_two_methods_or_one_seed_leave_the_section_with_a_reason(study: SampleStudy) -> None:

@@ -635,9 +635,9 @@ def over_words(one: Crossing) -> str:
 def crossing_words(one: Crossing) -> str:
     """Say where one method overtakes the other, or that it does not."""
     if one.n_labels is None and one.is_shown:
-        return f"no crossing: {one.first} is ahead"
+        return "none: the first is ahead"
     if one.n_labels is None:
-        return "no crossing, and neither is shown to be ahead"
+        return "none, and neither is shown to be ahead"
     if not one.is_shown:
-        return "no crossing is shown"
-    return f"{one.then} from {plural(one.n_labels, 'label')} on"
+        return "none is shown"
+    return f"the other from {plural(one.n_labels, 'label')} on"
