@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -24,25 +24,20 @@ from al_ray.core.seeding import stream, tie_keys
 from al_ray.core.types import Float32Array, IntArray
 from al_ray.data.looking import is_missing
 from al_ray.data.shards import Shard, ShardedPool
-from al_ray.errors import ConfigError, DataError, ExecutionError
-from al_ray.model.score import ModelNote, check_features
-from al_ray.model.source import ResolvedModel
+from al_ray.errors import ConfigError, DataError
+from al_ray.model.score import check_features
 from al_ray.runtime.cluster.session import ray_session
-from al_ray.runtime.score import ScoringActors, ShardScored, Tell, over_shards, work_apart
+from al_ray.runtime.score import PoolJob, ScoringActors, ShardReader, ShardScored, Tell, over_shards, work_apart
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoosingJob:
+class ChoosingJob(PoolJob):
     """What is chosen from, by which model, and how many.
 
     Attributes:
-        pool: the rows.
-        text: column of the texts.
-        model: folder of a classifier, the same on every machine.
-        note: what al_ray keeps beside the model; None: a model from elsewhere.
         n: how many texts to choose.
         seed: of the order of the stream and of the draws.
         n_dimensions: width of the gradient embeddings at most.
@@ -51,10 +46,6 @@ class ChoosingJob:
         labeled: values of ``id``, as text, that are labelled already.
     """
 
-    pool: ShardedPool
-    text: str
-    model: ResolvedModel
-    note: ModelNote | None
     n: int
     seed: int = 0
     n_dimensions: int = 512
@@ -193,25 +184,13 @@ def labeled_ids(location: str, column: str) -> frozenset[str]:
     return frozenset(str(value) for value in values if not is_missing(value))
 
 
-class ShardReader:
-    """Reads a shard, and turns its texts into what the selector decides on.
+class ShardEmbedder(ShardReader[ChoosingJob]):
+    """Reads a shard, and turns its texts into what the selector decides on; arguments as of :class:`ShardReader`."""
 
-    Args:
-        job: what is chosen from.
-        threads: CPU threads to compute with.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        ModelError: the model is not on this machine, or has other content here.
-    """
+    advice: ClassVar[str] = "Choose again."
 
     def __init__(self, job: ChoosingJob, threads: int, device: Literal["cpu", "cuda"]) -> None:
-        from al_ray.model.worker import set_threads
-
-        set_threads(threads)
-        from al_ray.model.score import pinned_scorer
-
-        self._job, self._scorer = job, pinned_scorer(job.model, job.note, device=device)
+        super().__init__(job, threads, device)
         widths = len(self._scorer.class_names), self._scorer.n_features
         self._embed = GradientEmbedding.draw(*widths, job.n_dimensions, stream(job.seed, "choose", "projection"))
 
@@ -219,13 +198,7 @@ class ShardReader:
         """Read one shard."""
         import pyarrow as pa
 
-        job = self._job
-        table = job.pool.read(shard)
-        if table.num_rows != shard.n_rows:
-            raise ExecutionError(
-                f"{job.pool.address} gave {table.num_rows} rows in the place of {shard.n_rows}: it was changed while "
-                "it was read. Choose again."
-            )
+        job, table = self._job, self.read(shard)
         texts = job.pool.texts(table, job.text)
         ids = texts if job.id is None else job.pool.texts(table, job.id)
         labels = [None] * len(texts) if job.label is None else job.pool.texts(table, job.label)
@@ -270,7 +243,7 @@ class OfferActor:
     """
 
     def __init__(self, job: ChoosingJob, shards: Sequence[Shard], threads: int, on_gpu: bool) -> None:
-        self._shards, self._read = shards, ShardReader(job, threads, "cuda" if on_gpu else "cpu")
+        self._shards, self._read = shards, ShardEmbedder(job, threads, "cuda" if on_gpu else "cpu")
 
     def __call__(self, places: "pa.Table") -> "Iterator[pa.Table]":
         """Yield one row for each shard of a block."""
@@ -357,7 +330,7 @@ def choose_here(job: ChoosingJob, threads: int, tell: Tell) -> Chosen:
     Raises:
         AlRayError: the model or the rows cannot be read.
     """
-    read, chooser = ShardReader(job, threads, "cpu"), StreamChooser(job)
+    read, chooser = ShardEmbedder(job, threads, "cpu"), StreamChooser(job)
     for shard in job.stream_shards():
         offer = read(shard)
         chooser.take(shard, offer)

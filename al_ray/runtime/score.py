@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 
@@ -35,25 +35,35 @@ FORMAT = 1
 COLUMNS = ("prediction", "probabilities", "uncertainty")
 _MOST_BLOCKS = 2000
 T = TypeVar("T")
+J = TypeVar("J", bound="PoolJob")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringJob:
-    """What is scored, by which model, and where the scores go.
+class PoolJob:
+    """What a model reads.
 
     Attributes:
         pool: the rows.
         text: column of the texts.
         model: folder of a classifier, the same on every machine.
         note: what al_ray keeps beside the model; None: a model from elsewhere.
-        out: folder of the scored shards.
-        prefix: of the names of the new columns.
     """
 
     pool: ShardedPool
     text: str
     model: ResolvedModel
     note: ModelNote | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringJob(PoolJob):
+    """What is scored, by which model, and where the scores go.
+
+    Attributes:
+        out: folder of the scored shards.
+        prefix: of the names of the new columns.
+    """
+
     out: Folder
     prefix: str = ""
 
@@ -321,11 +331,11 @@ class ShardActor:
         return places.append_column("n_without_text", pa.array([each.n_without_text for each in scored], pa.int64()))
 
 
-class ShardWriter:
-    """Reads a shard, scores its texts and writes it with its scores.
+class ShardReader(Generic[J]):
+    """Reads a shard, beside the model that its texts are for.
 
     Args:
-        job: what is scored.
+        job: what is read.
         threads: CPU threads to compute with.
         device: ``cpu`` or ``cuda``.
 
@@ -333,7 +343,10 @@ class ShardWriter:
         ModelError: the model is not on this machine, or has other content here.
     """
 
-    def __init__(self, job: ScoringJob, threads: int, device: Literal["cpu", "cuda"]) -> None:
+    advice: ClassVar[str]
+    """What to do where the pool was changed while it was read."""
+
+    def __init__(self, job: J, threads: int, device: Literal["cpu", "cuda"]) -> None:
         from al_ray.model.worker import set_threads
 
         set_threads(threads)
@@ -341,17 +354,32 @@ class ShardWriter:
 
         self._job, self._scorer = job, pinned_scorer(job.model, job.note, device=device)
 
+    def read(self, shard: Shard) -> "pa.Table":
+        """Return the rows of a shard.
+
+        Raises:
+            ExecutionError: there are not as many as there were.
+        """
+        table = self._job.pool.read(shard)
+        if table.num_rows != shard.n_rows:
+            raise ExecutionError(
+                f"{self._job.pool.address} gave {table.num_rows} rows in the place of {shard.n_rows}: it was changed "
+                f"while it was read. {self.advice}"
+            )
+        return table
+
+
+class ShardWriter(ShardReader[ScoringJob]):
+    """Reads a shard, scores its texts and writes it with its scores; arguments as of :class:`ShardReader`."""
+
+    advice: ClassVar[str] = "Delete the scores and score again."
+
     def __call__(self, shard: Shard) -> ShardScored:
         """Score one shard."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = self._job.pool.read(shard)
-        if table.num_rows != shard.n_rows:
-            raise ExecutionError(
-                f"{self._job.pool.address} gave {table.num_rows} rows in the place of {shard.n_rows}: it was changed "
-                "while it was scored. Delete the scores and score again."
-            )
+        table = self.read(shard)
         columns = score_columns(self._scorer, self._job.pool.texts(table, self._job.text))
         for name, column in zip(self._job.new_columns, columns, strict=True):
             table = table.append_column(name, column)
