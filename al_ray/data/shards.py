@@ -244,7 +244,7 @@ def shard_pool(location: str, tell: Callable[[str], None] = lambda sentence: Non
             )
         )
     if not scanned:
-        raise DataError(f"{address} has no rows to score. Give a file or folder with at least one.")
+        raise DataError(f"{address} has no rows. Give a file or folder with at least one.")
     if formats[0] == ".jsonl":
         columns = tuple(kinds)
     return ShardedPool(

@@ -126,7 +126,7 @@ def test_the_column_of_texts_is_guessed(tmp_path: Path) -> None:
         ("pool.csv", "a,b\nn\u00e4h,2\n".encode("latin-1"), "line 2 is not UTF-8"),
         ("pool.csv", "a,b\n1,2\n".encode("utf-16"), "is not UTF-8"),
         ("pool.csv", b"", "is empty. Its first line must name the columns"),
-        ("pool.csv", b"a,b\n", "has no rows to score"),
+        ("pool.csv", b"a,b\n", "has no rows"),
         ("pool.jsonl", b'{"a": 1}\n[2]\n', "line 2 is .* not an object"),
         ("pool.jsonl", b'{"a": 1}\n{"a"\n', "line 2 is not JSON"),
         ("pool.parquet", b"PAR1", "cannot be read"),
