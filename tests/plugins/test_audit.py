@@ -143,6 +143,36 @@ def test_a_longer_search_never_ends_below_a_shorter_one() -> None:
     assert qualities[-1] > qualities[0]
 
 
+class Displacement:
+    """A curve whose quality falls with every example that the best order does not hold; it remembers what was tried."""
+
+    query_size, n_candidates = 20, 40
+
+    def __init__(self) -> None:
+        self.tried: list[int] = []
+        self._best: set[int] | None = None
+
+    def n_queries(self, n_asked: int) -> int:
+        return 1
+
+    def start(self, n_asked: int) -> np.ndarray:
+        return np.zeros((2, 1, 1))
+
+    def accuracies(self, order: IntArray, weights: np.ndarray, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        self._best = self._best or set(order.tolist())
+        self.tried.append(len(order) - len(self._best & set(order.tolist())))
+        return np.full(stop - first, -float(self.tried[-1])), weights[first:stop]
+
+
+def test_a_worse_order_is_accepted_while_the_search_is_hot_and_hardly_once_it_is_cold() -> None:
+    # A step that displaces an example loses 1/2: exp(-1/20) of them are accepted at first, exp(-40) at the end.
+    curve = Displacement()
+    order, _ = anneal(curve, 20, 800, 0, stream(1, "search"))  # type: ignore[arg-type]
+    assert max(curve.tried[:40]) > 3
+    assert max(curve.tried[-100:]) == 1
+    assert len(set(order.tolist()) & curve._best) == 20
+
+
 def test_swaps_go_half_between_batches_and_half_outside_and_every_place_is_drawn() -> None:
     draws = stream(4, "swaps")
     swaps = [optimal._swap(6, 10, 2, draws) for _ in range(6000)]

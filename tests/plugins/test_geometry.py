@@ -191,6 +191,12 @@ def test_lcmd_asks_where_the_pool_is_and_core_set_for_the_outlier() -> None:
     assert rows_of(query("core_set", pool, 1)).tolist() == [20]
 
 
+def test_lcmd_leaves_a_candidate_that_is_as_near_to_a_new_centre_with_the_earlier_one() -> None:
+    # (2, 0) is the farthest. (0, 0) is then as near to it as to the labelled (-2, 0): with the latter they weigh 4 + 5.
+    pool = pool_of([[0.0, 0.0], [2.0, 0.0], [-3.0, 2.0], [1.0, 1.0]], labeled=[[-2.0, 0.0]])
+    assert rows_of(query("lcmd", pool, 2)).tolist() == [1, 2]
+
+
 def test_lcmd_leaves_equal_distances_to_the_ranking() -> None:
     pool = pool_of(np.repeat([[3.0, 0.0]], 6, axis=0), labeled=[[0.0, 0.0]])
     for seed in range(5):
