@@ -407,7 +407,7 @@ def option_of(plugin: Any) -> dict[str, Any]:
 
     Plug-ins among the values are written likewise.
     """
-    later = _later_options(plugin.__class__)
+    later = later_options(plugin.__class__)
     values = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin)}
     kept = {key: value for key, value in values.items() if key not in later or value != later[key]}
     return {"name": plugin.name, **{key: _plain(value) for key, value in kept.items()}}
@@ -420,7 +420,7 @@ def _plain(value: Any) -> Any:
 
 
 @functools.cache
-def _later_options(cls: Any) -> dict[str, Any]:
+def later_options(cls: Any) -> dict[str, Any]:
     """Return the defaults of the options that were added later."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {

@@ -79,6 +79,11 @@ def fill_at_random(chosen: IntArray, n_points: int, n: int, stream: np.random.Ge
     return np.concatenate([chosen, stream.permutation(rest)[: n - len(chosen)]])
 
 
+def followed_by_rest(chosen: IntArray, n_points: int) -> IntArray:
+    """Return the rows chosen and then all others, ascending ``[n_points]``."""
+    return np.concatenate([chosen, np.setdiff1d(np.arange(n_points), chosen)])
+
+
 def draw_row(weights: Float64Array, stream: np.random.Generator) -> int:
     """Draw a row in proportion to its weight, as k-means++ does, or -1 where no weight is left."""
     total = np.cumsum(weights)

@@ -70,6 +70,26 @@ def squared_distances_to(points: Float32Array, norms: Float64Array, row: int) ->
     return settle(scale - 2.0 * (points @ points[row]), scale)
 
 
+def squared_distances(
+    points: Float32Array, others: Float32Array, norms: Float32Array, other_norms: Float32Array
+) -> Float32Array:
+    """Return the squared distance of each point to all others ``[n, n_others]``; as large as that in memory, twice.
+
+    Args:
+        points: ``[n, n_features]``.
+        others: ``[n_others, n_features]``.
+        norms: squared norms of the points ``[n]``.
+        other_norms: of the others ``[n_others]``.
+    """
+    squared = points @ others.T
+    squared *= -2.0
+    scale = norms[:, None] + other_norms
+    squared += scale
+    scale *= np.float32(ROUNDING)
+    squared[squared < scale] = 0.0
+    return squared
+
+
 def squared_distance_blocks(
     points: Float32Array, others: Float32Array | None = None
 ) -> Iterator[tuple[slice, Float32Array]]:
@@ -83,13 +103,7 @@ def squared_distance_blocks(
     norms = squared_norms(points).astype(np.float32)
     y_norms = norms if others is None else squared_norms(y).astype(np.float32)
     for rows in row_blocks(len(points), len(y)):
-        squared = points[rows] @ y.T
-        squared *= -2.0
-        scale = norms[rows, None] + y_norms
-        squared += scale
-        scale *= np.float32(ROUNDING)
-        squared[squared < scale] = 0.0
-        yield rows, squared
+        yield rows, squared_distances(points[rows], y, norms[rows], y_norms)
 
 
 def nearest(points: FloatArray, centres: FloatArray) -> tuple[IntArray, Float64Array]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from al_ray.core.types import Float32Array, Float64Array, FloatArray, IntArray, listed_ids
+from al_ray.core.uncertainty import label_errors
 from al_ray.errors import RoundError
 
 BLOCK_ROWS = 1024
@@ -53,9 +54,7 @@ class GradientEmbedding:
             probs: ``[n, n_classes]``.
             features: what the last layer reads ``[n, n_features]``.
         """
-        errors = np.array(probs, dtype=np.float64)
-        errors[np.arange(len(errors)), errors.argmax(axis=1)] -= 1.0
-        a, h = errors.astype(np.float32), np.asarray(features, dtype=np.float32)
+        a, h = label_errors(probs).astype(np.float32), np.asarray(features, dtype=np.float32)
         if self.of_errors is None or self.of_features is None:
             return (a[:, :, None] * h[:, None, :]).reshape(len(a), self.n_dimensions)
         projected: Float32Array = (a @ self.of_errors) * (h @ self.of_features)

@@ -363,6 +363,27 @@ def _rows_of(view: "PoolView | UnscoredPool", ids: IntArray, names: Sequence[str
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartPool:
+    """What an initial query may see, before there is a model or, but in a simulation, any label.
+
+    Attributes:
+        truth: ids of what may be asked for, ascending, and labels that only simulations may look at.
+        embeddings: of each ``[n, n_embedding]``, unit length; None where not asked for.
+        class_embeddings: of the names of the classes by the same encoder ``[n_classes, n_embedding]``, unit length, in
+            label order; None where not asked for.
+    """
+
+    truth: LabeledSet
+    embeddings: FloatArray | None = None
+    class_embeddings: FloatArray | None = None
+
+    @property
+    def ids(self) -> IntArray:
+        """What may be asked for, ascending."""
+        return self.truth.ids
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnscoredPool:
     """What a filter may see before the model of the round exists.
 

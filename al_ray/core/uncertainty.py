@@ -57,3 +57,17 @@ def free_energy(logits: FloatArray, temperature: float = 1.0) -> Float64Array:
     """
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     return -temperature * np.logaddexp.reduce(scaled, axis=-1)
+
+
+def label_errors(probs: FloatArray) -> Float64Array:
+    """Return p minus the one-hot vector of the class predicted ``[n, n_classes]``.
+
+    The gradient of cross-entropy for that label by the logits; the outer product with what the last layer reads is that
+    by its weights.
+
+    Args:
+        probs: ``[n, n_classes]``; the lower class where two are as likely.
+    """
+    errors = np.array(probs, dtype=np.float64)
+    errors[np.arange(len(errors)), errors.argmax(axis=1)] -= 1.0
+    return errors

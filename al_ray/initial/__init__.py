@@ -4,7 +4,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from al_ray.core.types import FloatArray, IntArray, LabeledSet
+from al_ray.core.types import IntArray, StartPool
 from al_ray.registry import Plugin, Registry
 
 
@@ -23,22 +23,13 @@ class InitialQuery(Plugin, Protocol):
     needs_embeddings: ClassVar[bool] = False
     needs_class_embeddings: ClassVar[bool] = False
 
-    def pick(
-        self,
-        truth: LabeledSet,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
-        class_embeddings: FloatArray | None = None,
-    ) -> IntArray:
-        """Return ``size`` ids of the training split.
+    def pick(self, pool: StartPool, size: int, stream: np.random.Generator) -> IntArray:
+        """Return ``size`` ids of the pool.
 
         Args:
-            truth: ids (ascending) and labels of the training split; only simulations may look at the labels.
+            pool: what may be asked for.
             size: how many to choose.
             stream: the cell's stream for the initial query.
-            embeddings: ``[n, n_embedding]`` unit length, rows as in ``truth``; None where not asked for.
-            class_embeddings: ``[n_classes, n_embedding]`` unit length, in label order; None where not asked for.
         """
         ...
 

@@ -8,7 +8,7 @@ import numpy as np
 from al_ray.core.apportioning import even_seats
 from al_ray.core.clustering import typical_rows
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import Float64Array, FloatArray, IntArray, LabeledSet
+from al_ray.core.types import Float64Array, FloatArray, IntArray, StartPool
 from al_ray.core.uncertainty import log_softmax
 from al_ray.initial import InitialQuery, initial_queries
 from al_ray.registry import LARGEST, Within
@@ -43,21 +43,14 @@ class DualDiversity(InitialQuery):
     prediction_weight: Annotated[float, Within(ge=0, finite=True, advice="0 looks at the texts alone.")] = 0.5
     max_candidates: Annotated[int, Within(ge=2, le=LARGEST)] = 20_000
 
-    def pick(
-        self,
-        truth: LabeledSet,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
-        class_embeddings: FloatArray | None = None,
-    ) -> IntArray:
+    def pick(self, pool: StartPool, size: int, stream: np.random.Generator) -> IntArray:
         """Return ``size`` ids, guessed class by guessed class; labels are not looked at."""
-        assert embeddings is not None, "the initial query 'dual_diversity' needs embeddings"
-        assert class_embeddings is not None, "the initial query 'dual_diversity' needs embeddings of the class names"
+        assert pool.embeddings is not None, "the initial query 'dual_diversity' needs embeddings"
+        assert pool.class_embeddings is not None, "the initial query 'dual_diversity' needs those of the class names"
         n_kept = max(self.max_candidates, size)
-        kept = np.sort(np.argsort(tie_keys(truth.ids, int(stream.integers(2**62))))[:n_kept])
-        embeddings = embeddings[kept]
-        probs = guessed_probs(embeddings, class_embeddings)
+        kept = np.sort(np.argsort(tie_keys(pool.ids, int(stream.integers(2**62))))[:n_kept])
+        embeddings = pool.embeddings[kept]
+        probs = guessed_probs(embeddings, pool.class_embeddings)
         places = np.concatenate([_scaled(embeddings), self.prediction_weight * _scaled(np.sqrt(probs))], axis=1)
         guessed = probs.argmax(axis=1)
         chosen = []
@@ -65,7 +58,7 @@ class DualDiversity(InitialQuery):
             if n_seats:
                 rows = np.flatnonzero(guessed == c)
                 chosen.append(rows[typical_rows(places[rows], 0, int(n_seats), stream)])
-        return truth.ids[kept[np.concatenate(chosen)]]
+        return pool.ids[kept[np.concatenate(chosen)]]
 
 
 def guessed_probs(embeddings: FloatArray, class_embeddings: FloatArray) -> Float64Array:

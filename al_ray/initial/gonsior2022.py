@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from al_ray.core.apportioning import draw_seats, gonsior2022_seats
-from al_ray.core.types import FloatArray, IntArray, LabeledSet
+from al_ray.core.types import IntArray, StartPool
 from al_ray.initial import InitialQuery, initial_queries
 
 
@@ -25,15 +25,8 @@ class Gonsior2022Stratified(InitialQuery):
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005 (as its code computes it)"
     needs_truth: ClassVar[bool] = True
 
-    def pick(
-        self,
-        truth: LabeledSet,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
-        class_embeddings: FloatArray | None = None,
-    ) -> IntArray:
+    def pick(self, pool: StartPool, size: int, stream: np.random.Generator) -> IntArray:
         """Return ``size`` ids, drawn at random within each class."""
-        truth = truth.of_a_class()
+        truth = pool.truth.of_a_class()
         seats = gonsior2022_seats(np.bincount(truth.labels), size, stream)
         return draw_seats(truth, seats, stream)

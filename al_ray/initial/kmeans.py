@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from al_ray.core.clustering import representatives
-from al_ray.core.types import FloatArray, IntArray, LabeledSet
+from al_ray.core.types import IntArray, StartPool
 from al_ray.initial import InitialQuery, initial_queries
 
 
@@ -22,14 +22,7 @@ class KMeansInitial(InitialQuery):
     source: ClassVar[str] = "Yuan et al. 2020, arXiv 2010.09535"
     needs_embeddings: ClassVar[bool] = True
 
-    def pick(
-        self,
-        truth: LabeledSet,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
-        class_embeddings: FloatArray | None = None,
-    ) -> IntArray:
+    def pick(self, pool: StartPool, size: int, stream: np.random.Generator) -> IntArray:
         """Return ``size`` ids, one a cluster; labels are not looked at."""
-        assert embeddings is not None, "the initial query 'kmeans' needs embeddings"
-        return truth.ids[representatives(embeddings, size, stream)]
+        assert pool.embeddings is not None, "the initial query 'kmeans' needs embeddings"
+        return pool.ids[representatives(pool.embeddings, size, stream)]

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from al_ray.core.seeding import tie_keys
-from al_ray.core.types import FloatArray, IntArray, LabeledSet
+from al_ray.core.types import IntArray, StartPool
 from al_ray.initial import InitialQuery, initial_queries
 
 
@@ -17,14 +17,7 @@ class RandomInitial(InitialQuery):
 
     source: ClassVar[str] = "baseline"
 
-    def pick(
-        self,
-        truth: LabeledSet,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
-        class_embeddings: FloatArray | None = None,
-    ) -> IntArray:
+    def pick(self, pool: StartPool, size: int, stream: np.random.Generator) -> IntArray:
         """Return ``size`` ids drawn uniformly; labels are not looked at."""
-        order = np.argsort(tie_keys(truth.ids, int(stream.integers(2**62))))
-        return truth.ids[order[:size]]
+        order = np.argsort(tie_keys(pool.ids, int(stream.integers(2**62))))
+        return pool.ids[order[:size]]

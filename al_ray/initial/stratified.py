@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from al_ray.core.apportioning import draw_seats
-from al_ray.core.types import FloatArray, IntArray, LabeledSet
+from al_ray.core.types import IntArray, StartPool
 from al_ray.errors import ConfigError
 from al_ray.initial import InitialQuery, initial_queries
 
@@ -22,20 +22,13 @@ class StratifiedInitial(InitialQuery):
     source: ClassVar[str] = "Gonsior et al. 2022, arXiv 2210.03005"
     needs_truth: ClassVar[bool] = True
 
-    def pick(
-        self,
-        truth: LabeledSet,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
-        class_embeddings: FloatArray | None = None,
-    ) -> IntArray:
+    def pick(self, pool: StartPool, size: int, stream: np.random.Generator) -> IntArray:
         """Return ``size`` ids, apportioned by largest remainder after one example a class.
 
         Raises:
             ConfigError: ``size`` is below the number of classes.
         """
-        truth = truth.of_a_class()
+        truth = pool.truth.of_a_class()
         return draw_seats(truth, apportion(np.bincount(truth.labels), size), stream)
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from al_ray.core.clustering import typical_rows
-from al_ray.core.types import FloatArray, IntArray, LabeledSet
+from al_ray.core.types import IntArray, StartPool
 from al_ray.initial import InitialQuery, initial_queries
 
 
@@ -24,14 +24,7 @@ class TypiClustInitial(InitialQuery):
     source: ClassVar[str] = "Hacohen et al. 2022, arXiv 2202.02794"
     needs_embeddings: ClassVar[bool] = True
 
-    def pick(
-        self,
-        truth: LabeledSet,
-        size: int,
-        stream: np.random.Generator,
-        embeddings: FloatArray | None = None,
-        class_embeddings: FloatArray | None = None,
-    ) -> IntArray:
+    def pick(self, pool: StartPool, size: int, stream: np.random.Generator) -> IntArray:
         """Return ``size`` ids, the most typical of the largest cluster first; labels are not looked at."""
-        assert embeddings is not None, "the initial query 'typiclust' needs embeddings"
-        return truth.ids[typical_rows(embeddings, 0, size, stream)]
+        assert pool.embeddings is not None, "the initial query 'typiclust' needs embeddings"
+        return pool.ids[typical_rows(pool.embeddings, 0, size, stream)]

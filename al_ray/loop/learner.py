@@ -30,6 +30,7 @@ from al_ray.core.types import (
     Ranking,
     RoundRecord,
     RowView,
+    StartPool,
     UnscoredPool,
     asked_ids,
     evaluated_after,
@@ -161,9 +162,12 @@ class _Cell:
         initial = self.loop.initial
         if not n:
             return unknown.ids[:0]
-        embeddings = self._embedded(unknown.ids).read() if initial.needs_embeddings else None
-        classes = self.classifier.embeddings("classes") if initial.needs_class_embeddings else None
-        return initial.pick(unknown, n, draws, embeddings, classes)
+        pool = StartPool(
+            truth=unknown,
+            embeddings=self._embedded(unknown.ids).read() if initial.needs_embeddings else None,
+            class_embeddings=self.classifier.embeddings("classes") if initial.needs_class_embeddings else None,
+        )
+        return initial.pick(pool, n, draws)
 
     def _next_round(self) -> tuple[RoundRecord, Arrays]:
         """Return the next round, all but its answers."""

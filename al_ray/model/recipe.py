@@ -15,7 +15,7 @@ from pydantic import GetJsonSchemaHandler
 from al_ray.core.apportioning import gonsior2022_seats
 from al_ray.core.types import BoolArray, Float32Array, Float64Array, IntArray
 from al_ray.errors import ConfigError
-from al_ray.registry import Within, build_dataclass, check_options, options_model
+from al_ray.registry import LATER, Within, build_dataclass, check_options, later_options, options_model
 
 # A head on fixed features wants other steps than a whole encoder: chosen on TREC-6, at 25, 100 and 525 labels.
 HEAD_DEFAULTS: Mapping[str, Any] = {
@@ -32,8 +32,6 @@ HEAD_DEFAULTS: Mapping[str, Any] = {
 LORA_DEFAULTS: Mapping[str, Any] = {"learning_rate": 1e-3}
 _OF_FROZEN_LEARNER = ("features", "n_components", "solver", "l2")
 _OF_LBFGS = ("frozen_layers", "features", "n_components", "solver", "l2", "class_weights")
-LATER = ("n_components",)
-"""Options that recipes did not have at first: left out of what is stored where they change nothing, which is None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +130,7 @@ class FinetuneRecipe:
     class_weights: Literal["none", "balanced"] = "none"
     frozen_layers: Annotated[int, Within(ge=0, advice="0 freezes nothing")] | Literal["all"] = 0
     features: Literal["mean", "first_token"] = "mean"
-    n_components: Annotated[int, Within(ge=1, advice="leave it out for all features")] | None = None
+    n_components: Annotated[Annotated[int, Within(ge=1, advice="leave it out for all features")] | None, LATER] = None
     solver: Literal["adamw", "lbfgs"] = "adamw"
     l2: Annotated[float, Within(gt=0, finite=True, advice="0.1 is usual here, 1 in scikit-learn")] = 0.1
     lora: Annotated[Lora | None, _LoraSchema] = None
@@ -150,8 +148,8 @@ class FinetuneRecipe:
         given = dict(options)
         if given.get("frozen_dropout") is False and given.get("frozen_layers", 0) not in (0, "all"):
             del given["frozen_dropout"]  # as to_json says it, of recipes for which it has a meaning
-        for later in LATER:
-            if given.get(later) is None:
+        for later, default in later_options(FinetuneRecipe).items():
+            if given.get(later) == default:
                 given.pop(later, None)
         if given.get("lora") is None:
             given.pop("lora", None)
@@ -177,8 +175,9 @@ class FinetuneRecipe:
         """Return the options that mean something beside each other, and no others."""
         options = asdict(self)
         if self.is_frozen:
-            meant = self._meaningful()
-            return {key: value for key, value in options.items() if key in meant and (key not in LATER or value)}
+            meant, later = self._meaningful(), later_options(FinetuneRecipe)
+            kept = {key: value for key, value in options.items() if key in meant}
+            return {key: value for key, value in kept.items() if key not in later or value != later[key]}
         without = _OF_FROZEN_LEARNER if self.lora else (*_OF_FROZEN_LEARNER, "lora")
         kept = {key: value for key, value in options.items() if key not in without}
         # The first edition let dropout act in frozen layers, which is another computation.

@@ -1,11 +1,14 @@
 """Query strategies: which examples to ask for next, from arrays about the pool."""
 
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 import numpy as np
 
 from al_ray.core.types import FloatArray, IntArray, PoolView, Ranking
 from al_ray.registry import Plugin, Registry
+
+C = TypeVar("C", bound=type)
 
 
 class QueryStrategy(Plugin, Protocol):
@@ -89,3 +92,29 @@ class QueryStrategy(Plugin, Protocol):
 
 
 strategies: Registry[QueryStrategy] = Registry("query strategy", "al_ray.strategy")
+
+
+def declares_for(parts: Callable[[Any], Iterable[QueryStrategy]]) -> Callable[[C], C]:
+    """Let a class of strategies that are made of others need whatever one of these needs.
+
+    That is every ``needs_...`` of the family, also what is added there later, ``min_draws`` and ``n_watched``.
+
+    Args:
+        parts: returns the strategies that one of the class is made of.
+    """
+
+    def of_any(flag: str) -> property:
+        return property(lambda self: any(getattr(part, flag) for part in parts(self)))
+
+    def of_most(number: str) -> property:
+        return property(lambda self: max(getattr(part, number) for part in parts(self)))
+
+    def add(cls: C) -> C:
+        for flag in get_type_hints(QueryStrategy):
+            if flag.startswith("needs_"):
+                setattr(cls, flag, of_any(flag))
+        for number in ("min_draws", "n_watched"):
+            setattr(cls, number, of_most(number))
+        return cls
+
+    return add

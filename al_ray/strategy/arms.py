@@ -1,9 +1,8 @@
 """Arms: the strategies that another strategy chooses among, and what the classes that they found are worth."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, get_type_hints
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -11,12 +10,13 @@ from al_ray.core.ranking import rank
 from al_ray.core.types import Float64Array, FloatArray, History, IntArray, PoolView, Ranking
 from al_ray.errors import ConfigError
 from al_ray.registry import Parts
-from al_ray.strategy import QueryStrategy, strategies
+from al_ray.strategy import QueryStrategy, declares_for, strategies
 from al_ray.strategy.badge import Badge
 from al_ray.strategy.margin import Margin
 from al_ray.strategy.typiclust import TypiClust
 
 
+@declares_for(lambda strategy: strategy.arms)
 @dataclass(frozen=True)
 class ChoosesAmong(QueryStrategy):
     """Base of the strategies that choose among others; it needs whatever one of them needs.
@@ -32,25 +32,10 @@ class ChoosesAmong(QueryStrategy):
                 "strategies or more, each once."
             )
 
-    @property
-    def n_watched(self) -> int:
-        """Pool examples that one of the strategies watches during the fit; 0 where none does."""
-        return max(arm.n_watched for arm in self.arms)
-
     def pick(self, pool: PoolView, ranking: Ranking, n: int, stream: np.random.Generator) -> IntArray:
         """Return the ids of the query ``[n]``, in the order of choice."""
         return self.choose(pool, ranking, n, stream)[0]
 
-
-def _of_any(flag: str) -> property:
-    return property(lambda self: any(getattr(arm, flag) for arm in self.arms))
-
-
-# What a family's plug-ins declare, one that is made of others declares for them: also what is added there later.
-for _flag in get_type_hints(QueryStrategy):
-    if _flag.startswith("needs_"):
-        setattr(ChoosesAmong, _flag, _of_any(_flag))
-ChoosesAmong.min_draws = property(lambda self: max(arm.min_draws for arm in self.arms))  # type: ignore[assignment]
 
 single_strategies = Parts(
     strategies,
@@ -180,8 +165,3 @@ class ArmCounts:
 def largest_at_random(values: FloatArray, stream: np.random.Generator) -> int:
     """Return the place of the largest value; of several that are as large, one at random."""
     return int(stream.choice(np.flatnonzero(values == values.max())))
-
-
-def shares_are_whole(shares: Sequence[float]) -> bool:
-    """Say whether some shares add up to 1."""
-    return abs(sum(shares) - 1.0) < 1e-9

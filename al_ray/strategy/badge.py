@@ -8,6 +8,7 @@ import numpy as np
 from al_ray.core.clustering import draw_row
 from al_ray.core.distances import settle, single, squared_norms
 from al_ray.core.types import Float64Array, FloatArray, IntArray, PoolView, Ranking
+from al_ray.core.uncertainty import label_errors
 from al_ray.strategy import QueryStrategy, strategies
 
 
@@ -56,8 +57,7 @@ class _Gradients:
 
     def __init__(self, pool: PoolView) -> None:
         assert pool.features is not None, "badge needs PoolView.features"
-        self._errors = pool.probs()
-        self._errors[np.arange(len(pool)), self._errors.argmax(axis=1)] -= 1.0
+        self._errors = label_errors(pool.probs())
         self._features = single(pool.features)
         self.norms: Float64Array = (self._errors**2).sum(axis=1) * squared_norms(self._features)
 

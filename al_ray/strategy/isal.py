@@ -7,7 +7,7 @@ import numpy as np
 
 from al_ray.core.distances import row_blocks
 from al_ray.core.types import Float64Array, FloatArray, IntArray, PoolView
-from al_ray.core.uncertainty import mean_log_probs
+from al_ray.core.uncertainty import label_errors, mean_log_probs
 from al_ray.registry import Within
 from al_ray.strategy import QueryStrategy, strategies
 
@@ -55,8 +55,7 @@ class Isal(QueryStrategy):
         assert pool.labeled_log_probs is not None, "isal needs PoolView.labeled_log_probs"
         probs = np.exp(mean_log_probs(pool.labeled_log_probs))
         direction = newton_direction(pool.labeled_features, probs, pool.labeled.labels, self.damping)
-        errors = pool.probs()
-        errors[np.arange(len(pool)), errors.argmax(axis=1)] -= 1.0
+        errors = label_errors(pool.probs())
         scores = np.empty(len(pool))
         for rows in row_blocks(len(pool), pool.features.shape[1]):
             scores[rows] = (errors[rows] * (pool.features[rows] @ direction.T)).sum(axis=1)

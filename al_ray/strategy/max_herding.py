@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from al_ray.core.distances import ROUNDING, nearest, row_blocks, single, squared_norms
+from al_ray.core.clustering import followed_by_rest
+from al_ray.core.distances import nearest, row_blocks, single, squared_distances, squared_norms
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import Float32Array, Float64Array, IntArray, PoolView, Ranking
 from al_ray.registry import Within
@@ -56,7 +57,7 @@ class MaxHerding(QueryStrategy):
         if len(pool.labeled):
             covered = np.exp(-nearest(points, pool.labeled_embeddings)[1] / self.sigma**2).astype(np.float32)
         chosen = greedy_coverage(_Kernel(points, self.sigma), covered, min(n, len(points)))
-        return pool.ids[order[np.concatenate([chosen, np.setdiff1d(np.arange(len(order)), chosen)])[:n]]]
+        return pool.ids[order[followed_by_rest(chosen, len(order))[:n]]]
 
 
 class _Kernel:
@@ -71,12 +72,7 @@ class _Kernel:
 
     def rows(self, rows: IntArray) -> Float32Array:
         """Return the kernel of some points, given by their rows, with all ``[n_rows, n_points]``."""
-        squared = self._points[rows] @ self._points.T
-        squared *= -2.0
-        scale = self._norms[rows, None] + self._norms
-        squared += scale
-        scale *= np.float32(ROUNDING)
-        squared[squared < scale] = 0.0
+        squared = squared_distances(self._points[rows], self._points, self._norms[rows], self._norms)
         squared *= self._scale
         return np.exp(squared, out=squared)
 

@@ -9,7 +9,7 @@ from al_ray.core.types import IntArray, PoolView, Ranking
 from al_ray.errors import ConfigError
 from al_ray.registry import Within
 from al_ray.strategy import strategies
-from al_ray.strategy.arms import TYPICAL, UNSURE, Arm, ChoosesAmong, picked, shares_are_whole
+from al_ray.strategy.arms import TYPICAL, UNSURE, Arm, ChoosesAmong, picked
 
 
 @strategies.register("mixture")
@@ -35,7 +35,7 @@ class Mixture(ChoosesAmong):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shares is not None and (len(self.shares) != len(self.arms) or not shares_are_whole(self.shares)):
+        if self.shares is not None and (len(self.shares) != len(self.arms) or abs(sum(self.shares) - 1.0) >= 1e-9):
             raise ConfigError(
                 f"shares are {list(self.shares)}, which add up to {sum(self.shares):g}, for {len(self.arms)} "
                 "strategies. Give each strategy one share, adding up to 1, such as [0.5, 0.5]."

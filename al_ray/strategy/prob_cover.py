@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from al_ray.core.clustering import LLOYD_PAIRS, k_means
+from al_ray.core.clustering import LLOYD_PAIRS, followed_by_rest, k_means
 from al_ray.core.distances import nearest, row_blocks, single, squared_distance_blocks
 from al_ray.core.seeding import tie_keys
 from al_ray.core.types import BoolArray, Float32Array, FloatArray, IntArray, PoolView, Ranking
@@ -67,7 +67,7 @@ class ProbCover(QueryStrategy):
         if delta is None:
             delta = largest_pure_delta(points, min(pool.n_classes, len(points)), self.purity, stream)
         chosen = greedy_cover(points, _covered(points, pool.labeled_embeddings, delta), delta, n)
-        return pool.ids[order[_followed_by_rest(chosen, len(order))[:n]]]
+        return pool.ids[order[followed_by_rest(chosen, len(order))[:n]]]
 
 
 def greedy_cover(points: Float32Array, covered: BoolArray, delta: float, n: int) -> IntArray:
@@ -151,7 +151,3 @@ def _count_covers(coverers: npt.NDArray[np.uint8], rows: IntArray, n_points: int
 
 def _bit_column(coverers: npt.NDArray[np.uint8], column: int) -> BoolArray:
     return (coverers[:, column // 8] >> (7 - column % 8)) & 1 == 1
-
-
-def _followed_by_rest(chosen: IntArray, n: int) -> IntArray:
-    return np.concatenate([chosen, np.setdiff1d(np.arange(n), chosen)])

@@ -1,7 +1,7 @@
 """Stochastic batch acquisition: a sample drawn by another strategy's scores (softmax, power, softrank)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -10,7 +10,7 @@ from al_ray.core.seeding import tie_keys
 from al_ray.core.types import Float64Array, FloatArray, IntArray, PoolView, Ranking
 from al_ray.errors import ConfigError
 from al_ray.registry import Within
-from al_ray.strategy import QueryStrategy, strategies
+from al_ray.strategy import QueryStrategy, declares_for, strategies
 
 
 def _scores_single_examples(name: str) -> bool:
@@ -24,11 +24,7 @@ def _over_in_schemas(schema: dict[str, Any]) -> None:
     schema["enum"] = [name for name in strategies.names() if _scores_single_examples(name)]
 
 
-def _of_base(name: str) -> Any:
-    """Return a property whose value is that of the perturbed strategy."""
-    return property(lambda self: getattr(self.base, name))
-
-
+@declares_for(lambda strategy: [strategy.base])
 @dataclass(frozen=True)
 class _StochasticBatch(QueryStrategy):
     """Sampling without replacement by weights that rise with another strategy's score (Gumbel top-k).
@@ -59,9 +55,6 @@ class _StochasticBatch(QueryStrategy):
         """The strategy whose score is perturbed."""
         return strategies.build(self.over)
 
-    min_draws = _of_base("min_draws")
-    n_watched = _of_base("n_watched")
-
     def score(self, pool: PoolView, stream: np.random.Generator) -> FloatArray:
         """Return the unperturbed scores ``[n_pool]``, so that filters clip what they mean to clip."""
         return self.base.score(pool, stream)
@@ -77,12 +70,6 @@ class _StochasticBatch(QueryStrategy):
     def log_weights(self, scores: Float64Array) -> Float64Array:
         """Return the logarithm of the sampling weights at coldness 1, from scores in falling order."""
         raise NotImplementedError
-
-
-# What it needs is what the perturbed strategy needs: also what is added to the family later.
-for _flag in get_type_hints(QueryStrategy):
-    if _flag.startswith("needs_"):
-        setattr(_StochasticBatch, _flag, _of_base(_flag))
 
 
 @strategies.register("stochastic_softmax")

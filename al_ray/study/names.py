@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from al_ray.identifiers import with_hash
-from al_ray.model.recipe import LATER, FinetuneRecipe, Lora
+from al_ray.model.recipe import FinetuneRecipe, Lora
 from al_ray.records.json import canonical_json, flatten
+from al_ray.registry import later_options
 from al_ray.study.spec import CellSpec, once_a_kind
 
 MAX_SLUG = 150  # with the fingerprint behind it, a folder on any file system
@@ -381,6 +382,6 @@ def _differing(group: Mapping[str, Mapping[str, Any]], seeds: Mapping[str, set[i
 
 def _tells_apart(key: str, values: Collection[Mapping[str, Any]]) -> bool:
     """Say whether a key that differs has to be named: what a recipe lacks mostly follows from what else it says."""
-    if key.removeprefix(_RECIPE) in LATER:
+    if key.removeprefix(_RECIPE) in later_options(FinetuneRecipe):
         return True
     return not key.startswith(_RECIPE) or len({repr(each[key]) for each in values if key in each}) > 1

@@ -12,7 +12,7 @@ from al_ray.core import distances
 from al_ray.core.clustering import k_means, representatives, typical_rows, typicality
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import LabeledSet, PoolView, RowView
+from al_ray.core.types import LabeledSet, PoolView, RowView, StartPool
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ConfigError
 from al_ray.initial import initial_queries
@@ -302,8 +302,10 @@ def test_where_points_coincide_every_distinct_one_is_chosen_before_copies() -> N
 def test_a_clustered_start_holds_one_example_of_every_planted_cluster_and_looks_at_no_label(name) -> None:
     points, cluster = planted(8, 25)
     start, ids = initial_queries.build(name), 7 + 2 * np.arange(200)
-    one = start.pick(LabeledSet(ids=ids, labels=np.zeros(200, np.int64)), 8, stream(1), points)
-    two = start.pick(LabeledSet(ids=ids, labels=np.arange(200) % 2), 8, stream(1), points)
+    one, two = (
+        start.pick(StartPool(truth=LabeledSet(ids=ids, labels=labels), embeddings=points), 8, stream(1))
+        for labels in (np.zeros(200, np.int64), np.arange(200) % 2)
+    )
     np.testing.assert_array_equal(one, two)
     assert sorted(cluster[(one - 7) // 2].tolist()) == list(range(8))
 
@@ -313,7 +315,7 @@ def test_a_clustered_start_holds_one_example_of_every_planted_cluster_and_looks_
 @pytest.mark.parametrize("n", [1, 12, 40])
 def test_a_clustered_start_has_so_many_distinct_examples(name, points, n) -> None:
     truth = LabeledSet(ids=7 + 2 * np.arange(40), labels=np.arange(40) % 2)
-    chosen = initial_queries.build(name).pick(truth, n, stream(1), points)
+    chosen = initial_queries.build(name).pick(StartPool(truth=truth, embeddings=points), n, stream(1))
     assert len(set(chosen.tolist())) == n
     assert set(chosen.tolist()) <= set(truth.ids.tolist())
 

@@ -9,7 +9,17 @@ from al_ray.confidence import confidences
 from al_ray.confidence.mc_dropout import MCDropout
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import Hindsight, History, LabeledSet, ModelOutputs, PoolView, Ranking, RowView, UnscoredPool
+from al_ray.core.types import (
+    Hindsight,
+    History,
+    LabeledSet,
+    ModelOutputs,
+    PoolView,
+    Ranking,
+    RowView,
+    StartPool,
+    UnscoredPool,
+)
 from al_ray.core.uncertainty import log_softmax
 from al_ray.errors import ConfigError
 from al_ray.filtering import filters
@@ -331,12 +341,12 @@ def test_an_initial_query_picks_so_many_distinct_examples_and_hangs_on_the_seed(
     start = initial_queries.build(name)
     found = pool_view(n=100).embeddings
     assert found is not None
-    read = found.read(), found.read()[:3]
-    one = start.pick(truth, 12, stream(1, "initial"), *read)
+    pool = StartPool(truth=truth, embeddings=found.read(), class_embeddings=found.read()[:3])
+    one = start.pick(pool, 12, stream(1, "initial"))
     assert len(set(one.tolist())) == 12
     assert set(one.tolist()) <= set(truth.ids.tolist())
-    np.testing.assert_array_equal(one, start.pick(truth, 12, stream(1, "initial"), *read))
-    others = [start.pick(truth, 12, stream(seed, "initial"), *read).tolist() for seed in range(2, 6)]
+    np.testing.assert_array_equal(one, start.pick(pool, 12, stream(1, "initial")))
+    others = [start.pick(pool, 12, stream(seed, "initial")).tolist() for seed in range(2, 6)]
     assert start.needs_embeddings or all(set(one.tolist()) != set(other) for other in others)
 
 

@@ -8,7 +8,7 @@ from scipy.stats import zscore
 from al_ray.core.apportioning import even_seats
 from al_ray.core.clustering import typicality
 from al_ray.core.seeding import stream
-from al_ray.core.types import LabeledSet
+from al_ray.core.types import LabeledSet, StartPool
 from al_ray.initial.dual_diversity import DualDiversity, _scaled, guessed_probs
 
 CLASSES = np.eye(4, 12, dtype=np.float32)
@@ -28,7 +28,8 @@ def texts(n: int = 240, spread: float = 0.15) -> tuple[np.ndarray, np.ndarray]:
 
 def pick(points, n: int, seed: int = 1, classes=CLASSES, **options) -> np.ndarray:
     truth = LabeledSet(ids=7 + 2 * np.arange(len(points)), labels=np.full(len(points), -1))
-    return DualDiversity(**options).pick(truth, n, stream(seed, "initial"), points, classes)
+    pool = StartPool(truth=truth, embeddings=points, class_embeddings=classes)
+    return DualDiversity(**options).pick(pool, n, stream(seed, "initial"))
 
 
 def test_a_guess_is_a_softmax_of_standardised_cosines() -> None:

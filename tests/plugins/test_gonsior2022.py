@@ -18,7 +18,7 @@ from al_ray.confidence.gonsior2022 import best_temperature
 from al_ray.core.apportioning import gonsior2022_seats
 from al_ray.core.ranking import rank
 from al_ray.core.seeding import stream
-from al_ray.core.types import LabeledSet, ModelOutputs, PoolView, Sampling
+from al_ray.core.types import LabeledSet, ModelOutputs, PoolView, Sampling, StartPool
 from al_ray.errors import ConfigError
 from al_ray.initial import initial_queries
 from al_ray.strategy import strategies
@@ -274,7 +274,7 @@ def test_a_start_takes_what_is_too_much_from_the_first_class_that_has_some() -> 
     labels = np.repeat(np.arange(6), trec6)
     truth = LabeledSet(ids=7 + 2 * np.arange(len(labels)), labels=labels)
     for seed in range(3):
-        ids = initial_queries.build("gonsior2022/stratified").pick(truth, 25, stream(seed, "initial"))
+        ids = initial_queries.build("gonsior2022/stratified").pick(StartPool(truth=truth), 25, stream(seed, "initial"))
         assert np.bincount(labels[(ids - 7) // 2]).tolist() == [1, 3, 6, 6, 4, 5]
     # One class pays down to its last seat, then the next one: whole parts 0, 0, 1, 1, 17 and one more each.
     assert seats(4, 4, 9, 9, 90, size=22) == [1, 1, 1, 1, 18]

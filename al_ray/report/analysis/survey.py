@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ _TOO_SMALL = 1e-12
 _BRING_ROUNDS = (INITIAL_SIZE, "query_size")
 
 Axes = Mapping[str, Mapping[str, str]]
+Over = Literal["initial_size", "n_labeled"]
 
 
 def varied_axes(axes: Axes) -> list[str]:
@@ -310,7 +312,7 @@ def _over_initial_sizes(axes: Axes, scores: pd.DataFrame) -> dict[str, dict[str,
     return found
 
 
-def _of_pairs(over: str, where: str, of_method: Mapping[str, _Series]) -> Iterator[Crossing]:
+def _of_pairs(over: Over, where: str, of_method: Mapping[str, _Series]) -> Iterator[Crossing]:
     for (mine, one), (theirs, other) in itertools.combinations(of_method.items(), 2):
         seeds, a, b = np.intersect1d(one.seeds, other.seeds, return_indices=True)
         n_labels, at, there = np.intersect1d(one.n_labels, other.n_labels, return_indices=True)
@@ -319,7 +321,7 @@ def _of_pairs(over: str, where: str, of_method: Mapping[str, _Series]) -> Iterat
             yield find_crossing(lead, n_labels, (mine, theirs), over, where)
 
 
-def find_crossing(lead: Floats, n_labels: Ints, methods: tuple[str, str], over: str, where: str) -> Crossing:
+def find_crossing(lead: Floats, n_labels: Ints, methods: tuple[str, str], over: Over, where: str) -> Crossing:
     """Find the number of labels that best parts a curve of leads into one method ahead and then the other.
 
     Of all cuts, and both directions, the one with the largest sum of leads of the one before and of the other after;
@@ -343,7 +345,7 @@ def find_crossing(lead: Floats, n_labels: Ints, methods: tuple[str, str], over: 
         interval = Interval(low=float(low), high=float(high), level=LEVEL, resampled="within strata")
     first, then = methods if directions[0] > 0 else methods[::-1]
     return Crossing(
-        over="initial_size" if over == INITIAL_SIZE else "n_labeled",
+        over=over,
         where=where,
         first=first,
         then=then,

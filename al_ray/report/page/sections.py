@@ -244,8 +244,6 @@ class ClippingView:
 
     Attributes:
         title: which.
-        has_changes: whether anything but seeds was compared.
-        has_halves: whether there were seeds enough to tell what other seeds alone do.
         ruler: axis of the drawings.
         rows: effect and drawing, greatest gain first.
         remarks: what was refused, one sentence each.
@@ -518,6 +516,8 @@ class SurveyView:
 
     Attributes:
         answer: one sentence, may be empty.
+        has_changes: whether anything but seeds was compared.
+        has_halves: whether there were seeds enough to tell what other seeds alone do.
         ruler: axis of the drawings.
         metrics: what methods are ordered by, in words.
         axes: summary, tau by metric, and drawing, one row an axis.
